@@ -1,0 +1,15 @@
+//! PostgreSQL's own bytes, by major version: log positions, WAL pages and records.
+//!
+//! Pure: no tokio, no files, no sockets, no clock. Everything here is a function of its input, so the simulator, the servers
+//! and the tests run the very same code. The manifest keeps it so (no runtime crate may be added).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`lsn`] | [`Lsn`], [`SegSize`], page and segment arithmetic |
+//! | [`version`] | supported majors and where they differ, one table |
+
+pub mod lsn;
+pub mod version;
+
+pub use lsn::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
+pub use version::PgMajor;

@@ -1,0 +1,251 @@
+//! JSON bodies of the HTTP interfaces: one definition for server and client. LSNs are `X/X` text, `0/0` when unknown.
+
+use pgformat::{Lsn, SegSize, Tli};
+use serde::{Deserialize, Serialize};
+
+use crate::consensus::{MemberConf, TermLsn};
+use crate::id::{NodeId, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
+
+/// Who feeds a timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimelineSource {
+    /// An unmodified PostgreSQL through the shim.
+    Vanilla,
+    /// A compute with a built-in walproposer.
+    Walproposer,
+}
+
+/// Part of PostgreSQL's own timeline history: from `start_lsn` on, WAL carries `tli`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PgHistoryEntry {
+    /// PostgreSQL's tli.
+    pub tli: Tli,
+    /// From here on.
+    pub start_lsn: Lsn,
+}
+
+/// `POST /v1/tenant/timeline` on a safekeeper. The body is this object on one line, a line feed, then `prehistory_len` raw
+/// bytes: the primary's own WAL of `[start of start_lsn's segment, start_lsn)`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTimelineRequest {
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Timeline.
+    pub timeline_id: TimelineId,
+    /// The member set, generation 1 or more; must contain this safekeeper.
+    pub mconf: MemberConf,
+    /// PG_VERSION_NUM.
+    pub pg_version_num: u32,
+    /// The cluster.
+    pub system_id: SystemId,
+    /// Size of a WAL segment in bytes.
+    pub wal_seg_size: SegSize,
+    /// Where the log starts: a record boundary.
+    pub start_lsn: Lsn,
+    /// Who feeds it.
+    pub source: TimelineSource,
+    /// Epoch of the primary; 1 at creation.
+    pub primary_epoch: PrimaryEpoch,
+    /// PostgreSQL's timeline history up to start_lsn; at least one entry.
+    pub pg_history: Vec<PgHistoryEntry>,
+    /// Raw bytes that follow this line.
+    pub prehistory_len: u64,
+}
+
+/// `GET /v1/tenant/T/timeline/L` on a safekeeper (and elements of `GET /v1/tenant/timeline`).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SafekeeperTimelineStatus {
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Timeline.
+    pub timeline_id: TimelineId,
+    /// This safekeeper.
+    pub safekeeper_id: NodeId,
+    /// Term.
+    pub term: Term,
+    /// Term that wrote the end of the log held here.
+    pub last_log_term: Term,
+    /// Term history, cut at flush_lsn.
+    pub term_history: Vec<TermLsn>,
+    /// Member set.
+    pub mconf: MemberConf,
+    /// Who feeds it.
+    pub source: TimelineSource,
+    /// Epoch of the primary.
+    pub primary_epoch: PrimaryEpoch,
+    /// PostgreSQL's timeline history.
+    pub pg_history: Vec<PgHistoryEntry>,
+    /// PG_VERSION_NUM.
+    pub pg_version_num: u32,
+    /// The cluster.
+    pub system_id: SystemId,
+    /// Size of a WAL segment in bytes.
+    pub wal_seg_size: SegSize,
+    /// Start of the log.
+    pub timeline_start_lsn: Lsn,
+    /// First byte held here.
+    pub local_start_lsn: Lsn,
+    /// Durable here.
+    pub flush_lsn: Lsn,
+    /// Durable on a quorum, as known here in memory.
+    pub commit_lsn: Lsn,
+    /// Start of the last whole record held here; 0/0 when there is none above start_lsn.
+    pub last_record_start_lsn: Lsn,
+    /// Nobody needs WAL below it for recovery.
+    pub peer_horizon_lsn: Lsn,
+    /// In object storage; 0/0 = unknown.
+    pub remote_consistent_lsn: Lsn,
+    /// Bytes of WAL files held.
+    pub wal_bytes: u64,
+    /// Whether a proposer is connected.
+    pub streaming: bool,
+    /// Pageservers being pushed to.
+    pub pushes: Vec<PushStatus>,
+    /// Why the timeline does not accept WAL, when it does not.
+    pub stopped: Option<String>,
+}
+
+/// One outgoing push stream of a safekeeper.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PushStatus {
+    /// Receiver.
+    pub pageserver_id: NodeId,
+    /// connecting, streaming, backoff.
+    pub state: String,
+    /// Sent up to here.
+    pub sent_lsn: Lsn,
+    /// Receiver's last_record_lsn.
+    pub last_record_lsn: Lsn,
+    /// Receiver's disk_consistent_lsn.
+    pub disk_consistent_lsn: Lsn,
+    /// Token of the choice.
+    pub token: u64,
+}
+
+/// `POST /v1/tenant/T/timeline/L/attach` on a pageserver. Repeating it with equal values changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// Where to start.
+    pub start_lsn: Lsn,
+    /// PG_VERSION_NUM.
+    pub pg_version_num: u32,
+    /// The cluster.
+    pub system_id: SystemId,
+    /// Size of a WAL segment in bytes.
+    pub wal_seg_size: SegSize,
+    /// PostgreSQL's timeline history up to start_lsn.
+    pub pg_history: Vec<PgHistoryEntry>,
+}
+
+/// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PageserverTimelineStatus {
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Timeline.
+    pub timeline_id: TimelineId,
+    /// This pageserver.
+    pub pageserver_id: NodeId,
+    /// Where it was attached.
+    pub start_lsn: Lsn,
+    /// End of the last record ingested.
+    pub last_record_lsn: Lsn,
+    /// Durable on this pageserver's disk.
+    pub disk_consistent_lsn: Lsn,
+    /// In object storage; 0/0 = unknown.
+    pub remote_consistent_lsn: Lsn,
+    /// The present choice, if any.
+    pub choice: Option<ChoiceStatus>,
+    /// idle, waiting_for_dial, pushed, pulling, stopped.
+    pub state: String,
+    /// Commit position that the source told last; 0/0 = unknown.
+    pub source_commit_lsn: Lsn,
+    /// source_commit_lsn - last_record_lsn, in bytes.
+    pub lag_bytes: u64,
+    /// Why ingest stopped, when it did.
+    pub stopped: Option<String>,
+}
+
+/// A choice as shown over HTTP, by SHOW CHOICES and on the broker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChoiceStatus {
+    /// Chosen safekeeper.
+    pub safekeeper_id: NodeId,
+    /// Why.
+    pub reason: String,
+    /// Counts from 1.
+    pub choice_seq: u64,
+    /// RFC 3339.
+    pub chosen_at: String,
+    /// push or pull.
+    pub mode: String,
+}
+
+/// `GET /v1/status` on the shim.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShimStatus {
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Timeline.
+    pub timeline_id: TimelineId,
+    /// detached, validating, campaign, elected, streaming, refused.
+    pub state: String,
+    /// Term won last; 0 = none.
+    pub term: Term,
+    /// End of log chosen by the last election.
+    pub elected_at_lsn: Lsn,
+    /// Durable on a quorum.
+    pub commit_lsn: Lsn,
+    /// Received from PostgreSQL.
+    pub received_lsn: Lsn,
+    /// Reported to PostgreSQL as write and flush.
+    pub reported_lsn: Lsn,
+    /// Reported to PostgreSQL as apply.
+    pub reported_apply_lsn: Lsn,
+    /// Whether synchronous commits really wait for the quorum.
+    pub protected: bool,
+    /// Why not, when not.
+    pub reasons: Vec<String>,
+    /// One entry per safekeeper.
+    pub safekeepers: Vec<ShimSafekeeperStatus>,
+}
+
+/// A safekeeper as the shim sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShimSafekeeperStatus {
+    /// Node id, 0 until it greeted.
+    pub id: NodeId,
+    /// Dialled address.
+    pub address: String,
+    /// offline, connecting, handshake, voting, elected, active.
+    pub state: String,
+    /// Acknowledged.
+    pub flush_lsn: Lsn,
+}
+
+/// Error body of every HTTP interface: what, and what to do next.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, where, why.
+    pub error: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// `GET /readyz?verbose`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether the server does its job.
+    pub ready: bool,
+    /// Why not, or what is degraded.
+    pub reasons: Vec<String>,
+}
+
+/// A position for JSON, where unknown is 0/0.
+pub fn shown(lsn: Option<Lsn>) -> Lsn {
+    lsn.unwrap_or(Lsn::new(0))
+}
