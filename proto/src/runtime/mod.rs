@@ -1,5 +1,7 @@
 //! What every server process needs around its work: logging, shutdown on signals, HTTP serving, metrics exposition.
 
+pub mod datadir;
+
 use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
