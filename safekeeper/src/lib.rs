@@ -1,1 +1,3 @@
 //! safekeeper
+
+pub mod core;

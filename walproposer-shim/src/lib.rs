@@ -1,1 +1,3 @@
 //! walproposer-shim
+
+pub mod core;

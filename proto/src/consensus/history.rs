@@ -100,6 +100,26 @@ impl From<TermHistory> for Vec<TermLsn> {
     }
 }
 
+/// How advanced a log is: the one comparison for "more up to date", used for donors, votes and synchronisation.
+///
+/// The term is the one that wrote the end of the log, never the current term of the node: comparing by the latter loses data.
+/// `flush_lsn` `None`: no log at all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LogPosition {
+    /// Term that wrote the end of the log.
+    pub last_log_term: Term,
+    /// Durable end of the log.
+    pub flush_lsn: Option<Lsn>,
+}
+
+impl LogPosition {
+    /// Of a log that ends at `flush_lsn` under `history`.
+    pub fn of(history: &TermHistory, flush_lsn: Option<Lsn>) -> LogPosition {
+        let last_log_term = flush_lsn.map_or(Term::ZERO, |end| history.last_log_term(end));
+        LogPosition { last_log_term, flush_lsn }
+    }
+}
+
 /// Where an acceptor's log and the leader's part: the leader streams from there, the acceptor truncates to there.
 ///
 /// Both ends compute it and compare. `None`: no common point, which on an explicitly created timeline is corruption.
@@ -146,6 +166,16 @@ mod tests {
         assert_eq!(hist.last_log_term(Lsn::new(250)), Term(5));
         assert_eq!(hist.last_log_term(Lsn::new(199)), Term(0));
         assert_eq!(hist.last_log_term(Lsn::new(300)), Term(7));
+    }
+
+    #[test]
+    fn the_later_log_term_wins_over_the_longer_log() {
+        let of = |hist: &TermHistory, end: u64| LogPosition::of(hist, Some(Lsn::new(end)));
+        let (old, new) = (h(&[(0, 100), (2, 200)]), h(&[(0, 100), (3, 150)]));
+        assert!(of(&new, 160) > of(&old, 900), "a longer log of an older term is behind");
+        assert!(of(&old, 300) > of(&old, 250));
+        assert!(of(&new, 140) < of(&old, 200), "history beyond the held log does not count");
+        assert!(LogPosition::of(&TermHistory::empty(), None) < of(&h(&[(0, 100)]), 100));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 mod history;
 mod member;
 
-pub use history::{TermHistory, TermHistoryError, TermLsn, divergence_point};
+pub use history::{LogPosition, TermHistory, TermHistoryError, TermLsn, divergence_point};
 pub use member::{Member, MemberConf, MemberConfError};
 
 use bytes::Bytes;

@@ -1,0 +1,327 @@
+//! What goes into an acceptor and what comes out: inputs, effects, and why a connection is closed.
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
+use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
+
+use super::state::{ControlState, LogEnd};
+
+/// A proposer's connection; the driver numbers them and never uses a number twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// Names an I/O effect that reports back; strictly rising, in the order of emission.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WriteId(pub u64);
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// START_WAL_PUSH was accepted on a connection.
+    Connected {
+        /// The connection.
+        conn: ConnId,
+        /// Version of the messages.
+        version: ProtoVersion,
+        /// Option `primary_epoch`, when given.
+        primary_epoch: Option<PrimaryEpoch>,
+    },
+    /// A message arrived.
+    Message {
+        /// On this connection.
+        conn: ConnId,
+        /// The message.
+        message: ProposerMessage,
+    },
+    /// The connection is gone (also after [`Effect::Close`]; then it changes nothing).
+    Disconnected {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The driver's input queue ran empty, or the hold limit or the end of a segment was reached: make it durable, answer.
+    FlushNow,
+    /// Time passed; see [`Acceptor::next_timeout`](super::Acceptor::next_timeout).
+    Tick,
+    /// The [`Effect::Flush`] or [`Effect::Persist`] of this name is durable, and so is everything emitted before it.
+    Done(WriteId),
+    /// The [`Effect::Truncate`] of this name is durable; the log now ends so.
+    Truncated {
+        /// Which.
+        write: WriteId,
+        /// The end found: `flush_lsn` equals the position asked for.
+        end: LogEnd,
+    },
+    /// An I/O effect failed. Nothing later than the last good sync counts; the timeline stops until it is opened anew.
+    Failed {
+        /// What failed, for messages.
+        reason: String,
+    },
+}
+
+/// What is to be done.
+///
+/// # Order
+/// `Write`, `Flush`, `Truncate` and `Persist` form one queue: each starts when those before it are finished, except that a
+/// `Write` may run beside an unfinished `Flush`. After a failure nothing later is started. A `Reply` is sent when the effect
+/// named in `after` is done; for one connection `after` never falls, so that replies keep their order. Replies that still
+/// wait when an effect fails are dropped.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Write WAL into the log. Not durable yet; no completion is reported.
+    Write {
+        /// Position of the first byte.
+        begin: Lsn,
+        /// The bytes, as they came.
+        wal: Bytes,
+    },
+    /// Make every byte written so far durable; completion: [`Input::Done`].
+    Flush(WriteId),
+    /// Cut the log at `to` and make that durable; completion: [`Input::Truncated`].
+    ///
+    /// On an empty log: begin it at `to`. `to` may lie ahead of the bytes written only behind a switch record; the bytes
+    /// between are its fill, zeros.
+    Truncate {
+        /// Name for the completion.
+        write: WriteId,
+        /// New end, a record boundary.
+        to: Lsn,
+    },
+    /// Write the control file durably; completion: [`Input::Done`].
+    Persist {
+        /// Name for the completion.
+        write: WriteId,
+        /// The whole state.
+        state: Box<ControlState>,
+    },
+    /// Send a message to a proposer.
+    Reply {
+        /// On this connection.
+        conn: ConnId,
+        /// The message. The session adds hot-standby and pageserver feedback to an append response.
+        message: AcceptorMessage,
+        /// Not before this is done.
+        after: Option<WriteId>,
+    },
+    /// Close the connection, after an error message that states the reason. Replies that wait for it are dropped.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// What the other side should do about a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NextAction {
+    /// Connect again.
+    Retry,
+    /// Start over with a higher term.
+    Reelect,
+    /// Learn the configuration anew.
+    Reconfigure,
+    /// Give up: an operator must act. Exit code 6 of a proposer.
+    Fenced,
+    /// Give up: the request contradicts itself or the log.
+    Broken,
+    /// The log here is damaged or out of room; an operator must act on this safekeeper.
+    Damaged,
+}
+
+/// Why a connection is closed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The first message must be a greeting, and only the first.
+    #[error("{0}")]
+    OutOfOrder(&'static str),
+    /// The greeting names another timeline.
+    #[error("this is timeline {here}, the greeting names {asked}")]
+    WrongTimeline {
+        /// Held here.
+        here: TenantTimelineId,
+        /// Asked for.
+        asked: TenantTimelineId,
+    },
+    /// WAL of another cluster.
+    #[error("system identifier {asked} differs from this timeline's {here}")]
+    WrongSystem {
+        /// Held here.
+        here: SystemId,
+        /// Asked for.
+        asked: SystemId,
+    },
+    /// Another PostgreSQL major, or an unsupported one.
+    #[error("PostgreSQL version {asked} does not fit this timeline, which is of version {here}")]
+    WrongVersion {
+        /// PG_VERSION_NUM held here.
+        here: u32,
+        /// Asked for.
+        asked: u32,
+    },
+    /// Another segment size.
+    #[error("wal_segment_size {asked} differs from this timeline's {here}")]
+    WrongSegSize {
+        /// Bytes, held here.
+        here: u64,
+        /// Bytes, asked for.
+        asked: u64,
+    },
+    /// A vanilla timeline is fed only by proposers that name the epoch of their primary.
+    #[error("START_WAL_PUSH on a vanilla timeline needs the option primary_epoch")]
+    EpochMissing,
+    /// Another primary was designated since.
+    #[error("primary_epoch {asked} is older than {here}: another primary was designated since")]
+    EpochStale {
+        /// Stored here.
+        here: PrimaryEpoch,
+        /// Asked for.
+        asked: PrimaryEpoch,
+    },
+    /// The proposer's configuration is not the one here.
+    #[error("configuration generation {asked} differs from {here}")]
+    WrongGeneration {
+        /// Held here.
+        here: Generation,
+        /// Asked for.
+        asked: Generation,
+    },
+    /// The proposer's newer configuration does not contain this node.
+    #[error("node {node} is not a member of configuration generation {generation}")]
+    NotAMember {
+        /// This node.
+        node: NodeId,
+        /// The configuration.
+        generation: Generation,
+    },
+    /// An append of a term that was never announced here.
+    #[error("append of term {asked}, but this acceptor is at term {here} and has not seen that election")]
+    NotElected {
+        /// Own term.
+        here: Term,
+        /// The message's term.
+        asked: Term,
+    },
+    /// Another connection of the same term took over.
+    #[error("another connection pushes in term {0}")]
+    Superseded(Term),
+    /// The election message contradicts the log here.
+    #[error("election of term {term}: {problem}")]
+    BadElection {
+        /// The term won.
+        term: Term,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The election would cut committed WAL: I5.
+    #[error("election of term {term} would truncate to {to}, below the committed {commit}")]
+    BelowCommit {
+        /// The term won.
+        term: Term,
+        /// Cut asked for.
+        to: Lsn,
+        /// Known committed.
+        commit: Lsn,
+    },
+    /// WAL that leaves a gap behind the end of the log.
+    #[error("append at {begin} leaves a gap: the log ends at {end}")]
+    Gap {
+        /// First byte of the message.
+        begin: Lsn,
+        /// End of the bytes held.
+        end: Lsn,
+    },
+    /// WAL that would be written over what is held.
+    #[error("append at {begin} would rewrite the log, which ends at {end}")]
+    Rewrite {
+        /// First byte of the message.
+        begin: Lsn,
+        /// End of the bytes held.
+        end: Lsn,
+    },
+    /// An append whose positions contradict its length, or that is too long.
+    #[error("append of {begin}..{end} with {len} bytes of WAL is malformed")]
+    Malformed {
+        /// First byte.
+        begin: Lsn,
+        /// End.
+        end: Lsn,
+        /// Bytes carried.
+        len: usize,
+    },
+    /// WAL that PostgreSQL would not read back: checksum, link, page header.
+    #[error("invalid WAL: {0}")]
+    BadWal(String),
+    /// The term history is full: no further election is possible on this timeline.
+    #[error("the term history holds {0} entries and is full: no vote is given any more")]
+    HistoryFull(usize),
+    /// The timeline stopped after a failed write.
+    #[error("the timeline is stopped: {0}")]
+    Stopped(String),
+}
+
+impl Refusal {
+    /// SQLSTATE of the error message. Class `WF` is ours: fencing and membership.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Refusal::OutOfOrder(_)
+            | Refusal::NotElected { .. }
+            | Refusal::BadElection { .. }
+            | Refusal::Gap { .. }
+            | Refusal::Rewrite { .. }
+            | Refusal::Malformed { .. } => "08P01",
+            Refusal::WrongTimeline { .. }
+            | Refusal::WrongSystem { .. }
+            | Refusal::WrongVersion { .. }
+            | Refusal::WrongSegSize { .. } => "22023",
+            Refusal::EpochMissing | Refusal::EpochStale { .. } => "WF001",
+            Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => "WF002",
+            Refusal::Superseded(_) => "57P01",
+            Refusal::BelowCommit { .. } | Refusal::BadWal(_) => "XX001",
+            Refusal::HistoryFull(_) => "54000",
+            Refusal::Stopped(_) => "58030",
+        }
+    }
+
+    /// What the proposer should do.
+    pub fn action(&self) -> NextAction {
+        match self {
+            Refusal::Superseded(_) | Refusal::Gap { .. } | Refusal::Rewrite { .. } => NextAction::Retry,
+            Refusal::NotElected { .. } | Refusal::BadElection { .. } => NextAction::Reelect,
+            Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => NextAction::Reconfigure,
+            Refusal::EpochMissing
+            | Refusal::EpochStale { .. }
+            | Refusal::WrongTimeline { .. }
+            | Refusal::WrongSystem { .. }
+            | Refusal::WrongVersion { .. }
+            | Refusal::WrongSegSize { .. }
+            | Refusal::BelowCommit { .. } => NextAction::Fenced,
+            Refusal::OutOfOrder(_) | Refusal::Malformed { .. } | Refusal::BadWal(_) => NextAction::Broken,
+            Refusal::HistoryFull(_) | Refusal::Stopped(_) => NextAction::Damaged,
+        }
+    }
+}
+
+/// A control state and a log that do not belong together: the timeline must not be served.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log ends below what was committed here: WAL was lost or damaged (I5).
+    #[error("the log ends at {end:?}, below the committed {commit}: WAL was lost or damaged")]
+    BelowCommit {
+        /// End found; `None` = no log.
+        end: Option<Lsn>,
+        /// Committed, as persisted.
+        commit: Lsn,
+    },
+    /// The log and the history do not go together.
+    #[error("{0}")]
+    Inconsistent(String),
+    /// This node is not in the member set.
+    #[error("node {node} is not a member of configuration generation {generation}")]
+    NotAMember {
+        /// This node.
+        node: NodeId,
+        /// The configuration.
+        generation: Generation,
+    },
+}
