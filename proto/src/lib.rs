@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`id`] | tenant, timeline, node, term, generation, epoch | yes |
 //! | [`codec`] | bounded cursor over received bytes, typed errors | yes |
+//! | [`command`] | grammar of the replication commands | yes |
 //! | [`consensus`] | START_WAL_PUSH messages (v3 and v2), member sets, term history, the quorum function | yes |
 //! | [`feedback`] | pageserver feedback key-values | yes |
 //! | [`replication`] | `w k r h z i` messages of replication and push streams | yes |
@@ -15,6 +16,7 @@
 pub mod api;
 pub mod broker;
 pub mod codec;
+pub mod command;
 pub mod consensus;
 pub mod feedback;
 pub mod id;

@@ -7,60 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-/// An error with SQLSTATE as libpq carries it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message} (SQLSTATE {code})")]
-pub struct SqlError {
-    /// ERROR or FATAL.
-    pub severity: &'static str,
-    /// SQLSTATE, five characters.
-    pub code: String,
-    /// What is wrong.
-    pub message: String,
-    /// More about it.
-    pub detail: Option<String>,
-    /// What to do next.
-    pub hint: Option<String>,
-}
+mod error;
 
-/// What can go wrong on a session.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// Socket trouble, or the peer closed in the middle of something.
-    #[error("connection to {peer}: {source}")]
-    Io {
-        /// The other end.
-        peer: String,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// The peer broke the protocol.
-    #[error("connection to {peer}: {problem}")]
-    Protocol {
-        /// The other end.
-        peer: String,
-        /// What was wrong.
-        problem: String,
-    },
-    /// The peer sent an ErrorResponse.
-    #[error("{peer} says: {error}")]
-    Server {
-        /// The other end.
-        peer: String,
-        /// Its error.
-        error: Box<SqlError>,
-    },
-    /// Nothing came in time.
-    #[error("connection to {peer}: {what} took longer than {limit:?}")]
-    Timeout {
-        /// The other end.
-        peer: String,
-        /// What was awaited.
-        what: &'static str,
-        /// How long.
-        limit: Duration,
-    },
-}
+pub use error::{NetError, SqlError, sqlstate};
 
 /// Where and how to dial.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,95 @@
+//! Commands of a replication session: text to value, pure. Which of them a server obeys, and what it answers, is its own business.
+//!
+//! Keywords are read in any case, options in any order, a trailing semicolon is dropped, anything left over is an error:
+//! the grammar is anchored at both ends. It stands in `docs/protocol.md`.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use pgformat::{Lsn, Tli};
+
+use crate::consensus::ProtoVersion;
+use crate::id::{NodeId, PrimaryEpoch, Term};
+use crate::net::SqlError;
+
+/// One command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// `START_WAL_PUSH [(options)]`: a proposer opens its session.
+    StartWalPush(StartWalPush),
+    /// `START_REPLICATION [SLOT s] [PHYSICAL] X/X [TIMELINE n] [(term='N')]`: a reader pulls WAL.
+    StartReplication(StartReplication),
+    /// `START_PUSH_REPLICATION (options)`: a safekeeper offers WAL to the pageserver that chose it.
+    StartPush(StartPush),
+    /// `IDENTIFY_SYSTEM`.
+    IdentifySystem,
+    /// `TIMELINE_STATUS`.
+    TimelineStatus,
+    /// `TIMELINE_HISTORY n`: PostgreSQL's history file of a tli.
+    TimelineHistory(Tli),
+    /// `SHOW name`; the name in lower case.
+    Show(String),
+    /// `SET name TO value` or `SET name = value`: accepted by every server without effect. The name in lower case.
+    Set {
+        /// Setting.
+        name: String,
+        /// The rest of the command, as written.
+        value: String,
+    },
+    /// Any other text, trimmed, without the semicolon: `CREATE_REPLICATION_SLOT ...` and whatever else.
+    Unknown(String),
+}
+
+/// `START_WAL_PUSH`. Unknown options are ignored: that is the extension point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StartWalPush {
+    /// `proto_version '2'|'3'`; 2 when absent.
+    pub version: ProtoVersion,
+    /// `allow_timeline_creation 'true'|'false'`; true when absent (a server may forbid it all the same).
+    pub allow_timeline_creation: bool,
+    /// `primary_epoch 'N'`; required by vanilla timelines.
+    pub primary_epoch: Option<PrimaryEpoch>,
+}
+
+/// `START_REPLICATION`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StartReplication {
+    /// `SLOT name`.
+    pub slot: Option<String>,
+    /// First byte wanted.
+    pub start_lsn: Lsn,
+    /// `TIMELINE n`: PostgreSQL's tli.
+    pub tli: Option<Tli>,
+    /// `(term='N')`: recovery mode, everything up to flush_lsn while the term stays `N`.
+    pub term: Option<Term>,
+}
+
+/// `START_PUSH_REPLICATION`. Unknown options are ignored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StartPush {
+    /// `proto_version '1'`: version of the push handshake.
+    pub version: u32,
+    /// `sk_id 'N'`: who dials.
+    pub safekeeper_id: NodeId,
+    /// `choice 'N'`: token, the revision of the choice's key.
+    pub choice: u64,
+    /// `nonce 'hex'`: copied from the choice's record.
+    pub nonce: String,
+    /// `term 'N'`: the safekeeper's term, for display.
+    pub term: Option<Term>,
+    /// `commit_lsn 'X/X'`: the safekeeper's commit position, for display and choice.
+    pub commit_lsn: Option<Lsn>,
+    /// `features 'a,b'`.
+    pub features: Vec<String>,
+}
+
+impl Command {
+    /// Reads one command.
+    ///
+    /// # Errors
+    /// SQLSTATE 42601 when a known command does not follow its grammar, 22023 when a value is not allowed.
+    pub fn parse(text: &str) -> Result<Command, SqlError> {
+        parse::command(text)
+    }
+}
