@@ -6,13 +6,14 @@
 //! publishes under it; [`watch`] follows a prefix across compactions and broker restarts; [`embedded`] is the small server.
 
 pub mod client;
+mod connection;
 pub mod embedded;
 pub mod keys;
 pub mod records;
 pub mod session;
 pub mod watch;
 
-pub use client::{Broker, BrokerError, Entry, Revision};
+pub use client::{Broker, BrokerError, Entry, LeaseId, REQUEST_TIMEOUT, Revision};
 pub use keys::Keys;
 pub use session::Session;
 pub use watch::{Watch, WatchEvent};

@@ -1,0 +1,288 @@
+//! The session's task: owns the lease, tells the broker what is desired, notices when the broker forgot.
+//!
+//! One step at a time: an urgent command, or what is due of lease, comparison and publication. After a failure, and when an
+//! answer comes from another life of the store, what the broker holds is compared with what it was told; only what is
+//! missing is put again, so a broker that kept everything sees no put.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::desired::{BATCH_KEYS_MAX, Batch};
+use super::{Command, Shared};
+use crate::broker::client::{LeaseId, REQUEST_TIMEOUT};
+use crate::broker::connection::Seen;
+use crate::broker::{Broker, BrokerError, Revision};
+
+/// First and longest pause between attempts while the broker is away; the longest is short, since nodes are few.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Keys per comparison: two compares each, and etcd takes 128 per transaction.
+const COMPARE_KEYS_MAX: usize = 60;
+
+struct Task {
+    broker: Broker,
+    ttl_s: i64,
+    shared: Arc<Shared>,
+    lease: Option<LeaseId>,
+    keep_alive_at: Instant,
+    /// Where the store was at the last answer.
+    seen: Option<Seen>,
+    /// Whether the broker may have forgotten something.
+    suspicious: bool,
+    failures: u32,
+    /// Keys per transaction: 1 after a refusal, to find the one that is refused.
+    batch_keys: usize,
+}
+
+/// What ended a pause.
+enum Wake {
+    Cancelled,
+    Command(Option<Command>),
+    Due,
+}
+
+/// What is left to do after a step.
+enum Next {
+    Now,
+    At(Instant),
+}
+
+pub(super) async fn run(
+    broker: Broker,
+    ttl_s: i64,
+    shared: Arc<Shared>,
+    mut commands: mpsc::Receiver<Command>,
+    cancel: CancellationToken,
+) {
+    let mut task = Task {
+        broker,
+        ttl_s,
+        shared: shared.clone(),
+        lease: None,
+        keep_alive_at: Instant::now(),
+        seen: None,
+        suspicious: false,
+        failures: 0,
+        batch_keys: BATCH_KEYS_MAX,
+    };
+    loop {
+        let step = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            step = task.step() => step,
+        };
+        let (pause, by_change) = match step {
+            Ok(Next::Now) => (Instant::now(), true),
+            Ok(Next::At(time)) => (time, true),
+            Err(error) => (task.failed(&error), false),
+        };
+        let wake = tokio::select! {
+            // Commands before the timer: a choice must not wait for a long series of publications.
+            biased;
+            () = cancel.cancelled() => Wake::Cancelled,
+            command = commands.recv() => Wake::Command(command),
+            () = tokio::time::sleep_until(pause) => Wake::Due,
+            () = shared.changed.notified(), if by_change => Wake::Due,
+        };
+        match wake {
+            Wake::Cancelled | Wake::Command(None) => break,
+            Wake::Command(Some(command)) => {
+                if task.obey(command).await.is_break() {
+                    break;
+                }
+            }
+            Wake::Due => {}
+        }
+    }
+    shared.connected.send_replace(false);
+}
+
+impl Task {
+    /// Does the next thing that is due.
+    async fn step(&mut self) -> Result<Next, BrokerError> {
+        let lease = self.lease().await?;
+        if Instant::now() >= self.keep_alive_at {
+            self.keep_alive(lease).await?;
+            return Ok(Next::Now);
+        }
+        if self.suspicious {
+            self.compare().await?;
+            return Ok(Next::Now);
+        }
+        let now = Instant::now();
+        let batch = self.shared.desired().due(now, self.batch_keys);
+        if batch.len() > 0 {
+            self.tell(lease, batch).await?;
+            return Ok(Next::Now);
+        }
+        let due = self.shared.desired().next_due(now);
+        Ok(Next::At(due.map_or(self.keep_alive_at, |time| time.min(self.keep_alive_at))))
+    }
+
+    /// The lease in use; a new one when there is none, and then everything is told anew.
+    async fn lease(&mut self) -> Result<LeaseId, BrokerError> {
+        if let Some(lease) = self.lease {
+            return Ok(lease);
+        }
+        let (lease, seen) = self.broker.grant(self.ttl_s).await?;
+        tracing::info!(broker = self.broker.url(), lease = format!("{:x}", lease.0), "lease granted");
+        self.lease = Some(lease);
+        self.seen = Some(seen);
+        self.suspicious = false;
+        self.shared.desired().forget_told();
+        self.answered();
+        Ok(lease)
+    }
+
+    async fn keep_alive(&mut self, lease: LeaseId) -> Result<(), BrokerError> {
+        let seen = self.broker.keep_alive(lease).await?;
+        self.answered();
+        self.look_at(seen);
+        Ok(())
+    }
+
+    /// Compares what the broker holds with what it was told.
+    async fn compare(&mut self) -> Result<(), BrokerError> {
+        let told = self.shared.desired().told();
+        for portion in told.chunks(COMPARE_KEYS_MAX) {
+            let (same, _) = self.broker.holds(portion).await?;
+            if !same {
+                tracing::info!(broker = self.broker.url(), "the broker lost publications: publishing anew");
+                self.shared.desired().forget(portion.iter().map(|(key, ..)| key));
+            }
+        }
+        self.suspicious = false;
+        Ok(())
+    }
+
+    async fn tell(&mut self, lease: LeaseId, batch: Batch) -> Result<(), BrokerError> {
+        match self.broker.write(&batch.delete, &batch.put, lease, REQUEST_TIMEOUT).await {
+            Ok(seen) => {
+                self.look_at(seen);
+                self.failures = 0;
+                let now = Instant::now();
+                if self.shared.desired().confirm(&batch, seen.revision, now) {
+                    self.shared.renewals.send_modify(|count| *count += 1);
+                }
+                if self.shared.desired().due(now, 1).len() == 0 {
+                    self.batch_keys = BATCH_KEYS_MAX;
+                }
+                Ok(())
+            }
+            Err(BrokerError::Refused { .. }) if batch.len() > 1 => {
+                self.batch_keys = 1;
+                Ok(())
+            }
+            Err(error @ BrokerError::Refused { .. }) => {
+                let key = batch.put.first().map(|(key, _)| key).or(batch.delete.first());
+                tracing::warn!(key = key.map_or("", String::as_str), %error, "publication refused, retrying later");
+                self.shared.desired().refused(&batch, Instant::now());
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.desired().uncertain(&batch);
+                Err(error)
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
+        match command {
+            Command::Replace { batch, deadline, reply } => {
+                if reply.is_closed() {
+                    return std::ops::ControlFlow::Continue(());
+                }
+                match self.replace(&batch, deadline).await {
+                    Err(error) => drop(reply.send(Err(error))),
+                    Ok(revision) => {
+                        let mut desired = self.shared.desired();
+                        if reply.send(Ok(revision)).is_ok() {
+                            desired.replaced(&batch, revision, Instant::now());
+                        } else {
+                            // The caller gave up and believes that nothing happened: make it so.
+                            desired.replace_failed(&batch);
+                        }
+                    }
+                }
+                std::ops::ControlFlow::Continue(())
+            }
+            Command::Close { deadline, reply } => {
+                if let Some(lease) = self.lease.take() {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if let Err(error) = self.broker.revoke(lease, left).await {
+                        tracing::info!(%error, "the lease was not revoked, it will end by itself");
+                    }
+                }
+                let _ = reply.send(());
+                std::ops::ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// An urgent transaction; a lease that was lost meanwhile is replaced once.
+    async fn replace(&mut self, batch: &Batch, deadline: Instant) -> Result<Revision, BrokerError> {
+        let mut renewed = false;
+        loop {
+            let lease = self.lease().await?;
+            let left = deadline.saturating_duration_since(Instant::now()).min(REQUEST_TIMEOUT);
+            match self.broker.write(&batch.delete, &batch.put, lease, left).await {
+                Ok(seen) => {
+                    self.look_at(seen);
+                    return Ok(seen.revision);
+                }
+                Err(BrokerError::LeaseGone(_)) if !renewed => {
+                    renewed = true;
+                    self.lease = None;
+                }
+                Err(error) => {
+                    if matches!(error, BrokerError::Unreachable { .. }) {
+                        self.shared.desired().replace_failed(batch);
+                        self.failed(&error);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The broker answered about the lease: it stands for another while.
+    fn answered(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(broker = self.broker.url(), "the broker is back");
+        }
+        self.failures = 0;
+        let ttl = Duration::from_secs(u64::try_from(self.ttl_s).unwrap_or(1).max(1));
+        self.keep_alive_at = Instant::now() + ttl / 3;
+        self.shared.connected.send_replace(true);
+    }
+
+    fn look_at(&mut self, seen: Seen) {
+        if self.seen.is_some_and(|before| before.is_broken_by(&seen)) {
+            self.suspicious = true;
+        }
+        self.seen = Some(seen);
+    }
+
+    /// Takes note of a failed step; when to try again.
+    fn failed(&mut self, error: &BrokerError) -> Instant {
+        if let BrokerError::LeaseGone(_) = error {
+            tracing::warn!(%error, "asking for a new lease and publishing anew");
+            self.lease = None;
+            return Instant::now();
+        }
+        if self.failures == 0 {
+            tracing::warn!(%error, "the broker is away; running streams go on");
+        }
+        // What was told may be lost, and the lease may have ended: look at both first when it is back.
+        self.suspicious = true;
+        self.keep_alive_at = Instant::now();
+        self.shared.connected.send_replace(false);
+        let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.failures = self.failures.saturating_add(1);
+        Instant::now() + longest.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
