@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`lsn`] | [`Lsn`], [`SegSize`], page and segment arithmetic |
 //! | [`version`] | supported majors and where they differ, one table |
+//! | [`wal`] | WAL pages and records: decoder, builder, end of log |
 
 pub mod lsn;
 pub mod version;
+pub mod wal;
 
 pub use lsn::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
 pub use version::PgMajor;
