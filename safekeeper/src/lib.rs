@@ -1,3 +1,5 @@
 //! safekeeper
 
 pub mod core;
+pub mod storage;
+pub mod timeline;

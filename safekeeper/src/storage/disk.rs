@@ -1,0 +1,81 @@
+//! Everything that storage does to files, behind two small traits.
+//!
+//! Owner of nothing: paths are the caller's. [`FsDisk`] is the operating system; the simulator has its own implementation that
+//! loses, reorders and tears what was not synced. All calls block; drivers run them off the async threads.
+//!
+//! Durability contract that storage relies on, and no more: bytes are durable after a successful [`DiskFile::fdatasync`] that
+//! began after the write returned; a name is durable after [`Disk::fsync_dir`] of its directory; a length and the reservation
+//! of blocks after [`DiskFile::fsync`]. After a failed sync nothing written since the last good one counts.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+mod fs;
+
+pub use fs::FsDisk;
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A new file, for reading and writing; an existing one is an error.
+    CreateNew,
+}
+
+/// A directory entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// Its name; an entry whose name is not UTF-8 is left out.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A file system.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a directory and its parents; no error when it is there. Not durable until the parents are synced.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Opens a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes the names in a directory durable.
+    fn fsync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file or directory; the target must not exist as a directory with content.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory with everything in it; no error when it is not there.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Entries of a directory, in no order.
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+    /// Whether the path exists.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Writes back everything of the file system that holds `path`: what a killed process left in the page cache.
+    fn sync_all(&self, path: &Path) -> io::Result<()>;
+}
+
+/// An open file. Positions are given with every call, so it may be shared.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Writes all of `bufs`, one behind the other, at `offset`.
+    fn write_at(&self, offset: u64, bufs: &[Bytes]) -> io::Result<()>;
+    /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Makes the file at least `len` bytes long, with real blocks that read as zeros; a full disk shows here.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Makes `[offset, offset + len)` read as zeros, keeping the blocks.
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Cuts or extends (sparsely) to `len`.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Length.
+    fn len(&self) -> io::Result<u64>;
+    /// Makes the bytes durable, and of the metadata what is needed to read them.
+    fn fdatasync(&self) -> io::Result<()>;
+    /// Makes bytes and metadata durable.
+    fn fsync(&self) -> io::Result<()>;
+}
