@@ -1,1 +1,2 @@
-//! pageserver
+//! The pageserver.
+mod choose;
