@@ -12,13 +12,36 @@
 //! - I4 commit_lsn never exceeds the durable end of the log here.
 //! - I5 the log is never cut below the known commit_lsn.
 //! - (I6 belongs to the proposer's side.)
+//!
+//! | module | what |
+//! |---|---|
+//! | `state` | what is persisted, positions |
+//! | `effect` | inputs, effects, refusals |
+//! | `session` | connections, the greeting |
+//! | `vote`, `elect`, `append` | one message each |
+//! | `durable` | flush, persist, completions, failure, the commit position |
+//! | `log` | the log's ends: written, durable, and the decoder that follows it |
 
+mod append;
+mod durable;
 mod effect;
+mod elect;
+mod log;
+mod session;
 mod state;
+#[cfg(test)]
+mod tests;
+mod vote;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use pgformat::Lsn;
-use proto::consensus::TermHistory;
+use proto::consensus::{LogPosition, ProposerMessage, TermHistory};
 use proto::id::NodeId;
+
+use durable::Pending;
+use log::Log;
+use session::Conn;
 
 pub use effect::{ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
 pub use state::{ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions};
@@ -42,7 +65,26 @@ impl AcceptorConfig {
 /// One timeline's acceptor.
 #[derive(Debug)]
 pub struct Acceptor {
+    config: AcceptorConfig,
+    /// Live: what was emitted for persisting, durable or not yet.
     state: ControlState,
+    log: Option<Log>,
+    conns: BTreeMap<ConnId, Conn>,
+    /// The connection whose proposer's election was adopted in the current term.
+    pusher: Option<ConnId>,
+    last_write: u64,
+    /// Unfinished I/O effects that report back, in order.
+    pending: VecDeque<Pending>,
+    /// Commit position in the durable control file.
+    durable_commit: Option<Lsn>,
+    /// Commit position that the elected proposer told; may run ahead of the log here.
+    leader_commit: Option<Lsn>,
+    /// When the commit position moved away from the persisted one.
+    commit_dirty_since: Option<u64>,
+    flush_wanted: bool,
+    /// Messages that came while a truncation was under way.
+    parked: VecDeque<(ConnId, ProposerMessage)>,
+    stopped: Option<String>,
 }
 
 impl Acceptor {
@@ -52,39 +94,104 @@ impl Acceptor {
     /// # Errors
     /// When state and log contradict each other; the timeline must not be served then.
     pub fn open(config: AcceptorConfig, control: ControlState, end: Option<LogEnd>) -> Result<Acceptor, OpenError> {
-        let _ = (config, end);
-        Ok(Acceptor { state: control })
+        check_open(config, &control, end)?;
+        // Without a history nothing in the log counts: the first election begins it anew.
+        let log = end.filter(|_| control.history.first().is_some()).map(Log::at);
+        Ok(Acceptor {
+            config,
+            durable_commit: control.commit_lsn,
+            state: control,
+            log,
+            conns: BTreeMap::new(),
+            pusher: None,
+            last_write: 0,
+            pending: VecDeque::new(),
+            leader_commit: None,
+            commit_dirty_since: None,
+            flush_wanted: false,
+            parked: VecDeque::new(),
+            stopped: None,
+        })
     }
 
     /// Handles one input at time `now` (milliseconds of a clock that never goes back; only differences matter).
+    ///
+    /// # Panics
+    /// When the driver breaks its contract (completions out of order) or an invariant does not hold.
     pub fn step(&mut self, now: u64, input: Input, effects: &mut Vec<Effect>) {
-        let _ = (now, input, effects);
-        todo!("in work")
+        match input {
+            Input::Connected { conn, version, primary_epoch } => {
+                self.on_connected(conn, version, primary_epoch, effects);
+            }
+            Input::Message { conn, message } => self.on_message(now, conn, message, effects),
+            Input::Disconnected { conn } => {
+                self.drop_conn(conn);
+                self.flush_now(effects);
+            }
+            Input::FlushNow => self.flush_now(effects),
+            Input::Tick => self.on_tick(now, effects),
+            Input::Done(write) => self.on_done(now, write, effects),
+            Input::Truncated { write, end } => self.on_truncated(now, write, end, effects),
+            Input::Failed { reason } => self.on_failed(reason, effects),
+        }
+        self.assert_invariants();
+    }
+
+    fn on_message(&mut self, now: u64, conn: ConnId, message: ProposerMessage, effects: &mut Vec<Effect>) {
+        if !self.conns.contains_key(&conn) {
+            return; // closed before; the driver had the message in its queue
+        }
+        if self.busy() {
+            self.parked.push_back((conn, message));
+            return;
+        }
+        let handled = match message {
+            ProposerMessage::Greeting(m) => self.on_greeting(conn, &m, effects),
+            ProposerMessage::VoteRequest(m) => self.on_vote_request(conn, &m, effects),
+            ProposerMessage::Elected(m) => self.on_elected(conn, m, effects),
+            ProposerMessage::Append(m) => self.on_append(now, conn, m, effects),
+        };
+        if let Err(refusal) = handled {
+            self.close(conn, refusal, effects);
+        }
     }
 
     /// When an [`Input::Tick`] is due, if at all.
     pub fn next_timeout(&self) -> Option<u64> {
-        None
+        self.commit_dirty_since.map(|since| since.saturating_add(self.config.commit_persist_ms))
     }
 
     /// Whether a truncation is under way: messages are then set aside in memory, so the driver should stop reading more.
     pub fn busy(&self) -> bool {
-        false
+        self.pending.iter().any(|p| matches!(p, Pending::Truncate { .. }))
     }
 
-    /// Whether WAL is written that no flush covers yet.
+    /// Whether WAL is written that no emitted flush covers, or a proposer waits for an answer that [`Input::FlushNow`] gives.
     pub fn dirty(&self) -> bool {
-        false
+        self.uncovered() || self.conns.values().any(|c| c.ack_due)
     }
 
     /// Why the timeline is stopped, when it is.
     pub fn stopped(&self) -> Option<&str> {
-        None
+        self.stopped.as_deref()
     }
 
     /// Positions for status, readers and announcements.
     pub fn positions(&self) -> Positions {
-        todo!("in work")
+        let flush_lsn = self.flush_lsn();
+        Positions {
+            term: self.state.term,
+            last_log_term: LogPosition::of(&self.state.history, flush_lsn).last_log_term,
+            write_lsn: self.log.as_ref().map(|l| l.write_lsn),
+            flush_lsn,
+            commit_lsn: self.state.commit_lsn,
+            persisted_commit_lsn: self.durable_commit,
+            peer_horizon_lsn: self.state.peer_horizon_lsn,
+            timeline_start_lsn: self.state.timeline_start_lsn,
+            local_start_lsn: self.state.local_start_lsn,
+            last_record_start: self.log.as_ref().and_then(|l| l.durable.last_record_start),
+            streaming: self.pusher.is_some(),
+        }
     }
 
     /// The live state, which may run ahead of what is durable.
@@ -94,6 +201,50 @@ impl Acceptor {
 
     /// The term history, cut at the durable end of the log.
     pub fn history(&self) -> TermHistory {
-        self.state.history.up_to(self.positions().flush_lsn.unwrap_or(Lsn::new(0)))
+        self.flush_lsn().map_or(TermHistory::empty(), |end| self.state.history.up_to(end))
     }
+
+    /// Durable end of the log, a record boundary.
+    fn flush_lsn(&self) -> Option<Lsn> {
+        self.log.as_ref().map(|l| l.durable.flush_lsn)
+    }
+
+    fn assert_invariants(&self) {
+        let last = self.state.history.last();
+        assert!(last.is_none_or(|e| e.term <= self.state.term), "I2: history runs ahead of the term");
+        assert!(self.state.commit_lsn <= self.flush_lsn(), "I4: commit beyond the durable end of the log");
+        assert!(self.durable_commit <= self.state.commit_lsn, "the commit position fell");
+        if let Some(log) = &self.log {
+            log.assert_order();
+        }
+    }
+}
+
+fn check_open(config: AcceptorConfig, control: &ControlState, end: Option<LogEnd>) -> Result<(), OpenError> {
+    let generation = control.mconf.generation;
+    if !control.mconf.members.is_empty() && !control.mconf.contains(config.node_id) {
+        return Err(OpenError::NotAMember { node: config.node_id, generation });
+    }
+    let flush_lsn = end.map(|e| e.flush_lsn);
+    if let Some(commit) = control.commit_lsn
+        && flush_lsn.is_none_or(|flush| flush < commit)
+    {
+        return Err(OpenError::BelowCommit { end: flush_lsn, commit });
+    }
+    let problem = if control.history.last().is_some_and(|last| last.term > control.term) {
+        "the term history runs ahead of the term"
+    } else if control.history.entries().len() > HISTORY_ENTRIES_MAX {
+        "the term history has more entries than its capacity"
+    } else if control.timeline_start_lsn.is_some() != control.history.first().is_some() {
+        "the start of the log and the term history do not go together"
+    } else if control.timeline_start_lsn > flush_lsn {
+        "the log ends below its start"
+    } else if control.source == proto::api::TimelineSource::Vanilla
+        && (control.mconf.members.is_empty() || control.primary_epoch < proto::id::PrimaryEpoch::FIRST)
+    {
+        "a vanilla timeline needs a member set and a primary epoch"
+    } else {
+        return Ok(());
+    };
+    Err(OpenError::Inconsistent(problem.to_owned()))
 }

@@ -14,10 +14,17 @@
 //! - I6 [`Proposer::reportable`] is min(commit, received or proved in this session).
 
 mod effect;
+mod election;
+mod peer;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use pgformat::{Lsn, SegSize, Tli};
-use proto::consensus::{MemberConf, TermHistory};
-use proto::id::{NodeId, SystemId, TenantTimelineId, Term};
+use proto::consensus::{AcceptorMessage, Member, MemberConf, TermHistory};
+use proto::id::{Generation, NodeId, SystemId, TenantTimelineId, Term};
+
+use peer::{Peer, Session};
 
 pub use effect::{CloseReason, Effect, Fatal, Input, PeerId};
 
@@ -104,6 +111,20 @@ pub struct PeerStatus {
 #[derive(Debug)]
 pub struct Proposer {
     config: ProposerConfig,
+    /// The set that quorums are counted over: the timeline's, or at generation 0 one member per address.
+    conf: MemberConf,
+    peers: Vec<Peer>,
+    phase: Phase,
+    term: Term,
+    history: TermHistory,
+    /// E: where our term starts.
+    term_start: Option<Lsn>,
+    /// Address of the voter whose log was taken over.
+    donor: Option<PeerId>,
+    /// End of the primary's WAL at hand.
+    received: Option<Lsn>,
+    commit_lsn: Option<Lsn>,
+    truncate_lsn: Option<Lsn>,
 }
 
 impl Proposer {
@@ -112,58 +133,175 @@ impl Proposer {
     /// # Errors
     /// When the address list can never reach a quorum.
     pub fn new(config: ProposerConfig) -> Result<Proposer, Fatal> {
-        Ok(Proposer { config })
+        let conf = counted_set(&config);
+        let too_few = [&conf.members, &conf.new_members].into_iter().find(|set| config.addresses < set.len() / 2 + 1);
+        if let Some(set) = too_few.filter(|set| !set.is_empty() || conf.members.is_empty()) {
+            return Err(Fatal::TooFew { given: config.addresses, members: set.len() });
+        }
+        Ok(Proposer {
+            conf,
+            peers: (0..config.addresses).map(|_| Peer::new()).collect(),
+            phase: Phase::Greeting,
+            term: Term::ZERO,
+            history: TermHistory::empty(),
+            term_start: None,
+            donor: None,
+            received: None,
+            commit_lsn: None,
+            truncate_lsn: None,
+            config,
+        })
     }
 
     /// Handles one input at time `now` (milliseconds of a clock that never goes back; only differences matter).
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
     pub fn step(&mut self, now: u64, input: Input, effects: &mut Vec<Effect>) {
-        let _ = (now, input, effects, &self.config);
-        todo!("in work")
+        if self.phase == Phase::Over {
+            return;
+        }
+        match input {
+            Input::Connected { peer } => self.on_connected(now, peer, effects),
+            Input::Message { peer, message } => self.on_message(now, peer, message, effects),
+            Input::Disconnected { peer } => self.on_disconnected(now, peer),
+            Input::Written { peer, end } => self.on_written(now, peer, end, effects),
+            Input::Campaign => self.on_campaign(now, effects),
+            Input::SendElected => self.on_send_elected(now, effects),
+            Input::WalAvailable { end } => self.on_wal_available(now, end, effects),
+            Input::Tick => self.on_tick(now, effects),
+        }
+        self.assert_invariants();
+    }
+
+    fn on_message(&mut self, now: u64, peer: PeerId, message: AcceptorMessage, effects: &mut Vec<Effect>) {
+        let Some(known) = self.peers.get_mut(peer.0) else { return };
+        if known.is_offline() {
+            return; // of a session that was closed
+        }
+        known.last_heard = now;
+        let handled = match message {
+            AcceptorMessage::Greeting(m) => self.on_greeting(now, peer, &m, effects),
+            AcceptorMessage::VoteResponse(m) => self.on_vote(now, peer, m, effects),
+            AcceptorMessage::Append(m) => self.on_ack(now, peer, m, effects),
+        };
+        if let Err(reason) = handled {
+            self.close(now, peer, reason, effects);
+        }
     }
 
     /// When an [`Input::Tick`] is due, if at all.
     pub fn next_timeout(&self) -> Option<u64> {
-        None
+        if self.phase == Phase::Over {
+            return None;
+        }
+        self.peers.iter().filter_map(|p| p.next_timeout(&self.config)).min()
     }
 
     /// Where it stands.
     pub fn phase(&self) -> Phase {
-        todo!("in work")
+        self.phase
     }
 
     /// The term asked for or won; zero before the campaign.
     pub fn term(&self) -> Term {
-        todo!("in work")
+        self.term
     }
 
-    /// The announced history; empty before the election.
+    /// The history of the log elected; empty before the election.
     pub fn history(&self) -> &TermHistory {
-        todo!("in work")
+        &self.history
     }
 
     /// Committed in this term, if anything.
     pub fn commit_lsn(&self) -> Option<Lsn> {
-        None
+        self.commit_lsn
     }
 
     /// What may be reported to PostgreSQL as write and flush position: min(commit, received or proved in this session). I6.
+    ///
+    /// What lies below the election's end was proved by the driver before it announced the election; the rest was received.
     pub fn reportable(&self) -> Option<Lsn> {
-        None
+        if self.phase != Phase::Elected {
+            return None;
+        }
+        self.commit_lsn.min(self.available())
     }
 
-    /// No acceptor that is connected needs WAL below this from the ring: lowest position not yet handed out.
+    /// No connected acceptor needs WAL below this from the ring: the lowest position not yet handed out.
     pub fn lowest_unsent(&self) -> Option<Lsn> {
-        None
+        self.peers.iter().filter_map(|p| p.stream().map(|s| s.sent)).min()
     }
 
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.
+    ///
+    /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. A driver that keeps every byte
+    /// above commit_lsn in its ring always finds one for what it dropped.
     pub fn donor_for(&self, end: Lsn) -> Option<PeerId> {
-        let _ = end;
-        None
+        let acked = |p: &Peer| p.stream().is_some() && p.acked >= Some(end);
+        let by_ack = self.peers.iter().position(acked).map(PeerId);
+        by_ack.or_else(|| self.donor.filter(|_| self.term_start >= Some(end)))
     }
 
     /// Every address in order.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        Vec::new()
+        let status = |(i, p): (usize, &Peer)| PeerStatus {
+            peer: PeerId(i),
+            node: p.node,
+            connected: !matches!(p.session, Session::Offline { .. } | Session::Dialing),
+            streaming: p.stream().is_some(),
+            term: p.term,
+            flush_lsn: p.acked,
+            commit_lsn: p.persisted_commit,
+        };
+        self.peers.iter().enumerate().map(status).collect()
     }
+
+    /// The generation that every message carries.
+    fn generation(&self) -> Generation {
+        self.config.mconf.generation
+    }
+
+    /// The member that an address stands for in counting, once it greeted.
+    fn member_of(&self, peer: usize) -> Option<NodeId> {
+        let node = self.peers.get(peer)?.node?;
+        if self.generation() == Generation::NONE { Some(NodeId(peer as u64 + 1)) } else { Some(node) }
+    }
+
+    /// The acceptor that answers for a member.
+    fn peer_of(&self, member: NodeId) -> Option<&Peer> {
+        let at = (0..self.peers.len()).find(|i| self.member_of(*i) == Some(member))?;
+        self.peers.get(at)
+    }
+
+    fn is_quorum(&self, yes: impl Fn(&Peer) -> bool) -> bool {
+        self.conf.is_quorum(|member| self.peer_of(member).is_some_and(&yes))
+    }
+
+    fn fatal(&mut self, reason: Fatal, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Over;
+        effects.push(Effect::Fatal(reason));
+    }
+
+    fn deposed(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Over;
+        effects.push(Effect::Deposed { term });
+    }
+
+    fn assert_invariants(&self) {
+        let last = self.history.last();
+        assert!(last.is_none_or(|e| e.term == self.term && Some(e.lsn) == self.term_start), "I2: history ends elsewhere");
+        assert!(self.commit_lsn.is_none() || self.commit_lsn >= self.term_start, "I4: commit below the own term's start");
+        assert!(self.truncate_lsn <= self.commit_lsn.max(self.term_start), "the peer horizon passed the commit position");
+    }
+}
+
+/// The members that quorums are counted over.
+fn counted_set(config: &ProposerConfig) -> MemberConf {
+    if config.mconf.generation != Generation::NONE {
+        return config.mconf.clone();
+    }
+    let member = |i: usize| Member { id: NodeId(i as u64 + 1), host: String::new(), pg_port: 0 };
+    let members = (0..config.addresses).map(member).collect();
+    MemberConf { generation: Generation::FIRST, members, new_members: Vec::new() }
 }

@@ -1,0 +1,164 @@
+//! One acceptor: its session's stage, what it told, and the timers.
+
+use pgformat::Lsn;
+use proto::consensus::{ProposerGreeting, ProposerMessage, TermHistory};
+use proto::id::{NodeId, Term};
+
+use super::effect::{CloseReason, Effect, PeerId};
+use super::{Proposer, ProposerConfig};
+
+/// What is known about the acceptor behind one address.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) session: Session,
+    /// Who answers there; kept when the session is lost.
+    pub(super) node: Option<NodeId>,
+    /// The last term it told.
+    pub(super) term: Term,
+    /// Its log when it gave us its vote; kept when the session is lost, since nobody else can append there in a lower term.
+    pub(super) vote: Option<Vote>,
+    /// Durable there in our term.
+    pub(super) acked: Option<Lsn>,
+    pub(super) persisted_commit: Option<Lsn>,
+    pub(super) last_heard: u64,
+}
+
+/// Stage of a session.
+#[derive(Debug)]
+pub(super) enum Session {
+    /// None; dialled again at this time.
+    Offline { retry_at: u64 },
+    /// The driver is at it.
+    Dialing,
+    /// Our greeting is out.
+    Greeting,
+    /// It greeted; waits for the campaign.
+    Greeted,
+    /// Our vote request is out.
+    Voting,
+    /// It showed its log; waits for the announcement.
+    Voted(Vote),
+    /// The election was announced to it.
+    Streaming(Stream),
+}
+
+/// An acceptor's log, as its vote response shows it.
+#[derive(Clone, Debug)]
+pub(super) struct Vote {
+    pub(super) flush_lsn: Option<Lsn>,
+    pub(super) truncate_lsn: Option<Lsn>,
+    pub(super) history: TermHistory,
+}
+
+/// How far one acceptor was sent the log.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// End of what was handed to the driver.
+    pub(super) sent: Lsn,
+    /// End of what the driver gave to the socket.
+    pub(super) written: Lsn,
+    pub(super) last_sent_at: u64,
+    /// Commit position that it was told last.
+    pub(super) told_commit: Option<Lsn>,
+}
+
+impl Peer {
+    pub(super) fn new() -> Peer {
+        Peer {
+            session: Session::Offline { retry_at: 0 },
+            node: None,
+            term: Term::ZERO,
+            vote: None,
+            acked: None,
+            persisted_commit: None,
+            last_heard: 0,
+        }
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        matches!(self.session, Session::Offline { .. } | Session::Dialing)
+    }
+
+    pub(super) fn has_greeted(&self) -> bool {
+        !self.is_offline() && !matches!(self.session, Session::Greeting)
+    }
+
+    pub(super) fn stream(&self) -> Option<&Stream> {
+        match &self.session {
+            Session::Streaming(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Whether it owes us a message. Between greeting, campaign and announcement nobody speaks, for as long as the proof takes.
+    fn owes_answer(&self) -> bool {
+        matches!(self.session, Session::Greeting | Session::Voting | Session::Streaming(_))
+    }
+
+    pub(super) fn next_timeout(&self, config: &ProposerConfig) -> Option<u64> {
+        let silence = self.owes_answer().then(|| self.last_heard.saturating_add(config.silence_ms));
+        let own = match &self.session {
+            Session::Offline { retry_at } => Some(*retry_at),
+            Session::Streaming(s) => Some(s.last_sent_at.saturating_add(config.heartbeat_ms)),
+            _ => None,
+        };
+        [silence, own].into_iter().flatten().min()
+    }
+}
+
+impl Proposer {
+    pub(super) fn on_connected(&mut self, now: u64, peer: PeerId, effects: &mut Vec<Effect>) {
+        let Some(known) = self.peers.get_mut(peer.0) else { return };
+        if !matches!(known.session, Session::Dialing) {
+            return;
+        }
+        known.session = Session::Greeting;
+        known.last_heard = now;
+        let greeting = ProposerGreeting {
+            ttid: self.config.ttid,
+            mconf: self.config.mconf.clone(),
+            pg_version_num: self.config.pg_version_num,
+            system_id: self.config.system_id,
+            seg_size: self.config.seg_size,
+            tli: Some(self.config.tli),
+        };
+        effects.push(Effect::Send { peer, message: ProposerMessage::Greeting(greeting) });
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: u64, peer: PeerId) {
+        let retry_at = now.saturating_add(self.config.reconnect_ms);
+        let Some(known) = self.peers.get_mut(peer.0) else { return };
+        if !matches!(known.session, Session::Offline { .. }) {
+            known.session = Session::Offline { retry_at };
+        }
+    }
+
+    pub(super) fn close(&mut self, now: u64, peer: PeerId, reason: CloseReason, effects: &mut Vec<Effect>) {
+        self.on_disconnected(now, peer);
+        effects.push(Effect::Close { peer, reason });
+    }
+
+    pub(super) fn on_tick(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        for i in 0..self.peers.len() {
+            let peer = PeerId(i);
+            let Some(known) = self.peers.get_mut(i) else { continue };
+            match &known.session {
+                Session::Offline { retry_at } if *retry_at <= now => {
+                    known.session = Session::Dialing;
+                    effects.push(Effect::Dial { peer });
+                    continue;
+                }
+                _ => {}
+            }
+            let silence_ms = self.config.silence_ms;
+            if known.owes_answer() && known.last_heard.saturating_add(silence_ms) <= now {
+                self.close(now, peer, CloseReason::Silent(silence_ms), effects);
+                continue;
+            }
+            let heartbeat = self.config.heartbeat_ms;
+            if known.stream().is_some_and(|s| s.last_sent_at.saturating_add(heartbeat) <= now) {
+                self.send_heartbeat(now, peer, effects);
+            }
+        }
+    }
+}
