@@ -1,0 +1,39 @@
+# The commands of the README. Everything installs what it needs by itself (`setup`).
+SECONDS ?= 60
+SEED ?= 0
+SEEDS ?= 1000
+FROM ?= 0
+
+.PHONY: setup build demo test lint sim chaos bench
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	cargo build --workspace --bins
+
+# The main job on a real PostgreSQL, with kills, and the proof that nothing was lost.
+demo: build
+	cargo run -q -p walfabric --bin walfabric -- demo
+
+# The gate: lint, every test, 1000 simulated schedules, a minute of chaos.
+test: lint
+	cargo test --workspace
+	$(MAKE) sim SEEDS=1000
+	$(MAKE) chaos SECONDS=60
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+# Deterministic simulation: any number of seeds; one seed replays exactly (FROM=seed SEEDS=1).
+sim: setup
+	cargo run -q -p tests --bin sim -- --seeds $(SEEDS) --from $(FROM)
+
+# Real processes, killed at random; SEED=0 draws one and prints it.
+chaos: build
+	cargo run -q -p tests --bin chaos -- --seconds $(SECONDS) --seed $(SEED)
+
+# Ratios against peers run side by side.
+bench: build
+	cargo run -q -p tests --bin bench
