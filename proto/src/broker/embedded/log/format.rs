@@ -1,0 +1,294 @@
+//! Bytes of the embedded broker's log; `docs/formats.md`, "Embedded broker", has the tables. Pure.
+//!
+//! A file is a header, then frames. A frame is what was made durable at once; its checksum covers all of it, so that a torn
+//! write can only be the last frame. Integers are little-endian. Every length is checked against what is there before it is
+//! used.
+
+use etcd_client::proto::PbKeyValue;
+
+use super::super::store::Op;
+
+/// First bytes of every file.
+pub(super) const MAGIC: &[u8; 8] = b"WFBROKER";
+
+/// Version of the layout.
+pub(super) const VERSION: u32 = 1;
+
+/// Bytes of the file header.
+pub(super) const HEADER_LEN: usize = 32;
+
+/// First bytes of every frame.
+const FRAME_MARK: &[u8; 4] = b"WFbf";
+
+/// Bytes of a frame before its payload: mark, length, sequence, checksum.
+pub(super) const FRAME_HEADER_LEN: usize = 20;
+
+/// Longest payload; far more than one batch of requests.
+pub(super) const PAYLOAD_LEN_MAX: usize = 256 << 20;
+
+/// Header of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    /// Counts the files of a directory; the highest one counts.
+    pub(super) generation: u64,
+    /// Drawn when the directory was made.
+    pub(super) cluster: u64,
+}
+
+/// One entry of a frame.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Record {
+    /// First record of a file: how the store stood, and how many leases and keys follow.
+    Base { revision: i64, compacted: i64, boots: u64, leases: u64, keys: u64 },
+    Lease { lease: i64, ttl_s: i64 },
+    Key(PbKeyValue),
+    Change { revision: i64, ops: Vec<Op> },
+    /// The server started.
+    Boot { boots: u64 },
+}
+
+/// What is wrong with some bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum FormatError {
+    #[error("it is not a file of the embedded broker")]
+    NotOurs,
+    #[error("its version {0} is not known to this program, which knows version 1")]
+    UnknownVersion(u32),
+    #[error("its header is damaged")]
+    BadHeader,
+    #[error("a record ends too early")]
+    Short,
+    #[error("record kind {0} is unknown")]
+    UnknownKind(u8),
+    #[error("operation {0} is unknown")]
+    UnknownOp(u8),
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.cluster.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..28]);
+        bytes[28..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Header, FormatError> {
+        let Some(bytes) = bytes.first_chunk::<HEADER_LEN>() else { return Err(FormatError::NotOurs) };
+        let mut cursor = Cursor { bytes };
+        if cursor.take(8)? != MAGIC {
+            return Err(FormatError::NotOurs);
+        }
+        let version = cursor.u32()?;
+        if version != VERSION {
+            return Err(FormatError::UnknownVersion(version));
+        }
+        let header = Header { generation: cursor.u64()?, cluster: cursor.u64()? };
+        if cursor.u32()? != crc32c::crc32c(&bytes[..28]) {
+            return Err(FormatError::BadHeader);
+        }
+        Ok(header)
+    }
+}
+
+/// Puts a frame around `payload`.
+pub(super) fn frame(sequence: u64, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a payload is bounded by PAYLOAD_LEN_MAX");
+    let mut bytes = Vec::with_capacity(FRAME_HEADER_LEN + payload.len());
+    bytes.extend_from_slice(FRAME_MARK);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), payload);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// The frame at the start of `bytes`: its sequence and payload, if it is whole and its checksum is right.
+pub(super) fn frame_at(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut cursor = Cursor { bytes };
+    if cursor.take(4).ok()? != FRAME_MARK {
+        return None;
+    }
+    let length = usize::try_from(cursor.u32().ok()?).ok().filter(|length| *length <= PAYLOAD_LEN_MAX)?;
+    let sequence = cursor.u64().ok()?;
+    let crc = cursor.u32().ok()?;
+    let payload = cursor.take(length).ok()?;
+    let found = crc32c::crc32c_append(crc32c::crc32c(&bytes[..FRAME_HEADER_LEN - 4]), payload);
+    (found == crc).then_some((sequence, payload))
+}
+
+/// Whether a whole frame with a sequence above `sequence` stands anywhere in `bytes`.
+pub(super) fn later_frame_in(bytes: &[u8], sequence: u64) -> bool {
+    let starts = bytes.windows(FRAME_MARK.len()).enumerate().filter(|(_, window)| window == FRAME_MARK);
+    starts.filter_map(|(at, _)| frame_at(&bytes[at..])).any(|(found, _)| found > sequence)
+}
+
+impl Record {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Record::Base { revision, compacted, boots, leases, keys } => {
+                out.push(1);
+                out.extend_from_slice(&revision.to_le_bytes());
+                out.extend_from_slice(&compacted.to_le_bytes());
+                out.extend_from_slice(&boots.to_le_bytes());
+                out.extend_from_slice(&leases.to_le_bytes());
+                out.extend_from_slice(&keys.to_le_bytes());
+            }
+            Record::Lease { lease, ttl_s } => {
+                out.push(2);
+                out.extend_from_slice(&lease.to_le_bytes());
+                out.extend_from_slice(&ttl_s.to_le_bytes());
+            }
+            Record::Key(kv) => {
+                out.push(3);
+                for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                put_bytes(out, &kv.key);
+                put_bytes(out, &kv.value);
+            }
+            Record::Change { revision, ops } => {
+                out.push(4);
+                out.extend_from_slice(&revision.to_le_bytes());
+                put_length(out, ops.len());
+                ops.iter().for_each(|op| encode_op(op, out));
+            }
+            Record::Boot { boots } => {
+                out.push(5);
+                out.extend_from_slice(&boots.to_le_bytes());
+            }
+        }
+    }
+
+    /// All records of a payload.
+    pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<Record>, FormatError> {
+        let mut cursor = Cursor { bytes: payload };
+        let mut records = Vec::new();
+        while !cursor.bytes.is_empty() {
+            records.push(Record::decode(&mut cursor)?);
+        }
+        Ok(records)
+    }
+
+    fn decode(cursor: &mut Cursor<'_>) -> Result<Record, FormatError> {
+        match cursor.u8()? {
+            1 => Ok(Record::Base {
+                revision: cursor.i64()?,
+                compacted: cursor.i64()?,
+                boots: cursor.u64()?,
+                leases: cursor.u64()?,
+                keys: cursor.u64()?,
+            }),
+            2 => Ok(Record::Lease { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
+            3 => Ok(Record::Key(PbKeyValue {
+                create_revision: cursor.i64()?,
+                mod_revision: cursor.i64()?,
+                version: cursor.i64()?,
+                lease: cursor.i64()?,
+                key: cursor.byte_string()?,
+                value: cursor.byte_string()?,
+            })),
+            4 => {
+                let revision = cursor.i64()?;
+                let count = cursor.u32()?;
+                let ops = (0..count).map(|_| decode_op(cursor)).collect::<Result<_, _>>()?;
+                Ok(Record::Change { revision, ops })
+            }
+            5 => Ok(Record::Boot { boots: cursor.u64()? }),
+            kind => Err(FormatError::UnknownKind(kind)),
+        }
+    }
+}
+
+fn encode_op(op: &Op, out: &mut Vec<u8>) {
+    match op {
+        Op::Put { lease, key, value } => {
+            out.push(1);
+            out.extend_from_slice(&lease.to_le_bytes());
+            put_bytes(out, key);
+            put_bytes(out, value);
+        }
+        Op::Delete { key } => {
+            out.push(2);
+            put_bytes(out, key);
+        }
+        Op::Grant { lease, ttl_s } => {
+            out.push(3);
+            out.extend_from_slice(&lease.to_le_bytes());
+            out.extend_from_slice(&ttl_s.to_le_bytes());
+        }
+        Op::Revoke { lease } => {
+            out.push(4);
+            out.extend_from_slice(&lease.to_le_bytes());
+        }
+        Op::Compact { revision } => {
+            out.push(5);
+            out.extend_from_slice(&revision.to_le_bytes());
+        }
+    }
+}
+
+fn decode_op(cursor: &mut Cursor<'_>) -> Result<Op, FormatError> {
+    match cursor.u8()? {
+        1 => Ok(Op::Put { lease: cursor.i64()?, key: cursor.byte_string()?, value: cursor.byte_string()? }),
+        2 => Ok(Op::Delete { key: cursor.byte_string()? }),
+        3 => Ok(Op::Grant { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
+        4 => Ok(Op::Revoke { lease: cursor.i64()? }),
+        5 => Ok(Op::Compact { revision: cursor.i64()? }),
+        tag => Err(FormatError::UnknownOp(tag)),
+    }
+}
+
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    let length = u32::try_from(length).expect("requests are bounded far below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// Reads forward through bytes that are not trusted.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], FormatError> {
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(FormatError::Short)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        let (taken, rest) = self.bytes.split_first_chunk::<N>().ok_or(FormatError::Short)?;
+        self.bytes = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, FormatError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Result<u32, FormatError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, FormatError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Result<i64, FormatError> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn byte_string(&mut self) -> Result<Vec<u8>, FormatError> {
+        let length = usize::try_from(self.u32()?).map_err(|_| FormatError::Short)?;
+        self.take(length).map(<[u8]>::to_vec)
+    }
+}

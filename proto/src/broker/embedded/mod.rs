@@ -1,0 +1,176 @@
+//! A small server that speaks the etcd v3 subset that walfabric uses (KV, Txn, Watch, Lease), durable in a directory.
+//!
+//! `store` is the pure state machine, `log` its files, `writer` the task that owns both, `history` what watches read from,
+//! `services` and `watch` the gRPC side. A request goes to the writer, is carried out on the store, made durable in the log
+//! together with its neighbours, and is answered; watches hear of it from the history.
+//!
+//! It is one process without replicas. That is enough for what the broker holds: hints, choices and leases are published anew
+//! by their nodes, and log safety never rests on it.
+
+mod history;
+mod log;
+mod services;
+mod store;
+mod watch;
+mod writer;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbWatchServer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use self::history::History;
+use self::log::{Log, Opened};
+use self::services::{STREAMS_END, Services};
+use self::watch::Watches;
+use self::writer::{Clock, Requests, Writer};
+use crate::id::NodeId;
+use crate::runtime::datadir::{DataDir, DataDirError};
+
+pub use self::log::LogError;
+
+/// A client that does not answer pings for so long is gone.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// Why the embedded broker cannot run, or not any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Dir(#[from] DataDirError),
+    /// Its files cannot be read, or could not be written any more.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The address cannot be used.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+impl EmbeddedError {
+    /// Whether the files are damaged, rather than out of reach: exit code 5.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, EmbeddedError::Log(LogError::Damaged { .. }))
+    }
+}
+
+/// Runs the embedded broker until cancelled. Binds `listen` ("127.0.0.1:2379"); calls `ready` with the bound address.
+///
+/// # Errors
+/// When the directory or the socket cannot be used, when the log is damaged, and when it cannot be written any more.
+pub async fn serve(
+    dir: PathBuf,
+    listen: SocketAddr,
+    ready: impl FnOnce(SocketAddr) + Send,
+    cancel: CancellationToken,
+) -> Result<(), EmbeddedError> {
+    // The lock is held until the end.
+    let dir = DataDir::open(&dir, "broker", NodeId(0))?;
+    let clock = Clock::start();
+    let opened = open(dir.path()).await?;
+    let bind_error = |source| EmbeddedError::Listen { address: listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(bind_error)?;
+    let address = listener.local_addr().map_err(bind_error)?;
+    let identity = opened.store.identity();
+    tracing::info!(
+        %address,
+        dir = %dir.path().display(),
+        revision = opened.store.revision(),
+        keys = opened.store.keys().len(),
+        leases = opened.store.leases().len(),
+        start = identity.boots,
+        "embedded broker serves"
+    );
+    let history = Arc::new(history_of(&opened));
+    let (writer, requests) = Writer::new(opened.store, opened.log, history.clone(), clock);
+    let (stop, streams) = (cancel.child_token(), TaskTracker::new());
+    let watches = Watches { history, identity, cancel: stop.clone(), streams: streams.clone() };
+    let server = run_server(listener, address, requests, watches, stop.clone());
+    ready(address);
+    let outcome = run_both(writer, server, stop).await;
+    streams.close();
+    outcome
+}
+
+async fn open(dir: &Path) -> Result<Opened, LogError> {
+    let dir = dir.to_owned();
+    let cluster = fastrand::u64(1..);
+    // Time zero: every lease of before starts with its full time.
+    tokio::task::spawn_blocking(move || Log::open(&dir, cluster, 0)).await.expect("reading the log does not panic")
+}
+
+/// The watches' history as far as the log still has it.
+fn history_of(opened: &Opened) -> History {
+    let before = opened.history.first().map_or(opened.store.revision(), |(revision, _)| revision - 1);
+    let history = History::new(before);
+    for (revision, events) in &opened.history {
+        history.push(*revision, events.clone());
+    }
+    history.compact(opened.store.compacted());
+    history
+}
+
+async fn run_server(
+    listener: TcpListener,
+    address: SocketAddr,
+    requests: Requests,
+    watches: Watches,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let services =
+        Services { requests, address: address.to_string(), cancel: stop.clone(), streams: watches.streams.clone() };
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE.0))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+        .add_service(PbKvServer::new(services.clone()))
+        .add_service(PbLeaseServer::new(services.clone()))
+        .add_service(PbClusterServer::new(services.clone()))
+        .add_service(PbMaintenanceServer::new(services))
+        .add_service(PbWatchServer::new(watches))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await
+}
+
+/// Runs writer and server until `stop`, or until one of them fails; the other is stopped then.
+async fn run_both(
+    writer: Writer,
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stop: CancellationToken,
+) -> Result<(), EmbeddedError> {
+    let served = async {
+        let server = std::pin::pin!(server);
+        let deadline = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STREAMS_END).await;
+        };
+        let outcome = tokio::select! {
+            outcome = server => outcome,
+            // Connections that do not end by themselves are cut.
+            () = deadline => Ok(()),
+        };
+        stop.cancel();
+        outcome
+    };
+    let written = async {
+        let outcome = writer.run(stop.clone()).await;
+        stop.cancel();
+        outcome
+    };
+    let (served, written) = tokio::join!(served, written);
+    written?;
+    Ok(served?)
+}

@@ -1,0 +1,259 @@
+//! The unary services: KV, Lease, and the little of Cluster and Maintenance that `etcdctl` asks for.
+//!
+//! Stateless: each call is one piece of work for the writer.
+
+use std::time::Duration;
+
+use etcd_client::proto::{
+    PbAlarmRequest, PbAlarmResponse, PbClusterService, PbCompactionRequest, PbCompactionResponse, PbDefragmentRequest,
+    PbDefragmentResponse, PbDeleteRequest, PbDeleteResponse, PbDowngradeRequest, PbDowngradeResponse, PbHashKvRequest,
+    PbHashKvResponse, PbHashRequest, PbHashResponse, PbKvService, PbLeaseGrantRequest, PbLeaseGrantResponse,
+    PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse, PbLeaseLeasesRequest, PbLeaseLeasesResponse, PbLeaseRevokeRequest,
+    PbLeaseRevokeResponse, PbLeaseService, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbMaintenanceService,
+    PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
+    PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest, PbMemberRemoveResponse,
+    PbMemberUpdateRequest, PbMemberUpdateResponse, PbMoveLeaderRequest, PbMoveLeaderResponse, PbPutRequest,
+    PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbSnapshotRequest, PbSnapshotResponse,
+    PbStatusRequest, PbStatusResponse, PbTxnRequest, PbTxnResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::store::{Refusal, Store};
+use super::writer::Requests;
+
+/// Version that `etcdctl endpoint status` shows: the API that is spoken.
+const API_VERSION: &str = "3.4.0";
+
+/// Answers that may wait for a client that does not read its keep-alive stream.
+const KEEP_ALIVES_MAX: usize = 16;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What every service needs.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) requests: Requests,
+    pub(super) address: String,
+    pub(super) cancel: CancellationToken,
+    pub(super) streams: TaskTracker,
+}
+
+pub(super) fn status_of(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Compacted | Refusal::FutureRevision | Refusal::TtlTooLarge => Status::out_of_range(refusal.text()),
+        Refusal::LeaseNotFound => Status::not_found(refusal.text()),
+        Refusal::LeaseExists => Status::failed_precondition(refusal.text()),
+        _ => Status::invalid_argument(refusal.text()),
+    }
+}
+
+fn not_offered<T>(what: &str) -> Result<T, Status> {
+    Err(Status::unimplemented(format!("the embedded broker has no {what}")))
+}
+
+impl Services {
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store, u64) -> Result<T, Refusal> + Send + 'static,
+    ) -> Answer<T> {
+        self.requests.run(work).await?.map(Response::new).map_err(status_of)
+    }
+}
+
+#[async_trait]
+impl PbKvService for Services {
+    type RangeStreamStream = ReceiverStream<Result<PbRangeStreamResponse, Status>>;
+
+    async fn range(&self, request: Request<PbRangeRequest>) -> Answer<PbRangeResponse> {
+        let request = request.into_inner();
+        self.ask(move |store, _| store.range(&request)).await
+    }
+
+    async fn range_stream(&self, _: Request<PbRangeRequest>) -> Answer<Self::RangeStreamStream> {
+        not_offered("streamed ranges")
+    }
+
+    async fn put(&self, request: Request<PbPutRequest>) -> Answer<PbPutResponse> {
+        let request = request.into_inner();
+        self.ask(move |store, now| store.put(&request, now)).await
+    }
+
+    async fn delete_range(&self, request: Request<PbDeleteRequest>) -> Answer<PbDeleteResponse> {
+        let request = request.into_inner();
+        self.ask(move |store, now| store.delete_range(&request, now)).await
+    }
+
+    async fn txn(&self, request: Request<PbTxnRequest>) -> Answer<PbTxnResponse> {
+        let request = request.into_inner();
+        self.ask(move |store, now| store.txn(&request, now)).await
+    }
+
+    async fn compact(&self, request: Request<PbCompactionRequest>) -> Answer<PbCompactionResponse> {
+        let revision = request.into_inner().revision;
+        self.ask(move |store, now| {
+            store.compact(revision, now)?;
+            Ok(PbCompactionResponse { header: Some(store.header()) })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl PbLeaseService for Services {
+    type LeaseKeepAliveStream = ReceiverStream<Result<PbLeaseKeepAliveResponse, Status>>;
+
+    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Answer<PbLeaseGrantResponse> {
+        let PbLeaseGrantRequest { ttl, id } = request.into_inner();
+        self.ask(move |store, now| {
+            let draw = || std::iter::repeat_with(|| fastrand::i64(1..)).find(|id| !store.has_lease(*id));
+            let lease = if id == 0 { draw().unwrap_or(1) } else { id };
+            store.grant(lease, ttl, now)
+        })
+        .await
+    }
+
+    async fn lease_revoke(&self, request: Request<PbLeaseRevokeRequest>) -> Answer<PbLeaseRevokeResponse> {
+        let id = request.into_inner().id;
+        self.ask(move |store, now| {
+            store.revoke(id, now)?;
+            Ok(PbLeaseRevokeResponse { header: Some(store.header()) })
+        })
+        .await
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<PbLeaseKeepAliveRequest>>,
+    ) -> Answer<Self::LeaseKeepAliveStream> {
+        let (sender, receiver) = mpsc::channel(KEEP_ALIVES_MAX);
+        let (requests, cancel) = (self.requests.clone(), self.cancel.clone());
+        let incoming = request.into_inner();
+        self.streams.spawn(async move { cancel.run_until_cancelled(keep_alive(requests, incoming, sender)).await });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn lease_time_to_live(&self, request: Request<PbLeaseTimeToLiveRequest>) -> Answer<PbLeaseTimeToLiveResponse> {
+        let PbLeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        self.ask(move |store, now| Ok(store.time_to_live(id, keys, now))).await
+    }
+
+    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Answer<PbLeaseLeasesResponse> {
+        self.ask(|store, _| Ok(PbLeaseLeasesResponse { header: Some(store.header()), leases: store.lease_statuses() })).await
+    }
+}
+
+/// Answers the keep-alives of one client until it hangs up.
+async fn keep_alive(
+    requests: Requests,
+    mut incoming: Streaming<PbLeaseKeepAliveRequest>,
+    answers: mpsc::Sender<Result<PbLeaseKeepAliveResponse, Status>>,
+) {
+    while let Ok(Some(PbLeaseKeepAliveRequest { id })) = incoming.message().await {
+        let answer = requests
+            .run(move |store, now| {
+                // An unknown lease is told by a time to live of 0, as etcd does.
+                let ttl = store.keep_alive(id, now).unwrap_or(0);
+                PbLeaseKeepAliveResponse { header: Some(store.header()), id, ttl }
+            })
+            .await;
+        let ended = answer.is_err();
+        if answers.send(answer).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl PbClusterService for Services {
+    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Answer<PbMemberListResponse> {
+        let urls = vec![format!("http://{}", self.address)];
+        self.ask(move |store, _| {
+            let header = store.header();
+            let member = PbMember {
+                id: header.member_id,
+                name: "embedded".to_owned(),
+                peer_ur_ls: Vec::new(),
+                client_ur_ls: urls,
+                is_learner: false,
+            };
+            Ok(PbMemberListResponse { header: Some(header), members: vec![member] })
+        })
+        .await
+    }
+
+    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Answer<PbMemberAddResponse> {
+        not_offered("other members")
+    }
+
+    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Answer<PbMemberRemoveResponse> {
+        not_offered("other members")
+    }
+
+    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Answer<PbMemberUpdateResponse> {
+        not_offered("other members")
+    }
+
+    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Answer<PbMemberPromoteResponse> {
+        not_offered("other members")
+    }
+}
+
+#[async_trait]
+impl PbMaintenanceService for Services {
+    type SnapshotStream = ReceiverStream<Result<PbSnapshotResponse, Status>>;
+
+    async fn status(&self, _: Request<PbStatusRequest>) -> Answer<PbStatusResponse> {
+        self.ask(|store, _| {
+            let header = store.header();
+            let bytes: usize = store.keys().map(|kv| kv.key.len() + kv.value.len()).sum();
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            Ok(PbStatusResponse {
+                version: API_VERSION.to_owned(),
+                db_size: bytes,
+                db_size_in_use: bytes,
+                leader: header.member_id,
+                raft_term: header.raft_term,
+                raft_index: u64::try_from(header.revision).unwrap_or(0),
+                raft_applied_index: u64::try_from(header.revision).unwrap_or(0),
+                header: Some(header),
+                ..PbStatusResponse::default()
+            })
+        })
+        .await
+    }
+
+    async fn alarm(&self, _: Request<PbAlarmRequest>) -> Answer<PbAlarmResponse> {
+        self.ask(|store, _| Ok(PbAlarmResponse { header: Some(store.header()), alarms: Vec::new() })).await
+    }
+
+    async fn defragment(&self, _: Request<PbDefragmentRequest>) -> Answer<PbDefragmentResponse> {
+        not_offered("defragmentation: its log is rewritten by itself")
+    }
+
+    async fn hash(&self, _: Request<PbHashRequest>) -> Answer<PbHashResponse> {
+        not_offered("hash")
+    }
+
+    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> Answer<PbHashKvResponse> {
+        not_offered("hash")
+    }
+
+    async fn snapshot(&self, _: Request<PbSnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        not_offered("snapshots: copy its directory while it is stopped")
+    }
+
+    async fn move_leader(&self, _: Request<PbMoveLeaderRequest>) -> Answer<PbMoveLeaderResponse> {
+        not_offered("other members")
+    }
+
+    async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> Answer<PbDowngradeResponse> {
+        not_offered("downgrades")
+    }
+}
+
+/// How long open streams may take to end at a stop.
+pub(super) const STREAMS_END: Duration = Duration::from_secs(2);

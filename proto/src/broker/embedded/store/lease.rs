@@ -1,0 +1,126 @@
+//! Leases: granted, kept alive, revoked, ended. Only grant and end are logged; after a restart every lease has its full time.
+
+use etcd_client::proto::{PbLeaseGrantResponse, PbLeaseStatus, PbLeaseTimeToLiveResponse};
+
+use super::{Lease, Millis, Op, Refusal, Store};
+
+/// Shortest time to live: below it a busy machine would end leases of living nodes.
+const TTL_S_MIN: i64 = 1;
+
+/// Longest time to live, as etcd has it.
+const TTL_S_MAX: i64 = 9_000_000_000;
+
+impl Store {
+    /// Grants a lease; `lease` was asked for or drawn by the server.
+    pub(in crate::broker::embedded) fn grant(
+        &mut self,
+        lease: i64,
+        ttl_s: i64,
+        now: Millis,
+    ) -> Result<PbLeaseGrantResponse, Refusal> {
+        if ttl_s > TTL_S_MAX {
+            return Err(Refusal::TtlTooLarge);
+        }
+        if lease == 0 || self.leases.contains_key(&lease) {
+            return Err(Refusal::LeaseExists);
+        }
+        let ttl_s = ttl_s.max(TTL_S_MIN);
+        let mut draft = self.draft();
+        self.apply(Op::Grant { lease, ttl_s }, &mut draft, now);
+        self.commit(draft);
+        Ok(PbLeaseGrantResponse { header: Some(self.header()), id: lease, ttl: ttl_s, error: String::new() })
+    }
+
+    /// Whether a lease has this number.
+    pub(in crate::broker::embedded) fn has_lease(&self, lease: i64) -> bool {
+        self.leases.contains_key(&lease)
+    }
+
+    /// Ends a lease and deletes its keys, in one revision.
+    pub(in crate::broker::embedded) fn revoke(&mut self, lease: i64, now: Millis) -> Result<(), Refusal> {
+        let keys = self.leases.get(&lease).ok_or(Refusal::LeaseNotFound)?.keys.clone();
+        let mut draft = self.draft();
+        for key in keys {
+            self.apply(Op::Delete { key }, &mut draft, now);
+        }
+        self.apply(Op::Revoke { lease }, &mut draft, now);
+        self.commit(draft);
+        Ok(())
+    }
+
+    /// Gives a lease its full time again; its time to live, or nothing when it does not exist.
+    pub(in crate::broker::embedded) fn keep_alive(&mut self, lease: i64, now: Millis) -> Option<i64> {
+        let ttl_s = self.leases.get(&lease)?.ttl_s;
+        self.set_end(lease, now);
+        Some(ttl_s)
+    }
+
+    pub(in crate::broker::embedded) fn time_to_live(
+        &self,
+        lease: i64,
+        with_keys: bool,
+        now: Millis,
+    ) -> PbLeaseTimeToLiveResponse {
+        let header = Some(self.header());
+        let Some(found) = self.leases.get(&lease) else {
+            return PbLeaseTimeToLiveResponse { header, id: lease, ttl: -1, granted_ttl: 0, keys: Vec::new() };
+        };
+        let keys = if with_keys { found.keys.iter().cloned().collect() } else { Vec::new() };
+        let left_s = i64::try_from(found.ends_at.saturating_sub(now) / 1000).unwrap_or(i64::MAX);
+        PbLeaseTimeToLiveResponse { header, id: lease, ttl: left_s, granted_ttl: found.ttl_s, keys }
+    }
+
+    pub(in crate::broker::embedded) fn lease_statuses(&self) -> Vec<PbLeaseStatus> {
+        self.leases.keys().map(|id| PbLeaseStatus { id: *id }).collect()
+    }
+
+    /// When the next lease ends.
+    pub(in crate::broker::embedded) fn next_end(&self) -> Option<Millis> {
+        self.ends.first().map(|(ends_at, _)| *ends_at)
+    }
+
+    /// Ends every lease whose time is over.
+    pub(in crate::broker::embedded) fn expire(&mut self, now: Millis) -> usize {
+        let mut count = 0;
+        while let Some((ends_at, lease)) = self.ends.first().copied() {
+            if ends_at > now {
+                break;
+            }
+            self.revoke(lease, now).expect("a lease with an end exists");
+            count += 1;
+        }
+        count
+    }
+
+    pub(super) fn add_lease(&mut self, lease: i64, ttl_s: i64, now: Millis) {
+        let ends_at = end_of(ttl_s, now);
+        self.leases.insert(lease, Lease { ttl_s, ends_at, keys: std::collections::BTreeSet::new() });
+        self.ends.insert((ends_at, lease));
+    }
+
+    pub(super) fn remove_lease(&mut self, lease: i64) {
+        if let Some(removed) = self.leases.remove(&lease) {
+            assert!(removed.keys.is_empty(), "keys of a lease are deleted before it goes");
+            self.ends.remove(&(removed.ends_at, lease));
+        }
+    }
+
+    /// Takes `key` out of the lease that it had.
+    pub(super) fn detach(&mut self, lease: i64, key: &[u8]) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.keys.remove(key);
+        }
+    }
+
+    fn set_end(&mut self, lease: i64, now: Millis) {
+        if let Some(found) = self.leases.get_mut(&lease) {
+            self.ends.remove(&(found.ends_at, lease));
+            found.ends_at = end_of(found.ttl_s, now);
+            self.ends.insert((found.ends_at, lease));
+        }
+    }
+}
+
+fn end_of(ttl_s: i64, now: Millis) -> Millis {
+    now.saturating_add(u64::try_from(ttl_s).unwrap_or(0).saturating_mul(1000))
+}

@@ -1,0 +1,298 @@
+//! The embedded broker's state machine: keys, leases and revision. Pure: no I/O, and time is an argument.
+//!
+//! Requests are checked first and then carried out without a way to fail, as a [`Change`]: a list of [`Op`]s that is logged
+//! and that gives the same state when replayed. Invariants:
+//! - a change raises the revision by one if it touches a key, and not at all otherwise;
+//! - a key changes at most once per revision; its mod_revision is the revision of its last put;
+//! - a key with a lease stands in that lease's set and in no other; the lease exists;
+//! - replaying all changes gives an equal store, apart from when leases end.
+
+mod kv;
+mod lease;
+mod range;
+mod txn;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader};
+
+pub(super) use range::KeyRange;
+
+/// Milliseconds on the server's own monotonic clock.
+pub(super) type Millis = u64;
+
+/// Operations per transaction, as etcd has it.
+const TXN_OPS_MAX: usize = 128;
+
+/// Revision of an empty store, as etcd has it: the first put gets 2.
+const FIRST_REVISION: i64 = 1;
+
+const PUT: i32 = 0;
+const DELETE: i32 = 1;
+
+/// One logged step of the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Op {
+    Put { lease: i64, key: Vec<u8>, value: Vec<u8> },
+    Delete { key: Vec<u8> },
+    Grant { lease: i64, ttl_s: i64 },
+    Revoke { lease: i64 },
+    Compact { revision: i64 },
+}
+
+/// What one request did: logged as a whole, with the revision that the store has after it.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Change {
+    pub(super) revision: i64,
+    pub(super) ops: Vec<Op>,
+    pub(super) events: Vec<PbEvent>,
+}
+
+/// Why a request was refused; etcd's words, since clients look at them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    EmptyKey,
+    DuplicateKey,
+    TooManyOps,
+    Compacted,
+    FutureRevision,
+    LeaseNotFound,
+    LeaseExists,
+    TtlTooLarge,
+    ValueProvided,
+    LeaseProvided,
+    KeyNotFound,
+    MalformedOp,
+}
+
+/// A logged change does not fit the store that it is replayed on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum ReplayError {
+    #[error("change to revision {found} follows revision {revision}")]
+    Revision { revision: i64, found: i64 },
+    #[error("lease {0:x} does not exist")]
+    NoSuchLease(i64),
+    #[error("lease {0:x} exists twice")]
+    LeaseTwice(i64),
+    #[error("a key with lease {0:x} stands outside of it")]
+    StrayKey(i64),
+    #[error("deletion of a key that does not exist")]
+    NoSuchKey,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Lease {
+    pub(super) ttl_s: i64,
+    ends_at: Millis,
+    keys: BTreeSet<Vec<u8>>,
+}
+
+/// Keys, leases and revision.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Store {
+    identity: Identity,
+    revision: i64,
+    compacted: i64,
+    keys: BTreeMap<Vec<u8>, PbKeyValue>,
+    leases: BTreeMap<i64, Lease>,
+    /// Leases by the time they end at.
+    ends: BTreeSet<(Millis, i64)>,
+    /// What was done since [`Store::take_changes`].
+    changes: Vec<Change>,
+}
+
+/// Who answers: goes into every header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Identity {
+    /// Drawn when the directory was made.
+    pub(super) cluster: u64,
+    /// Counts the starts; stands where etcd has its raft term.
+    pub(super) boots: u64,
+}
+
+/// A change in the making.
+struct Draft {
+    revision: i64,
+    ops: Vec<Op>,
+    events: Vec<PbEvent>,
+}
+
+impl Store {
+    pub(super) fn new(identity: Identity) -> Store {
+        Store::with_base(identity, FIRST_REVISION, FIRST_REVISION)
+    }
+
+    /// A store as a snapshot has it, before its leases and keys are added.
+    pub(super) fn with_base(identity: Identity, revision: i64, compacted: i64) -> Store {
+        Store {
+            identity,
+            revision,
+            compacted,
+            keys: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Revision below which a client asked to forget.
+    pub(super) fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = &PbKeyValue> {
+        self.keys.values()
+    }
+
+    pub(super) fn leases(&self) -> impl ExactSizeIterator<Item = (i64, &Lease)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease))
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(super) fn set_boots(&mut self, boots: u64) {
+        self.identity.boots = boots;
+    }
+
+    pub(super) fn header(&self) -> PbResponseHeader {
+        self.identity.header(self.revision)
+    }
+
+    /// Changes since the last call, for the log and the watchers.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Adds a lease of a snapshot.
+    pub(super) fn restore_lease(&mut self, lease: i64, ttl_s: i64, now: Millis) -> Result<(), ReplayError> {
+        if self.leases.contains_key(&lease) {
+            return Err(ReplayError::LeaseTwice(lease));
+        }
+        self.add_lease(lease, ttl_s, now);
+        Ok(())
+    }
+
+    /// Adds a key of a snapshot; its lease must be there.
+    pub(super) fn restore_key(&mut self, kv: PbKeyValue) -> Result<(), ReplayError> {
+        if kv.lease != 0 {
+            let lease = self.leases.get_mut(&kv.lease).ok_or(ReplayError::StrayKey(kv.lease))?;
+            lease.keys.insert(kv.key.clone());
+        }
+        self.keys.insert(kv.key.clone(), kv);
+        Ok(())
+    }
+
+    /// Does a logged change again; gives its events.
+    pub(super) fn replay(&mut self, revision: i64, ops: &[Op], now: Millis) -> Result<Vec<PbEvent>, ReplayError> {
+        let touches_keys = ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Delete { .. }));
+        if revision != self.revision + i64::from(touches_keys) {
+            return Err(ReplayError::Revision { revision: self.revision, found: revision });
+        }
+        let mut draft = self.draft();
+        for op in ops {
+            match op {
+                Op::Put { lease, .. } if *lease != 0 && !self.leases.contains_key(lease) => {
+                    return Err(ReplayError::NoSuchLease(*lease));
+                }
+                Op::Grant { lease, .. } if self.leases.contains_key(lease) => {
+                    return Err(ReplayError::LeaseTwice(*lease));
+                }
+                Op::Revoke { lease } => match self.leases.get(lease) {
+                    None => return Err(ReplayError::NoSuchLease(*lease)),
+                    Some(found) if !found.keys.is_empty() => return Err(ReplayError::StrayKey(*lease)),
+                    Some(_) => self.apply(op.clone(), &mut draft, now),
+                },
+                Op::Delete { key } if !self.keys.contains_key(key) => return Err(ReplayError::NoSuchKey),
+                _ => self.apply(op.clone(), &mut draft, now),
+            }
+        }
+        self.revision = revision;
+        Ok(draft.events)
+    }
+
+    fn draft(&self) -> Draft {
+        Draft { revision: self.revision + 1, ops: Vec::new(), events: Vec::new() }
+    }
+
+    /// Carries one op out. The caller has checked that it fits.
+    fn apply(&mut self, op: Op, draft: &mut Draft, now: Millis) {
+        match &op {
+            Op::Put { lease, key, value } => self.apply_put(*lease, key, value, draft),
+            Op::Delete { key } => self.apply_delete(key, draft),
+            Op::Grant { lease, ttl_s } => self.add_lease(*lease, *ttl_s, now),
+            Op::Revoke { lease } => self.remove_lease(*lease),
+            Op::Compact { revision } => self.compacted = *revision,
+        }
+        draft.ops.push(op);
+    }
+
+    fn apply_put(&mut self, lease: i64, key: &[u8], value: &[u8], draft: &mut Draft) {
+        let prev_kv = self.keys.get(key).cloned();
+        if let Some(prev) = &prev_kv {
+            self.detach(prev.lease, key);
+        }
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.keys.insert(key.to_vec());
+        }
+        let kv = PbKeyValue {
+            key: key.to_vec(),
+            create_revision: prev_kv.as_ref().map_or(draft.revision, |prev| prev.create_revision),
+            mod_revision: draft.revision,
+            version: prev_kv.as_ref().map_or(1, |prev| prev.version + 1),
+            value: value.to_vec(),
+            lease,
+        };
+        self.keys.insert(key.to_vec(), kv.clone());
+        draft.events.push(PbEvent { r#type: PUT, kv: Some(kv), prev_kv });
+    }
+
+    fn apply_delete(&mut self, key: &[u8], draft: &mut Draft) {
+        let Some(prev) = self.keys.remove(key) else { return };
+        self.detach(prev.lease, key);
+        let kv = PbKeyValue { key: key.to_vec(), mod_revision: draft.revision, ..PbKeyValue::default() };
+        draft.events.push(PbEvent { r#type: DELETE, kv: Some(kv), prev_kv: Some(prev) });
+    }
+
+    /// Makes a draft part of the history.
+    fn commit(&mut self, draft: Draft) {
+        if draft.ops.is_empty() {
+            return;
+        }
+        if !draft.events.is_empty() {
+            self.revision = draft.revision;
+        }
+        self.changes.push(Change { revision: self.revision, ops: draft.ops, events: draft.events });
+    }
+}
+
+impl Identity {
+    pub(super) fn header(self, revision: i64) -> PbResponseHeader {
+        PbResponseHeader { cluster_id: self.cluster, member_id: self.cluster, revision, raft_term: self.boots }
+    }
+}
+
+impl Refusal {
+    /// The text that etcd's clients know.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Refusal::EmptyKey => "etcdserver: key is not provided",
+            Refusal::DuplicateKey => "etcdserver: duplicate key given in txn request",
+            Refusal::TooManyOps => "etcdserver: too many operations in txn request",
+            Refusal::Compacted => "etcdserver: mvcc: required revision has been compacted",
+            Refusal::FutureRevision => "etcdserver: mvcc: required revision is a future revision",
+            Refusal::LeaseNotFound => "etcdserver: requested lease not found",
+            Refusal::LeaseExists => "etcdserver: lease already exists",
+            Refusal::TtlTooLarge => "etcdserver: too large lease TTL",
+            Refusal::ValueProvided => "etcdserver: value is provided",
+            Refusal::LeaseProvided => "etcdserver: lease is provided",
+            Refusal::KeyNotFound => "etcdserver: key not found",
+            Refusal::MalformedOp => "etcdserver: operation or comparison without content in txn request",
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Transactions: compare, then one of two lists of operations, all in one revision.
+
+use std::collections::BTreeSet;
+
+use etcd_client::proto::{
+    PbCompare, PbKeyValue, PbResponseOp, PbTargetUnion, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest, PbTxnRequestOp,
+    PbTxnResponse,
+};
+
+use super::kv::check_key;
+use super::{Draft, KeyRange, Millis, Op, Refusal, Store, TXN_OPS_MAX};
+
+// etcd's numbers for comparison results and targets.
+const EQUAL: i32 = 0;
+const GREATER: i32 = 1;
+const LESS: i32 = 2;
+const VALUE: i32 = 3;
+
+/// What a list of operations writes, for the rule that a key is written once per transaction.
+#[derive(Default)]
+struct Writes {
+    puts: BTreeSet<Vec<u8>>,
+    deletes: Vec<KeyRange>,
+}
+
+impl Store {
+    pub(in crate::broker::embedded) fn txn(
+        &mut self,
+        request: &PbTxnRequest,
+        now: Millis,
+    ) -> Result<PbTxnResponse, Refusal> {
+        self.check_txn(request)?;
+        let mut draft = self.draft();
+        let mut response = self.do_txn(request, &mut draft, now);
+        self.commit(draft);
+        response.header = Some(self.header());
+        Ok(response)
+    }
+
+    pub(in crate::broker::embedded) fn compact(&mut self, revision: i64, now: Millis) -> Result<(), Refusal> {
+        if revision > self.revision {
+            return Err(Refusal::FutureRevision);
+        }
+        if revision <= self.compacted {
+            return Err(Refusal::Compacted);
+        }
+        let mut draft = self.draft();
+        self.apply(Op::Compact { revision }, &mut draft, now);
+        self.commit(draft);
+        Ok(())
+    }
+
+    /// Everything that could fail, before anything is done.
+    fn check_txn(&self, request: &PbTxnRequest) -> Result<Writes, Refusal> {
+        let sizes = [request.compare.len(), request.success.len(), request.failure.len()];
+        if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX {
+            return Err(Refusal::TooManyOps);
+        }
+        for compare in &request.compare {
+            check_key(&compare.key)?;
+        }
+        let mut writes = self.check_ops(&request.success)?;
+        let failure = self.check_ops(&request.failure)?;
+        // Only one of the two lists runs, so they may write the same keys.
+        writes.puts.extend(failure.puts);
+        writes.deletes.extend(failure.deletes);
+        Ok(writes)
+    }
+
+    fn check_ops(&self, ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
+        let mut all = Writes::default();
+        for op in ops {
+            let mut writes = Writes::default();
+            match op.request.as_ref().ok_or(Refusal::MalformedOp)? {
+                PbTxnOpRequest::RequestRange(range) => self.check_range(range)?,
+                PbTxnOpRequest::RequestPut(put) => {
+                    self.check_put(put)?;
+                    writes.puts.insert(put.key.clone());
+                }
+                PbTxnOpRequest::RequestDeleteRange(delete) => {
+                    check_key(&delete.key)?;
+                    writes.deletes.push(KeyRange::new(&delete.key, &delete.range_end));
+                }
+                PbTxnOpRequest::RequestTxn(txn) => writes = self.check_txn(txn)?,
+            }
+            all.add(writes)?;
+        }
+        Ok(all)
+    }
+
+    fn do_txn(&mut self, request: &PbTxnRequest, draft: &mut Draft, now: Millis) -> PbTxnResponse {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        let ops = if succeeded { &request.success } else { &request.failure };
+        let responses = ops.iter().filter_map(|op| op.request.as_ref()).map(|op| self.do_op(op, draft, now)).collect();
+        PbTxnResponse { header: None, succeeded, responses }
+    }
+
+    fn do_op(&mut self, op: &PbTxnOpRequest, draft: &mut Draft, now: Millis) -> PbResponseOp {
+        let header = |store: &Store, draft: &Draft| {
+            let revision = if draft.events.is_empty() { store.revision } else { draft.revision };
+            Some(store.identity.header(revision))
+        };
+        let response = match op {
+            PbTxnOpRequest::RequestRange(range) => {
+                let mut found = self.find(range);
+                found.header = header(self, draft);
+                PbTxnOpResponse::ResponseRange(found)
+            }
+            PbTxnOpRequest::RequestPut(put) => {
+                let mut done = self.do_put(put, draft, now);
+                done.header = header(self, draft);
+                PbTxnOpResponse::ResponsePut(done)
+            }
+            PbTxnOpRequest::RequestDeleteRange(delete) => {
+                let mut done = self.do_delete(delete, draft, now);
+                done.header = header(self, draft);
+                PbTxnOpResponse::ResponseDeleteRange(done)
+            }
+            PbTxnOpRequest::RequestTxn(txn) => {
+                let mut done = self.do_txn(txn, draft, now);
+                done.header = header(self, draft);
+                PbTxnOpResponse::ResponseTxn(done)
+            }
+        };
+        PbResponseOp { response: Some(response) }
+    }
+
+    /// Whether a comparison holds: for a range, for every key in it; a missing key counts as all zero, but has no value.
+    fn holds(&self, compare: &PbCompare) -> bool {
+        let range = KeyRange::new(&compare.key, &compare.range_end);
+        let mut found = self.matching(&range).peekable();
+        if found.peek().is_some() {
+            return found.all(|kv| compare_one(compare, kv));
+        }
+        compare.target != VALUE && compare_one(compare, &PbKeyValue::default())
+    }
+}
+
+impl Writes {
+    fn add(&mut self, other: Writes) -> Result<(), Refusal> {
+        let twice = other.puts.iter().any(|key| self.puts.contains(key) || self.deletes.iter().any(|d| d.contains(key)))
+            || self.puts.iter().any(|key| other.deletes.iter().any(|d| d.contains(key)));
+        if twice {
+            return Err(Refusal::DuplicateKey);
+        }
+        self.puts.extend(other.puts);
+        self.deletes.extend(other.deletes);
+        Ok(())
+    }
+}
+
+fn compare_one(compare: &PbCompare, kv: &PbKeyValue) -> bool {
+    let ordering = match &compare.target_union {
+        Some(PbTargetUnion::Version(version)) => kv.version.cmp(version),
+        Some(PbTargetUnion::CreateRevision(revision)) => kv.create_revision.cmp(revision),
+        Some(PbTargetUnion::ModRevision(revision)) => kv.mod_revision.cmp(revision),
+        Some(PbTargetUnion::Lease(lease)) => kv.lease.cmp(lease),
+        Some(PbTargetUnion::Value(value)) => kv.value.cmp(value),
+        // A target without a number means its zero.
+        None => match compare.target {
+            0 => kv.version.cmp(&0),
+            1 => kv.create_revision.cmp(&0),
+            2 => kv.mod_revision.cmp(&0),
+            VALUE => kv.value.as_slice().cmp(&[]),
+            _ => kv.lease.cmp(&0),
+        },
+    };
+    match compare.result {
+        EQUAL => ordering.is_eq(),
+        GREATER => ordering.is_gt(),
+        LESS => ordering.is_lt(),
+        _ => ordering.is_ne(),
+    }
+}

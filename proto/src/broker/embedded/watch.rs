@@ -1,0 +1,264 @@
+//! The Watch service: one task per client stream, any number of watches on it.
+//!
+//! A stream keeps for each watch the next revision to tell, and reads the history when it grows; nothing is queued for it. A
+//! watch whose next revision is no longer in the history is cancelled with the oldest one that is. Invariant: an answer to a
+//! progress request names a revision up to which every watch of the stream was told everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::proto::{
+    PbEvent, PbKeyValue, PbResponseHeader, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchService,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::history::{Commit, History};
+use super::store::{Identity, KeyRange, Refusal};
+
+/// How often a watch that asked for it hears where the store is when nothing happens.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// Responses that may wait for a slow client; each holds about [`RESPONSE_BYTES`].
+const RESPONSES_MAX: usize = 4;
+
+/// Bytes of events after which a response is sent; a revision is never cut in two.
+const RESPONSE_BYTES: usize = 512 << 10;
+
+/// Revisions looked at in one go.
+const COMMITS_MAX: usize = 256;
+
+/// Watch id of answers that concern the whole stream, as etcd has it.
+const WHOLE_STREAM: i64 = -1;
+
+const NO_PUT: i32 = 0;
+const NO_DELETE: i32 = 1;
+
+/// Hands streams to tasks.
+#[derive(Clone)]
+pub(super) struct Watches {
+    pub(super) history: Arc<History>,
+    pub(super) identity: Identity,
+    pub(super) cancel: CancellationToken,
+    pub(super) streams: TaskTracker,
+}
+
+#[async_trait]
+impl PbWatchService for Watches {
+    type WatchStream = ReceiverStream<Result<PbWatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let (responses, receiver) = mpsc::channel(RESPONSES_MAX);
+        let stream = Stream {
+            history: self.history.clone(),
+            identity: self.identity,
+            revision: *self.history.revisions().borrow(),
+            watches: BTreeMap::new(),
+            next_id: 0,
+            responses,
+        };
+        let (cancel, incoming) = (self.cancel.clone(), request.into_inner());
+        self.streams.spawn(async move { cancel.run_until_cancelled(stream.run(incoming)).await });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The client does not listen any more.
+struct Gone;
+
+struct Stream {
+    history: Arc<History>,
+    identity: Identity,
+    /// Durable revision as last seen.
+    revision: i64,
+    watches: BTreeMap<i64, Watch>,
+    next_id: i64,
+    responses: mpsc::Sender<Result<PbWatchResponse, Status>>,
+}
+
+struct Watch {
+    range: KeyRange,
+    next: i64,
+    puts: bool,
+    deletes: bool,
+    prev_kv: bool,
+    progress: bool,
+}
+
+/// What a stream waits for.
+enum Wake {
+    Request(Option<PbWatchRequest>),
+    Revision,
+    Progress,
+    Gone,
+}
+
+impl Stream {
+    async fn run(mut self, mut incoming: Streaming<PbWatchRequest>) {
+        let mut revisions = self.history.revisions();
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        progress.reset();
+        loop {
+            let wake = tokio::select! {
+                message = incoming.message() => Wake::Request(message.ok().flatten()),
+                changed = revisions.changed() => if changed.is_ok() { Wake::Revision } else { Wake::Gone },
+                _ = progress.tick() => Wake::Progress,
+                () = self.responses.closed() => Wake::Gone,
+            };
+            self.revision = *revisions.borrow_and_update();
+            let outcome = match wake {
+                Wake::Request(Some(request)) => self.obey(request).await,
+                Wake::Revision => {
+                    progress.reset();
+                    self.catch_up().await
+                }
+                Wake::Progress => self.tell_progress().await,
+                Wake::Request(None) | Wake::Gone => return,
+            };
+            if outcome.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn obey(&mut self, request: PbWatchRequest) -> Result<(), Gone> {
+        match request.request_union {
+            Some(PbWatchRequestUnion::CreateRequest(create)) => {
+                let range = KeyRange::new(&create.key, &create.range_end);
+                let next = if create.start_revision > 0 { create.start_revision } else { self.revision + 1 };
+                let watch = Watch {
+                    range,
+                    next,
+                    puts: !create.filters.contains(&NO_PUT),
+                    deletes: !create.filters.contains(&NO_DELETE),
+                    prev_kv: create.prev_kv,
+                    progress: create.progress_notify,
+                };
+                self.create(create.watch_id, watch).await
+            }
+            Some(PbWatchRequestUnion::CancelRequest(cancel)) => {
+                if self.watches.remove(&cancel.watch_id).is_none() {
+                    return Ok(());
+                }
+                let response = PbWatchResponse { canceled: true, ..self.response(cancel.watch_id) };
+                self.send(response).await
+            }
+            Some(PbWatchRequestUnion::ProgressRequest(_)) => {
+                self.catch_up().await?;
+                self.send(self.response(WHOLE_STREAM)).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, wanted_id: i64, watch: Watch) -> Result<(), Gone> {
+        if wanted_id != 0 && self.watches.contains_key(&wanted_id) {
+            let cancel_reason = "etcdserver: mvcc: duplicate watch ID provided on the WatchStream".to_owned();
+            let response =
+                PbWatchResponse { created: true, canceled: true, cancel_reason, ..self.response(WHOLE_STREAM) };
+            return self.send(response).await;
+        }
+        let id = if wanted_id != 0 {
+            wanted_id
+        } else {
+            while self.watches.contains_key(&self.next_id) {
+                self.next_id += 1;
+            }
+            self.next_id += 1;
+            self.next_id - 1
+        };
+        self.watches.insert(id, watch);
+        self.send(PbWatchResponse { created: true, ..self.response(id) }).await?;
+        self.catch_up().await
+    }
+
+    /// Tells every watch what it has not been told yet.
+    async fn catch_up(&mut self) -> Result<(), Gone> {
+        let ids: Vec<i64> = self.watches.keys().copied().collect();
+        for id in ids {
+            while self.watches.get(&id).is_some_and(|watch| watch.next <= self.revision) {
+                self.tell_some(id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One portion of revisions for one watch.
+    async fn tell_some(&mut self, id: i64) -> Result<(), Gone> {
+        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        let commits = match self.history.from(watch.next, COMMITS_MAX) {
+            Ok(commits) => commits,
+            Err(compacted) => {
+                self.watches.remove(&id);
+                let cancel_reason = Refusal::Compacted.text().to_owned();
+                let response = PbWatchResponse {
+                    canceled: true,
+                    compact_revision: compacted.floor,
+                    cancel_reason,
+                    ..self.response(id)
+                };
+                return self.send(response).await;
+            }
+        };
+        let (mut events, mut bytes, mut told) = (Vec::new(), 0, None);
+        for commit in commits.iter().filter(|commit| commit.revision <= self.revision) {
+            let before = events.len();
+            events.extend(watch.events_of(commit));
+            told = Some(commit.revision);
+            if events.len() > before {
+                bytes += commit.bytes;
+            }
+            if bytes >= RESPONSE_BYTES {
+                break;
+            }
+        }
+        // Revisions follow each other without gaps, so none to tell means that all is told.
+        watch.next = told.unwrap_or(self.revision) + 1;
+        if events.is_empty() {
+            return Ok(());
+        }
+        let header = Some(self.identity.header(told.unwrap_or(self.revision)));
+        self.send(PbWatchResponse { header, events, ..self.response(id) }).await
+    }
+
+    async fn tell_progress(&mut self) -> Result<(), Gone> {
+        self.catch_up().await?;
+        let ids: Vec<i64> = self.watches.iter().filter(|(_, watch)| watch.progress).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.send(self.response(id)).await?;
+        }
+        Ok(())
+    }
+
+    fn header(&self) -> PbResponseHeader {
+        self.identity.header(self.revision)
+    }
+
+    fn response(&self, watch_id: i64) -> PbWatchResponse {
+        PbWatchResponse { header: Some(self.header()), watch_id, ..PbWatchResponse::default() }
+    }
+
+    async fn send(&self, response: PbWatchResponse) -> Result<(), Gone> {
+        self.responses.send(Ok(response)).await.map_err(|_| Gone)
+    }
+}
+
+impl Watch {
+    fn events_of<'a>(&'a self, commit: &'a Commit) -> impl Iterator<Item = PbEvent> + 'a {
+        commit.events.iter().filter(|event| self.wants(event)).map(|event| PbEvent {
+            r#type: event.r#type,
+            kv: event.kv.clone(),
+            prev_kv: event.prev_kv.as_ref().filter(|_| self.prev_kv).cloned(),
+        })
+    }
+
+    fn wants(&self, event: &PbEvent) -> bool {
+        let key = event.kv.as_ref().map_or(&[][..], |kv: &PbKeyValue| &kv.key);
+        let is_put = event.r#type == 0;
+        self.range.contains(key) && if is_put { self.puts } else { self.deletes }
+    }
+}
