@@ -3,10 +3,10 @@
 
 use pgformat::Lsn;
 
+use super::Acceptor;
 use super::effect::{ConnId, Effect, Refusal, WriteId};
 use super::log::Log;
 use super::state::LogEnd;
-use super::Acceptor;
 
 /// An I/O effect that is not finished.
 #[derive(Debug)]

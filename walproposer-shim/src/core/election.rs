@@ -134,11 +134,8 @@ impl Proposer {
             self.fatal(Fatal::ImpossibleLog { node, problem }, effects);
             return Ok(());
         }
-        let vote = Vote {
-            flush_lsn: response.flush_lsn,
-            truncate_lsn: response.truncate_lsn,
-            history: response.history,
-        };
+        let vote =
+            Vote { flush_lsn: response.flush_lsn, truncate_lsn: response.truncate_lsn, history: response.history };
         if granted && phase == Phase::Campaign {
             known.vote = Some(vote.clone());
         }

@@ -290,9 +290,18 @@ impl Proposer {
 
     fn assert_invariants(&self) {
         let last = self.history.last();
-        assert!(last.is_none_or(|e| e.term == self.term && Some(e.lsn) == self.term_start), "I2: history ends elsewhere");
-        assert!(self.commit_lsn.is_none() || self.commit_lsn >= self.term_start, "I4: commit below the own term's start");
-        assert!(self.truncate_lsn <= self.commit_lsn.max(self.term_start), "the peer horizon passed the commit position");
+        assert!(
+            last.is_none_or(|e| e.term == self.term && Some(e.lsn) == self.term_start),
+            "I2: history ends elsewhere"
+        );
+        assert!(
+            self.commit_lsn.is_none() || self.commit_lsn >= self.term_start,
+            "I4: commit below the own term's start"
+        );
+        assert!(
+            self.truncate_lsn <= self.commit_lsn.max(self.term_start),
+            "the peer horizon passed the commit position"
+        );
     }
 }
 
