@@ -91,13 +91,8 @@ impl DataDir {
 fn take_lock(dir: &Path) -> Result<File, DataDirError> {
     let path = dir.join(LOCK_FILE);
     let io_error = |source| DataDirError::Io { path: path.clone(), source };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io_error)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -121,10 +116,8 @@ fn check_owner(dir: &Path, kind: &str, id: NodeId) -> Result<(), DataDirError> {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let record = IdFile { schema: ID_SCHEMA, kind: kind.to_owned(), id };
-            let text = serde_json::to_vec(&record).map_err(|e| DataDirError::Io {
-                path: file.clone(),
-                source: io::Error::other(e),
-            })?;
+            let text = serde_json::to_vec(&record)
+                .map_err(|e| DataDirError::Io { path: file.clone(), source: io::Error::other(e) })?;
             return write_durably(&file, &text).map_err(|source| DataDirError::Io { path: file, source });
         }
         Err(source) => return Err(DataDirError::Io { path: file, source }),

@@ -1,0 +1,160 @@
+//! HTTP serving as every server does it: a port bound before anything is announced, health routes, JSON error answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::RawQuery;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ErrorBody, Readiness};
+
+/// How long open requests may go on when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A bound HTTP port that is not served yet.
+#[derive(Debug)]
+pub struct BoundHttp {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Binds `listen` at once, without waiting; port 0 takes a free one. Needs a running tokio runtime.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub fn bind_http(listen: SocketAddr) -> std::io::Result<BoundHttp> {
+    let listener = bind_tcp(listen)?;
+    let address = listener.local_addr()?;
+    Ok(BoundHttp { listener, address })
+}
+
+/// Binds a TCP port at once, without waiting. A port of a process that just ended can be bound again.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub fn bind_tcp(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(listen)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+impl BoundHttp {
+    /// The address bound, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `router` until cancelled; open requests get five seconds to end. Unknown paths get a JSON error.
+    ///
+    /// # Errors
+    /// When accepting fails for good.
+    pub async fn serve(self, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
+        let router = router.fallback(|uri: axum::http::Uri| async move {
+            HttpError::new(StatusCode::NOT_FOUND, format!("{} is not known here", uri.path()))
+        });
+        let stop = cancel.clone().cancelled_owned();
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(stop);
+        tokio::select! {
+            result = served => result,
+            () = async { cancel.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+                tracing::warn!(address = %self.address, "HTTP requests were still open after {DRAIN:?}, cut");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Serves `router` on `listen` until cancelled; open requests get five seconds to end.
+///
+/// The port is bound when the future is first polled; [`bind_http`] binds before, and tells the port.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn serve_http(listen: SocketAddr, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
+    bind_http(listen)?.serve(router, cancel).await
+}
+
+/// An error answer: status and [`ErrorBody`] as JSON.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpError {
+    /// Status.
+    pub status: StatusCode,
+    /// Body.
+    pub body: ErrorBody,
+}
+
+impl HttpError {
+    /// `error` says what is wrong, where, why.
+    pub fn new(status: StatusCode, error: impl Into<String>) -> HttpError {
+        HttpError { status, body: ErrorBody { error: error.into(), hint: None } }
+    }
+
+    /// 400.
+    pub fn bad_request(error: impl Into<String>) -> HttpError {
+        HttpError::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// 404.
+    pub fn not_found(error: impl Into<String>) -> HttpError {
+        HttpError::new(StatusCode::NOT_FOUND, error)
+    }
+
+    /// 409.
+    pub fn conflict(error: impl Into<String>) -> HttpError {
+        HttpError::new(StatusCode::CONFLICT, error)
+    }
+
+    /// 500.
+    pub fn internal(error: impl Into<String>) -> HttpError {
+        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+    }
+
+    /// 503.
+    pub fn unavailable(error: impl Into<String>) -> HttpError {
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> HttpError {
+        self.body.hint = Some(hint.into());
+        self
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// Reads a JSON body; what is wrong with it becomes a 400 with position.
+///
+/// # Errors
+/// When it is not the JSON of a `T`.
+pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(body).map_err(|e| HttpError::bad_request(format!("request body: {e}")))
+}
+
+/// `/livez` (always 200) and `/readyz` (200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text).
+pub fn health_router(readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static) -> Router {
+    let ready = move |RawQuery(query): RawQuery| {
+        let readiness = readiness();
+        let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+        async move {
+            if verbose {
+                return (status, Json(readiness)).into_response();
+            }
+            let word = if readiness.ready { "ready" } else { "not ready" };
+            (status, format!("{word}\n")).into_response()
+        }
+    };
+    Router::new().route("/livez", get(|| async { "alive\n" })).route("/readyz", get(ready))
+}

@@ -1,0 +1,27 @@
+//! Logs to standard error. Levels: error = act now, warn = degraded, info = state change, debug = request, trace = message.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Environment variable with the level or a filter like `info,safekeeper::push=debug`.
+const VARIABLE: &str = "WALFABRIC_LOG";
+
+/// Starts logging to standard error: text, or JSON when `json`; level from `WALFABRIC_LOG` (default `info`).
+///
+/// Only the first call in a process has an effect.
+pub fn init_logging(json: bool) {
+    let wanted = std::env::var(VARIABLE).unwrap_or_default();
+    let parsed = EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted });
+    let problem = parsed.as_ref().err().map(ToString::to_string);
+    let filter = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // It fails when logging was started already, as several tests in one process do.
+    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+    if let Some(problem) = problem {
+        tracing::warn!("{VARIABLE}={wanted:?} is not a log filter, info is used: {problem}");
+    }
+}
