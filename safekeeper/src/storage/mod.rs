@@ -5,5 +5,23 @@
 //! | module | what |
 //! |---|---|
 //! | [`disk`] | the file operations that storage needs; the real disk |
+//! | [`error`] | failures, by what is to be done about them |
+//! | [`control`] | control file: two alternating checksummed slots |
+//! | [`segment`] | segment files: names, creation, index |
+//! | [`wal`] | writing, syncing and cutting the log |
+//! | [`scan`] | the end of the log and its last record |
+//! | [`timeline`] | one timeline's directory |
+//! | [`ops`] | the acceptor's effects, grouped and run |
 
+pub mod control;
 pub mod disk;
+pub mod error;
+pub mod ops;
+pub mod scan;
+pub mod segment;
+pub mod timeline;
+pub mod wal;
+
+pub use error::StorageError;
+pub use ops::{Op, run_group};
+pub use timeline::TimelineStorage;

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use pgformat::Lsn;
-use proto::api::SafekeeperTimelineStatus;
-use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
+use proto::api::{SafekeeperTimelineStatus, shown};
+use proto::consensus::ProtoVersion;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
-use proto::net::SqlError;
-use tokio::sync::watch;
+use proto::net::{SqlError, sqlstate};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::core::ControlState;
+use super::port::{ANSWERS_MAX, ProposerPort};
+use super::reader::{ReadMode, WalReadError, WalReader};
+use super::shared::{Command, Shared};
+use crate::core::{self, ControlState};
 
 /// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,12 +31,43 @@ pub struct Positions {
     /// Whether an elected proposer is connected.
     pub streaming: bool,
     /// Why no WAL is accepted for the time being, when so (full disk, failed write).
-    pub stopped: Option<Arc<str>>,
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a timeline accepts no WAL for the time being.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    /// SQLSTATE of the answer to proposers.
+    pub code: &'static str,
+    /// In words.
+    pub reason: Arc<str>,
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Positions {
+    pub(super) fn new(core: &core::Positions, stopped: Option<Stopped>) -> Positions {
+        Positions {
+            term: core.term,
+            last_log_term: core.last_log_term,
+            flush_lsn: core.flush_lsn,
+            commit_lsn: core.commit_lsn,
+            peer_horizon_lsn: core.peer_horizon_lsn,
+            streaming: core.streaming,
+            stopped,
+        }
+    }
 }
 
 /// A timeline. Clones share it.
 #[derive(Clone, Debug)]
-pub struct TimelineHandle {}
+pub struct TimelineHandle {
+    shared: Arc<Shared>,
+}
 
 /// Why a proposer cannot connect now; the session turns it into an ErrorResponse.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -42,24 +75,61 @@ pub struct TimelineHandle {}
 pub struct ConnectRefused(pub SqlError);
 
 impl TimelineHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> TimelineHandle {
+        TimelineHandle { shared }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Which timeline.
     pub fn ttid(&self) -> TenantTimelineId {
-        todo!()
+        self.shared.ttid
     }
 
     /// For HTTP and SHOW; `pushes` is left empty for the caller to fill.
     pub fn status(&self) -> SafekeeperTimelineStatus {
-        todo!()
+        let view = self.shared.view();
+        let (control, core) = (&*view.control, &view.core);
+        let stopped = self.shared.positions.borrow().stopped.clone();
+        let history = core.flush_lsn.map(|end| control.history.up_to(end).into()).unwrap_or_default();
+        SafekeeperTimelineStatus {
+            tenant_id: self.shared.ttid.tenant_id,
+            timeline_id: self.shared.ttid.timeline_id,
+            safekeeper_id: self.shared.node_id,
+            term: core.term,
+            last_log_term: core.last_log_term,
+            term_history: history,
+            mconf: control.mconf.clone(),
+            source: control.source,
+            primary_epoch: control.primary_epoch,
+            pg_history: control.pg_history.clone(),
+            pg_version_num: control.pg_version_num,
+            system_id: control.system_id,
+            wal_seg_size: control.seg_size,
+            timeline_start_lsn: shown(control.timeline_start_lsn),
+            local_start_lsn: shown(control.local_start_lsn),
+            flush_lsn: shown(core.flush_lsn),
+            commit_lsn: shown(core.commit_lsn),
+            last_record_start_lsn: shown(core.last_record_start),
+            peer_horizon_lsn: shown(core.peer_horizon_lsn),
+            remote_consistent_lsn: shown(None),
+            wal_bytes: view.segments.bytes(),
+            streaming: core.streaming,
+            pushes: Vec::new(),
+            stopped: stopped.map(|s| s.reason.to_string()),
+        }
     }
 
     /// The persisted state as it was last made durable.
     pub fn control(&self) -> Arc<ControlState> {
-        todo!()
+        self.shared.view().control
     }
 
     /// Positions; the watch closes when the timeline is shut down.
     pub fn positions(&self) -> watch::Receiver<Positions> {
-        todo!()
+        self.shared.positions.clone()
     }
 
     /// Connects a proposer. Dropping the port disconnects it; everything sent before is still made durable.
@@ -71,165 +141,36 @@ impl TimelineHandle {
         version: ProtoVersion,
         primary_epoch: Option<PrimaryEpoch>,
     ) -> Result<ProposerPort, ConnectRefused> {
-        let _ = (version, primary_epoch);
-        todo!()
+        if let Some(stopped) = &self.shared.positions.borrow().stopped {
+            let text = format!("timeline {} is stopped: {}", self.shared.ttid, stopped.reason);
+            return Err(ConnectRefused(SqlError::fatal(stopped.code, text)));
+        }
+        let conn = self.shared.next_conn();
+        let budget = Arc::new(Semaphore::new(self.shared.queue_bytes as usize));
+        let (events, receiver) = mpsc::channel(ANSWERS_MAX);
+        let connect = Command::Connect { conn, version, primary_epoch, events, budget: Arc::clone(&budget) };
+        self.shared
+            .commands
+            .send(connect)
+            .map_err(|_| ConnectRefused(SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the timeline is shut down")))?;
+        Ok(ProposerPort::new(Arc::clone(&self.shared), conn, budget, receiver))
     }
 
     /// A reader from `start` on; see [`WalReader`].
     ///
     /// # Errors
-    /// [`WalReadError::BelowStart`] when `start` lies before the first byte held.
+    /// [`WalReadError::BelowStart`] when `start` lies before the segment of the first byte held.
     pub fn wal_reader(&self, mode: ReadMode, start: Lsn) -> Result<WalReader, WalReadError> {
-        let _ = (mode, start);
-        todo!()
+        WalReader::open(Arc::clone(&self.shared), mode, start)
     }
 
     /// Takes feedback of a pageserver; it goes to the connected proposers at once.
     pub fn record_feedback(&self, pageserver: NodeId, feedback: PageserverFeedback) {
-        let _ = (pageserver, feedback);
-        todo!()
+        self.shared.feedback.record(pageserver, feedback);
     }
 
     /// Bytes of WAL files held.
     pub fn wal_bytes(&self) -> u64 {
-        todo!()
-    }
-}
-
-/// A proposer's connection to the acceptor.
-#[derive(Debug)]
-pub struct ProposerPort {}
-
-/// What the acceptor says to a proposer.
-#[derive(Clone, PartialEq, Debug)]
-pub enum PortEvent {
-    /// Send this.
-    Message(AcceptorMessage),
-    /// Send this error and close the connection; nothing follows.
-    Close(SqlError),
-}
-
-/// The sending half, for the task that reads the socket.
-#[derive(Debug)]
-pub struct PortSender {}
-
-/// The receiving half, for the task that writes the socket.
-#[derive(Debug)]
-pub struct PortReceiver {}
-
-impl ProposerPort {
-    /// Splits into halves; the proposer is disconnected when both, or the sender, are dropped.
-    pub fn split(self) -> (PortSender, PortReceiver) {
-        todo!()
-    }
-}
-
-impl PortSender {
-    /// Hands over a message; waits while too many bytes are queued. `Err`: the timeline closed the port.
-    #[expect(clippy::result_unit_err, reason = "the reason comes as PortEvent::Close")]
-    pub async fn send(&mut self, message: ProposerMessage) -> Result<(), ()> {
-        let _ = message;
-        todo!()
-    }
-}
-
-impl PortReceiver {
-    /// The next event; `None` when the port is closed. Cancel safe.
-    pub async fn recv(&mut self) -> Option<PortEvent> {
-        todo!()
-    }
-}
-
-/// How far a reader may read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReadMode {
-    /// Up to commit_lsn.
-    Committed,
-    /// Up to flush_lsn, as long as the term is this.
-    Recovery {
-        /// The term that must hold.
-        term: Term,
-    },
-}
-
-/// Why WAL cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum WalReadError {
-    /// Start lies before the first byte held.
-    #[error("WAL from {start} is not held here: the first byte is {held}")]
-    BelowStart {
-        /// Asked for.
-        start: Lsn,
-        /// First byte held.
-        held: Lsn,
-    },
-    /// No log here yet.
-    #[error("no WAL is held here yet")]
-    Empty,
-    /// The term changed under a recovery reader.
-    #[error("the term changed from {asked} to {here}")]
-    TermChanged {
-        /// Read under.
-        asked: Term,
-        /// Now.
-        here: Term,
-    },
-    /// A file could not be read.
-    #[error("reading WAL at {at}: {source}")]
-    Io {
-        /// Where.
-        at: Lsn,
-        /// What the disk said.
-        source: std::io::Error,
-    },
-    /// The timeline is shut down.
-    #[error("the timeline is shut down")]
-    Closed,
-}
-
-/// Contiguous WAL.
-#[derive(Clone, Debug)]
-pub struct WalChunk {
-    /// Position of the first byte.
-    pub start: Lsn,
-    /// Position behind the last byte.
-    pub end: Lsn,
-    /// End of what may be read now (commit_lsn or flush_lsn), at least `end`.
-    pub available: Lsn,
-    /// The bytes, one slice behind the other; none is empty.
-    pub bytes: Vec<Bytes>,
-}
-
-/// Reads WAL in order, without gap or overlap, from the newest part kept in memory or from the files.
-#[derive(Debug)]
-pub struct WalReader {}
-
-impl WalReader {
-    /// Position of the next byte.
-    pub fn position(&self) -> Lsn {
-        todo!()
-    }
-
-    /// End of what may be read now; `None` = nothing yet. May lie before the position.
-    pub fn available(&self) -> Option<Lsn> {
-        todo!()
-    }
-
-    /// Waits until there is something to read. Cancel safe.
-    ///
-    /// # Errors
-    /// Term changed (recovery mode), or the timeline closed.
-    pub async fn wait(&mut self) -> Result<(), WalReadError> {
-        todo!()
-    }
-
-    /// Reads at most `max` bytes (at least a page); `None` when there is nothing yet. A chunk that does not reach
-    /// `available` ends at a page border. Cancel safe: the position moves only with the result.
-    ///
-    /// # Errors
-    /// See [`WalReadError`].
-    pub async fn read(&mut self, max: usize) -> Result<Option<WalChunk>, WalReadError> {
-        let _ = max;
-        todo!()
+        self.shared.view().segments.bytes()
     }
 }

@@ -3,13 +3,31 @@
 //! | module | what |
 //! |---|---|
 //! | [`handle`] | what sessions, HTTP and the announcer see of a timeline |
-//! | [`registry`] | all timelines of this safekeeper; creation |
+//! | [`port`] | a proposer's connection to a driver |
+//! | [`reader`] | reading WAL in order, from memory or files |
+//! | [`registry`] | all timelines of this safekeeper |
+//! | `create` | checks of a creation request |
+//! | `driver` | the task that owns acceptor and storage |
+//! | `conns` | answers, sent when what they wait for is durable |
+//! | `worker` | groups of disk effects on blocking threads |
+//! | `shared` | what driver and handles share |
+//! | `ring` | the newest WAL in memory |
+//! | `metrics` | counters of storage |
 
+mod conns;
+mod create;
+mod driver;
 pub mod handle;
+mod metrics;
+pub mod port;
+pub mod reader;
 pub mod registry;
+mod ring;
+mod shared;
+mod worker;
 
-pub use handle::{
-    ConnectRefused, PortEvent, PortReceiver, PortSender, Positions, ProposerPort, ReadMode, TimelineHandle, WalChunk,
-    WalReadError, WalReader,
-};
-pub use registry::{CreateError, Creation, RegistryError, Timelines, TimelinesConfig};
+pub use create::CreateError;
+pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
+pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
+pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
+pub use registry::{Creation, RegistryError, Timelines, TimelinesConfig};

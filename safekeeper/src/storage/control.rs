@@ -1,0 +1,202 @@
+//! The control file: [`ControlState`] in two alternating, checksummed slots of one preallocated file (`docs/formats.md`).
+//!
+//! Owner of the file; the state's owner is the acceptor. A write goes to the slot that does not hold the last durable state and
+//! ends with one fdatasync: no rename, no allocation, so that it works on a full disk. Invariants: the slot of the last
+//! successful write is never touched before the next one succeeded; after opening, the state given out is durable, because
+//! its slot was written and synced anew (a killed process may have left bytes in the page cache whose sync had failed).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::disk::{Disk, DiskFile, OpenMode};
+use super::error::StorageError;
+use crate::core::{ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX};
+
+mod body;
+
+pub use body::{HOST_LEN_MAX, MEMBERS_MAX};
+
+/// Name of the file in a timeline's directory.
+pub const CONTROL_FILE: &str = "control";
+/// Size of a slot in bytes.
+pub const SLOT_SIZE: usize = 256 << 10;
+/// The format version that is written.
+pub const CONTROL_VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"WFSKCTL\0";
+const HEADER_LEN: usize = 32;
+
+// The largest body fits: fixed part, two member sets, both histories.
+const _: () = assert!(
+    HEADER_LEN
+        + body::FIXED_LEN
+        + 2 * MEMBERS_MAX * (body::MEMBER_FIXED_LEN + HOST_LEN_MAX)
+        + HISTORY_ENTRIES_MAX * body::HISTORY_ENTRY_LEN
+        + PG_HISTORY_ENTRIES_MAX * body::PG_HISTORY_ENTRY_LEN
+        <= SLOT_SIZE
+);
+
+/// An open control file.
+#[derive(Debug)]
+pub struct ControlFile {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    /// Slot of the last durable state.
+    slot: u8,
+    sequence: u64,
+}
+
+/// What a slot holds.
+enum Slot {
+    Valid { sequence: u64, version: u32, raw: Bytes },
+    Damaged(&'static str),
+}
+
+impl ControlFile {
+    /// Creates the file in `dir` and makes its content durable; its name is the caller's to sync.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`] when there is no room, and whatever the disk says.
+    pub fn create(disk: &dyn Disk, dir: &Path, state: &ControlState) -> Result<ControlFile, StorageError> {
+        let path = dir.join(CONTROL_FILE);
+        let file = disk.open(&path, OpenMode::CreateNew).map_err(|e| no_space_or(e, "creating", &path))?;
+        let size = 2 * SLOT_SIZE as u64;
+        file.allocate(size).map_err(|e| no_space_or(e, "allocating", &path))?;
+        // Written blocks, not merely reserved ones: overwriting them later needs no room at all, not even for metadata.
+        let zeros = Bytes::from(vec![0; SLOT_SIZE]);
+        file.write_at(0, &[zeros.clone(), zeros]).map_err(|e| no_space_or(e, "writing", &path))?;
+        let slot = encode_slot(1, &body::encode(state).map_err(|p| misuse(&path, p))?);
+        file.write_at(0, &[slot]).map_err(StorageError::io("writing", &path))?;
+        file.fsync().map_err(StorageError::io("fsync of", &path))?;
+        Ok(ControlFile { path, file, slot: 0, sequence: 1 })
+    }
+
+    /// Opens the file in `dir`, picks the newest valid slot and makes it durable anew.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when neither slot is valid, [`StorageError::UnknownVersion`], and whatever the disk says.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
+        let path = dir.join(CONTROL_FILE);
+        let file = disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;
+        let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, 1)?];
+        let (slot, sequence, raw) = newest(&path, slots)?;
+        let body = raw.slice(HEADER_LEN..);
+        let state = body::decode(body)
+            .map_err(|problem| StorageError::Corrupt { path: path.clone(), problem: problem.to_string() })?;
+        file.write_at(offset(slot), &[raw]).map_err(StorageError::io("writing", &path))?;
+        file.fdatasync().map_err(StorageError::io("fdatasync of", &path))?;
+        Ok((ControlFile { path, file, slot, sequence }, state))
+    }
+
+    /// Writes `state` durably.
+    ///
+    /// # Errors
+    /// Whatever the disk says; the state written last still stands then, and this call may be repeated: it writes anew.
+    pub fn persist(&mut self, state: &ControlState) -> Result<(), StorageError> {
+        let body = body::encode(state).map_err(|p| misuse(&self.path, p))?;
+        let (slot, sequence) = (1 - self.slot, self.sequence + 1);
+        self.file
+            .write_at(offset(slot), &[encode_slot(sequence, &body)])
+            .map_err(StorageError::io("writing", &self.path))?;
+        self.file.fdatasync().map_err(StorageError::io("fdatasync of", &self.path))?;
+        (self.slot, self.sequence) = (slot, sequence);
+        Ok(())
+    }
+}
+
+fn offset(slot: u8) -> u64 {
+    u64::from(slot) * SLOT_SIZE as u64
+}
+
+fn misuse(path: &Path, problem: String) -> StorageError {
+    StorageError::Misuse(format!("{}: {problem}", path.display()))
+}
+
+pub(super) fn no_space_or(e: std::io::Error, what: &'static str, path: &Path) -> StorageError {
+    if super::error::is_full(&e) {
+        StorageError::NoSpace { path: path.to_owned(), source: e }
+    } else {
+        StorageError::Io { what, path: path.to_owned(), source: e }
+    }
+}
+
+/// Layout: magic 8, version 4, body length 4, sequence 8, CRC32C 4, zero 4, body. The CRC covers all of it with its own
+/// four bytes taken as zeros. Header and CRC stay as they are in every later version.
+fn encode_slot(sequence: u64, body: &[u8]) -> Bytes {
+    let len = u32::try_from(body.len()).expect("a body is smaller than a slot");
+    let mut out = Vec::with_capacity(HEADER_LEN + body.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&CONTROL_VERSION.to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(body);
+    let crc = crc32c::crc32c(&out);
+    out[24..28].copy_from_slice(&crc.to_le_bytes());
+    Bytes::from(out)
+}
+
+fn read_slot(file: &dyn DiskFile, path: &Path, slot: u8) -> Result<Slot, StorageError> {
+    let mut raw = vec![0; SLOT_SIZE];
+    let read = file.read_at(offset(slot), &mut raw).map_err(StorageError::io("reading", path))?;
+    if read < raw.len() {
+        return Ok(Slot::Damaged("shorter than a slot"));
+    }
+    if raw.iter().all(|b| *b == 0) {
+        return Ok(Slot::Damaged("never written"));
+    }
+    Ok(check_slot(raw))
+}
+
+fn check_slot(mut raw: Vec<u8>) -> Slot {
+    let u32_at = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+    if raw[..8] != MAGIC {
+        return Slot::Damaged("wrong magic");
+    }
+    let (version, len, crc) = (u32_at(8), u32_at(12) as usize, u32_at(24));
+    let sequence = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
+    if len > SLOT_SIZE - HEADER_LEN {
+        return Slot::Damaged("length beyond the slot");
+    }
+    raw.truncate(HEADER_LEN + len);
+    raw[24..28].fill(0);
+    if crc32c::crc32c(&raw) != crc {
+        return Slot::Damaged("wrong checksum");
+    }
+    raw[24..28].copy_from_slice(&crc.to_le_bytes());
+    Slot::Valid { sequence, version, raw: Bytes::from(raw) }
+}
+
+fn newest(path: &Path, slots: [Slot; 2]) -> Result<(u8, u64, Bytes), StorageError> {
+    let mut best: Option<(u8, u64, Bytes)> = None;
+    let mut problems = Vec::new();
+    for (index, slot) in (0u8..).zip(slots) {
+        match slot {
+            Slot::Valid { version, .. } if version != CONTROL_VERSION => {
+                return Err(StorageError::UnknownVersion {
+                    path: path.to_owned(),
+                    found: version,
+                    known: CONTROL_VERSION,
+                });
+            }
+            Slot::Valid { sequence, raw, .. } => {
+                if best.as_ref().is_none_or(|(_, s, _)| sequence > *s) {
+                    best = Some((index, sequence, raw));
+                }
+            }
+            Slot::Damaged(problem) => problems.push(format!("slot {index}: {problem}")),
+        }
+    }
+    best.ok_or_else(|| StorageError::Corrupt {
+        path: path.to_owned(),
+        problem: format!(
+            "no valid slot ({}); restore this safekeeper's data, or remove it from the member set",
+            problems.join(", ")
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests;

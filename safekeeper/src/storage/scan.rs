@@ -1,0 +1,129 @@
+//! Where the log on disk ends, and which record is its last.
+//!
+//! Owner of nothing; reads segment files. Every position given out is a record boundary that the decoder confirmed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::wal::page::{PageHeader, header_len};
+use pgformat::wal::{EndReason, StreamConfig, WalDecoder, find_end_of_wal};
+use pgformat::{Lsn, PgMajor, WAL_PAGE_SIZE};
+
+use super::disk::DiskFile;
+use super::error::StorageError;
+use super::segment::Segments;
+use crate::core::{ControlState, LogEnd};
+
+/// Bytes per read.
+const READ_SIZE: u64 = 128 << 10;
+
+/// What this timeline's WAL must look like; `None` while its PostgreSQL version is unknown.
+pub fn stream_config(state: &ControlState) -> Option<StreamConfig> {
+    Some(StreamConfig {
+        version: PgMajor::from_version_num(state.pg_version_num)?,
+        seg_size: state.seg_size,
+        system_id: (state.system_id.0 != 0).then_some(state.system_id.0),
+        tlis: state.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
+    })
+}
+
+/// Reads segment files front to back with one open file.
+pub(super) struct LogFiles<'a> {
+    segments: &'a Segments,
+    open: Option<(u64, Arc<dyn DiskFile>)>,
+}
+
+impl<'a> LogFiles<'a> {
+    pub(super) fn new(segments: &'a Segments) -> LogFiles<'a> {
+        LogFiles { segments, open: None }
+    }
+
+    /// At most `max` bytes at `at`, within one segment; none when the segment is not there.
+    pub(super) fn read(&mut self, at: Lsn, max: u64) -> Result<Bytes, StorageError> {
+        let seg = self.segments.seg_size();
+        let segno = at.segment_no(seg);
+        if self.open.as_ref().is_none_or(|(n, _)| *n != segno) {
+            self.open = self.segments.open_for_reading(at)?.map(|f| (segno, f));
+        }
+        let Some((_, file)) = &self.open else { return Ok(Bytes::new()) };
+        let offset = at.segment_offset(seg);
+        let len = max.min(seg.bytes() - offset);
+        let mut buf = vec![0; usize::try_from(len).expect("bounded by the read size")];
+        let n = file.read_at(offset, &mut buf).map_err(StorageError::io("reading", self.segments.dir()))?;
+        buf.truncate(n);
+        Ok(Bytes::from(buf))
+    }
+}
+
+/// Finds the end of the log by decoding from `from`, a record boundary that is known to be good.
+pub(super) fn find_log_end(segments: &Segments, state: &ControlState, from: Lsn) -> Result<LogEnd, StorageError> {
+    let Some(cfg) = stream_config(state) else {
+        return Ok(LogEnd { flush_lsn: from, last_record_start: None });
+    };
+    let prev = last_record_before(segments, state, from)?;
+    let mut files = LogFiles::new(segments);
+    let found = find_end_of_wal(cfg, from, prev, |at| files.read(at, READ_SIZE))?;
+    if let EndReason::Invalid(e) = &found.reason {
+        if !e.is_end_of_log() {
+            tracing::warn!(end = %found.boundary, reason = %e, "the log ends at bytes that are no torn write");
+        }
+    }
+    Ok(LogEnd { flush_lsn: found.boundary, last_record_start: found.last_record_start })
+}
+
+/// Start of the record that ends at boundary `end`, when the log held has one.
+pub(super) fn last_record_before(
+    segments: &Segments,
+    state: &ControlState,
+    end: Lsn,
+) -> Result<Option<Lsn>, StorageError> {
+    let (Some(cfg), Some(floor)) = (stream_config(state), state.local_start_lsn.or(state.timeline_start_lsn)) else {
+        return Ok(None);
+    };
+    let mut files = LogFiles::new(segments);
+    let Some(start) = record_start_before(&mut files, &cfg, floor, end)? else { return Ok(None) };
+    let mut decoder = WalDecoder::new(cfg, start, None);
+    while decoder.position() < end {
+        let at = decoder.position();
+        let bytes = files.read(at, READ_SIZE.min(end.bytes_since(at)))?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if let Err(e) = decoder.feed(at, &bytes) {
+            tracing::warn!(%end, reason = %e, "the record before the end of the log cannot be read back");
+            return Ok(None);
+        }
+    }
+    Ok(if decoder.boundary() == end { decoder.last_record_start() } else { None })
+}
+
+/// Some record start before `end`, near it: page headers tell where the first record of a page begins.
+fn record_start_before(
+    files: &mut LogFiles<'_>,
+    cfg: &StreamConfig,
+    floor: Lsn,
+    end: Lsn,
+) -> Result<Option<Lsn>, StorageError> {
+    if end <= floor {
+        return Ok(None);
+    }
+    let mut page = Lsn::new(end.get() - 1).page_start();
+    loop {
+        if page <= floor {
+            return Ok(Some(floor));
+        }
+        let bytes = files.read(page, 64)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        // A page of zeros is the fill behind a switch record: further back.
+        if let Ok(header) = PageHeader::check(&bytes, page, cfg) {
+            let data = page.add(header_len(page, cfg.seg_size));
+            let first = data.add(u64::from(header.rem_len)).align8();
+            if first < end && first < page.add(WAL_PAGE_SIZE) {
+                return Ok(Some(first));
+            }
+        }
+        page = Lsn::new(page.get() - WAL_PAGE_SIZE);
+    }
+}

@@ -1,0 +1,220 @@
+//! Segment files of one timeline: names, creation, which ones are there.
+//!
+//! Owner of the index (segment number -> tli in the name), shared with readers. Invariant: a segment enters the index only
+//! after its blocks, its length and its name are durable, and leaves it before its file is removed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use pgformat::wal::page::PageHeader;
+use pgformat::{Lsn, SegSize, Tli};
+
+use super::control::no_space_or;
+use super::disk::{Disk, DiskFile, OpenMode};
+use super::error::StorageError;
+
+/// The segments of a timeline's directory.
+#[derive(Debug)]
+pub struct Segments {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    seg_size: SegSize,
+    index: RwLock<BTreeMap<u64, Tli>>,
+    spare: Mutex<Option<Segment>>,
+    spare_bytes: AtomicU64,
+}
+
+/// An open segment.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) segno: u64,
+    pub(super) tli: Tli,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+impl Segments {
+    /// Lists what is there. Of several files with one number the one that its first page vouches for is kept.
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, seg_size: SegSize) -> Result<Segments, StorageError> {
+        let mut named: BTreeMap<u64, Vec<Tli>> = BTreeMap::new();
+        for entry in disk.list(dir).map_err(StorageError::io("listing", dir))? {
+            if let Some((tli, segno)) = seg_size.parse_file_name(&entry.name) {
+                named.entry(segno).or_default().push(tli);
+            }
+        }
+        let segments = Segments {
+            disk,
+            dir: dir.to_owned(),
+            seg_size,
+            index: RwLock::default(),
+            spare: Mutex::default(),
+            spare_bytes: AtomicU64::new(0),
+        };
+        for (segno, tlis) in named {
+            let kept = segments.choose(segno, tlis)?;
+            segments.write_index().insert(segno, kept);
+        }
+        Ok(segments)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Segment size.
+    pub fn seg_size(&self) -> SegSize {
+        self.seg_size
+    }
+
+    /// Bytes of WAL files held, the one prepared for later included.
+    pub fn bytes(&self) -> u64 {
+        let held = self.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        held * self.seg_size.bytes() + self.spare_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The tli in the name of a segment that is there.
+    pub fn tli_of(&self, segno: u64) -> Option<Tli> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).get(&segno).copied()
+    }
+
+    /// Opens the segment that holds the byte at `at` for reading.
+    ///
+    /// # Errors
+    /// Whatever the disk says; `None` when the segment is not there.
+    pub fn open_for_reading(&self, at: Lsn) -> Result<Option<Arc<dyn DiskFile>>, StorageError> {
+        let segno = at.segment_no(self.seg_size);
+        let Some(tli) = self.tli_of(segno) else { return Ok(None) };
+        let path = self.path(segno, tli);
+        self.disk.open(&path, OpenMode::Read).map(Some).map_err(StorageError::io("opening", &path))
+    }
+
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    pub(super) fn open_for_writing(&self, segno: u64) -> Result<Option<Segment>, StorageError> {
+        let Some(tli) = self.tli_of(segno) else { return Ok(None) };
+        let path = self.path(segno, tli);
+        let file = self.disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;
+        Ok(Some(Segment { segno, tli, path, file }))
+    }
+
+    /// Creates a segment, or takes the one prepared, durably but for its content.
+    pub(super) fn create(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        // Held over I/O on purpose: a preparation under way would create the very same file.
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = match spare.take() {
+            Some(s) if s.segno == segno && s.tli == tli => s,
+            Some(other) => {
+                self.disk.remove(&other.path).map_err(StorageError::io("removing", &other.path))?;
+                self.create_file(segno, tli)?
+            }
+            None => self.create_file(segno, tli)?,
+        };
+        self.spare_bytes.store(0, Ordering::Relaxed);
+        self.write_index().insert(segno, tli);
+        Ok(segment)
+    }
+
+    /// Prepares a segment that will be needed next. No error: when it cannot be, its creation will say so.
+    pub(super) fn prepare(&self, segno: u64, tli: Tli) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_some() || self.tli_of(segno).is_some() {
+            return;
+        }
+        match self.create_file(segno, tli) {
+            Ok(segment) => {
+                *spare = Some(segment);
+                self.spare_bytes.store(self.seg_size.bytes(), Ordering::Relaxed);
+            }
+            Err(e) => tracing::debug!(error = %e, segno, "next segment not prepared"),
+        }
+    }
+
+    /// Removes the prepared segment.
+    pub(super) fn drop_spare(&self) -> Result<(), StorageError> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(s) = spare.take() {
+            self.spare_bytes.store(0, Ordering::Relaxed);
+            self.disk.remove(&s.path).map_err(StorageError::io("removing", &s.path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every segment from number `first` on, highest first, and the prepared one, durably.
+    pub(super) fn remove_from(&self, first: u64) -> Result<(), StorageError> {
+        self.drop_spare()?;
+        let gone: Vec<(u64, Tli)> = {
+            let mut index = self.write_index();
+            index.split_off(&first).into_iter().collect()
+        };
+        for (segno, tli) in gone.iter().rev() {
+            let path = self.path(*segno, *tli);
+            self.disk.remove(&path).map_err(StorageError::io("removing", &path))?;
+        }
+        // Also when nothing was removed: a removal that a killed process made may not be durable yet.
+        self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))
+    }
+
+    fn create_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        let path = self.path(segno, tli);
+        let file = match self.disk.open(&path, OpenMode::CreateNew) {
+            // Left behind by an attempt that failed half-way.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.disk.remove(&path).map_err(StorageError::io("removing", &path))?;
+                self.disk.open(&path, OpenMode::CreateNew)
+            }
+            other => other,
+        };
+        let file = file.map_err(|e| no_space_or(e, "creating", &path))?;
+        if let Err(e) = file.allocate(self.seg_size.bytes()) {
+            // The blocks that were reserved are given back; when that fails too, the next attempt removes the file.
+            if let Err(e) = self.disk.remove(&path) {
+                tracing::debug!(error = %e, path = %path.display(), "half-allocated segment not removed");
+            }
+            return Err(no_space_or(e, "allocating", &path));
+        }
+        file.fsync().map_err(StorageError::io("fsync of", &path))?;
+        self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))?;
+        Ok(Segment { segno, tli, path, file })
+    }
+
+    fn choose(&self, segno: u64, mut tlis: Vec<Tli>) -> Result<Tli, StorageError> {
+        tlis.sort_unstable();
+        let last = tlis.last().copied().expect("a listed number has a file");
+        if tlis.len() == 1 {
+            return Ok(last);
+        }
+        let mut kept = last;
+        for tli in &tlis {
+            if self.first_page_tli(segno, *tli)? == Some(*tli) {
+                kept = *tli;
+            }
+        }
+        for tli in tlis.into_iter().filter(|t| *t != kept) {
+            let path = self.path(segno, tli);
+            tracing::info!(path = %path.display(), "removing a prepared segment of an earlier tli");
+            self.disk.remove(&path).map_err(StorageError::io("removing", &path))?;
+        }
+        Ok(kept)
+    }
+
+    fn first_page_tli(&self, segno: u64, tli: Tli) -> Result<Option<Tli>, StorageError> {
+        let path = self.path(segno, tli);
+        let file = self.disk.open(&path, OpenMode::Read).map_err(StorageError::io("opening", &path))?;
+        let mut page = [0; 64];
+        file.read_at(0, &mut page).map_err(StorageError::io("reading", &path))?;
+        Ok(PageHeader::parse(&page).map(|h| h.tli))
+    }
+
+    fn path(&self, segno: u64, tli: Tli) -> PathBuf {
+        self.dir.join(self.seg_size.file_name(tli, segno))
+    }
+
+    fn write_index(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<u64, Tli>> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,136 @@
+//! One timeline's directory: the control file and the WAL together.
+//!
+//! Owner of both files' handles. A directory exists wholly or not at all: it is built elsewhere, synced, and renamed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+
+use super::control::ControlFile;
+use super::disk::Disk;
+use super::error::StorageError;
+use super::wal::WalStorage;
+use crate::core::{ControlState, LogEnd};
+
+/// An open timeline directory.
+#[derive(Debug)]
+pub struct TimelineStorage {
+    control: ControlFile,
+    /// As persisted.
+    state: ControlState,
+    wal: WalStorage,
+}
+
+impl TimelineStorage {
+    /// Builds a timeline in `staging`, which must not exist, and moves it to `target`; durable when this returns.
+    ///
+    /// # Errors
+    /// Whatever the disk says. Nothing is left at `target` unless only the last directory sync failed: then it may be there
+    /// after a restart, whole.
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        staging: &Path,
+        target: &Path,
+        state: &ControlState,
+        prehistory: Bytes,
+    ) -> Result<(), StorageError> {
+        let built = Self::build(disk, staging, state, prehistory).and_then(|()| {
+            let parent = target.parent().unwrap_or(target);
+            disk.create_dir_all(parent).map_err(StorageError::io("creating", parent))?;
+            if let Some(above) = parent.parent() {
+                disk.fsync_dir(above).map_err(StorageError::io("fsync of", above))?;
+            }
+            disk.rename(staging, target).map_err(StorageError::io("renaming to", target))
+        });
+        if let Err(e) = built {
+            // Wiped at the next start in any case.
+            if let Err(e) = disk.remove_dir_all(staging) {
+                tracing::debug!(error = %e, "half-built timeline not removed");
+            }
+            return Err(e);
+        }
+        for dir in [target.parent(), staging.parent()].into_iter().flatten() {
+            disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir))?;
+        }
+        Ok(())
+    }
+
+    fn build(
+        disk: &Arc<dyn Disk>,
+        staging: &Path,
+        state: &ControlState,
+        prehistory: Bytes,
+    ) -> Result<(), StorageError> {
+        disk.create_dir_all(staging).map_err(StorageError::io("creating", staging))?;
+        WalStorage::create(Arc::clone(disk), staging, state, prehistory)?;
+        ControlFile::create(&**disk, staging, state)?;
+        disk.fsync_dir(staging).map_err(StorageError::io("fsync of", staging))
+    }
+
+    /// Opens a timeline: what is given out is durable, and behind the end of the log there are only zeros.
+    ///
+    /// # Errors
+    /// See [`StorageError`]; [`StorageError::is_corruption`] when it must not be served.
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+    ) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
+        let (control, state) = ControlFile::open(&**disk, dir)?;
+        let (wal, end) = WalStorage::open(Arc::clone(disk), dir, &state)?;
+        Ok((TimelineStorage { control, state: state.clone(), wal }, state, end))
+    }
+
+    /// The log.
+    pub fn wal(&self) -> &WalStorage {
+        &self.wal
+    }
+
+    /// The state as it is on disk.
+    pub fn persisted(&self) -> &ControlState {
+        &self.state
+    }
+
+    /// See [`WalStorage::write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&mut self, begin: Lsn, bufs: &[Bytes]) -> Result<(), StorageError> {
+        self.wal.write(begin, bufs)
+    }
+
+    /// See [`WalStorage::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn flush(&mut self) -> Result<(), StorageError> {
+        self.wal.flush()
+    }
+
+    /// See [`WalStorage::truncate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn truncate(&mut self, to: Lsn) -> Result<LogEnd, StorageError> {
+        self.wal.truncate(to, &self.state)
+    }
+
+    /// See [`ControlFile::persist`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn persist(&mut self, state: &ControlState) -> Result<(), StorageError> {
+        self.control.persist(state)?;
+        self.state = state.clone();
+        Ok(())
+    }
+
+    /// See [`WalStorage::rest`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rest(&mut self) -> Result<(), StorageError> {
+        self.wal.rest()
+    }
+}

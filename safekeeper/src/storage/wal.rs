@@ -1,0 +1,358 @@
+//! The WAL of one timeline in PostgreSQL's segment files (`docs/formats.md`).
+//!
+//! Owner of the files' content and of the end of what was written; record boundaries are the acceptor's business. Invariants:
+//! - a segment has its blocks before the first byte is written, so that a full disk shows before anything is half written;
+//! - behind the end of the log there are zeros, durably, before anything new is written;
+//! - after a failed write or sync nothing more is written or synced here: the value is poisoned, and opening anew writes
+//!   again every byte that no good sync is known to cover, before any of it counts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::wal::synthetic_prehistory;
+use pgformat::{Lsn, Tli};
+
+use super::disk::Disk;
+use super::error::StorageError;
+use super::scan::{find_log_end, last_record_before, stream_config};
+use super::segment::{Segment, Segments};
+use crate::core::{ControlState, LogEnd};
+
+/// Bytes per step when uncertain WAL is written anew.
+const REWRITE_STEP: u64 = 1 << 20;
+/// Granularity at which zeros are left out of it: a WAL page.
+const REWRITE_PAGE: usize = 8192;
+
+/// An open log.
+#[derive(Debug)]
+pub struct WalStorage {
+    segments: Arc<Segments>,
+    current: Option<Segment>,
+    /// Written since the last sync, ascending.
+    dirty: Vec<Segment>,
+    /// End of the bytes written; `None` = no log yet.
+    write_lsn: Option<Lsn>,
+    /// tli of the newest segment, for the next one's name.
+    tli: Tli,
+    poisoned: bool,
+}
+
+/// Prepares the next segment; run beside the writer.
+#[derive(Clone, Debug)]
+pub struct SpareJob {
+    segments: Arc<Segments>,
+    segno: u64,
+    tli: Tli,
+}
+
+impl SpareJob {
+    /// Number of the segment.
+    pub fn segno(&self) -> u64 {
+        self.segno
+    }
+
+    /// Allocates it. Failure is silent: the writer meets it when it needs the segment.
+    pub fn run(&self) {
+        self.segments.prepare(self.segno, self.tli);
+    }
+}
+
+impl WalStorage {
+    /// Writes the first segment of a new timeline up to `state`'s start, durably but for its name; `prehistory` is the WAL of
+    /// `[segment start, start)`.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        state: &ControlState,
+        prehistory: Bytes,
+    ) -> Result<(), StorageError> {
+        let Some(start) = state.timeline_start_lsn else { return Ok(()) };
+        let first = start.segment_start(state.seg_size);
+        if prehistory.is_empty() && first == start {
+            return Ok(());
+        }
+        let segments = Segments::open(disk, dir, state.seg_size)?;
+        let tli = tli_in_page(&prehistory).or(state.tli_at(first)).unwrap_or(Tli(1));
+        let segment = segments.create(first.segment_no(state.seg_size), tli)?;
+        segment.file.write_at(0, &[prehistory]).map_err(StorageError::io("writing", &segment.path))?;
+        segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
+    }
+
+    /// Opens the log: makes durable what is there, finds its end, and clears what lies behind.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        state: &ControlState,
+    ) -> Result<(WalStorage, Option<LogEnd>), StorageError> {
+        let segments = Arc::new(Segments::open(disk, dir, state.seg_size)?);
+        let mut wal =
+            WalStorage { segments, current: None, dirty: Vec::new(), write_lsn: None, tli: Tli(1), poisoned: false };
+        let Some(from) = state.commit_lsn.or(state.timeline_start_lsn) else {
+            // No log was begun, or its beginning was not recorded and so never counted.
+            wal.segments.remove_from(0)?;
+            return Ok((wal, None));
+        };
+        wal.tli = state.tli_at(from).unwrap_or(Tli(1));
+        wal.write_anew(from.page_start())?;
+        let end = find_log_end(&wal.segments, state, from)?;
+        wal.cut(end.flush_lsn)?;
+        Ok((wal, Some(end)))
+    }
+
+    /// The segments, for readers.
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    /// End of the bytes written.
+    pub fn write_lsn(&self) -> Option<Lsn> {
+        self.write_lsn
+    }
+
+    /// Writes `bufs` at `begin`, one behind the other. All segments are there before the first byte is written.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`]: nothing was written, repeat it later. Otherwise the log must be opened anew.
+    pub fn write(&mut self, begin: Lsn, bufs: &[Bytes]) -> Result<(), StorageError> {
+        self.check_begin(begin)?;
+        let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
+        let Some(end) = begin.checked_add(len) else {
+            return Err(StorageError::Misuse(format!("{len} bytes at {begin} are beyond the end of all logs")));
+        };
+        if len == 0 {
+            return Ok(());
+        }
+        let pieces = split_at_segments(begin, bufs, self.segments.seg_size());
+        self.guard(|wal| {
+            let mut files = Vec::with_capacity(pieces.len());
+            for (at, slices) in &pieces {
+                files.push(wal.segment_for(*at, slices.first().map_or(&[][..], |b| b))?);
+            }
+            for ((at, slices), segment) in pieces.iter().zip(files) {
+                let offset = at.segment_offset(wal.segments.seg_size());
+                segment.file.write_at(offset, slices).map_err(StorageError::io("writing", &segment.path))?;
+                if wal.dirty.last().is_none_or(|d| d.segno != segment.segno) {
+                    wal.dirty.push(segment.clone());
+                }
+                wal.current = Some(segment);
+            }
+            wal.write_lsn = Some(end);
+            Ok(())
+        })
+    }
+
+    /// Makes everything written durable.
+    ///
+    /// # Errors
+    /// After an error the log must be opened anew; nothing written since the last good flush counts.
+    pub fn flush(&mut self) -> Result<(), StorageError> {
+        self.guard(|wal| {
+            for segment in &wal.dirty {
+                segment.file.fdatasync().map_err(StorageError::io("fdatasync of", &segment.path))?;
+            }
+            wal.dirty.clear();
+            Ok(())
+        })
+    }
+
+    /// Cuts the log at `to`, or begins an empty one there, durably. A crash on the way leaves a log that ends at or behind
+    /// `to`; repeating the call finishes it.
+    ///
+    /// # Errors
+    /// As for [`WalStorage::write`].
+    pub fn truncate(&mut self, to: Lsn, state: &ControlState) -> Result<LogEnd, StorageError> {
+        self.guard(|wal| {
+            if wal.write_lsn.is_none() {
+                wal.begin(to, state)?;
+                return Ok(LogEnd { flush_lsn: to, last_record_start: None });
+            }
+            wal.flush_kept(to)?;
+            wal.cut(to)?;
+            let last_record_start = last_record_before(&wal.segments, state, to)?;
+            Ok(LogEnd { flush_lsn: to, last_record_start })
+        })
+    }
+
+    /// The next segment to be prepared, when the log is being written and it is not there.
+    pub fn spare_job(&self) -> Option<SpareJob> {
+        let current = self.current.as_ref()?;
+        Some(SpareJob { segments: Arc::clone(&self.segments), segno: current.segno + 1, tli: current.tli })
+    }
+
+    /// Gives back what only an active timeline needs: the prepared segment and open files.
+    ///
+    /// # Errors
+    /// Whatever the disk says; harmless.
+    pub fn rest(&mut self) -> Result<(), StorageError> {
+        if self.dirty.is_empty() {
+            self.current = None;
+        }
+        self.segments.drop_spare()
+    }
+
+    /// Runs a change; any failure but a full disk poisons.
+    fn guard<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        if self.poisoned {
+            return Err(StorageError::Poisoned);
+        }
+        let result = change(self);
+        if let Err(e) = &result {
+            self.poisoned = !e.is_no_space();
+        }
+        result
+    }
+
+    fn check_begin(&self, begin: Lsn) -> Result<(), StorageError> {
+        let Some(end) = self.write_lsn else {
+            return Err(StorageError::Misuse(format!("write at {begin} into a log that was not begun")));
+        };
+        // Behind a switch record the log may go on at the next segment: the bytes between are zeros already.
+        let seg = self.segments.seg_size();
+        let next = if end.segment_offset(seg) == 0 { end } else { seg.start_of(end.segment_no(seg) + 1) };
+        if begin == end || begin == next {
+            return Ok(());
+        }
+        Err(StorageError::Misuse(format!("write at {begin} does not continue the log, which ends at {end}")))
+    }
+
+    fn segment_for(&mut self, at: Lsn, first_bytes: &[u8]) -> Result<Segment, StorageError> {
+        let seg = self.segments.seg_size();
+        let segno = at.segment_no(seg);
+        if let Some(s) = self.current.as_ref().filter(|s| s.segno == segno) {
+            return Ok(s.clone());
+        }
+        if let Some(s) = self.segments.open_for_writing(segno)? {
+            return Ok(s);
+        }
+        // A segment's first page names its tli; a first piece too small to tell takes the one before.
+        let stated = if at.segment_offset(seg) == 0 { tli_in_page(first_bytes) } else { None };
+        let tli = stated.unwrap_or(self.tli);
+        let segment = self.segments.create(segno, tli)?;
+        self.tli = tli;
+        Ok(segment)
+    }
+
+    fn begin(&mut self, to: Lsn, state: &ControlState) -> Result<(), StorageError> {
+        let seg = self.segments.seg_size();
+        self.tli = state.tli_at(to).unwrap_or(Tli(1));
+        if to.segment_offset(seg) != 0 {
+            let cfg = stream_config(state)
+                .ok_or_else(|| StorageError::Misuse("a log begins only when its PostgreSQL version is known".into()))?;
+            let bytes = synthetic_prehistory(&cfg, to).map_err(|e| StorageError::Misuse(e.to_string()))?;
+            let segment = self.segments.create(to.segment_no(seg), self.tli)?;
+            segment.file.write_at(0, &[Bytes::from(bytes)]).map_err(StorageError::io("writing", &segment.path))?;
+            segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))?;
+        }
+        self.write_lsn = Some(to);
+        Ok(())
+    }
+
+    /// Syncs what a truncation keeps: its completion says that everything below is durable.
+    fn flush_kept(&mut self, to: Lsn) -> Result<(), StorageError> {
+        let seg = self.segments.seg_size();
+        for segment in self.dirty.iter().filter(|s| seg.start_of(s.segno) < to) {
+            segment.file.fdatasync().map_err(StorageError::io("fdatasync of", &segment.path))?;
+        }
+        self.dirty.clear();
+        Ok(())
+    }
+
+    /// Positions first, then later segments from the highest down, then the tail, each step durable.
+    fn cut(&mut self, to: Lsn) -> Result<(), StorageError> {
+        let seg = self.segments.seg_size();
+        self.write_lsn = Some(to);
+        self.current = None;
+        let (segno, offset) = (to.segment_no(seg), to.segment_offset(seg));
+        self.segments.remove_from(if offset == 0 { segno } else { segno + 1 })?;
+        if offset == 0 {
+            return Ok(());
+        }
+        let Some(segment) = self.segments.open_for_writing(segno)? else {
+            return Err(StorageError::Corrupt {
+                path: self.segments.dir().to_owned(),
+                problem: format!("the log ends at {to}, but its segment is missing"),
+            });
+        };
+        self.tli = segment.tli;
+        segment.file.zero_range(offset, seg.bytes() - offset).map_err(StorageError::io("zeroing", &segment.path))?;
+        segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
+    }
+
+    /// Writes what is held from `from` on once more, and syncs it: a sync that failed before this process, or before this
+    /// opening, leaves pages in the page cache that look clean and are not on disk. Pages of zeros are left out: they were
+    /// zeros, durably, before anything was written there.
+    fn write_anew(&mut self, from: Lsn) -> Result<(), StorageError> {
+        let seg = self.segments.seg_size();
+        let mut next = from.segment_no(seg);
+        for segno in self.segments.numbers().into_iter().filter(|n| *n >= from.segment_no(seg)) {
+            let Some(segment) = self.segments.open_for_writing(segno)? else { continue };
+            let len = segment.file.len().map_err(StorageError::io("measuring", &segment.path))?;
+            // A gap, or a file whose creation did not finish: the log ends before it.
+            if segno != next || len < seg.bytes() {
+                return self.segments.remove_from(segno);
+            }
+            let mut offset = if segno == from.segment_no(seg) { from.segment_offset(seg) } else { 0 };
+            while offset < seg.bytes() {
+                let step = REWRITE_STEP.min(seg.bytes() - offset);
+                rewrite(&segment, offset, step)?;
+                offset += step;
+            }
+            segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))?;
+            next = segno + 1;
+        }
+        Ok(())
+    }
+}
+
+fn rewrite(segment: &Segment, offset: u64, len: u64) -> Result<(), StorageError> {
+    let mut buf = vec![0; usize::try_from(len).expect("bounded by the step")];
+    segment.file.read_at(offset, &mut buf).map_err(StorageError::io("reading", &segment.path))?;
+    let bytes = Bytes::from(buf);
+    let mut at = 0;
+    while at < bytes.len() {
+        let page = |from: usize| &bytes[from..(from + REWRITE_PAGE).min(bytes.len())];
+        let mut end = at;
+        while end < bytes.len() && page(end).iter().any(|b| *b != 0) {
+            end = (end + REWRITE_PAGE).min(bytes.len());
+        }
+        if end > at {
+            let run = bytes.slice(at..end);
+            segment.file.write_at(offset + at as u64, &[run]).map_err(StorageError::io("writing", &segment.path))?;
+        }
+        at = end + REWRITE_PAGE;
+    }
+    Ok(())
+}
+
+/// tli in the header of a page, when `bytes` begins with one.
+fn tli_in_page(bytes: &[u8]) -> Option<Tli> {
+    let tli = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
+    (tli != 0).then_some(Tli(tli))
+}
+
+/// The pieces of a write that lie in one segment each, without copying.
+fn split_at_segments(begin: Lsn, bufs: &[Bytes], seg: pgformat::SegSize) -> Vec<(Lsn, Vec<Bytes>)> {
+    let mut pieces: Vec<(Lsn, Vec<Bytes>)> = Vec::new();
+    let mut at = begin;
+    for buf in bufs {
+        let mut rest = buf.clone();
+        while !rest.is_empty() {
+            let room = usize::try_from(seg.bytes() - at.segment_offset(seg)).unwrap_or(usize::MAX);
+            let part = rest.split_to(rest.len().min(room));
+            let len = part.len() as u64;
+            match pieces.last_mut() {
+                Some((start, slices)) if start.segment_no(seg) == at.segment_no(seg) => slices.push(part),
+                _ => pieces.push((at, vec![part])),
+            }
+            at = at.add(len);
+        }
+    }
+    pieces
+}

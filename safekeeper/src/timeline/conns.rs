@@ -1,0 +1,147 @@
+//! The proposers' connections as the driver keeps them: answers in order, each sent when the write it waits for is durable.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use proto::consensus::{AcceptorMessage, AppendResponse};
+use proto::net::SqlError;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::port::PortEvent;
+use super::shared::Feedback;
+use crate::core::{ConnId, WriteId};
+
+/// All connections of a timeline.
+#[derive(Debug, Default)]
+pub(super) struct Conns {
+    conns: BTreeMap<ConnId, Conn>,
+    done: Option<WriteId>,
+}
+
+#[derive(Debug)]
+struct Conn {
+    events: mpsc::Sender<PortEvent>,
+    budget: Arc<Semaphore>,
+    /// Answers that wait, in order.
+    waiting: VecDeque<(Option<WriteId>, AcceptorMessage)>,
+    /// Sent last, for feedback that comes while nothing is appended.
+    last_append: Option<AppendResponse>,
+    /// Number of the newest feedback sent.
+    feedback_seen: u64,
+    closed: bool,
+}
+
+impl Conns {
+    pub(super) fn insert(&mut self, id: ConnId, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore>) {
+        let conn =
+            Conn { events, budget, waiting: VecDeque::new(), last_append: None, feedback_seen: 0, closed: false };
+        self.conns.insert(id, conn);
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) {
+        self.conns.remove(&id);
+    }
+
+    /// Queues an answer and sends what may be sent.
+    pub(super) fn reply(&mut self, id: ConnId, message: AcceptorMessage, after: Option<WriteId>, feedback: &Feedback) {
+        let done = self.done;
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.waiting.push_back((after, message));
+            conn.send_ready(done, feedback);
+        }
+    }
+
+    /// Everything up to `write` is durable.
+    pub(super) fn completed(&mut self, write: WriteId, feedback: &Feedback) {
+        self.done = Some(write);
+        for conn in self.conns.values_mut() {
+            conn.send_ready(self.done, feedback);
+        }
+    }
+
+    /// Passes new feedback on to proposers whose appends were answered before.
+    pub(super) fn spread(&mut self, feedback: &Feedback) {
+        for conn in self.conns.values_mut() {
+            conn.spread(feedback);
+        }
+    }
+
+    /// Tells the proposer and takes nothing more from it; what waits is dropped.
+    pub(super) fn close(&mut self, id: ConnId, error: SqlError) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.close(error);
+        }
+    }
+
+    pub(super) fn close_all(&mut self, error: &SqlError) {
+        for conn in self.conns.values_mut() {
+            conn.close(error.clone());
+        }
+    }
+
+    /// A new acceptor counts its writes from the beginning.
+    pub(super) fn restart(&mut self) {
+        self.done = None;
+    }
+}
+
+impl Conn {
+    fn send_ready(&mut self, done: Option<WriteId>, feedback: &Feedback) {
+        while let Some((_, mut message)) = self.waiting.pop_front_if(|(after, _)| *after <= done) {
+            if let AcceptorMessage::Append(response) = &mut message {
+                self.complete(response, feedback);
+            }
+            self.send(message);
+        }
+    }
+
+    /// Adds feedback that this proposer has not seen. A deposed one, without positions, gets none.
+    fn complete(&mut self, response: &mut AppendResponse, feedback: &Feedback) {
+        if response.flush_lsn.is_none() {
+            self.last_append = None;
+            return;
+        }
+        self.last_append = Some(response.clone());
+        if let Some((number, newest)) = feedback.after(self.feedback_seen) {
+            self.feedback_seen = number;
+            response.pageserver_feedback = Some(newest);
+        }
+    }
+
+    fn spread(&mut self, feedback: &Feedback) {
+        // A full queue of answers is no reason to wait: the next answer carries it.
+        while self.events.capacity() > 0 && !self.closed {
+            let Some(last) = &self.last_append else { return };
+            let Some((number, newest)) = feedback.after(self.feedback_seen) else { return };
+            let mut response = last.clone();
+            response.pageserver_feedback = Some(newest);
+            self.feedback_seen = number;
+            self.send(AcceptorMessage::Append(response));
+        }
+    }
+
+    fn send(&mut self, message: AcceptorMessage) {
+        if self.closed {
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(PortEvent::Message(message)) {
+            // It sends but does not read: its connection ends, nobody else's waits. Dropping the channel says so.
+            tracing::warn!("a proposer does not read its answers; its connection is closed");
+            self.closed = true;
+            self.budget.close();
+            self.events = mpsc::channel(1).0;
+        }
+    }
+
+    fn close(&mut self, error: SqlError) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        self.waiting.clear();
+        self.budget.close();
+        // When its queue is full the end of the channel has to do.
+        let _ = self.events.try_send(PortEvent::Close(error));
+        self.events = mpsc::channel(1).0;
+    }
+}

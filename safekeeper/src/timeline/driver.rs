@@ -1,0 +1,346 @@
+//! One task per timeline: feeds the acceptor, runs its effects, publishes positions.
+//!
+//! Owner of acceptor, storage and connections. While the disk works on one group of effects, inputs go on and gather into the
+//! next: a group commit without timers. Order kept: ring, then positions; positions, then a truncation; a sync, then the
+//! answers that wait for it. No timer runs while WAL flows or while nothing happens; timers serve lazy persistence of the
+//! commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::net::{SqlError, sqlstate};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+use super::conns::Conns;
+use super::handle::{Positions, Stopped};
+use super::metrics::StorageMetrics;
+use super::shared::{Command, Shared};
+use super::worker::{Home, OpenFailure, Opened, Turn, TurnResult};
+use crate::core::{Acceptor, Effect, Input};
+use crate::storage::{Op, StorageError, TimelineStorage};
+
+mod heal;
+
+/// Commands taken before the disk gets its turn, at most.
+const BATCH_COMMANDS: usize = 256;
+/// WAL gathered before the disk gets its turn, at most: larger groups gain nothing, and this bounds how long a flush is held.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The driver of one timeline.
+#[derive(Debug)]
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    home: Home,
+    metrics: StorageMetrics,
+    positions: watch::Sender<Positions>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    acceptor: Acceptor,
+    conns: Conns,
+    started: Instant,
+    effects: Vec<Effect>,
+    ops: VecDeque<Op>,
+    /// Bytes of WAL in `ops`.
+    gathered: usize,
+    /// Budget of what is gathered, and of what the disk works on.
+    permits: (Vec<OwnedSemaphorePermit>, Vec<OwnedSemaphorePermit>),
+    disk: DiskState,
+    stopped: Option<Stopped>,
+    /// Delay before the next attempt, while stopped.
+    backoff: Duration,
+    spare: Option<(u64, JoinHandle<()>)>,
+    idle: Idle,
+    stopping: bool,
+}
+
+/// Where the storage is.
+#[derive(Debug)]
+enum DiskState {
+    Ready(Box<TimelineStorage>),
+    Working(JoinHandle<TurnResult>),
+    /// The disk is full: the same effects are tried again.
+    Full {
+        storage: Box<TimelineStorage>,
+        retry: Instant,
+    },
+    /// A write or sync failed: the timeline is opened anew.
+    Failed {
+        reopen: Instant,
+    },
+    Reopening(JoinHandle<Result<Opened, OpenFailure>>),
+    /// Damaged: only an operator helps.
+    Dead,
+}
+
+#[derive(Debug)]
+struct Idle {
+    after: Duration,
+    /// Last write; `None` = at rest.
+    active_since: Option<Instant>,
+    rest_due: bool,
+}
+
+/// What woke the driver.
+enum Wake {
+    Command(Option<Command>),
+    Turn(Result<TurnResult, tokio::task::JoinError>),
+    Reopened(Result<Result<Opened, OpenFailure>, tokio::task::JoinError>),
+    Feedback,
+    Timer,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        home: Home,
+        metrics: StorageMetrics,
+        (positions, commands): (watch::Sender<Positions>, mpsc::UnboundedReceiver<Command>),
+        opened: Opened,
+        idle_after: Duration,
+    ) -> Driver {
+        Driver {
+            shared,
+            home,
+            metrics,
+            positions,
+            commands,
+            acceptor: opened.acceptor,
+            conns: Conns::default(),
+            started: Instant::now(),
+            effects: Vec::new(),
+            ops: VecDeque::new(),
+            gathered: 0,
+            permits: (Vec::new(), Vec::new()),
+            disk: DiskState::Ready(Box::new(opened.storage)),
+            stopped: None,
+            backoff: heal::BACKOFF_MIN,
+            spare: None,
+            idle: Idle { after: idle_after, active_since: None, rest_due: false },
+            stopping: false,
+        }
+    }
+
+    /// Runs until shut down: what was received is durable by then and the commit position is persisted.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.give_disk_its_turn();
+            if self.stopping && self.is_settled() {
+                break;
+            }
+            match self.wake().await {
+                Wake::Command(Some(command)) => self.take_commands(command),
+                // The registry and every handle are gone.
+                Wake::Command(None) => self.begin_shutdown(),
+                Wake::Turn(result) => self.turn_done(result),
+                Wake::Reopened(result) => self.reopened(result),
+                Wake::Feedback => self.conns.spread(&self.shared.feedback),
+                Wake::Timer => self.timer(),
+            }
+            self.publish();
+        }
+        if let Some((_, preparing)) = self.spare.take() {
+            // A failed preparation is no loss.
+            let _ = preparing.await;
+        }
+        if let DiskState::Ready(mut storage) = std::mem::replace(&mut self.disk, DiskState::Dead) {
+            let rested = tokio::task::spawn_blocking(move || storage.rest()).await;
+            if let Ok(Err(e)) = rested {
+                tracing::debug!(error = %e, "prepared segment not removed");
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let takes_commands = !self.acceptor.busy() && self.gathered < 4 * BATCH_BYTES && !self.stopping;
+        let timer = self.next_timer();
+        tokio::select! {
+            result = working(&mut self.disk) => result,
+            command = self.commands.recv(), if takes_commands => Wake::Command(command),
+            () = self.shared.feedback.arrived.notified() => Wake::Feedback,
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
+        }
+    }
+
+    /// Takes the command and whatever waits behind it, within bounds.
+    fn take_commands(&mut self, first: Command) {
+        self.command(first);
+        for _ in 1..BATCH_COMMANDS {
+            if self.acceptor.busy() || self.gathered >= BATCH_BYTES || self.stopping {
+                break;
+            }
+            match self.commands.try_recv() {
+                Ok(command) => self.command(command),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Connect { conn, version, primary_epoch, events, budget } => {
+                self.conns.insert(conn, events, budget);
+                self.step(Input::Connected { conn, version, primary_epoch });
+            }
+            Command::Message { conn, message, permit } => {
+                self.permits.0.push(permit);
+                self.step(Input::Message { conn, message });
+            }
+            Command::Disconnect { conn } => {
+                self.step(Input::Disconnected { conn });
+                self.conns.remove(conn);
+            }
+            Command::Shutdown => self.begin_shutdown(),
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.acceptor.step(now, input, &mut effects);
+        for effect in effects.drain(..) {
+            self.run_effect(effect);
+        }
+        self.effects = effects;
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match Op::from_effect(effect) {
+            Ok(op) => {
+                match &op {
+                    Op::Write { begin, wal } => {
+                        self.gathered += wal.len();
+                        self.idle.active_since = Some(Instant::now());
+                        self.shared.ring().push(*begin, wal.clone());
+                    }
+                    Op::Truncate { to, .. } => self.shared.ring().cut(*to),
+                    Op::Flush(_) | Op::Persist { .. } => {}
+                }
+                self.ops.push_back(op);
+            }
+            Err(Effect::Reply { conn, message, after }) => {
+                self.conns.reply(conn, message, after, &self.shared.feedback);
+            }
+            Err(Effect::Close { conn, refusal }) => {
+                let error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
+                self.conns.close(conn, error);
+            }
+            Err(_) => unreachable!("every other effect concerns the disk"),
+        }
+    }
+
+    /// Starts the next group when the disk is free. Whatever is not covered by a flush yet is covered now: the queue ran
+    /// empty, or enough was gathered.
+    fn give_disk_its_turn(&mut self) {
+        if !matches!(self.disk, DiskState::Ready(_)) {
+            return;
+        }
+        if self.acceptor.dirty() && !self.acceptor.busy() {
+            self.step(Input::FlushNow);
+            self.publish();
+        }
+        let rest = std::mem::take(&mut self.idle.rest_due);
+        if self.ops.is_empty() && !rest {
+            return;
+        }
+        let DiskState::Ready(storage) = std::mem::replace(&mut self.disk, DiskState::Dead) else {
+            unreachable!("checked above");
+        };
+        let turn = Turn { storage: *storage, ops: std::mem::take(&mut self.ops), rest };
+        self.gathered = 0;
+        self.permits.1.append(&mut self.permits.0);
+        let metrics = self.metrics.clone();
+        self.disk = DiskState::Working(tokio::task::spawn_blocking(move || turn.run(&metrics)));
+    }
+
+    fn turn_done(&mut self, result: Result<TurnResult, tokio::task::JoinError>) {
+        let mut result = match result {
+            Ok(result) => result,
+            Err(panic) => return self.fail(&StorageError::Misuse(format!("storage panicked: {panic}"))),
+        };
+        if result.failure.is_none() && result.ops.iter().all(|op| op.wal_len() == 0) {
+            self.permits.1.clear();
+        }
+        // What was not run comes before what was gathered meanwhile.
+        result.ops.append(&mut self.ops);
+        self.ops = result.ops;
+        self.gathered = self.ops.iter().map(Op::wal_len).sum();
+        match result.failure {
+            Some(e) if e.is_no_space() => return self.full(&e, result.storage),
+            Some(e) => return self.fail(&e),
+            None => {}
+        }
+        self.disk = DiskState::Ready(Box::new(result.storage));
+        self.healed();
+        if let Some(control) = result.persisted {
+            self.shared.set_view(|view| view.control = control);
+        }
+        for completion in result.completions {
+            let write = match &completion {
+                Input::Done(write) | Input::Truncated { write, .. } => Some(*write),
+                _ => None,
+            };
+            self.step(completion);
+            if let Some(write) = write {
+                self.conns.completed(write, &self.shared.feedback);
+            }
+        }
+        if let Some(job) = result.spare.filter(|j| self.spare.as_ref().is_none_or(|(n, _)| *n != j.segno())) {
+            self.spare = Some((job.segno(), tokio::task::spawn_blocking(move || job.run())));
+        }
+    }
+
+    fn publish(&mut self) {
+        let core = self.acceptor.positions();
+        let positions = Positions::new(&core, self.stopped.clone());
+        self.shared.set_view(|view| view.core = core);
+        self.positions.send_if_modified(|now| {
+            let changed = *now != positions;
+            *now = positions;
+            changed
+        });
+    }
+
+    fn begin_shutdown(&mut self) {
+        self.stopping = true;
+        self.step(Input::FlushNow);
+        if let Some(due) = self.acceptor.next_timeout() {
+            // Not waiting until it is due: what is persisted shortens the next start.
+            let mut effects = std::mem::take(&mut self.effects);
+            self.acceptor.step(due, Input::Tick, &mut effects);
+            effects.drain(..).for_each(|effect| self.run_effect(effect));
+            self.effects = effects;
+        }
+    }
+
+    /// Whether nothing is left to be done on disk, or nothing can be.
+    fn is_settled(&self) -> bool {
+        match &self.disk {
+            DiskState::Ready(_) => self.ops.is_empty() && !self.acceptor.dirty(),
+            DiskState::Working(_) | DiskState::Reopening(_) => false,
+            DiskState::Full { .. } | DiskState::Failed { .. } | DiskState::Dead => true,
+        }
+    }
+}
+
+/// Waits for the disk; for ever when it does nothing.
+async fn working(disk: &mut DiskState) -> Wake {
+    match disk {
+        DiskState::Working(turn) => Wake::Turn(turn.await),
+        DiskState::Reopening(opening) => Wake::Reopened(opening.await),
+        _ => std::future::pending().await,
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the acceptor's assertions end the task: whoever watches must not take old positions for live ones.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!(ttid = %self.shared.ttid, "timeline ends: an invariant did not hold");
+        }
+        let error = SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the timeline is shut down");
+        self.conns.close_all(&error);
+    }
+}

@@ -1,0 +1,127 @@
+//! When the disk is full or fails: the timeline stops, says so, and heals by itself.
+//!
+//! A full disk leaves the effects as they were; they are tried again. Any other failure ends the acceptor: nothing beyond the
+//! last good sync counts until the timeline was opened anew, which writes and syncs every uncertain byte again.
+
+use super::*;
+
+/// First delay before another attempt.
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Longest delay.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// The disk is full, nothing was written.
+    pub(super) fn full(&mut self, e: &StorageError, storage: TimelineStorage) {
+        let retry = self.next_attempt();
+        self.disk = DiskState::Full { storage: Box::new(storage), retry };
+        if self.stopped.is_none() {
+            self.metrics.full.inc();
+            warn!(ttid = %self.shared.ttid, error = %e, "disk full: no WAL is acknowledged until space is back");
+            self.stopped = Some(Stopped { code: sqlstate::DISK_FULL, reason: format!("disk full: {e}").into() });
+        }
+    }
+
+    /// A write or sync failed: nothing later than the last good sync counts.
+    pub(super) fn fail(&mut self, e: &StorageError) {
+        self.metrics.failures.inc();
+        error!(ttid = %self.shared.ttid, error = %e, "timeline stopped; it is opened anew, and writes again what was not synced");
+        self.stopped = Some(Stopped { code: sqlstate::IO_ERROR, reason: e.to_string().into() });
+        let reopen = self.next_attempt();
+        self.disk = DiskState::Failed { reopen };
+        self.ops.clear();
+        self.gathered = 0;
+        self.permits = (Vec::new(), Vec::new());
+        self.step(Input::Failed { reason: e.to_string() });
+        self.ops.clear();
+        self.shared.ring().clear();
+    }
+
+    /// The disk did what was asked.
+    pub(super) fn healed(&mut self) {
+        if self.stopped.take().is_some() {
+            info!(ttid = %self.shared.ttid, "timeline accepts WAL again");
+        }
+        self.backoff = BACKOFF_MIN;
+    }
+
+    pub(super) fn reopened(&mut self, result: Result<Result<Opened, OpenFailure>, tokio::task::JoinError>) {
+        let opened = match result {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(e)) if e.is_corruption() => return self.dead(&e.to_string()),
+            Ok(Err(e)) => {
+                tracing::debug!(ttid = %self.shared.ttid, error = %e, "opening anew failed");
+                let reopen = self.next_attempt();
+                self.disk = DiskState::Failed { reopen };
+                return;
+            }
+            Err(panic) => return self.dead(&format!("opening panicked: {panic}")),
+        };
+        let (before, now) = (self.acceptor.positions().flush_lsn, opened.acceptor.positions().flush_lsn);
+        if now < before {
+            return self.dead(&format!("the log ends at {now:?}, but was durable up to {before:?}: WAL was lost"));
+        }
+        self.acceptor = opened.acceptor;
+        self.conns.restart();
+        self.shared.set_view(|view| {
+            view.control = Arc::new(opened.storage.persisted().clone());
+            view.segments = Arc::clone(opened.storage.wal().segments());
+        });
+        self.disk = DiskState::Ready(Box::new(opened.storage));
+        self.healed();
+    }
+
+    fn dead(&mut self, problem: &str) {
+        error!(ttid = %self.shared.ttid, problem, "timeline is damaged; restore it, or remove this safekeeper from the member set");
+        self.disk = DiskState::Dead;
+        self.stopped = Some(Stopped { code: sqlstate::DATA_CORRUPTED, reason: problem.into() });
+    }
+
+    fn next_attempt(&mut self) -> Instant {
+        let at = Instant::now() + self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        at
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        let disk = match &self.disk {
+            DiskState::Full { retry, .. } => Some(*retry),
+            DiskState::Failed { reopen } => Some(*reopen),
+            _ => None,
+        };
+        let tick = self.acceptor.next_timeout().map(|ms| self.started + Duration::from_millis(ms));
+        let idle = self.idle.active_since.map(|since| since + self.idle.after);
+        [disk, tick, idle].into_iter().flatten().min()
+    }
+
+    pub(super) fn timer(&mut self) {
+        let now = Instant::now();
+        match std::mem::replace(&mut self.disk, DiskState::Dead) {
+            DiskState::Full { storage, retry } if retry <= now => self.disk = DiskState::Ready(storage),
+            DiskState::Failed { reopen } if reopen <= now => self.disk = self.reopen(),
+            other => self.disk = other,
+        }
+        self.step(Input::Tick);
+        if self.idle.active_since.is_some_and(|since| since + self.idle.after <= now) {
+            self.idle.active_since = None;
+            self.idle.rest_due = true;
+            if self.spare.as_ref().is_some_and(|(_, preparing)| preparing.is_finished()) {
+                self.spare = None;
+            }
+            self.shared.ring().clear();
+        }
+    }
+
+    fn reopen(&mut self) -> DiskState {
+        let home = self.home.clone();
+        let preparing = self.spare.take();
+        DiskState::Reopening(tokio::spawn(async move {
+            if let Some((_, job)) = preparing {
+                // It works on the same files; its outcome does not matter.
+                let _ = job.await;
+            }
+            let opening = tokio::task::spawn_blocking(move || home.open()).await;
+            opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        }))
+    }
+}

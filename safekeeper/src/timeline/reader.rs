@@ -1,0 +1,222 @@
+//! Reads WAL in order for one receiver: from the ring when the position is in it, else from the files, off the async threads.
+//!
+//! Owner of its position, the only cursor of a stream: it moves by exactly what is handed out, so that switching between
+//! file and ring cannot leave a gap or repeat a byte. A reader never passes the published commit_lsn, or flush_lsn with
+//! a guarded term; bytes below those do not change.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::{Lsn, WAL_PAGE_SIZE};
+use proto::id::Term;
+use tokio::sync::watch;
+
+use super::handle::Positions;
+use super::shared::Shared;
+use crate::storage::disk::DiskFile;
+use crate::storage::segment::Segments;
+
+/// How far a reader may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadMode {
+    /// Up to commit_lsn.
+    Committed,
+    /// Up to flush_lsn, as long as the term is this.
+    Recovery {
+        /// The term that must hold.
+        term: Term,
+    },
+}
+
+/// Why WAL cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WalReadError {
+    /// Start lies before the first byte held.
+    #[error("WAL from {start} is not held here: the first byte is {held}")]
+    BelowStart {
+        /// Asked for.
+        start: Lsn,
+        /// First byte held.
+        held: Lsn,
+    },
+    /// No log here yet.
+    #[error("no WAL is held here yet")]
+    Empty,
+    /// The term changed under a recovery reader.
+    #[error("the term changed from {asked} to {here}")]
+    TermChanged {
+        /// Read under.
+        asked: Term,
+        /// Now.
+        here: Term,
+    },
+    /// A file could not be read.
+    #[error("reading WAL at {at}: {source}")]
+    Io {
+        /// Where.
+        at: Lsn,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// The timeline is shut down.
+    #[error("the timeline is shut down")]
+    Closed,
+}
+
+/// Contiguous WAL.
+#[derive(Clone, Debug)]
+pub struct WalChunk {
+    /// Position of the first byte.
+    pub start: Lsn,
+    /// Position behind the last byte.
+    pub end: Lsn,
+    /// End of what may be read now (commit_lsn or flush_lsn), at least `end`.
+    pub available: Lsn,
+    /// The bytes, one slice behind the other; none is empty.
+    pub bytes: Vec<Bytes>,
+}
+
+/// Reads WAL in order, without gap or overlap, from the newest part kept in memory or from the files.
+#[derive(Debug)]
+pub struct WalReader {
+    shared: Arc<Shared>,
+    positions: watch::Receiver<Positions>,
+    mode: ReadMode,
+    position: Lsn,
+    /// The segment read last, kept open.
+    open: Option<OpenSegment>,
+}
+
+#[derive(Clone, Debug)]
+struct OpenSegment {
+    segments: Arc<Segments>,
+    segno: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+impl WalReader {
+    pub(super) fn open(shared: Arc<Shared>, mode: ReadMode, start: Lsn) -> Result<WalReader, WalReadError> {
+        let control = shared.view().control;
+        let held = control.local_start_lsn.ok_or(WalReadError::Empty)?.segment_start(control.seg_size);
+        if start < held {
+            return Err(WalReadError::BelowStart { start, held });
+        }
+        let positions = shared.positions.clone();
+        let reader = WalReader { shared, positions, mode, position: start, open: None };
+        reader.limit()?;
+        Ok(reader)
+    }
+
+    /// Position of the next byte.
+    pub fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// End of what may be read now; `None` = nothing yet. May lie before the position.
+    pub fn available(&self) -> Option<Lsn> {
+        let now = self.positions.borrow();
+        match self.mode {
+            ReadMode::Committed => now.commit_lsn,
+            ReadMode::Recovery { .. } => now.flush_lsn,
+        }
+    }
+
+    /// Waits until there is something to read. Cancel safe.
+    ///
+    /// # Errors
+    /// Term changed (recovery mode), or the timeline closed.
+    pub async fn wait(&mut self) -> Result<(), WalReadError> {
+        loop {
+            self.positions.borrow_and_update();
+            if self.limit()?.is_some_and(|end| end > self.position) {
+                return Ok(());
+            }
+            self.positions.changed().await.map_err(|_| WalReadError::Closed)?;
+        }
+    }
+
+    /// Reads at most `max` bytes (at least a page); `None` when there is nothing yet. A chunk that does not reach
+    /// `available` ends at a page border. Cancel safe: the position moves only with the result.
+    ///
+    /// # Errors
+    /// See [`WalReadError`].
+    pub async fn read(&mut self, max: usize) -> Result<Option<WalChunk>, WalReadError> {
+        let Some(available) = self.limit()? else { return Ok(None) };
+        let start = self.position;
+        if available <= start {
+            return Ok(None);
+        }
+        let wanted = start.add((max as u64).max(WAL_PAGE_SIZE)).min(available);
+        let end = if wanted < available { wanted.page_start() } else { wanted };
+        let bytes = match self.from_ring(start, end) {
+            Some(bytes) => bytes,
+            None => vec![self.from_file(start, end).await?],
+        };
+        // What was read under another term may have been cut away while it was read.
+        self.limit()?;
+        let len: u64 = bytes.iter().map(|b| b.len() as u64).sum();
+        self.position = start.add(len);
+        Ok(Some(WalChunk { start, end: self.position, available, bytes }))
+    }
+
+    /// End of what may be read, checked against the term.
+    fn limit(&self) -> Result<Option<Lsn>, WalReadError> {
+        let now = self.positions.borrow();
+        match self.mode {
+            ReadMode::Committed => Ok(now.commit_lsn),
+            ReadMode::Recovery { term } if term != now.term => {
+                Err(WalReadError::TermChanged { asked: term, here: now.term })
+            }
+            ReadMode::Recovery { .. } => Ok(now.flush_lsn),
+        }
+    }
+
+    /// Slices of `[start, end)` when the ring has all of it, or its beginning up to a page border.
+    fn from_ring(&self, start: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
+        let slices = self.shared.ring().read(start, end)?;
+        let len: u64 = slices.iter().map(|b| b.len() as u64).sum();
+        // The ring ends before `end` only behind a switch record whose fill did not come: the file has its zeros.
+        (start.add(len) == end).then_some(slices)
+    }
+
+    async fn from_file(&mut self, start: Lsn, end: Lsn) -> Result<Bytes, WalReadError> {
+        let view = self.shared.view();
+        let seg = view.segments.seg_size();
+        let end = end.min(seg.start_of(start.segment_no(seg) + 1));
+        let cached =
+            self.open.take().filter(|o| o.segno == start.segment_no(seg) && Arc::ptr_eq(&o.segments, &view.segments));
+        let read = tokio::task::spawn_blocking(move || read_segment(cached, view.segments, start, end));
+        let (open, bytes) = read.await.map_err(|e| io(start, std::io::Error::other(e)))??;
+        self.open = Some(open);
+        Ok(bytes)
+    }
+}
+
+fn io(at: Lsn, source: std::io::Error) -> WalReadError {
+    WalReadError::Io { at, source }
+}
+
+fn read_segment(
+    cached: Option<OpenSegment>,
+    segments: Arc<Segments>,
+    start: Lsn,
+    end: Lsn,
+) -> Result<(OpenSegment, Bytes), WalReadError> {
+    let seg = segments.seg_size();
+    let open = match cached {
+        Some(open) => open,
+        None => {
+            let file = segments.open_for_reading(start).map_err(|e| io(start, std::io::Error::other(e)))?;
+            let missing = || io(start, std::io::Error::from(std::io::ErrorKind::NotFound));
+            let file = file.ok_or_else(missing)?;
+            OpenSegment { segments, segno: start.segment_no(seg), file }
+        }
+    };
+    let len = usize::try_from(end.bytes_since(start)).map_err(|e| io(start, std::io::Error::other(e)))?;
+    let mut buf = vec![0; len];
+    let read = open.file.read_at(start.segment_offset(seg), &mut buf).map_err(|e| io(start, e))?;
+    if read < len {
+        return Err(io(start, std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
+    }
+    Ok((open, Bytes::from(buf)))
+}

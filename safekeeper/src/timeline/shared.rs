@@ -1,0 +1,128 @@
+//! What a timeline's driver and the handles share. Owner: the driver writes, handles read; no lock is held over I/O.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::consensus::{ProposerMessage, ProtoVersion};
+use proto::feedback::PageserverFeedback;
+use proto::id::{NodeId, PrimaryEpoch, TenantTimelineId};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::handle::Positions;
+use super::port::PortEvent;
+use super::ring::Ring;
+use crate::core::{self, ConnId, ControlState};
+use crate::storage::segment::Segments;
+
+/// Shared state of one timeline.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) ttid: TenantTimelineId,
+    pub(super) node_id: NodeId,
+    pub(super) positions: watch::Receiver<Positions>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) feedback: Feedback,
+    pub(super) queue_bytes: u32,
+    next_conn: AtomicU64,
+    view: Mutex<View>,
+    ring: Mutex<Ring>,
+}
+
+/// What status and readers look at.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// As persisted.
+    pub(super) control: Arc<ControlState>,
+    pub(super) core: core::Positions,
+    /// Replaced when the timeline is opened anew.
+    pub(super) segments: Arc<Segments>,
+}
+
+/// What handles ask of the driver. Unbounded as a channel, bounded by the ports' budgets of bytes.
+#[derive(Debug)]
+pub(super) enum Command {
+    Connect {
+        conn: ConnId,
+        version: ProtoVersion,
+        primary_epoch: Option<PrimaryEpoch>,
+        events: mpsc::Sender<PortEvent>,
+        budget: Arc<Semaphore>,
+    },
+    Message {
+        conn: ConnId,
+        message: ProposerMessage,
+        permit: OwnedSemaphorePermit,
+    },
+    Disconnect {
+        conn: ConnId,
+    },
+    Shutdown,
+}
+
+/// Newest feedback of each pageserver: a slow driver skips what newer feedback replaced.
+#[derive(Debug, Default)]
+pub(super) struct Feedback {
+    newest: Mutex<(u64, BTreeMap<NodeId, (u64, PageserverFeedback)>)>,
+    pub(super) arrived: Notify,
+}
+
+impl Feedback {
+    pub(super) fn record(&self, pageserver: NodeId, feedback: PageserverFeedback) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.0 += 1;
+        let number = newest.0;
+        newest.1.insert(pageserver, (number, feedback));
+        drop(newest);
+        self.arrived.notify_one();
+    }
+
+    /// The oldest feedback numbered above `seen`.
+    pub(super) fn after(&self, seen: u64) -> Option<(u64, PageserverFeedback)> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.1.values().filter(|(number, _)| *number > seen).min_by_key(|(number, _)| *number).cloned()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        ttid: TenantTimelineId,
+        node_id: NodeId,
+        positions: watch::Receiver<Positions>,
+        commands: mpsc::UnboundedSender<Command>,
+        view: View,
+        (ring_bytes, queue_bytes): (usize, u32),
+    ) -> Shared {
+        Shared {
+            ttid,
+            node_id,
+            positions,
+            commands,
+            feedback: Feedback::default(),
+            queue_bytes,
+            next_conn: AtomicU64::new(1),
+            view: Mutex::new(view),
+            ring: Mutex::new(Ring::new(ring_bytes)),
+        }
+    }
+
+    pub(super) fn next_conn(&self) -> ConnId {
+        ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.lock_view().clone()
+    }
+
+    pub(super) fn set_view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.lock_view());
+    }
+
+    pub(super) fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

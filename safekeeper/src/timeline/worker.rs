@@ -1,0 +1,115 @@
+//! What a driver has done on blocking threads: opening, and groups of disk effects. One at a time per timeline; the storage is
+//! moved in and comes back with the result, so nothing is locked.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::id::NodeId;
+
+use super::metrics::StorageMetrics;
+use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
+use crate::storage::disk::Disk;
+use crate::storage::wal::SpareJob;
+use crate::storage::{Op, StorageError, TimelineStorage, run_group};
+
+/// Where a timeline is, and whose it is.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) node_id: NodeId,
+}
+
+/// Acceptor and storage of a timeline that was just opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) acceptor: Acceptor,
+    pub(super) storage: TimelineStorage,
+}
+
+/// Why a timeline cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenFailure {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Core(#[from] OpenError),
+}
+
+impl OpenFailure {
+    /// Whether the data itself is at fault; anything else may pass.
+    pub(super) fn is_corruption(&self) -> bool {
+        match self {
+            OpenFailure::Storage(e) => e.is_corruption(),
+            OpenFailure::Core(_) => true,
+        }
+    }
+}
+
+impl Home {
+    pub(super) fn open(&self) -> Result<Opened, OpenFailure> {
+        let (storage, state, end) = TimelineStorage::open(&self.disk, &self.dir)?;
+        let acceptor = Acceptor::open(AcceptorConfig::new(self.node_id), state, end)?;
+        Ok(Opened { acceptor, storage })
+    }
+}
+
+/// A turn of the disk.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) storage: TimelineStorage,
+    pub(super) ops: VecDeque<Op>,
+    /// Give back what only an active timeline needs.
+    pub(super) rest: bool,
+}
+
+/// How a turn ended; ops that are left were not run.
+#[derive(Debug)]
+pub(super) struct TurnResult {
+    pub(super) storage: TimelineStorage,
+    pub(super) ops: VecDeque<Op>,
+    pub(super) completions: Vec<Input>,
+    /// Newly persisted state, when there is one.
+    pub(super) persisted: Option<Arc<ControlState>>,
+    /// Next segment to prepare.
+    pub(super) spare: Option<SpareJob>,
+    pub(super) failure: Option<StorageError>,
+}
+
+impl Turn {
+    /// Runs one group: the driver learns of its completion before the next one starts.
+    pub(super) fn run(mut self, metrics: &StorageMetrics) -> TurnResult {
+        let mut result = TurnResult {
+            completions: Vec::new(),
+            persisted: None,
+            spare: None,
+            failure: None,
+            ops: VecDeque::new(),
+            storage: self.storage,
+        };
+        if self.rest {
+            if let Err(e) = result.storage.rest() {
+                tracing::debug!(error = %e, "prepared segment not removed");
+            }
+        }
+        let started = Instant::now();
+        let persists = matches!(self.ops.front(), Some(Op::Persist { .. }));
+        let before: usize = self.ops.iter().map(Op::wal_len).sum();
+        match run_group(&mut result.storage, &mut self.ops) {
+            Ok(completions) => {
+                let after: usize = self.ops.iter().map(Op::wal_len).sum();
+                metrics.group((before - after) as u64, started.elapsed());
+                result.completions = completions;
+                result.persisted = persists.then(|| Arc::new(result.storage.persisted().clone()));
+                if before > after {
+                    result.spare = result.storage.wal().spare_job();
+                }
+            }
+            Err(e) => result.failure = Some(e),
+        }
+        result.ops = self.ops;
+        result
+    }
+}
