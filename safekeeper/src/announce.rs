@@ -1,0 +1,82 @@
+//! Publishes where this safekeeper stands: its node record, and one record per timeline.
+//!
+//! Level-triggered: a change of positions wakes the announcer of that timeline, which publishes what is true by then. The
+//! session coalesces to one put a second and key, and writes nothing while nothing changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::broker::records::{SCHEMA, SafekeeperTimelineRecord};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::error;
+
+use crate::server::Context;
+use crate::timeline::{Positions, TimelineHandle};
+
+/// A busy timeline moves thousands of times a second; the session takes one value a second, so more are made for nothing.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Announces until the server stops.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    publish(&ctx, ctx.broker.keys().safekeeper(ctx.config.id), &ctx.node_record());
+    let mut changes = ctx.timelines.changes();
+    let mut announced = BTreeSet::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        changes.borrow_and_update();
+        for handle in ctx.timelines.list() {
+            if announced.insert(handle.ttid()) {
+                tasks.spawn(follow(Arc::clone(&ctx), handle));
+            }
+        }
+        tokio::select! {
+            () = ctx.cancel.cancelled() => break,
+            changed = changes.changed() => if changed.is_err() { break },
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Err(e) = ended {
+                    error!(error = %e, "an announcer panicked; that timeline is not announced any more");
+                }
+            }
+        }
+    }
+    tasks.shutdown().await;
+}
+
+/// Follows one timeline until it is shut down.
+async fn follow(ctx: Arc<Context>, handle: TimelineHandle) {
+    let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.id);
+    let mut positions = handle.positions();
+    loop {
+        let now = positions.borrow_and_update().clone();
+        publish(&ctx, key.clone(), &record(&ctx, &handle, &now));
+        let soonest = Instant::now() + PAUSE;
+        if positions.changed().await.is_err() {
+            return;
+        }
+        sleep_until(soonest).await;
+    }
+}
+
+fn record(ctx: &Context, handle: &TimelineHandle, p: &Positions) -> SafekeeperTimelineRecord {
+    SafekeeperTimelineRecord {
+        schema: SCHEMA,
+        safekeeper_id: ctx.config.id,
+        term: p.term,
+        last_log_term: p.last_log_term,
+        flush_lsn: p.flush_lsn,
+        commit_lsn: p.commit_lsn,
+        peer_horizon_lsn: p.peer_horizon_lsn,
+        local_start_lsn: handle.control().local_start_lsn,
+        remote_consistent_lsn: None,
+        streaming: p.streaming,
+    }
+}
+
+fn publish(ctx: &Context, key: String, record: &impl serde::Serialize) {
+    match serde_json::to_vec(record) {
+        Ok(value) => ctx.session.publish(key, value),
+        Err(e) => error!(error = %e, key, "a record cannot be written as JSON"),
+    }
+}

@@ -1,0 +1,111 @@
+//! Health and numbers: `/livez`, `/readyz`, `/v1/status`, `/metrics`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use proto::api::Readiness;
+use serde::Serialize;
+
+use super::failure;
+use crate::metrics::Observed;
+use crate::net::streams::StreamKind;
+use crate::server::Context;
+
+/// Content type of the exposition format.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `GET /v1/status`.
+#[derive(Serialize)]
+pub(super) struct NodeStatus {
+    id: u64,
+    version: &'static str,
+    uptime_s: u64,
+    pg: String,
+    http: String,
+    timelines: usize,
+    broker_connected: bool,
+}
+
+pub(super) async fn status(State(ctx): State<Arc<Context>>) -> Json<NodeStatus> {
+    Json(NodeStatus {
+        id: ctx.config.id.0,
+        version: crate::VERSION,
+        uptime_s: ctx.started.elapsed().as_secs(),
+        pg: ctx.advertise_pg.clone(),
+        http: ctx.advertise_http.clone(),
+        timelines: ctx.timelines.list().len(),
+        broker_connected: ctx.session.is_connected(),
+    })
+}
+
+/// The process answers.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
+pub(super) async fn readyz(State(ctx): State<Arc<Context>>, RawQuery(query): RawQuery) -> Response {
+    let now = readiness(&ctx);
+    let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
+        return (status, Json(now)).into_response();
+    }
+    (status, if now.ready { "ok\n" } else { "not ready\n" }).into_response()
+}
+
+/// Ready while every timeline accepts WAL. A broker that is away is named, but stops nothing.
+fn readiness(ctx: &Context) -> Readiness {
+    let mut reasons = Vec::new();
+    if ctx.cancel.is_cancelled() {
+        reasons.push("the safekeeper is shutting down".to_owned());
+    }
+    for handle in ctx.timelines.list() {
+        if let Some(reason) = &handle.positions().borrow().stopped {
+            reasons.push(format!("timeline {} accepts no WAL: {reason}", handle.ttid()));
+        }
+    }
+    let ready = reasons.is_empty();
+    if !ctx.session.is_connected() {
+        reasons.push("degraded: the broker does not answer; streams go on, new choices do not arrive".to_owned());
+    }
+    Readiness { ready, reasons }
+}
+
+pub(super) async fn metrics(State(ctx): State<Arc<Context>>) -> Response {
+    match ctx.metrics.encode(&observe(&ctx), |r| ctx.timelines.register_metrics(r)) {
+        Ok(text) => ([("content-type", METRICS_TYPE)], text).into_response(),
+        Err(e) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}"), None),
+    }
+}
+
+fn observe(ctx: &Context) -> Observed {
+    let mut o = Observed {
+        broker_connected: ctx.session.is_connected(),
+        ready: readiness(ctx).ready,
+        ..Observed::default()
+    };
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    for handle in ctx.timelines.list() {
+        let positions = handle.positions();
+        let p = positions.borrow();
+        o.timelines += 1;
+        o.timelines_stopped += i64::from(p.stopped.is_some());
+        o.timelines_streaming += i64::from(p.streaming);
+        let lsn = |l: Option<pgformat::Lsn>| l.map_or(0, pgformat::Lsn::get);
+        o.flush_lsn_sum = o.flush_lsn_sum.wrapping_add(lsn(p.flush_lsn));
+        o.commit_lsn_sum = o.commit_lsn_sum.wrapping_add(lsn(p.commit_lsn));
+        if let (Some(flush), Some(commit)) = (p.flush_lsn, p.commit_lsn) {
+            o.uncommitted_bytes_max = o.uncommitted_bytes_max.max(signed(flush.bytes_since(commit)));
+        }
+    }
+    for s in ctx.streams.all().iter().filter(|s| s.kind == StreamKind::Push) {
+        let commit = ctx.timelines.get(s.ttid).and_then(|h| h.positions().borrow().commit_lsn);
+        if let (Some(commit), Some(received)) = (commit, s.received()) {
+            o.push_lag_bytes_max = o.push_lag_bytes_max.max(signed(commit.bytes_since(received)));
+        }
+    }
+    o
+}

@@ -1,0 +1,250 @@
+//! One accepted connection: start-up, then commands, of which two turn into streams.
+//!
+//! Every refusal is an ErrorResponse with SQLSTATE and, where there is something to do, a hint; it is logged once, here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::command::{Command, StartReplication, StartWalPush};
+use proto::id::TenantTimelineId;
+use proto::net::{Auth, CopyReader, CopyWriter, ServerConnection, SqlError, StartupParams, sqlstate};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{Instrument, Span, debug, info, info_span, warn};
+
+use super::receive::{self, Ended};
+use super::send::{self, End, Outlet};
+use super::streams::{Stream, StreamKind, StreamState};
+use super::{answers, identity};
+use crate::metrics::{Code, Kind};
+use crate::server::Context;
+use crate::timeline::ReadMode;
+
+/// A client that says nothing for so long is gone: half-open sockets would stay for ever otherwise.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// Limit for start-up and authentication.
+const STARTUP_MAX: Duration = Duration::from_secs(10);
+
+/// Limit for the last words on a connection that is closed.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: TcpStream, ctx: Arc<Context>) {
+    let peer = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
+    let span = info_span!("session", peer, ttid = tracing::field::Empty, application = tracing::field::Empty);
+    run(stream, ctx).instrument(span).await;
+}
+
+async fn run(stream: TcpStream, ctx: Arc<Context>) {
+    let accepting = ServerConnection::accept(stream, &Auth::Trust, STARTUP_MAX, |s| parameter_status(&ctx, s));
+    let mut connection = match accepting.await {
+        Ok(connection) => connection,
+        Err(e) => return debug!(error = %e, "no session came about"),
+    };
+    Span::current().record("application", connection.startup().application_name());
+    loop {
+        let query = tokio::select! {
+            () = ctx.cancel.cancelled() => {
+                let _ = timeout(FAREWELL_MAX, connection.send_error(&stopping())).await;
+                return;
+            }
+            query = timeout(IDLE_MAX, connection.next_query()) => query,
+        };
+        let text = match query {
+            Ok(Ok(Some(text))) => text,
+            Ok(Ok(None)) => return,
+            Ok(Err(e)) => return debug!(error = %e, "the session broke off"),
+            Err(_) => return debug!("the session was idle for {IDLE_MAX:?} and is closed"),
+        };
+        match command(&ctx, connection, &text).await {
+            Some(next) => connection = next,
+            None => return,
+        }
+    }
+}
+
+/// Obeys one command; gives the connection back when it can take another one.
+async fn command(ctx: &Context, mut connection: ServerConnection, text: &str) -> Option<ServerConnection> {
+    let outcome = match Command::parse(text) {
+        Ok(Command::StartWalPush(c)) => return start_wal_push(ctx, connection, c).await,
+        Ok(Command::StartReplication(c)) => return start_replication(ctx, connection, c).await,
+        Ok(other) => answers::answer(ctx, connection.startup(), other).await,
+        Err(e) => Err(e),
+    };
+    let sent = match outcome {
+        Ok(answer) => connection.send_rows(&answer.columns, &answer.rows, &answer.tag).await,
+        Err(e) => {
+            note_refusal(ctx, &e);
+            connection.send_error(&e).await
+        }
+    };
+    match sent {
+        Ok(()) => Some(connection),
+        Err(e) => {
+            debug!(error = %e, "the session broke off");
+            None
+        }
+    }
+}
+
+/// Sends an error and keeps the session.
+async fn refuse(ctx: &Context, mut connection: ServerConnection, e: &SqlError) -> Option<ServerConnection> {
+    note_refusal(ctx, e);
+    connection.send_error(e).await.ok().map(|()| connection)
+}
+
+fn note_refusal(ctx: &Context, e: &SqlError) {
+    ctx.metrics.refused.get_or_create(&Code { sqlstate: e.code.clone() }).inc();
+    info!(sqlstate = e.code, error = e.message, "refused");
+}
+
+fn stopping() -> SqlError {
+    SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the safekeeper is shutting down")
+}
+
+async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWalPush) -> Option<ServerConnection> {
+    let ttid = match identity::timeline_of(connection.startup()) {
+        Ok(ttid) => ttid,
+        Err(e) => return refuse(ctx, connection, &e).await,
+    };
+    Span::current().record("ttid", tracing::field::display(ttid));
+    let port = match ctx.timelines.get(ttid) {
+        Some(handle) => match handle.connect_proposer(c.version, c.primary_epoch) {
+            Ok(port) => Some(port),
+            Err(refused) => return refuse(ctx, connection, &refused.0).await,
+        },
+        None if ctx.config.allow_implicit_timelines && c.allow_timeline_creation => None,
+        None => return refuse(ctx, connection, &receive::missing(ttid)).await,
+    };
+    let (mut reader, mut writer) = match connection.copy_both().await {
+        Ok(halves) => halves,
+        Err(e) => {
+            debug!(error = %e, "the session broke off");
+            return None;
+        }
+    };
+    info!(version = ?c.version, primary_epoch = ?c.primary_epoch, "a proposer connected");
+    let open = ctx.metrics.connections.get_or_create_owned(&Kind { kind: "proposer" });
+    open.inc();
+    let pushing = async {
+        let (port, first) = match port {
+            Some(port) => (port, None),
+            None => {
+                let first = receive::next_message(c.version, &mut reader).await?;
+                let port = receive::create_implicitly(ctx, ttid, &c, &first).await.map_err(Ended::Refused)?;
+                (port, Some(first))
+            }
+        };
+        Err(receive::run(ctx, port, first, c.version, &mut reader, &mut writer).await)
+    };
+    let ended: Result<std::convert::Infallible, Ended> = tokio::select! {
+        ended = pushing => ended,
+        () = ctx.cancel.cancelled() => Err(Ended::Refused(stopping())),
+    };
+    open.dec();
+    match ended {
+        Ok(never) => match never {},
+        Err(Ended::Gone(reason)) => info!(reason, "the proposer is gone"),
+        Err(Ended::Refused(e)) => {
+            note_refusal(ctx, &e);
+            farewell(writer, Some(&e)).await;
+        }
+    }
+    None
+}
+
+async fn start_replication(
+    ctx: &Context,
+    connection: ServerConnection,
+    c: StartReplication,
+) -> Option<ServerConnection> {
+    let prepared = answers::timeline(ctx, connection.startup()).and_then(|handle| {
+        let mode = c.term.map_or(ReadMode::Committed, |term| ReadMode::Recovery { term });
+        answers::check_replication(&handle, &c)?;
+        let wal = handle.wal_reader(mode, c.start_lsn).map_err(|e| send::read_error(&e))?;
+        Ok((handle, wal))
+    });
+    let (handle, wal) = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => return refuse(ctx, connection, &e).await,
+    };
+    let kind = if c.term.is_some() { StreamKind::Recovery } else { StreamKind::Reader };
+    let application = match connection.startup().application_name() {
+        "" => connection.peer().to_owned(),
+        name => name.to_owned(),
+    };
+    let pageserver = identity::pageserver_of(connection.startup());
+    let ttid = handle.ttid();
+    Span::current().record("ttid", tracing::field::display(ttid));
+    let (reader, writer) = match connection.copy_both().await {
+        Ok(halves) => halves,
+        Err(e) => {
+            debug!(error = %e, "the session broke off");
+            return None;
+        }
+    };
+    let stream = ctx.streams.register(Stream::new(ttid, kind, application, None));
+    stream.set_state(StreamState::Streaming);
+    let open = ctx.metrics.connections.get_or_create_owned(&Kind { kind: kind.name() });
+    open.inc();
+    info!(start_lsn = %c.start_lsn, term = ?c.term, "a reader connected");
+    let outlet =
+        Outlet { handle, stream: &stream, metrics: &ctx.metrics, pageserver, window: 0, keepalive: send::KEEPALIVE };
+    let (end, reader, writer) = send::run(outlet, wal, reader, writer, ctx.cancel.cancelled()).await;
+    open.dec();
+    finish_replication(ctx, ttid, end, reader, writer).await
+}
+
+async fn finish_replication(
+    ctx: &Context,
+    ttid: TenantTimelineId,
+    end: End<()>,
+    reader: CopyReader,
+    mut writer: CopyWriter,
+) -> Option<ServerConnection> {
+    match end {
+        End::PeerDone => {
+            info!("the reader ended the stream");
+            writer.queue_done();
+            let back = ServerConnection::after_copy(reader, writer, "START_REPLICATION");
+            return timeout(IDLE_MAX, back).await.ok()?.ok();
+        }
+        End::Asked(()) => farewell(writer, Some(&stopping())).await,
+        End::PeerError(e) => info!(error = %e, "the reader gave up"),
+        End::Gone(reason) => info!(reason, "the reader is gone"),
+        End::Failed(e) => {
+            if e.code == sqlstate::IO_ERROR {
+                warn!(%ttid, error = %e, "WAL cannot be read");
+            }
+            note_refusal(ctx, &e);
+            farewell(writer, Some(&e)).await;
+        }
+    }
+    None
+}
+
+/// The last words, as far as the client takes them.
+async fn farewell(mut writer: CopyWriter, error: Option<&SqlError>) {
+    if let Some(error) = error {
+        writer.queue_error(error);
+    }
+    let _ = timeout(FAREWELL_MAX, writer.shutdown()).await;
+}
+
+/// What stock clients check after start-up; server_version is the timeline's.
+fn parameter_status(ctx: &Context, startup: &StartupParams) -> Vec<(String, String)> {
+    let version = identity::timeline_of(startup).ok().and_then(|ttid| ctx.timelines.get(ttid));
+    let version = version.map_or(0, |handle| handle.control().pg_version_num);
+    [
+        ("server_version", identity::server_version(version).as_str()),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+        ("DateStyle", "ISO, MDY"),
+        ("TimeZone", "UTC"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}

@@ -1,0 +1,225 @@
+//! The outgoing streams that exist now, for status pages: readers, recovery clients and pushes alike.
+//!
+//! Owner: the registry. A stream registers itself and leaves with its guard, however it ends. Numbers here are for display
+//! and metrics only; nothing is decided by them.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pgformat::Lsn;
+use proto::api::{PushStatus, shown};
+use proto::feedback::PageserverFeedback;
+use proto::id::{NodeId, TenantTimelineId};
+use proto::replication::StatusUpdate;
+
+/// Who is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StreamKind {
+    /// A reader that pulls committed WAL.
+    Reader,
+    /// A proposer that recovers.
+    Recovery,
+    /// A pageserver that is pushed to.
+    Push,
+}
+
+impl StreamKind {
+    /// Word for labels and rows.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            StreamKind::Reader => "reader",
+            StreamKind::Recovery => "recovery",
+            StreamKind::Push => "push",
+        }
+    }
+}
+
+/// What a stream does now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum StreamState {
+    /// Dialling, or waiting for the first frame.
+    Connecting = 0,
+    /// WAL flows.
+    Streaming = 1,
+    /// Waiting for the next attempt.
+    Backoff = 2,
+    /// Refused as stale: waiting for the key to change.
+    Stale = 3,
+}
+
+impl StreamState {
+    const ALL: [StreamState; 4] =
+        [StreamState::Connecting, StreamState::Streaming, StreamState::Backoff, StreamState::Stale];
+
+    /// Word for status pages.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            StreamState::Connecting => "connecting",
+            StreamState::Streaming => "streaming",
+            StreamState::Backoff => "backoff",
+            StreamState::Stale => "stale",
+        }
+    }
+}
+
+/// One outgoing stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// What it carries.
+    pub(crate) ttid: TenantTimelineId,
+    /// Whom it serves.
+    pub(crate) kind: StreamKind,
+    /// The other end: application name or address.
+    pub(crate) peer: String,
+    /// The pageserver, of a push.
+    pub(crate) pageserver: Option<NodeId>,
+    state: AtomicU8,
+    token: AtomicI64,
+    // Positions; 0 = unknown.
+    sent: AtomicU64,
+    received: AtomicU64,
+    disk_consistent: AtomicU64,
+    remote_consistent: AtomicU64,
+}
+
+impl Stream {
+    /// A stream that begins.
+    pub(crate) fn new(ttid: TenantTimelineId, kind: StreamKind, peer: String, pageserver: Option<NodeId>) -> Stream {
+        Stream {
+            ttid,
+            kind,
+            peer,
+            pageserver,
+            state: AtomicU8::new(StreamState::Connecting as u8),
+            token: AtomicI64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            disk_consistent: AtomicU64::new(0),
+            remote_consistent: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: StreamState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn state(&self) -> StreamState {
+        let now = self.state.load(Relaxed);
+        StreamState::ALL.into_iter().find(|s| *s as u8 == now).unwrap_or(StreamState::Connecting)
+    }
+
+    pub(crate) fn set_token(&self, token: i64) {
+        self.token.store(token, Relaxed);
+    }
+
+    pub(crate) fn token(&self) -> i64 {
+        self.token.load(Relaxed)
+    }
+
+    pub(crate) fn set_sent(&self, lsn: Lsn) {
+        self.sent.store(lsn.get(), Relaxed);
+    }
+
+    /// Takes a pageserver's report.
+    pub(crate) fn note_feedback(&self, f: &PageserverFeedback) {
+        let note = |cell: &AtomicU64, lsn: Option<Lsn>| {
+            if let Some(lsn) = lsn {
+                cell.store(lsn.get(), Relaxed);
+            }
+        };
+        note(&self.received, f.last_received_lsn);
+        note(&self.disk_consistent, f.disk_consistent_lsn);
+        note(&self.remote_consistent, f.remote_consistent_lsn);
+    }
+
+    /// Takes a standby's report. What a standby flushed is no pageserver's durable position, so only `write` is kept.
+    pub(crate) fn note_status(&self, s: &StatusUpdate) {
+        if let Some(write) = s.write {
+            self.received.store(write.get(), Relaxed);
+        }
+    }
+
+    /// Sent up to here, when anything was.
+    pub(crate) fn sent(&self) -> Option<Lsn> {
+        Lsn::from_wire(self.sent.load(Relaxed))
+    }
+
+    /// Received by the other end, as it told.
+    pub(crate) fn received(&self) -> Option<Lsn> {
+        Lsn::from_wire(self.received.load(Relaxed))
+    }
+
+    /// Durable on the pageserver's disk, as it told.
+    pub(crate) fn disk_consistent(&self) -> Option<Lsn> {
+        Lsn::from_wire(self.disk_consistent.load(Relaxed))
+    }
+
+    /// For status pages, when this is a push.
+    pub(crate) fn push_status(&self) -> Option<PushStatus> {
+        Some(PushStatus {
+            pageserver_id: self.pageserver?,
+            state: self.state().name().to_owned(),
+            sent_lsn: shown(self.sent()),
+            last_record_lsn: shown(self.received()),
+            disk_consistent_lsn: shown(self.disk_consistent()),
+            token: u64::try_from(self.token()).unwrap_or(0),
+        })
+    }
+}
+
+/// All outgoing streams.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    next: AtomicU64,
+    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+}
+
+impl Streams {
+    /// Registers a stream until the guard is dropped.
+    pub(crate) fn register(self: &Arc<Self>, stream: Stream) -> StreamGuard {
+        let number = self.next.fetch_add(1, Relaxed);
+        let stream = Arc::new(stream);
+        self.lock().insert(number, Arc::clone(&stream));
+        StreamGuard { streams: Arc::clone(self), number, stream }
+    }
+
+    /// Every stream, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// The pushes of one timeline.
+    pub(crate) fn pushes_of(&self, ttid: TenantTimelineId) -> Vec<PushStatus> {
+        self.lock().values().filter(|s| s.ttid == ttid).filter_map(|s| s.push_status()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Stream>>> {
+        // Only insert, remove and read happen under it: a panic elsewhere leaves it whole.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a stream registered.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    streams: Arc<Streams>,
+    number: u64,
+    stream: Arc<Stream>,
+}
+
+impl Deref for StreamGuard {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.streams.lock().remove(&self.number);
+    }
+}

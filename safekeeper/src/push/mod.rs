@@ -1,0 +1,136 @@
+//! Push: this safekeeper dials the pageservers that chose it. A reconciler: desired set = keys below `P/push/<me>/`,
+//! actual set = running pushers.
+//!
+//! Owner of the pushers: [`run`]. A push ends when its key is gone or the server stops, never because the broker is away.
+
+mod backoff;
+mod desired;
+mod dial;
+mod pusher;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use proto::broker::Watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub(crate) use desired::Choice;
+
+use crate::server::Context;
+use desired::{Change, Desired};
+
+/// The most handshakes with one pageserver at once: after its restart every timeline dials it anew.
+const DIALS_PER_PAGESERVER_MAX: usize = 64;
+
+/// Pause before a pusher that panicked starts again.
+const PANIC_PAUSE: Duration = Duration::from_secs(15);
+
+/// What others may know about the pushes: the choices, and a bound on handshakes per pageserver.
+#[derive(Debug, Default)]
+pub(crate) struct PushBoard {
+    choices: Mutex<Vec<Choice>>,
+    dials: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+impl PushBoard {
+    /// The choices that fell on this safekeeper, as the broker showed them last.
+    pub(crate) fn choices(&self) -> Vec<Choice> {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, desired: &Desired) {
+        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = desired.choices().cloned().collect();
+    }
+
+    /// Permits for handshakes with the pageserver at `address`.
+    fn dials(&self, address: &str) -> Arc<Semaphore> {
+        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Semaphore::new(DIALS_PER_PAGESERVER_MAX));
+        Arc::clone(dials.entry(address.to_owned()).or_insert_with(new))
+    }
+}
+
+struct Running {
+    choice: watch::Sender<Choice>,
+    stop: CancellationToken,
+    task: Id,
+}
+
+struct Reconciler {
+    ctx: Arc<Context>,
+    running: BTreeMap<String, Running>,
+    tasks: JoinSet<()>,
+}
+
+/// Follows the choices until the server stops; then ends every push.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let keys = ctx.broker.keys().clone();
+    let mut watch = Watch::start(ctx.broker.clone(), keys.choices_of(ctx.config.id));
+    let mut desired = Desired::default();
+    let mut r = Reconciler { ctx: Arc::clone(&ctx), running: BTreeMap::new(), tasks: JoinSet::new() };
+    loop {
+        tokio::select! {
+            () = ctx.cancel.cancelled() => break,
+            event = watch.next() => {
+                for change in desired.apply(&keys, event) {
+                    r.change(change);
+                }
+                ctx.pushes.show(&desired);
+            }
+            Some(ended) = r.tasks.join_next_with_id(), if !r.tasks.is_empty() => {
+                if let Err(e) = ended {
+                    error!(error = %e, "a pusher panicked");
+                    r.restart(e.id());
+                }
+            }
+        }
+    }
+    for running in r.running.values() {
+        running.stop.cancel();
+    }
+    while r.tasks.join_next().await.is_some() {}
+}
+
+impl Reconciler {
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Start(key, choice) => self.start(key, choice, Duration::ZERO),
+            Change::Update(key, choice) => {
+                if let Some(running) = self.running.get(&key) {
+                    running.choice.send_replace(choice);
+                } else {
+                    self.start(key, choice, Duration::ZERO);
+                }
+            }
+            Change::Stop(key) => {
+                if let Some(running) = self.running.remove(&key) {
+                    info!(key, "the choice is gone: the push ends");
+                    running.stop.cancel();
+                }
+            }
+            Change::Unreadable(key, reason) => warn!(key, reason, "a choice cannot be read"),
+        }
+    }
+
+    fn start(&mut self, key: String, choice: Choice, pause: Duration) {
+        let r = &choice.record;
+        info!(ttid = %choice.ttid, pageserver = %r.pageserver_id, reason = r.reason, choice_seq = r.choice_seq,
+            token = choice.token, "chosen to push");
+        let (sender, receiver) = watch::channel(choice);
+        let stop = self.ctx.cancel.child_token();
+        let task = self.tasks.spawn(pusher::run(Arc::clone(&self.ctx), receiver, stop.clone(), pause)).id();
+        self.running.insert(key, Running { choice: sender, stop, task });
+    }
+
+    fn restart(&mut self, task: Id) {
+        let Some(key) = self.running.iter().find(|(_, r)| r.task == task).map(|(k, _)| k.clone()) else { return };
+        if let Some(running) = self.running.remove(&key) {
+            let choice = running.choice.borrow().clone();
+            self.start(key, choice, PANIC_PAUSE);
+        }
+    }
+}

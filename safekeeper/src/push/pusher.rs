@@ -1,0 +1,216 @@
+//! One push: dial, stream, back off, again, until the choice is gone.
+//!
+//! A choice that was only put again (same nonce and number) leaves the running stream alone; its newer token is used when the
+//! next dial is due. A refusal as stale is not repeated at once: only a new key makes it right.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::api::shown;
+use proto::net::CopyWriter;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::backoff::Backoff;
+use super::desired::Choice;
+use super::dial::{self, DialError};
+use crate::net::send::{self, End, Outlet};
+use crate::net::streams::{Stream, StreamKind, StreamState};
+use crate::server::Context;
+use crate::timeline::ReadMode;
+
+/// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
+const STALE_RETRY: Duration = Duration::from_secs(5);
+
+/// How an attempt ended.
+enum Outcome {
+    /// The key is gone or the server stops.
+    Stopped,
+    /// Another choice took this one's place.
+    NewChoice,
+    /// The pageserver has another choice.
+    Stale(String),
+    /// Anything else.
+    Broken { progress: bool, reason: String },
+}
+
+/// Pushes until `stop`.
+pub(super) async fn run(
+    ctx: Arc<Context>,
+    choice: watch::Receiver<Choice>,
+    stop: CancellationToken,
+    first_pause: Duration,
+) {
+    let (ttid, pageserver) = {
+        let c = choice.borrow();
+        (c.ttid, c.record.pageserver_id)
+    };
+    let span = info_span!("push", %ttid, %pageserver);
+    attempts(ctx, choice, stop, first_pause).instrument(span).await;
+}
+
+async fn attempts(
+    ctx: Arc<Context>,
+    mut choice: watch::Receiver<Choice>,
+    stop: CancellationToken,
+    first_pause: Duration,
+) {
+    if stop.run_until_cancelled(tokio::time::sleep(first_pause)).await.is_none() {
+        return;
+    }
+    let mut backoff = Backoff::new();
+    let mut failures = 0u32;
+    let first = choice.borrow().clone();
+    let stream = Stream::new(
+        first.ttid,
+        StreamKind::Push,
+        format!("pageserver-{}", first.record.pageserver_id),
+        Some(first.record.pageserver_id),
+    );
+    let stream = ctx.streams.register(stream);
+    loop {
+        let current = choice.borrow_and_update().clone();
+        stream.set_token(current.token);
+        stream.set_state(StreamState::Connecting);
+        ctx.metrics.push_dials.inc();
+        let pause = match attempt(&ctx, &current, &mut choice, &stop, &stream).await {
+            Outcome::Stopped => return,
+            Outcome::NewChoice => {
+                backoff.reset();
+                continue;
+            }
+            Outcome::Stale(reason) => {
+                info!(reason, token = current.token, "the pageserver has another choice: waiting for the key to change");
+                stream.set_state(StreamState::Stale);
+                STALE_RETRY
+            }
+            Outcome::Broken { progress, reason } => {
+                ctx.metrics.push_failures.inc();
+                if progress {
+                    backoff.reset();
+                    failures = 0;
+                }
+                failures += 1;
+                // A pageserver that is down for an hour is one line, not one for each attempt.
+                if failures == 1 {
+                    warn!(reason, "the push broke off; it will be tried again");
+                } else {
+                    debug!(reason, failures, "the push failed again");
+                }
+                stream.set_state(StreamState::Backoff);
+                backoff.pause(fastrand::f64())
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            changed = choice.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                backoff.reset();
+            }
+        }
+    }
+}
+
+async fn attempt(
+    ctx: &Arc<Context>,
+    current: &Choice,
+    choice: &mut watch::Receiver<Choice>,
+    stop: &CancellationToken,
+    stream: &Stream,
+) -> Outcome {
+    let Some(handle) = ctx.timelines.get(current.ttid) else {
+        return Outcome::Broken { progress: false, reason: "the timeline does not exist here".to_owned() };
+    };
+    let dials = ctx.pushes.dials(&current.record.pageserver_pg);
+    let opening = async {
+        // Never closed: the board keeps it.
+        let _permit = dials.acquire().await;
+        let now = handle.positions().borrow().clone();
+        dial::open(current, ctx.config.id, now.term, shown(now.commit_lsn)).await
+    };
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = replaced(current, choice, stream) => return Outcome::NewChoice,
+        () = stop.cancelled() => return Outcome::Stopped,
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(DialError::Stale(reason)) => return Outcome::Stale(reason),
+        Err(DialError::Failed(reason)) => return Outcome::Broken { progress: false, reason },
+    };
+    let start = opened.start.start_lsn;
+    let wal = match handle.wal_reader(ReadMode::Committed, start) {
+        Ok(wal) => wal,
+        Err(e) => return finish(End::Failed(send::read_error(&e)), opened.writer, false).await,
+    };
+    info!(start_lsn = %start, address = current.record.pageserver_pg, token = current.token, "pushing");
+    stream.set_state(StreamState::Streaming);
+    let outlet = Outlet {
+        handle,
+        stream,
+        metrics: &ctx.metrics,
+        pageserver: Some(current.record.pageserver_id),
+        window: u64::from(opened.start.recv_window),
+        keepalive: keepalive_of(opened.start.keepalive_s),
+    };
+    let revoked = async {
+        tokio::select! {
+            () = replaced(current, choice, stream) => false,
+            () = stop.cancelled() => true,
+        }
+    };
+    let (end, _reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
+    let progress = stream.received().is_some_and(|r| r > start);
+    finish(end, writer, progress).await
+}
+
+/// Ends the stream on the wire and says what that means for the next attempt.
+async fn finish(end: End<bool>, mut writer: CopyWriter, progress: bool) -> Outcome {
+    let outcome = match end {
+        End::Asked(true) => Outcome::Stopped,
+        End::Asked(false) => Outcome::NewChoice,
+        End::PeerError(e) if dial::is_stale(&e) => return Outcome::Stale(e.to_string()),
+        End::PeerError(e) => return Outcome::Broken { progress, reason: e.to_string() },
+        End::PeerDone => Outcome::Broken { progress, reason: "the pageserver ended the stream".to_owned() },
+        End::Gone(reason) => return Outcome::Broken { progress, reason },
+        End::Failed(error) => {
+            writer.queue_error(&error);
+            Outcome::Broken { progress, reason: error.to_string() }
+        }
+    };
+    writer.queue_done();
+    let _ = tokio::time::timeout(Duration::from_secs(1), writer.shutdown()).await;
+    outcome
+}
+
+/// Returns when the choice is another one; a key that was only put again gives its newer token for display.
+async fn replaced(current: &Choice, choice: &mut watch::Receiver<Choice>, stream: &Stream) {
+    while choice.changed().await.is_ok() {
+        let newer = choice.borrow_and_update().clone();
+        if !current.same_stream(&newer) {
+            return;
+        }
+        stream.set_token(newer.token);
+    }
+    // The reconciler dropped this push: `stop` says so too.
+    std::future::pending().await
+}
+
+fn keepalive_of(seconds: u8) -> Duration {
+    if seconds == 0 { send::KEEPALIVE } else { Duration::from_secs(u64::from(seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pageserver_may_ask_for_its_own_silence() {
+        assert_eq!(keepalive_of(0), send::KEEPALIVE);
+        assert_eq!(keepalive_of(10), Duration::from_secs(10));
+    }
+}
