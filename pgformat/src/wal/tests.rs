@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::page::{FIRST_IS_CONTRECORD, LONG_HEADER_LEN, SHORT_HEADER_LEN};
+use super::page::{FIRST_IS_CONTRECORD, LONG_HEADER_LEN, PageHeader, SHORT_HEADER_LEN};
 use super::record::{RM_XLOG, XLOG_NOOP};
 use super::*;
 use crate::{Lsn, PgMajor, SegSize, Tli, WAL_PAGE_SIZE};
@@ -343,8 +343,6 @@ fn a_page_belongs_to_the_tli_at_its_first_byte() {
     assert_eq!(err, Err(WalError::PageTli { at, expected: Tli(1), found: Tli(2) }));
 }
 
-use super::page::PageHeader;
-
 #[test]
 fn wal_from_elsewhere_is_refused() {
     let mut b = WalBuilder::new(cfg(), start(), prev());
@@ -558,6 +556,46 @@ proptest! {
         prop_assert_eq!(e, expected);
         prop_assert!(a == b);
         prop_assert_eq!(a.last().map(|r| r.end), (whole.last_record_start() != prev()).then_some(whole.boundary()));
+    }
+
+    /// From every boundary of any log, with or without knowing the record before, the rest decodes alike; from no other
+    /// aligned position does a decoder that knows the record before accept a record.
+    #[test]
+    fn any_boundary_is_a_place_to_go_on(ops in prop::collection::vec((0u8..9, 26u32..20_000), 1..25), off in 0u64..131_000) {
+        let first = start().add(off * 8);
+        let first = if cfg().check_start(first).is_ok() { first } else { first.page_start() };
+        let mut b = WalBuilder::new(cfg(), first, prev());
+        let mut built = Vec::new();
+        for (op, len) in ops {
+            built.push(match op {
+                0 => b.noop_until_page_end(),
+                1 => b.noop_until_segment_end(),
+                2 => b.switch(),
+                3 | 4 => {
+                    let pages = 1 + len / 8000;
+                    b.abort_record_at_page(pages * 8200 + 50, pages);
+                    b.overwrite_contrecord()
+                }
+                5 => b.noop(len % 200 + 26),
+                _ => b.noop(len),
+            });
+        }
+        let (bytes, end) = (b.bytes(), b.position());
+        let places = std::iter::once((first, prev())).chain(built.iter().map(|b| (b.end, Some(b.start))));
+        for (at, known) in places {
+            let rest = &bytes[usize::try_from(at.bytes_since(first)).expect("small")..];
+            for prev in [known, None] {
+                let mut d = WalDecoder::new(cfg(), at, prev);
+                prop_assert_eq!(d.feed(at, rest), Ok(()));
+                prop_assert_eq!((d.boundary(), d.position()), (end, end));
+            }
+            let beside = at.add(8);
+            if beside < end && next_record_start(at, seg()) != beside && built.iter().all(|b| b.end != beside) {
+                let mut d = WalDecoder::new(cfg(), beside, known);
+                let _ = d.feed(beside, &rest[8..]);
+                prop_assert_eq!(d.boundary(), beside);
+            }
+        }
     }
 
     /// Garbage is refused or waited for, never accepted, and nothing panics.
