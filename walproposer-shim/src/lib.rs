@@ -1,3 +1,166 @@
-//! walproposer-shim
+//! The shim: lets an unmodified PostgreSQL commit through a quorum of safekeepers.
+//!
+//! Towards PostgreSQL it is a physical replication client and the only synchronous standby; towards the safekeepers it is the
+//! proposer. It keeps nothing: after a restart, of itself or of PostgreSQL, it proves anew that the primary extends the quorum's
+//! log, and is elected anew.
+//!
+//! | module | what | pure? |
+//! |---|---|---|
+//! | [`core`] | the proposer: consensus of one session | yes |
+//! | `config` | settings, checked | |
+//! | [`names`] | names that a timeline has inside PostgreSQL | yes |
+//! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
+//! | `attach` | attempts with back-off | no |
+//! | `survey` | what the safekeepers say before a vote | `judge` yes |
+//! | `proof` | the attach proof | `plan` yes |
+//! | `upstream` | the one replication connection to PostgreSQL | no |
+//! | `wal_reader`, `safekeeper` | WAL of a stretch; how a safekeeper is asked | no |
+//! | `driver` | one session: owner of core, ring and stream | no |
+//! | `downstream` | one task per safekeeper | no |
+//! | `ring`, `report` | WAL in memory; what PostgreSQL is told | yes |
+//! | `guard` | whether commits really wait for the quorum | `judge` yes |
+//! | `shared`, `http`, `metrics`, `announce` | what others see | |
 
+mod announce;
+mod attach;
+mod config;
 pub mod core;
+mod downstream;
+mod driver;
+mod guard;
+mod http;
+mod metrics;
+pub mod names;
+mod proof;
+mod report;
+mod ring;
+mod safekeeper;
+mod shared;
+mod stop;
+mod survey;
+pub mod sync_names;
+#[cfg(test)]
+mod testing;
+mod upstream;
+mod wal_reader;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use proto::broker::{Broker, BrokerError, Keys, Session};
+use proto::runtime::{self, exit};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
+
+/// Time to live of the shim's lease on the broker, seconds; kept alive every third of it.
+const LEASE_TTL_S: i64 = 10;
+
+/// How long the end of the process waits for the broker.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Lets an unmodified PostgreSQL commit through a quorum of safekeepers.
+#[derive(Parser)]
+#[command(name = "walproposer-shim", version)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// What the parts of the process share.
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) shared: shared::Shared,
+    pub(crate) metrics: metrics::Metrics,
+    pub(crate) broker: Session,
+    pub(crate) broker_keys: Keys,
+}
+
+/// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
+pub fn cli() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("walproposer-shim: the runtime cannot be started: {e}");
+            return ExitCode::from(exit::ERROR);
+        }
+    };
+    ExitCode::from(runtime.block_on(run(cli.args)))
+}
+
+/// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`proto::runtime::exit`].
+pub async fn run(args: Args) -> u8 {
+    let config = match Config::new(&args, std::env::var("PGPASSWORD").ok()) {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("walproposer-shim: {e}");
+            return exit::USAGE;
+        }
+    };
+    if args.check_config {
+        println!("the settings are valid");
+        return exit::OK;
+    }
+    runtime::init_logging(args.log_format == LogFormat::Json);
+    let cancel = match runtime::shutdown_on_signals() {
+        Ok(cancel) => cancel,
+        Err(e) => {
+            tracing::error!(error = %e, "signals cannot be received");
+            return exit::ERROR;
+        }
+    };
+    serve(config, cancel).await
+}
+
+/// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of [`proto::runtime::exit`].
+pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
+    let bound = match runtime::bind_http(config.listen_http) {
+        Ok(bound) => bound,
+        Err(e) => {
+            tracing::error!(error = %e, address = %config.listen_http, "--listen-http cannot be bound");
+            return exit::USAGE;
+        }
+    };
+    let http = config.advertise_http.clone().unwrap_or_else(|| bound.address().to_string());
+    // The broker outlives the rest by a moment, so that the record is withdrawn at the end.
+    let broker_stop = CancellationToken::new();
+    let ctx = match context(config, broker_stop.clone()) {
+        Ok(ctx) => ctx,
+        Err(e) => {
+            tracing::error!(error = %e, "--broker cannot be used");
+            return exit::USAGE;
+        }
+    };
+    let ttid = ctx.config.ttid;
+    tracing::info!(%ttid, http, safekeepers = ctx.config.safekeepers.len(), "walproposer-shim starts");
+    let stop = cancel.child_token();
+    let pages = tokio::spawn(bound.serve(http::router(&ctx), stop.clone()));
+    let guard = tokio::spawn(guard::run(Arc::clone(&ctx), stop.clone()));
+    let announcer = tokio::spawn(announce::run(Arc::clone(&ctx), http, stop.clone()));
+    let code = attach::run(&ctx, &stop).await;
+    stop.cancel();
+    for (what, task) in [("guard", guard), ("announcer", announcer)] {
+        if let Err(e) = task.await {
+            tracing::error!(error = %e, "the {what} failed");
+        }
+    }
+    pages.abort();
+    ctx.broker.close(FAREWELL).await;
+    broker_stop.cancel();
+    code
+}
+
+fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context>, BrokerError> {
+    let broker = Broker::new(&config.broker, &config.broker_prefix)?;
+    let broker_keys = broker.keys().clone();
+    Ok(Arc::new(Context {
+        shared: shared::Shared::new(&config),
+        metrics: metrics::Metrics::new(),
+        broker: Session::start(broker, LEASE_TTL_S, broker_stop),
+        broker_keys,
+        config: Arc::new(config),
+    }))
+}

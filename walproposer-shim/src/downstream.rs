@@ -1,0 +1,319 @@
+//! One task per safekeeper address: dials when told to, carries messages both ways, fetches a laggard's WAL from a donor.
+//!
+//! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing here decides:
+//! what is sent, and when, comes from the core. Reading never waits for writing.
+//!
+//! A session is numbered by the driver. Events carry the number, so that those of a session that was closed are ignored, and
+//! commands of a session that is gone are dropped until the next [`Command::Dial`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use pgformat::Lsn;
+use proto::consensus::{AcceptorMessage, AppendRequest, ProposerMessage, ProtoVersion};
+use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::Config;
+use crate::core::PeerId;
+use crate::safekeeper;
+use crate::wal_reader::{ReadError, WalReader};
+
+/// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds the rest.
+/// A queue that is full closes the session: the safekeeper is fed again after it reconnects.
+pub(crate) const COMMANDS: usize = 4096;
+
+/// Events that wait for the driver, of all safekeepers together: acknowledgements are small, and a full queue only stops
+/// reading from the sockets.
+pub(crate) const EVENTS: usize = 1024;
+
+/// Bytes gathered before they are given to the socket: two appends of the largest size.
+const GATHER: usize = 2 * proto::consensus::MAX_SEND_SIZE;
+
+/// From the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Open a session under this number.
+    Dial(u64),
+    /// Close the session.
+    Close,
+    /// A message without WAL, encoded.
+    Send(Bytes),
+    /// An append: its head, the WAL in pieces, and where it ends.
+    Wal {
+        /// Encoded head.
+        head: Bytes,
+        /// The bytes, in order.
+        parts: Vec<Bytes>,
+        /// Position after them.
+        end: Lsn,
+    },
+    /// An append whose WAL is fetched from another safekeeper.
+    FromDonor {
+        /// The message, without WAL.
+        head: AppendRequest,
+        /// Index of the donor's address.
+        donor: usize,
+    },
+}
+
+/// To the driver.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// Whose.
+    pub(crate) peer: PeerId,
+    /// Of which session.
+    pub(crate) session: u64,
+    /// What happened.
+    pub(crate) what: Happened,
+}
+
+/// What happened on a session.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    /// START_WAL_PUSH was accepted.
+    Connected,
+    /// A message arrived.
+    Message(AcceptorMessage),
+    /// WAL up to here was given to the socket.
+    Written(Lsn),
+    /// The session failed, or never came about.
+    Disconnected(String),
+}
+
+/// Starts the task of one address; it ends with the handle.
+pub(crate) fn start(
+    config: Arc<Config>,
+    peer: PeerId,
+    events: mpsc::Sender<Event>,
+) -> (mpsc::Sender<Command>, AbortOnDropHandle<()>) {
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    let task = tokio::spawn(async move {
+        let mut task = Task { config, peer, commands, events, session: 0 };
+        while let Some(command) = task.commands.recv().await {
+            if let Command::Dial(session) = command {
+                task.session = session;
+                if task.serve().await.is_none() {
+                    return;
+                }
+            }
+        }
+    });
+    (sender, AbortOnDropHandle::new(task))
+}
+
+type Fetching = Pin<Box<dyn Future<Output = (Option<Donor>, Result<Vec<Bytes>, ReadError>)> + Send>>;
+
+/// An open stream from a donor; kept while appends follow each other.
+struct Donor {
+    index: usize,
+    wal: WalReader,
+}
+
+struct Task {
+    config: Arc<Config>,
+    peer: PeerId,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    session: u64,
+}
+
+/// A session that is open.
+struct Open {
+    reader: CopyReader,
+    writer: CopyWriter,
+    /// End of the last append in the writer's queue.
+    unwritten: Option<Lsn>,
+    donor: Option<Donor>,
+    fetching: Option<(AppendRequest, Fetching)>,
+}
+
+/// What the select of a session picked.
+enum Picked {
+    Command(Option<Command>),
+    Received(Result<CopyEvent, NetError>),
+    Flushed(Result<(), NetError>),
+    Fetched(Option<Donor>, Result<Vec<Bytes>, ReadError>),
+}
+
+/// How a session ended.
+enum Ended {
+    /// The driver closed it, or is gone itself.
+    Closed,
+    /// Something failed.
+    Failed(String),
+}
+
+impl Task {
+    /// One session from dialling to its end; `None` when the driver is gone.
+    async fn serve(&mut self) -> Option<()> {
+        let opened = tokio::select! {
+            opened = open(&self.config, self.peer) => opened,
+            () = until_close(&mut self.commands) => return Some(()),
+        };
+        let ended = match opened {
+            Ok(mut open) => {
+                self.tell(Happened::Connected).await?;
+                self.run(&mut open).await?
+            }
+            Err(e) => Ended::Failed(e.to_string()),
+        };
+        match ended {
+            Ended::Closed => Some(()),
+            Ended::Failed(reason) => self.tell(Happened::Disconnected(reason)).await,
+        }
+    }
+
+    async fn tell(&self, what: Happened) -> Option<()> {
+        self.events.send(Event { peer: self.peer, session: self.session, what }).await.ok()
+    }
+
+    async fn run(&mut self, open: &mut Open) -> Option<Ended> {
+        loop {
+            let outcome = match self.pick(open).await {
+                Picked::Command(None) => return None,
+                Picked::Command(Some(Command::Close)) => return Some(Ended::Closed),
+                Picked::Command(Some(command)) => {
+                    self.take(open, command);
+                    Ok(())
+                }
+                Picked::Received(Ok(event)) => self.received(event).await?,
+                Picked::Received(Err(e)) | Picked::Flushed(Err(e)) => Err(e.to_string()),
+                Picked::Flushed(Ok(())) => {
+                    if let Some(end) = open.unwritten.take() {
+                        self.tell(Happened::Written(end)).await?;
+                    }
+                    Ok(())
+                }
+                Picked::Fetched(donor, Ok(parts)) => {
+                    open.fetched(donor, parts);
+                    Ok(())
+                }
+                Picked::Fetched(_, Err(e)) => Err(format!("its missing WAL could not be fetched: {e}")),
+            };
+            if let Err(reason) = outcome {
+                return Some(Ended::Failed(reason));
+            }
+        }
+    }
+
+    async fn pick(&mut self, open: &mut Open) -> Picked {
+        let ready_for_more = open.fetching.is_none() && open.writer.queued_bytes() < GATHER;
+        let Open { reader, writer, fetching, .. } = open;
+        let fetched = async {
+            match fetching {
+                Some((_, future)) => future.await,
+                None => std::future::pending().await,
+            }
+        };
+        // Commands first, so that what is queued is gathered before it is written.
+        tokio::select! {
+            biased;
+            command = self.commands.recv(), if ready_for_more => Picked::Command(command),
+            event = reader.next() => Picked::Received(event),
+            (donor, result) = fetched => Picked::Fetched(donor, result),
+            result = writer.flush(), if writer.queued_bytes() > 0 => Picked::Flushed(result),
+        }
+    }
+
+    fn take(&self, open: &mut Open, command: Command) {
+        match command {
+            Command::Send(message) => open.writer.queue(&message, Bytes::new()),
+            Command::Wal { head, parts, end } => {
+                open.donor = None; // caught up
+                open.writer.queue_parts(&head, parts);
+                open.unwritten = Some(end);
+            }
+            Command::FromDonor { head, donor } => {
+                let held = open.donor.take();
+                let future = fetch(Arc::clone(&self.config), held, donor, head.clone());
+                open.fetching = Some((head, Box::pin(future)));
+            }
+            // The driver closes a session before it dials again.
+            Command::Dial(_) | Command::Close => {}
+        }
+    }
+
+    async fn received(&mut self, event: CopyEvent) -> Option<Result<(), String>> {
+        let reason = match event {
+            CopyEvent::Data(data) => match AcceptorMessage::decode(ProtoVersion::V3, data) {
+                Ok(message) => return self.tell(Happened::Message(message)).await.map(Ok),
+                Err(e) => e.to_string(),
+            },
+            CopyEvent::Error(error) => error.to_string(),
+            CopyEvent::Fail(text) => text,
+            CopyEvent::Done | CopyEvent::Closed => "closed by the safekeeper".to_owned(),
+        };
+        Some(Err(reason))
+    }
+}
+
+impl Open {
+    /// The WAL of the append that waited has come.
+    fn fetched(&mut self, donor: Option<Donor>, parts: Vec<Bytes>) {
+        self.donor = donor;
+        if let Some((head, _)) = self.fetching.take() {
+            let end = head.end_lsn;
+            self.writer.queue_parts(&encode_head(head), parts);
+            self.unwritten = Some(end);
+        }
+    }
+}
+
+/// The head of an append, whose WAL follows it.
+pub(crate) fn encode_head(head: AppendRequest) -> Bytes {
+    let mut out = BytesMut::with_capacity(64);
+    ProposerMessage::Append(head).encode_head(ProtoVersion::V3, &mut out);
+    out.freeze()
+}
+
+async fn open(config: &Config, peer: PeerId) -> Result<Open, NetError> {
+    let address = config.safekeepers.get(peer.0).expect("the driver numbers the addresses of the list");
+    let connection = ClientConnection::dial(&safekeeper::options(config, address)).await?;
+    let (reader, writer) = connection.copy_both(&safekeeper::push_command(config)).await?;
+    Ok(Open { reader, writer, unwritten: None, donor: None, fetching: None })
+}
+
+/// Drops what was meant for a session that has not come about, until the driver gives it up.
+async fn until_close(commands: &mut mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        if matches!(command, Command::Close) {
+            return;
+        }
+    }
+}
+
+/// Reads the WAL of one append from a donor, on the stream that is open when it fits.
+async fn fetch(
+    config: Arc<Config>,
+    held: Option<Donor>,
+    index: usize,
+    head: AppendRequest,
+) -> (Option<Donor>, Result<Vec<Bytes>, ReadError>) {
+    let (begin, end) = (head.begin_lsn, head.end_lsn);
+    let fitting = held.filter(|d| d.index == index && d.wal.position() == begin);
+    let mut donor = match fitting {
+        Some(mut donor) => {
+            donor.wal.extend(end);
+            donor
+        }
+        None => {
+            let address = config.safekeepers.get(index).expect("donors are addresses of the list");
+            match safekeeper::read(&config, address, begin, end, Some(head.term)).await {
+                Ok(wal) => Donor { index, wal },
+                Err(e) => return (None, Err(e)),
+            }
+        }
+    };
+    let mut parts = Vec::new();
+    loop {
+        match donor.wal.next().await {
+            Ok(Some((_, wal))) => parts.push(wal),
+            Ok(None) => return (Some(donor), Ok(parts)),
+            Err(e) => return (None, Err(e)),
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! One session: the single owner of the proposer core, of the ring and of the stream from PostgreSQL.
+//!
+//! It routes inputs to the core and effects from it, runs the second half of the attach proof between a won election and its
+//! announcement, and reports to PostgreSQL. One session serves one connection to the primary: when that connection or the
+//! term is lost, the session ends and everything begins again with a new proof and a new election.
+//!
+//! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the connection to
+//! PostgreSQL is closed before anything else happens.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use proto::consensus::{AppendRequest, ProtoVersion};
+use proto::feedback::PageserverFeedback;
+use proto::id::Term;
+use proto::net::{CopyEvent, NetError};
+use proto::replication::SenderMessage;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
+use crate::downstream::{self, Command, EVENTS, Event, Happened};
+use crate::proof::{self, Chosen, LinkCheck, Proved};
+use crate::report::Report;
+use crate::ring::Ring;
+use crate::shared::Phase;
+use crate::stop::{Refusal, Stop};
+use crate::survey::Survey;
+use crate::upstream::{Stream, Upstream};
+use crate::{Context, metrics::Metrics};
+
+/// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
+const BATCH: usize = 1 << 20;
+
+/// Silence of a PostgreSQL that was asked for an answer, after which it counts as gone.
+const UPSTREAM_SILENCE: Duration = Duration::from_secs(30);
+
+/// What an attached primary brings into a session.
+pub(crate) struct Attached {
+    pub(crate) upstream: Upstream,
+    pub(crate) survey: Survey,
+    pub(crate) proved: Proved,
+    /// The term asked for lies above this one.
+    pub(crate) min_term: Term,
+}
+
+/// The stream from PostgreSQL with what belongs to it.
+struct Streaming {
+    stream: Stream,
+    ring: Ring,
+    link: LinkCheck,
+    report: Report,
+    /// When PostgreSQL was heard last.
+    heard: Instant,
+}
+
+type Proving = Pin<Box<dyn Future<Output = Result<Box<Streaming>, Stop>> + Send>>;
+
+/// Where the connection to PostgreSQL is.
+enum Stage {
+    /// Proved up to the commit position; waits for the election.
+    Waiting(Box<Upstream>),
+    /// The rest is being proved, then the stream is started.
+    Proving(Proving),
+    /// WAL flows.
+    Streaming(Box<Streaming>),
+    /// Taken for a moment, or given up.
+    Gone,
+}
+
+struct Peer {
+    commands: mpsc::Sender<Command>,
+    task_guard: AbortOnDropHandle<()>,
+    session: u64,
+    /// Last failure, for the status page.
+    problem: Option<String>,
+}
+
+struct Driver {
+    ctx: Arc<Context>,
+    core: Proposer,
+    effects: Vec<Effect>,
+    peers: Vec<Peer>,
+    events: mpsc::Receiver<Event>,
+    /// For tasks that are started later.
+    events_sender: mpsc::Sender<Event>,
+    stage: Stage,
+    survey: Survey,
+    proved: Proved,
+    started: Instant,
+    /// Largest position that a pageserver has ingested, as safekeepers pass it on.
+    applied: Option<Lsn>,
+    reply_every: Duration,
+}
+
+/// What the select picked.
+enum Picked {
+    Cancelled,
+    Timer,
+    Reply,
+    Peer(Option<Event>),
+    Proved(Result<Box<Streaming>, Stop>),
+    Upstream(Result<CopyEvent, NetError>),
+    Replied(Result<(), NetError>),
+}
+
+/// Runs a session to its end and says why it ended. `highest` is raised to the highest term used or seen.
+pub(crate) async fn run(
+    ctx: &Arc<Context>,
+    attached: Attached,
+    highest: &mut Term,
+    cancel: &CancellationToken,
+) -> Stop {
+    let mut driver = match Driver::new(ctx, attached) {
+        Ok(driver) => driver,
+        Err(stop) => return stop,
+    };
+    driver.step(Input::Tick);
+    let stop = loop {
+        if let Err(stop) = driver.obey() {
+            break stop;
+        }
+        let picked = driver.pick(cancel).await;
+        if let Err(stop) = driver.on(picked) {
+            break stop;
+        }
+        driver.show();
+    };
+    // PostgreSQL first: from here on nothing may be reported any more.
+    driver.stage = Stage::Gone;
+    *highest = (*highest).max(driver.core.term());
+    if let Stop::Deposed(term) = stop {
+        *highest = (*highest).max(term);
+    }
+    ctx.shared.session_over();
+    stop
+}
+
+impl Driver {
+    fn new(ctx: &Arc<Context>, attached: Attached) -> Result<Driver, Stop> {
+        let Attached { upstream, survey, proved, min_term } = attached;
+        let primary = &upstream.primary;
+        let config = ProposerConfig {
+            ttid: ctx.config.ttid,
+            mconf: survey.mconf.clone(),
+            addresses: ctx.config.safekeepers.len(),
+            pg_version_num: survey.log.version_num,
+            system_id: primary.system_id,
+            seg_size: primary.seg_size,
+            tli: primary.tli,
+            min_term: min_term.max(survey.term),
+            start_lsn: Some(survey.log.start),
+            heartbeat_ms: ProposerConfig::HEARTBEAT_MS,
+            silence_ms: ProposerConfig::SILENCE_MS,
+            // Jitter, so that shims and safekeepers that lost each other together do not come back in step.
+            reconnect_ms: fastrand::u64(ProposerConfig::RECONNECT_MS / 2..=ProposerConfig::RECONNECT_MS),
+            window: ProposerConfig::WINDOW,
+        };
+        let (sender, events) = mpsc::channel(EVENTS);
+        let start = |i| {
+            let (commands, task) = downstream::start(Arc::clone(&ctx.config), PeerId(i), sender.clone());
+            Peer { commands, task_guard: task, session: 0, problem: None }
+        };
+        let third = upstream.wal_sender_timeout / 3;
+        let longest = Duration::from_secs(10);
+        Ok(Driver {
+            core: Proposer::new(config).map_err(Stop::Fatal)?,
+            effects: Vec::new(),
+            peers: (0..ctx.config.safekeepers.len()).map(start).collect(),
+            events,
+            events_sender: sender,
+            stage: Stage::Waiting(Box::new(upstream)),
+            survey,
+            proved,
+            started: Instant::now(),
+            applied: None,
+            reply_every: if third.is_zero() { longest } else { third.min(longest) },
+            ctx: Arc::clone(ctx),
+        })
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.core.step(now, input, &mut self.effects);
+    }
+
+    async fn pick(&mut self, cancel: &CancellationToken) -> Picked {
+        let tick = self.core.next_timeout().map(|ms| self.started + Duration::from_millis(ms));
+        let timer = async {
+            match tick {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let upstream = async {
+            match &mut self.stage {
+                Stage::Waiting(_) | Stage::Gone => std::future::pending().await,
+                Stage::Proving(future) => Picked::Proved(future.await),
+                Stage::Streaming(s) => s.pick(self.reply_every).await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => Picked::Cancelled,
+            () = timer => Picked::Timer,
+            event = self.events.recv() => Picked::Peer(event),
+            picked = upstream => picked,
+        }
+    }
+
+    fn on(&mut self, picked: Picked) -> Result<(), Stop> {
+        match picked {
+            Picked::Cancelled => return Err(Stop::Shutdown),
+            Picked::Timer => self.step(Input::Tick),
+            Picked::Peer(Some(event)) => self.on_peer(event),
+            Picked::Peer(None) => return Err(Stop::Retry("every safekeeper task has ended".to_owned())),
+            Picked::Proved(outcome) => {
+                let streaming = outcome?;
+                tracing::info!(start = %streaming.stream.start, term = %self.core.term(), "streaming from the primary");
+                self.stage = Stage::Streaming(streaming);
+                self.step(Input::SendElected);
+            }
+            Picked::Upstream(event) => self.on_upstream(event)?,
+            Picked::Replied(outcome) => {
+                outcome?;
+                if let Stage::Streaming(s) = &mut self.stage {
+                    s.report.flushed(&mut s.stream.writer);
+                }
+            }
+            Picked::Reply => self.on_reply_timer()?,
+        }
+        Ok(())
+    }
+
+    fn on_peer(&mut self, event: Event) {
+        let Event { peer, session, what } = event;
+        let Some(known) = self.peers.get_mut(peer.0).filter(|p| p.session == session) else { return };
+        let input = match what {
+            Happened::Connected => {
+                known.problem = None;
+                Input::Connected { peer }
+            }
+            Happened::Message(message) => Input::Message { peer, message },
+            Happened::Written(end) => Input::Written { peer, end },
+            Happened::Disconnected(reason) => {
+                self.note_problem(peer, reason);
+                Input::Disconnected { peer }
+            }
+        };
+        self.step(input);
+    }
+
+    /// Logs a new problem once, where it is handled; the same one again only says so for debugging.
+    fn note_problem(&mut self, peer: PeerId, reason: String) {
+        let address = self.ctx.config.safekeepers.get(peer.0).map(crate::safekeeper::shown).unwrap_or_default();
+        let Some(known) = self.peers.get_mut(peer.0) else { return };
+        if known.problem.as_ref() == Some(&reason) {
+            tracing::debug!(address, reason, "the safekeeper is still away");
+        } else {
+            tracing::warn!(address, reason, "no session with the safekeeper");
+        }
+        known.problem = Some(reason);
+        self.ctx.metrics.disconnects.inc();
+    }
+
+    fn on_upstream(&mut self, event: Result<CopyEvent, NetError>) -> Result<(), Stop> {
+        let Stage::Streaming(s) = &mut self.stage else { return Ok(()) };
+        let before = s.ring.end();
+        s.heard = Instant::now();
+        s.take(event?, &self.ctx.metrics)?;
+        while s.ring.end().bytes_since(before) < BATCH as u64 && s.ring.has_room() {
+            match s.stream.reader.try_next()? {
+                Some(event) => s.take(event, &self.ctx.metrics)?,
+                None => break,
+            }
+        }
+        let end = s.ring.end();
+        if end > before {
+            self.step(Input::WalAvailable { end });
+        }
+        Ok(())
+    }
+
+    fn on_reply_timer(&mut self) -> Result<(), Stop> {
+        if let Stage::Streaming(s) = &mut self.stage {
+            // While the ring is full nothing is read, so silence says nothing.
+            if s.ring.has_room() && s.heard.elapsed() > UPSTREAM_SILENCE {
+                return Err(Stop::Retry(format!("PostgreSQL was silent for {UPSTREAM_SILENCE:?}")));
+            }
+            let ask = s.heard.elapsed() >= self.reply_every;
+            s.report.queue(&mut s.stream.writer, ask);
+        }
+        Ok(())
+    }
+
+    /// Carries out what the core asked for.
+    fn obey(&mut self) -> Result<(), Stop> {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.effect(effect)?;
+            }
+        }
+        if let Stage::Streaming(s) = &mut self.stage {
+            let due = s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
+            if due {
+                s.report.queue(&mut s.stream.writer, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, effect: Effect) -> Result<(), Stop> {
+        match effect {
+            Effect::Dial { peer } => {
+                if let Some(known) = self.peers.get_mut(peer.0) {
+                    known.session += 1;
+                    let session = known.session;
+                    self.command(peer, Command::Dial(session));
+                }
+            }
+            Effect::Close { peer, reason } => {
+                self.note_problem(peer, reason.to_string());
+                self.command(peer, Command::Close);
+            }
+            Effect::Send { peer, message } => self.command(peer, Command::Send(message.encode(ProtoVersion::V3))),
+            Effect::Append { peer, head } => self.append(peer, head),
+            Effect::ReadyToCampaign { greeted } => {
+                tracing::info!(quorum = ?greeted, "a quorum has greeted: asking for votes");
+                self.ctx.shared.set_phase(Phase::Campaign);
+                self.step(Input::Campaign);
+            }
+            Effect::WonElection { term, donor, donor_node, end, .. } => {
+                tracing::info!(%term, donor = %donor_node, %end, "the election is won");
+                self.ctx.shared.elected(term, end);
+                self.ctx.metrics.elections.inc();
+                self.prove(Chosen { term, donor: donor.0, end })?;
+            }
+            Effect::Committed { commit_lsn } => {
+                if let Stage::Streaming(s) = &mut self.stage {
+                    s.ring.set_committed(commit_lsn);
+                }
+            }
+            Effect::Feedback { feedback, .. } => self.feedback(&feedback),
+            Effect::Deposed { term } => return Err(Stop::Deposed(term)),
+            Effect::Fatal(fatal) => return Err(Stop::Fatal(fatal)),
+        }
+        Ok(())
+    }
+
+    /// Starts the second half of the proof; the election is announced when it has passed.
+    fn prove(&mut self, chosen: Chosen) -> Result<(), Stop> {
+        let Stage::Waiting(upstream) = std::mem::replace(&mut self.stage, Stage::Gone) else {
+            return Err(Stop::Retry("an election was won without a proved primary".to_owned()));
+        };
+        let (ctx, survey, proved) = (Arc::clone(&self.ctx), self.survey.clone(), self.proved);
+        self.stage = Stage::Proving(Box::pin(async move {
+            let config = &ctx.config;
+            let (upstream, _, link) = proof::before_elected(config, *upstream, &survey, proved, chosen).await?;
+            let stream = upstream.stream(config, chosen.end).await?;
+            let ring = Ring::new(chosen.end, config.ring_bytes);
+            Ok(Box::new(Streaming { stream, ring, link, report: Report::default(), heard: Instant::now() }))
+        }));
+        Ok(())
+    }
+
+    fn append(&mut self, peer: PeerId, head: AppendRequest) {
+        let from_ring = match &self.stage {
+            Stage::Streaming(s) => s.ring.slices(head.begin_lsn, head.end_lsn),
+            _ => None,
+        };
+        let end = head.end_lsn;
+        let command = match from_ring {
+            Some(parts) => Command::Wal { head: downstream::encode_head(head), parts, end },
+            None => match self.core.donor_for(end) {
+                Some(donor) => {
+                    self.ctx.metrics.donor_bytes.inc_by(end.bytes_since(head.begin_lsn));
+                    Command::FromDonor { head, donor: donor.0 }
+                }
+                None => return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks")),
+            },
+        };
+        self.command(peer, command);
+    }
+
+    fn command(&mut self, peer: PeerId, command: Command) {
+        let Some(known) = self.peers.get(peer.0) else { return };
+        if known.commands.try_send(command).is_err() {
+            self.give_up(peer, "it does not take what is sent to it".to_owned());
+        }
+    }
+
+    /// Ends a session from this side. The queue may be full, so the task is replaced instead of told.
+    fn give_up(&mut self, peer: PeerId, reason: String) {
+        self.note_problem(peer, reason);
+        let (commands, task) = downstream::start(Arc::clone(&self.ctx.config), peer, self.events_sender.clone());
+        if let Some(known) = self.peers.get_mut(peer.0) {
+            (known.commands, known.task_guard) = (commands, task);
+            known.session += 1;
+        }
+        self.step(Input::Disconnected { peer });
+    }
+
+    fn feedback(&mut self, feedback: &PageserverFeedback) {
+        self.applied = self.applied.max(feedback.last_received_lsn);
+    }
+
+    /// Brings the status page up to date.
+    fn show(&mut self) {
+        let received = match &self.stage {
+            Stage::Streaming(s) => Some((s.ring.end(), s.ring.bytes(), s.report.flush(), s.report.apply())),
+            _ => None,
+        };
+        let peers = self.core.peers();
+        let rows = peers.iter().zip(&self.peers).map(|(p, known)| (p, known.problem.as_deref()));
+        self.ctx.shared.progress(self.core.commit_lsn(), received, rows);
+    }
+}
+
+impl Streaming {
+    async fn pick(&mut self, reply_every: Duration) -> Picked {
+        let room = self.ring.has_room();
+        let reply_at = self.report.sent_at() + reply_every;
+        let Stream { reader, writer, .. } = &mut self.stream;
+        tokio::select! {
+            result = writer.flush(), if writer.queued_bytes() > 0 => Picked::Replied(result),
+            event = reader.next(), if room => Picked::Upstream(event),
+            () = sleep_until(reply_at) => Picked::Reply,
+        }
+    }
+
+    fn take(&mut self, event: CopyEvent, metrics: &Metrics) -> Result<(), Stop> {
+        let data = match event {
+            CopyEvent::Data(data) => data,
+            CopyEvent::Error(e) => return Err(Stop::Retry(format!("PostgreSQL ended the stream: {e}"))),
+            CopyEvent::Done | CopyEvent::Closed | CopyEvent::Fail(_) => {
+                return Err(Stop::Retry("PostgreSQL closed the stream".to_owned()));
+            }
+        };
+        let message = SenderMessage::decode(data);
+        match message.map_err(|e| Stop::Retry(format!("PostgreSQL broke the protocol: {e}")))? {
+            SenderMessage::XLogData { start, wal, .. } => self.wal(start, wal, metrics),
+            SenderMessage::Keepalive { reply_requested, .. } => {
+                if reply_requested {
+                    self.report.queue(&mut self.stream.writer, false);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn wal(&mut self, start: Lsn, wal: Bytes, metrics: &Metrics) -> Result<(), Stop> {
+        self.link.feed(start, &wal).map_err(Refusal::DoesNotFollow)?;
+        metrics.received_bytes.inc_by(wal.len() as u64);
+        self.ring.push(start, wal).map_err(|gap| Stop::Retry(gap.to_string()))
+    }
+}

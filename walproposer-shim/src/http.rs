@@ -1,0 +1,36 @@
+//! The HTTP interface: status, metrics, health.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use proto::api::ShimStatus;
+use proto::runtime::{HttpError, health_router};
+
+use crate::Context;
+
+/// Content type of the exposition format.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The routes. Ready means: synchronous commits are known to wait for the quorum.
+pub(crate) fn router(ctx: &Arc<Context>) -> Router {
+    let readiness = Arc::clone(ctx);
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(ctx))
+        .merge(health_router(move || readiness.shared.readiness()))
+}
+
+async fn status(State(ctx): State<Arc<Context>>) -> Json<ShimStatus> {
+    Json(ctx.shared.status(&ctx.config))
+}
+
+async fn metrics(State(ctx): State<Arc<Context>>) -> Result<impl IntoResponse, HttpError> {
+    let encoded = ctx.metrics.encode(&ctx.shared.snapshot(), ctx.broker.is_connected());
+    let text = encoded.map_err(|e| HttpError::internal(format!("metrics cannot be written: {e}")))?;
+    Ok(([(CONTENT_TYPE, METRICS_TYPE)], text))
+}

@@ -1,0 +1,226 @@
+//! The attach proof: this primary's WAL extends the quorum's log.
+//!
+//! It runs before votes are asked for, on `[from, C)`, and again on the rest up to the chosen end before the election is
+//! announced: the primary's bytes against a donor safekeeper's, and the prev link of the first record behind the end. All reads
+//! of the primary happen on the connection that streams afterwards. A refusal is final; anything else is tried again.
+//!
+//! [`plan`] is the pure part.
+
+pub(crate) mod plan;
+
+use bytes::{Buf, Bytes};
+use pgformat::wal::{StreamConfig, WalDecoder, WalError};
+use pgformat::{Lsn, PgMajor};
+use proto::id::Term;
+use proto::net::sqlstate;
+
+use crate::config::Config;
+use crate::safekeeper;
+use crate::stop::{Refusal, Stop};
+use crate::survey::Survey;
+use crate::upstream::{Reading, Upstream};
+use crate::wal_reader::{ReadError, WalReader};
+use plan::LogView;
+
+/// How far behind the log's end the primary is read to see the first record's prev link: a record header and its page header
+/// fit into far less.
+const LOOK_AHEAD: u64 = 16 << 10;
+
+/// A stretch that was found equal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Proved {
+    /// First byte compared.
+    pub(crate) from: Lsn,
+    /// Position after the last byte compared.
+    pub(crate) to: Lsn,
+}
+
+/// The part of the proof that needs no vote: identity, then everything that is committed.
+pub(crate) async fn before_vote(
+    config: &Config,
+    upstream: Upstream,
+    survey: &Survey,
+) -> Result<(Upstream, Proved), Stop> {
+    let log = &survey.log;
+    plan::check_identity(&upstream.primary, log)?;
+    let from = plan::compare_from(&upstream.primary, log)?;
+    let to = log.commit.max(from);
+    let upstream = compare(config, upstream, survey.donor, None, from, to).await?;
+    tracing::info!(%from, %to, end = %log.end, "the primary's WAL equals the quorum's committed log");
+    Ok((upstream, Proved { from, to }))
+}
+
+/// What an election chose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// The term won.
+    pub(crate) term: Term,
+    /// Index of the address that holds the log.
+    pub(crate) donor: usize,
+    /// End of the log.
+    pub(crate) end: Lsn,
+}
+
+/// The rest of the proof, up to the end that the election chose, and the prev link behind it.
+pub(crate) async fn before_elected(
+    config: &Config,
+    mut upstream: Upstream,
+    survey: &Survey,
+    proved: Proved,
+    chosen: Chosen,
+) -> Result<(Upstream, Proved, LinkCheck), Stop> {
+    upstream.refresh_end().await?;
+    plan::check_end(upstream.primary.end, chosen.end)?;
+    if chosen.end < survey.log.commit {
+        let (end, commit) = (chosen.end, survey.log.commit);
+        return Err(Refusal::Corrupt(format!("an election ended at {end}, but {commit} was committed before")).into());
+    }
+    let last_record_start = last_record_of(config, survey, chosen).await?;
+    plan::check_whole_record(proved.from, chosen.end, last_record_start)?;
+    let mut upstream = compare(config, upstream, chosen.donor, Some(chosen.term), proved.to, chosen.end).await?;
+    let mut link = LinkCheck::new(&survey.log, chosen.end, last_record_start)?;
+    let ahead = upstream.primary.end.min(chosen.end.add(LOOK_AHEAD));
+    for part in plan::parts(&upstream.primary.history, chosen.end, ahead) {
+        let mut reading = upstream.read(part).await.map_err(|e| from_primary(e, part.from))?;
+        while let Some((at, wal)) = reading.wal.next().await.map_err(|e| from_primary(e, part.from))? {
+            link.feed(at, &wal).map_err(Refusal::DoesNotFollow)?;
+        }
+        upstream = reading.finish().await?;
+    }
+    let proved = Proved { from: proved.from, to: chosen.end };
+    tracing::info!(from = %proved.from, to = %proved.to, term = %chosen.term, "the primary's WAL extends the elected log");
+    // The stream starts at the end again, so the check starts over with it.
+    Ok((upstream, proved, LinkCheck::new(&survey.log, chosen.end, last_record_start)?))
+}
+
+/// Start of the last record of the elected log, as its holder tells it.
+async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Result<Option<Lsn>, Stop> {
+    if chosen.end == survey.log.start {
+        return Ok(None);
+    }
+    let Some(address) = config.safekeepers.get(chosen.donor) else {
+        return Err(Stop::Retry("the donor is not in the address list".to_owned()));
+    };
+    let account = safekeeper::account(config, address).await;
+    let status = account.map_err(|e| Stop::Retry(format!("the donor does not answer: {e}")))?.status;
+    if status.flush_lsn != chosen.end {
+        let (flush, end) = (status.flush_lsn, chosen.end);
+        return Err(Stop::Retry(format!("the donor's log ended at {end} when it voted and ends at {flush} now")));
+    }
+    Ok(Some(status.last_record_start_lsn).filter(|l| *l != Lsn::new(0)))
+}
+
+/// Compares `[from, to)`; with `term` the donor serves what is not committed too.
+async fn compare(
+    config: &Config,
+    mut upstream: Upstream,
+    donor: usize,
+    term: Option<Term>,
+    from: Lsn,
+    to: Lsn,
+) -> Result<Upstream, Stop> {
+    if from >= to {
+        return Ok(upstream);
+    }
+    let Some(address) = config.safekeepers.get(donor) else {
+        return Err(Stop::Retry("the donor is not in the address list".to_owned()));
+    };
+    let mut theirs = safekeeper::read(config, address, from, to, term).await.map_err(from_donor)?;
+    let mut rest = Bytes::new();
+    for part in plan::parts(&upstream.primary.history, from, to) {
+        let mut reading = upstream.read(part).await.map_err(|e| from_primary(e, part.from))?;
+        rest = compare_part(&mut reading, &mut theirs, rest, from, to).await?;
+        upstream = reading.finish().await?;
+    }
+    Ok(upstream)
+}
+
+/// Compares one part chunk by chunk; `theirs_left` is what the donor sent beyond the last comparison, and so is the result.
+async fn compare_part(
+    ours: &mut Reading,
+    theirs: &mut WalReader,
+    mut theirs_left: Bytes,
+    from: Lsn,
+    to: Lsn,
+) -> Result<Bytes, Stop> {
+    let start = ours.wal.position();
+    while let Some((mut at, mut wal)) = ours.wal.next().await.map_err(|e| from_primary(e, start))? {
+        while !wal.is_empty() {
+            if theirs_left.is_empty() {
+                let chunk = theirs.next().await.map_err(from_donor)?;
+                theirs_left = chunk.map(|(_, wal)| wal).unwrap_or_default();
+                if theirs_left.is_empty() {
+                    return Err(Stop::Retry(format!("the donor's WAL ended at {at} instead of {to}")));
+                }
+            }
+            let len = wal.len().min(theirs_left.len());
+            if let Some(differs) = first_difference(&wal[..len], &theirs_left[..len]) {
+                return Err(Refusal::Diverged { at: at.add(differs as u64), from, to }.into());
+            }
+            wal.advance(len);
+            theirs_left.advance(len);
+            at = at.add(len as u64);
+        }
+    }
+    Ok(theirs_left)
+}
+
+fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) }
+}
+
+fn from_donor(e: ReadError) -> Stop {
+    Stop::Retry(format!("the proof could not read a safekeeper's WAL: {e}"))
+}
+
+fn from_primary(e: ReadError, at: Lsn) -> Stop {
+    match e.sqlstate() {
+        Some(sqlstate::UNDEFINED_FILE) => Refusal::WalRemoved(at).into(),
+        _ => Stop::Retry(format!("the proof could not read the primary's WAL: {e}")),
+    }
+}
+
+/// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last one.
+#[derive(Debug)]
+pub(crate) struct LinkCheck {
+    decoder: Option<WalDecoder>,
+    end: Lsn,
+}
+
+impl LinkCheck {
+    fn new(log: &LogView, end: Lsn, last_record_start: Option<Lsn>) -> Result<LinkCheck, Stop> {
+        let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
+            what: "PostgreSQL version",
+            primary: log.version_num.to_string(),
+            timeline: "14 to 18".to_owned(),
+        })?;
+        let stream = StreamConfig {
+            version,
+            seg_size: log.seg_size,
+            system_id: Some(log.system_id.0),
+            tlis: log.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
+        };
+        Ok(LinkCheck { decoder: Some(WalDecoder::new(stream, end, last_record_start)), end })
+    }
+
+    /// The next bytes; does nothing once the first record was seen.
+    pub(crate) fn feed(&mut self, at: Lsn, wal: &[u8]) -> Result<(), WalError> {
+        let Some(decoder) = &mut self.decoder else { return Ok(()) };
+        decoder.feed(at, wal)?;
+        if decoder.boundary() > self.end {
+            self.decoder = None;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        assert_eq!(first_difference(b"same", b"same"), None);
+        assert_eq!(first_difference(b"sAme", b"same"), Some(1));
+    }
+}

@@ -1,0 +1,305 @@
+//! What the shim knows about itself, for status pages, metrics and the broker.
+//!
+//! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read. The lock is
+//! held for copies only, never across I/O.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pgformat::{Lsn, Tli};
+use proto::api::{Readiness, ShimSafekeeperStatus, ShimStatus, shown};
+use proto::broker::records::{PrimaryRecord, SCHEMA};
+use proto::id::{NodeId, SystemId, Term};
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::core::PeerStatus;
+use crate::safekeeper;
+
+/// Where the shim stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// No connection to the primary, or to a quorum.
+    Detached,
+    /// The attach proof runs.
+    Validating,
+    /// Votes are asked for.
+    Campaign,
+    /// Won; the rest of the proof runs.
+    Elected,
+    /// WAL flows.
+    Streaming,
+    /// Over: this primary must not extend this log.
+    Refused,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Phase; 6] =
+        [Phase::Detached, Phase::Validating, Phase::Campaign, Phase::Elected, Phase::Streaming, Phase::Refused];
+
+    /// Word for status pages.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Phase::Detached => "detached",
+            Phase::Validating => "validating",
+            Phase::Campaign => "campaign",
+            Phase::Elected => "elected",
+            Phase::Streaming => "streaming",
+            Phase::Refused => "refused",
+        }
+    }
+}
+
+/// Identity of the primary of the present session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    /// The cluster.
+    pub(crate) system_id: SystemId,
+    /// PostgreSQL's tli.
+    pub(crate) tli: Tli,
+    /// Process id of our walsender.
+    pub(crate) pid: i32,
+}
+
+/// The guard's last verdict.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Verdict {
+    /// Why commits are not protected; empty: they are.
+    pub(crate) reasons: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) term: Term,
+    pub(crate) elected_at: Option<Lsn>,
+    pub(crate) commit: Option<Lsn>,
+    pub(crate) received: Option<Lsn>,
+    pub(crate) ring_bytes: usize,
+    pub(crate) reported: Option<Lsn>,
+    pub(crate) reported_apply: Option<Lsn>,
+    pub(crate) peers: Vec<ShimSafekeeperStatus>,
+    pub(crate) verdict: Verdict,
+    /// Why the last attempt or session ended.
+    pub(crate) last_stop: Option<String>,
+}
+
+/// See the module's words.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Told when something changed that the broker should know.
+    changed: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config) -> Shared {
+        let row = |address| ShimSafekeeperStatus {
+            id: NodeId(0),
+            address: safekeeper::shown(address),
+            state: "offline".to_owned(),
+            flush_lsn: shown(None),
+        };
+        let state = State {
+            phase: Phase::Detached,
+            identity: None,
+            term: Term::ZERO,
+            elected_at: None,
+            commit: None,
+            received: None,
+            ring_bytes: 0,
+            reported: None,
+            reported_apply: None,
+            peers: config.safekeepers.iter().map(row).collect(),
+            verdict: Verdict { reasons: vec!["not checked yet".to_owned()] },
+            last_stop: None,
+        };
+        Shared { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every write is a plain assignment, so a panic elsewhere cannot leave a half-written state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of everything.
+    pub(crate) fn snapshot(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Waits until something changed that the broker should know.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        let mut state = self.lock();
+        if state.phase != phase {
+            state.phase = phase;
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.lock().identity = Some(identity);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn elected(&self, term: Term, end: Lsn) {
+        let mut state = self.lock();
+        (state.phase, state.term, state.elected_at) = (Phase::Elected, term, Some(end));
+        self.changed.notify_one();
+    }
+
+    /// Positions of the running session. `received`: end of the WAL received, bytes in the ring, reported flush and apply.
+    pub(crate) fn progress<'a>(
+        &self,
+        commit: Option<Lsn>,
+        received: Option<(Lsn, usize, Option<Lsn>, Option<Lsn>)>,
+        peers: impl Iterator<Item = (&'a PeerStatus, Option<&'a str>)>,
+    ) {
+        let mut state = self.lock();
+        state.commit = state.commit.max(commit);
+        if let Some((end, bytes, flush, apply)) = received {
+            (state.received, state.ring_bytes) = (Some(end), bytes);
+            (state.reported, state.reported_apply) = (flush, apply);
+            if state.phase != Phase::Streaming {
+                state.phase = Phase::Streaming;
+                state.last_stop = None;
+                self.changed.notify_one();
+            }
+        }
+        for (row, (peer, problem)) in state.peers.iter_mut().zip(peers) {
+            let word = match (peer.connected, peer.streaming, problem) {
+                (_, true, _) => "active",
+                (true, false, _) => "handshake",
+                (false, ..) => "offline",
+            };
+            if row.state != word {
+                word.clone_into(&mut row.state);
+            }
+            row.id = peer.node.unwrap_or(row.id);
+            row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
+        }
+    }
+
+    /// The session is over: nothing is received or reported any more.
+    pub(crate) fn session_over(&self) {
+        let mut state = self.lock();
+        (state.phase, state.identity) = (Phase::Detached, None);
+        (state.received, state.ring_bytes) = (None, 0);
+        (state.reported, state.reported_apply) = (None, None);
+        for row in &mut state.peers {
+            "offline".clone_into(&mut row.state);
+        }
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stopped(&self, why: String, refused: bool) {
+        let mut state = self.lock();
+        state.phase = if refused { Phase::Refused } else { Phase::Detached };
+        state.last_stop = Some(why);
+        self.changed.notify_one();
+    }
+
+    /// Takes over the guard's verdict; whether it differs from the last one.
+    pub(crate) fn set_verdict(&self, verdict: Verdict) -> bool {
+        let mut state = self.lock();
+        if state.verdict == verdict {
+            return false;
+        }
+        state.verdict = verdict;
+        self.changed.notify_one();
+        true
+    }
+
+    /// `GET /v1/status`.
+    pub(crate) fn status(&self, config: &Config) -> ShimStatus {
+        let state = self.snapshot();
+        let reasons = state.reasons();
+        ShimStatus {
+            tenant_id: config.ttid.tenant_id,
+            timeline_id: config.ttid.timeline_id,
+            state: state.phase.name().to_owned(),
+            term: state.term,
+            elected_at_lsn: shown(state.elected_at),
+            commit_lsn: shown(state.commit),
+            received_lsn: shown(state.received),
+            reported_lsn: shown(state.reported),
+            reported_apply_lsn: shown(state.reported_apply),
+            protected: reasons.is_empty(),
+            reasons,
+            safekeepers: state.peers,
+        }
+    }
+
+    /// `GET /readyz`: ready while synchronous commits really wait for the quorum.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let reasons = self.snapshot().reasons();
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    /// The record for the broker, once a primary is known.
+    pub(crate) fn record(&self, config: &Config, http: &str) -> Option<PrimaryRecord> {
+        let state = self.snapshot();
+        let identity = state.identity?;
+        let reasons = state.reasons();
+        Some(PrimaryRecord {
+            schema: SCHEMA,
+            shim_http: http.to_owned(),
+            system_id: identity.system_id,
+            tli: identity.tli.0,
+            term: Some(state.term).filter(|t| *t != Term::ZERO),
+            primary_epoch: config.primary_epoch,
+            protected: reasons.is_empty(),
+            reasons,
+        })
+    }
+}
+
+impl State {
+    /// Why synchronous commits are not known to wait for the quorum.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.phase != Phase::Streaming {
+            let why = self.last_stop.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
+            out.push(format!("not streaming, the shim is {}{why}", self.phase.name()));
+        }
+        out.extend(self.verdict.reasons.iter().cloned());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::config;
+
+    #[test]
+    fn protected_needs_a_stream_and_a_clean_verdict() {
+        let config = config(&[]);
+        let shared = Shared::new(&config);
+        assert!(!shared.readiness().ready);
+        shared.set_verdict(Verdict { reasons: Vec::new() });
+        shared.stopped("the primary is away".to_owned(), false);
+        assert!(shared.readiness().reasons[0].contains("away"));
+        let at = Some(Lsn::new(9));
+        shared.progress(at, Some((Lsn::new(10), 1, at, at)), std::iter::empty());
+        let status = shared.status(&config);
+        assert!(status.protected && status.reasons.is_empty());
+        assert_eq!((status.state.as_str(), status.reported_lsn), ("streaming", Lsn::new(9)));
+        shared.session_over();
+        let status = shared.status(&config);
+        assert_eq!((status.reported_lsn, status.commit_lsn), (Lsn::new(0), Lsn::new(9)));
+        assert!(!status.protected);
+    }
+
+    #[test]
+    fn the_broker_hears_of_a_primary_only_when_there_is_one() {
+        let config = config(&[]);
+        let shared = Shared::new(&config);
+        assert!(shared.record(&config, "x").is_none());
+        shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
+        let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
+        assert_eq!((record.term, record.protected), (None, false));
+    }
+}

@@ -1,0 +1,172 @@
+//! Why an attempt to attach, or a session, ended, and what follows from it.
+//!
+//! Pure data. A [`Refusal`] says what is wrong and what to do: it ends the shim. Everything that may pass by itself is
+//! [`Stop::Retry`]: the shim backs off and begins again.
+
+use pgformat::wal::WalError;
+use pgformat::{Lsn, Tli};
+use proto::id::{SystemId, Term};
+use proto::net::NetError;
+use proto::runtime::exit;
+
+use crate::core::Fatal;
+
+/// Why an attempt or a session ended.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Somebody is away or busy; begin again after a pause.
+    Retry(String),
+    /// A higher term exists; begin again after a pause, with a term above it.
+    Deposed(Term),
+    /// Beginning again would not help.
+    Refused(Refusal),
+    /// The core found something that should not exist, or a wrong address list.
+    Fatal(Fatal),
+    /// The shim was asked to end.
+    Shutdown,
+}
+
+impl Stop {
+    /// Exit code, when this ends the shim.
+    pub(crate) fn exit_code(&self) -> Option<u8> {
+        match self {
+            Stop::Retry(_) | Stop::Deposed(_) => None,
+            Stop::Refused(refusal) => Some(refusal.exit_code()),
+            Stop::Fatal(fatal) => fatal.exit_code(),
+            Stop::Shutdown => Some(exit::OK),
+        }
+    }
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stop::Retry(why) => f.write_str(why),
+            Stop::Deposed(term) => write!(f, "deposed: a safekeeper knows term {term}"),
+            Stop::Refused(refusal) => write!(f, "{refusal}. What to do: {}", refusal.advice()),
+            Stop::Fatal(fatal) => write!(f, "{fatal}"),
+            Stop::Shutdown => f.write_str("asked to stop"),
+        }
+    }
+}
+
+impl From<NetError> for Stop {
+    fn from(e: NetError) -> Stop {
+        Stop::Retry(e.to_string())
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(r: Refusal) -> Stop {
+        Stop::Refused(r)
+    }
+}
+
+/// Why this primary must not extend this log.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the primary belongs to system {primary}, the timeline to system {timeline}")]
+    ForeignSystem { primary: SystemId, timeline: SystemId },
+    #[error("the primary's {what} is {primary}, the timeline's is {timeline}")]
+    OtherFormat { what: &'static str, primary: String, timeline: String },
+    #[error("the server is a standby (pg_is_in_recovery)")]
+    Standby,
+    #[error("the primary runs with {0} off")]
+    SettingOff(&'static str),
+    #[error("the primary runs with wal_level {0}")]
+    WalLevel(String),
+    #[error("the primary's WAL ends at {primary}, before the end of the quorum's log at {log}: it lost WAL")]
+    Behind { primary: Lsn, log: Lsn },
+    #[error("the primary is on tli {primary}, the timeline on tli {timeline}")]
+    OtherTli { primary: Tli, timeline: Tli },
+    #[error("the primary's history says that tli {tli} began at {primary}, the timeline's says {timeline}")]
+    OtherHistory { tli: Tli, primary: String, timeline: Lsn },
+    #[error("the primary's WAL differs from the quorum's log at {at} (compared from {from} to {to}): it diverged")]
+    Diverged { at: Lsn, from: Lsn, to: Lsn },
+    #[error("nothing can be proved: the log ends at {end}, but WAL to compare with is held from {oldest} on only")]
+    NothingToCompare { oldest: Lsn, end: Lsn },
+    #[error("the primary's WAL does not continue the quorum's log: {0}")]
+    DoesNotFollow(WalError),
+    #[error("the primary has removed WAL that the quorum lacks, from {0} on")]
+    WalRemoved(Lsn),
+    #[error("{0}")]
+    Members(String),
+    #[error("the safekeepers know primary epoch {known}, this shim was started with {given}")]
+    StaleEpoch { known: u64, given: u64 },
+    #[error("{0}")]
+    Epoch(String),
+    #[error("{0}: the timeline is fed by a built-in walproposer")]
+    NotVanilla(String),
+    #[error("safekeeper logs contradict each other: {0}")]
+    Corrupt(String),
+}
+
+const REBUILD: &str = "stop it, and rebuild its data directory from a base backup of the present primary, or with pg_rewind; \
+                       do not start it as this timeline's primary again";
+
+impl Refusal {
+    /// What to do next.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Refusal::ForeignSystem { .. } | Refusal::OtherFormat { .. } => {
+                "check --primary, --tenant-id and --timeline-id; for a new cluster create a timeline of its own with `walfabric \
+                 timeline create`"
+            }
+            Refusal::Standby => {
+                "point --primary at the primary; a standby is attached after its promotion, never before"
+            }
+            Refusal::SettingOff("fsync") => {
+                "set fsync = on and restart PostgreSQL, or start the shim with --allow-fsync-off and rebuild the node after any \
+                 crash of its operating system"
+            }
+            Refusal::SettingOff(_) => {
+                "set full_page_writes = on and reload: page reconstruction needs full-page images"
+            }
+            Refusal::WalLevel(_) => "set wal_level = replica (or logical) and restart PostgreSQL",
+            Refusal::Behind { .. } => REBUILD,
+            Refusal::OtherTli { .. } | Refusal::OtherHistory { .. } => {
+                "a promoted server does not continue this timeline by itself; create a timeline of its own for it, or attach the \
+                 server that was not promoted"
+            }
+            Refusal::Diverged { .. } | Refusal::DoesNotFollow(_) => REBUILD,
+            Refusal::NothingToCompare { .. } => {
+                "the primary has removed the WAL below the quorum's end: rebuild it from a base backup, and keep the slot whose \
+                 name ends in _pin"
+            }
+            Refusal::WalRemoved(_) => {
+                "this primary cannot be reattached: create a new timeline for it with `walfabric timeline create`; keep \
+                 max_slot_wal_keep_size = -1"
+            }
+            Refusal::Members(_) => "correct --safekeepers: it must lead to the timeline's members, each once",
+            Refusal::StaleEpoch { .. } | Refusal::Epoch(_) => {
+                "another primary was designated; if this one is right, start the shim with that --primary-epoch or a higher one"
+            }
+            Refusal::NotVanilla(_) => "use another timeline: this one takes no WAL from a shim",
+            Refusal::Corrupt(_) => "stop everything that writes to the timeline and inspect the safekeepers",
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        if matches!(self, Refusal::Corrupt(_)) { exit::CORRUPTION } else { exit::REFUSED }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_refusals_end_the_shim() {
+        assert_eq!(Stop::Retry(String::new()).exit_code(), None);
+        assert_eq!(Stop::Deposed(Term(3)).exit_code(), None);
+        assert_eq!(Stop::Refused(Refusal::Standby).exit_code(), Some(6));
+        assert_eq!(Stop::Refused(Refusal::Corrupt(String::new())).exit_code(), Some(5));
+        assert_eq!(Stop::Fatal(Fatal::TooFew { given: 1, members: 3 }).exit_code(), Some(6));
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_what_to_do() {
+        let said = Stop::Refused(Refusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) }).to_string();
+        assert!(said.contains("0/10") && said.contains("0/20") && said.contains("rebuild"), "{said}");
+    }
+}

@@ -1,0 +1,162 @@
+//! What the safekeepers say before anybody is asked for a vote: member set, positions, identity.
+//!
+//! Asking changes nothing at the safekeepers, so that a shim whose primary is refused never disturbs a healthy leader.
+//! [`judge`] is pure: it turns the answers into a [`Survey`], a refusal, or "not enough of them yet".
+
+use futures::future::join_all;
+use pgformat::Lsn;
+use proto::api::TimelineSource;
+use proto::consensus::{LogPosition, MemberConf, TermHistory};
+use proto::id::{NodeId, Term};
+use proto::net::sqlstate;
+
+use crate::config::Config;
+use crate::proof::plan::LogView;
+use crate::safekeeper::{self, Account, NoAccount};
+use crate::stop::{Refusal, Stop};
+
+/// The answers of one round, by address.
+pub(crate) type Answers = Vec<Result<Account, NoAccount>>;
+
+/// What a quorum says.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    /// The member set.
+    pub(crate) mconf: MemberConf,
+    /// The log.
+    pub(crate) log: LogView,
+    /// Index of the address that holds all that is committed.
+    pub(crate) donor: usize,
+    /// Highest term heard of.
+    pub(crate) term: Term,
+}
+
+/// Asks everybody at once.
+pub(crate) async fn ask(config: &Config) -> Answers {
+    join_all(config.safekeepers.iter().map(|address| safekeeper::account(config, address))).await
+}
+
+/// Judges a round of answers.
+pub(crate) fn judge(config: &Config, answers: &Answers) -> Result<Survey, Stop> {
+    refused(config, answers)?;
+    let accounts = || answers.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref().ok()?)));
+    let newest = accounts().max_by_key(|(_, a)| a.greeting.mconf.generation);
+    let Some((_, newest)) = newest else { return Err(Stop::Retry(not_enough(config, answers, None))) };
+    let mconf = newest.greeting.mconf.clone();
+    check_members(config, answers, &mconf)?;
+    let nodes: Vec<Option<NodeId>> = answers.iter().map(|a| Some(a.as_ref().ok()?.greeting.node_id)).collect();
+    if !mconf.is_quorum(|node| nodes.contains(&Some(node))) {
+        return Err(Stop::Retry(not_enough(config, answers, Some(&mconf))));
+    }
+    check_agreement(answers)?;
+    // At another generation its log does not count; it will learn the set from the proposer.
+    let member = |a: &Account| mconf.contains(a.greeting.node_id);
+    let best = accounts().filter(|(_, a)| member(a)).max_by_key(|(_, a)| position(a));
+    let donor = accounts().filter(|(_, a)| member(a)).max_by_key(|(_, a)| a.status.commit_lsn);
+    let (Some((_, best)), Some((donor, holder))) = (best, donor) else {
+        return Err(Stop::Retry(not_enough(config, answers, Some(&mconf))));
+    };
+    let (b, h) = (&best.status, &holder.status);
+    let whole = h.local_start_lsn <= h.timeline_start_lsn;
+    let log = LogView {
+        system_id: b.system_id,
+        version_num: b.pg_version_num,
+        seg_size: b.wal_seg_size,
+        pg_history: b.pg_history.clone(),
+        start: b.timeline_start_lsn,
+        commit: h.commit_lsn,
+        end: b.flush_lsn.max(h.commit_lsn),
+        last_record_start: Some(b.last_record_start_lsn).filter(|l| *l != Lsn::new(0)),
+        oldest: if whole { h.timeline_start_lsn.segment_start(h.wal_seg_size) } else { h.local_start_lsn },
+    };
+    let term = accounts().map(|(_, a)| a.greeting.term).max().unwrap_or(Term::ZERO);
+    Ok(Survey { mconf, log, donor, term })
+}
+
+fn position(a: &Account) -> LogPosition {
+    // A history that breaks its own rules counts as none; the core refuses it when it votes.
+    let history = TermHistory::new(a.status.term_history.clone()).unwrap_or_else(|_| TermHistory::empty());
+    LogPosition::of(&history, Some(a.status.flush_lsn))
+}
+
+/// Answers that name this shim as the wrong one.
+fn refused(config: &Config, answers: &Answers) -> Result<(), Refusal> {
+    for (address, answer) in config.safekeepers.iter().zip(answers) {
+        match answer {
+            Ok(a) if a.status.source != TimelineSource::Vanilla => {
+                return Err(Refusal::NotVanilla(format!("safekeeper {}", a.greeting.node_id)));
+            }
+            Ok(a) if a.status.primary_epoch > config.primary_epoch => {
+                let (known, given) = (a.status.primary_epoch.0, config.primary_epoch.0);
+                return Err(Refusal::StaleEpoch { known, given });
+            }
+            Err(NoAccount::Net(e)) if e.server_error().is_some_and(|e| e.code == sqlstate::STALE_PRIMARY_EPOCH) => {
+                return Err(Refusal::Epoch(format!("{}: {e}", safekeeper::shown(address))));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The address list must lead to members, each once, and to enough of them.
+fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Result<(), Refusal> {
+    let mut seen: Vec<(NodeId, String)> = Vec::new();
+    for (address, answer) in config.safekeepers.iter().zip(answers) {
+        let node = match answer {
+            Ok(account) => account.greeting.node_id,
+            Err(NoAccount::NoTimeline(node)) => *node,
+            Err(NoAccount::Net(_)) => continue,
+        };
+        let address = safekeeper::shown(address);
+        if !mconf.contains(node) {
+            return Err(Refusal::Members(format!("safekeeper {node} at {address} is not a member of the timeline")));
+        }
+        if let Some((_, other)) = seen.iter().find(|(n, _)| *n == node) {
+            return Err(Refusal::Members(format!("{other} and {address} both lead to safekeeper {node}")));
+        }
+        seen.push((node, address));
+    }
+    let given = config.safekeepers.len();
+    for set in [&mconf.members, &mconf.new_members] {
+        if !set.is_empty() && given < set.len() / 2 + 1 {
+            let members = set.len();
+            return Err(Refusal::Members(format!(
+                "{given} safekeeper addresses cannot form a quorum of {members} members"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What never differs between members.
+fn check_agreement(answers: &Answers) -> Result<(), Refusal> {
+    let mut accounts = answers.iter().flatten();
+    let Some(first) = accounts.next() else { return Ok(()) };
+    let fixed = |a: &Account| (a.status.system_id, a.status.wal_seg_size, a.status.timeline_start_lsn);
+    match accounts.find(|a| fixed(a) != fixed(first)) {
+        Some(other) => Err(Refusal::Corrupt(format!(
+            "safekeeper {} has (system, segment size, start) {:?}, safekeeper {} has {:?}",
+            first.greeting.node_id,
+            fixed(first),
+            other.greeting.node_id,
+            fixed(other)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn not_enough(config: &Config, answers: &Answers, mconf: Option<&MemberConf>) -> String {
+    let reasons = config.safekeepers.iter().zip(answers).filter_map(|(address, answer)| {
+        let e = answer.as_ref().err()?;
+        Some(format!("{}: {e}", safekeeper::shown(address)))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    let answered = answers.len() - reasons.len();
+    let of = mconf.map_or(String::new(), |m| format!(" of {} members", m.nodes().len()));
+    format!("no quorum: {answered}{of} answered ({})", reasons.join("; "))
+}
+
+#[cfg(test)]
+#[path = "survey_tests.rs"]
+mod tests;
