@@ -1,2 +1,92 @@
-//! The pageserver.
+//! The pageserver's receiving end: chooses which safekeeper pushes a timeline here, takes the WAL in, and keeps it durable.
+//!
+//! | module | what | pure? |
+//! |---|---|---|
+//! | `choose` | which safekeeper, and why | yes |
+//! | `manager` | follows the broker, feeds the chooser, publishes choices | no |
+//! | `receive` | push and pull streams, feedback | no |
+//! | `ingest` | decodes records, keeps WAL and control file durable | no |
+//! | `timeline` | the handle of one attached timeline | no |
+//! | `node` | the registry, attach, what all tasks share | no |
+//! | `net`, `http`, `rows` | libpq and HTTP ports, the tables of SHOW | no |
+//! | [`config`] | settings, checked | |
+//! | [`server`] | start and stop of the process | no |
+//! | `metrics` | this process's metrics | |
+
 mod choose;
+pub mod config;
+mod http;
+mod ingest;
+mod manager;
+mod metrics;
+mod net;
+mod node;
+mod receive;
+mod rows;
+pub mod server;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use proto::runtime::{self, exit};
+
+pub use config::{Args, Config, ConfigError};
+pub use server::{Server, StartError};
+
+/// Build version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Receives PostgreSQL WAL from the safekeeper it chose.
+#[derive(Parser)]
+#[command(name = "pageserver", version)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// The program: reads the command line, runs until SIGTERM or SIGINT.
+pub fn cli() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("pageserver: the runtime cannot be started: {e}");
+            return ExitCode::from(exit::ERROR);
+        }
+    };
+    ExitCode::from(runtime.block_on(run(cli.args)))
+}
+
+/// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`proto::runtime::exit`].
+pub async fn run(args: Args) -> u8 {
+    let config = match Config::from_args(&args) {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("pageserver: {e}");
+            return exit::USAGE;
+        }
+    };
+    if args.check_config {
+        println!("the settings are valid");
+        return exit::OK;
+    }
+    runtime::init_logging(config.log_json);
+    let cancel = match runtime::shutdown_on_signals() {
+        Ok(cancel) => cancel,
+        Err(e) => {
+            tracing::error!("signals cannot be received: {e}");
+            return exit::ERROR;
+        }
+    };
+    match Server::start(config, cancel).await {
+        Ok(server) => server.stopped().await,
+        Err(e) => {
+            tracing::error!("the pageserver does not start: {e}");
+            e.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

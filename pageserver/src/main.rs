@@ -1,2 +1,5 @@
-//! Thin main.
-fn main() {}
+//! Thin main: everything is in the library, which `walfabric pageserver` calls as well.
+
+fn main() -> std::process::ExitCode {
+    pageserver::cli()
+}

@@ -114,6 +114,11 @@ pub(crate) enum Input {
         /// Of the choice.
         seq: u64,
     },
+    /// The safekeeper has dialled and waits for the stream before it to let go.
+    Dialled {
+        /// Of the choice.
+        seq: u64,
+    },
     /// The stream of a choice has begun.
     Connected {
         /// Of the choice.
@@ -227,6 +232,7 @@ impl Chooser {
             }
             Input::Published { seq } => self.on_published(now, seq),
             Input::PublishFailed { seq } => self.on_publish_failed(now, seq),
+            Input::Dialled { seq } => self.on_dialled(now, seq),
             Input::Connected { seq } => self.on_connected(now, seq),
             Input::Progress(p) => self.on_progress(p),
             Input::StreamEnded { seq, how } => self.on_ended(now, seq, how),
@@ -249,6 +255,7 @@ impl Chooser {
     }
 
     /// The choice that stands, if any.
+    #[cfg(test)]
     pub(crate) fn choice(&self) -> Option<Choice> {
         self.standing.map(|s| s.choice)
     }
@@ -256,11 +263,6 @@ impl Chooser {
     /// Whether the standing choice waits for its stream.
     pub(crate) fn is_waiting(&self) -> bool {
         self.standing.is_some_and(|s| s.deadline.is_some())
-    }
-
-    /// Number of the last choice ever made.
-    pub(crate) fn seq(&self) -> u64 {
-        self.seq
     }
 
     fn on_published(&mut self, now: Duration, seq: u64) {
@@ -274,6 +276,13 @@ impl Chooser {
             self.standing = None;
             self.lost = Some(s.choice.reason);
             self.broker_suspect_until = now + self.settings.dial_timeout;
+        }
+    }
+
+    /// It did its part in time: what is left is our own disk's.
+    fn on_dialled(&mut self, now: Duration, seq: u64) {
+        if let Some(s) = self.standing.as_mut().filter(|s| s.choice.seq == seq && s.deadline.is_some()) {
+            s.deadline = Some(now + self.settings.silence_limit);
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// Every reason.
+    #[cfg(test)]
     pub(crate) const ALL: [Reason; 10] = [
         Reason::NoExistingConnection,
         Reason::NoKeepalives,

@@ -266,7 +266,11 @@ fn broker_away_streams_go_on_and_a_lost_one_is_pulled_from_the_last_view() {
     assert_eq!(b.progress(6000, c.seq, 300, 300, 6000), []);
     let effects = b.at(6001, Input::StreamEnded { seq: c.seq, how: Ended::Lost });
     let [Effect::Dial(p)] = effects[..] else { panic!("no pull: {effects:?}") };
-    assert_eq!((p.safekeeper, p.reason), (A, Reason::ConnectionLost), "dialling it is another way than asking it to dial");
+    assert_eq!(
+        (p.safekeeper, p.reason),
+        (A, Reason::ConnectionLost),
+        "dialling it is another way than asking it to dial"
+    );
     let effects = b.at(6002, Input::StreamEnded { seq: p.seq, how: Ended::Lost });
     let [Effect::Dial(p)] = effects[..] else { panic!("no pull: {effects:?}") };
     assert_eq!(p.safekeeper, B);
@@ -346,4 +350,15 @@ fn a_gone_lease_key_ends_candidacy_and_forgets_penalties() {
 fn reasons_have_distinct_stable_texts() {
     let texts: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
     assert_eq!(texts.len(), Reason::ALL.len());
+}
+
+#[test]
+fn a_dial_in_time_may_wait_for_our_own_disk() {
+    let mut b = Bench::new(&[(A, 300), (B, 200)]);
+    b.show(0);
+    b.at(1, Input::Published { seq: 1 });
+    b.at(900, Input::Dialled { seq: 1 });
+    assert_eq!(b.at(2000, Input::Tick), []);
+    b.at(5000, Input::Connected { seq: 1 });
+    assert!(!b.chooser.is_waiting());
 }

@@ -1,0 +1,166 @@
+//! The HTTP port: attach, status, WAL, tables, health, metrics.
+
+mod wal;
+
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use proto::api::{AttachRequest, ErrorBody};
+use proto::id::{NodeId, TenantTimelineId};
+use serde::{Deserialize, Serialize};
+
+use crate::choose::Input;
+use crate::node::{AttachError, Attached, Node};
+use crate::timeline::Timeline;
+
+/// Content type of the exposition format.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All routes.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/show/{table}", get(table))
+        .route("/v1/tenant/timeline", get(list))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(one))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/attach", post(attach))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/choose", post(choose))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/wal", get(wal::range))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(node)
+}
+
+/// An error with what to do next.
+fn fail(status: StatusCode, error: impl Into<String>, hint: Option<&str>) -> Response {
+    (status, Json(ErrorBody { error: error.into(), hint: hint.map(str::to_owned) })).into_response()
+}
+
+fn parse_ids((tenant, timeline): (String, String)) -> Result<TenantTimelineId, Box<Response>> {
+    let bad = |e: proto::id::ParseIdError| Box::new(fail(StatusCode::BAD_REQUEST, e.to_string(), None));
+    Ok(TenantTimelineId::new(tenant.parse().map_err(bad)?, timeline.parse().map_err(bad)?))
+}
+
+fn find(node: &Node, ids: (String, String)) -> Result<Arc<Timeline>, Box<Response>> {
+    let ttid = parse_ids(ids)?;
+    node.timeline(ttid).ok_or_else(|| {
+        let hint = "Attach it with POST /v1/tenant/T/timeline/L/attach.";
+        Box::new(fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), Some(hint)))
+    })
+}
+
+#[derive(Serialize)]
+struct NodeStatus {
+    id: NodeId,
+    version: &'static str,
+    uptime_s: u64,
+    pg: String,
+    timelines: usize,
+    broker_connected: bool,
+}
+
+async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
+    Json(NodeStatus {
+        id: node.config.id,
+        version: crate::VERSION,
+        uptime_s: node.now().as_secs(),
+        pg: node.advertise_pg.clone(),
+        timelines: node.timelines().len(),
+        broker_connected: node.session.is_connected(),
+    })
+}
+
+async fn table(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Response {
+    let Some(table) = node.table(&name.to_ascii_lowercase()) else {
+        let hint = "timelines, safekeepers, choices, lag, config, version";
+        return fail(StatusCode::NOT_FOUND, format!("no table {name:?}"), Some(hint));
+    };
+    let rows: Vec<serde_json::Map<String, serde_json::Value>> = table
+        .rows
+        .iter()
+        .map(|row| table.columns.iter().zip(row).map(|(c, v)| ((*c).to_owned(), v.clone().into())).collect())
+        .collect();
+    Json(rows).into_response()
+}
+
+async fn list(State(node): State<Arc<Node>>) -> Response {
+    Json(node.statuses()).into_response()
+}
+
+async fn one(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+    match find(&node, ids) {
+        Ok(timeline) => Json(timeline.status(node.config.id)).into_response(),
+        Err(response) => *response,
+    }
+}
+
+async fn attach(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+    let ttid = match parse_ids(ids) {
+        Ok(ttid) => ttid,
+        Err(response) => return *response,
+    };
+    let request: AttachRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("attach request: {e}"), None),
+    };
+    match node.attach(ttid, request).await {
+        Ok(done) => {
+            let code = if done == Attached::Created { StatusCode::CREATED } else { StatusCode::OK };
+            let status = node.timeline(ttid).map(|t| t.status(node.config.id));
+            (code, Json(status)).into_response()
+        }
+        Err(AttachError::Invalid(e)) => fail(StatusCode::BAD_REQUEST, e, None),
+        Err(AttachError::Conflict(e)) => {
+            fail(StatusCode::CONFLICT, e, Some("A timeline keeps what it was attached with; use another timeline id."))
+        }
+        Err(AttachError::Disk(e)) => {
+            tracing::error!(timeline = %ttid, "attach failed: {e}");
+            fail(StatusCode::INTERNAL_SERVER_ERROR, e, None)
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChooseRequest {
+    safekeeper_id: NodeId,
+}
+
+/// An operator's choice: 202 when it was taken, 409 when that safekeeper is no candidate.
+async fn choose(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+    let timeline = match find(&node, ids) {
+        Ok(timeline) => timeline,
+        Err(response) => return *response,
+    };
+    let request: ChooseRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("choose request: {e}"), None),
+    };
+    let id = request.safekeeper_id;
+    let pushes = node.pushes().clone();
+    if !node.directory.view(timeline.ttid, &pushes).candidates.contains_key(&id) {
+        let hint = "A candidate has a living node record and a record of this timeline: SHOW SAFEKEEPERS.";
+        return fail(StatusCode::CONFLICT, format!("safekeeper {id} is no candidate"), Some(hint));
+    }
+    timeline.tell(Input::Operator(id)).await;
+    StatusCode::ACCEPTED.into_response()
+}
+
+/// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
+async fn readyz(State(node): State<Arc<Node>>, RawQuery(query): RawQuery) -> Response {
+    let now = node.readiness();
+    let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
+        return (status, Json(now)).into_response();
+    }
+    (status, if now.ready { "ok\n" } else { "not ready\n" }).into_response()
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    ([("content-type", METRICS_TYPE)], node.metrics.render(node.levels())).into_response()
+}

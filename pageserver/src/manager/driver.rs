@@ -1,0 +1,244 @@
+//! One task per timeline: owns the chooser, feeds it, and does what it says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use proto::broker::BrokerError;
+use proto::broker::records::PageserverTimelineRecord;
+use proto::id::NodeId;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::publish;
+use crate::choose::{Choice, Chooser, Effect, Input};
+use crate::node::Node;
+use crate::receive::pull;
+use crate::timeline::Timeline;
+
+/// Rules that rest on time alone are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+
+type Putting = BoxFuture<'static, (u64, Result<i64, BrokerError>)>;
+
+struct Driver {
+    node: Arc<Node>,
+    timeline: Arc<Timeline>,
+    chooser: Chooser,
+    effects: Vec<Effect>,
+    /// The put under way; at most one.
+    putting: Option<Putting>,
+    /// Keys of choices that the broker has, or may have.
+    keys: BTreeSet<String>,
+    counted: Option<NodeId>,
+    published: Option<PageserverTimelineRecord>,
+}
+
+/// Runs the connection manager of `timeline` until the node stops.
+pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
+    let chooser = Chooser::new(node.config.choice.clone(), seed(&node, &timeline), timeline.choice_seq());
+    let mut driver = Driver {
+        node,
+        timeline,
+        chooser,
+        effects: Vec::new(),
+        putting: None,
+        keys: BTreeSet::new(),
+        counted: None,
+        published: None,
+    };
+    driver.publish_record();
+    driver.work(&mut events).await;
+}
+
+/// Names (pageserver, timeline) for the rendezvous hash.
+fn seed(node: &Node, timeline: &Timeline) -> u64 {
+    let id = timeline.ttid.timeline_id;
+    let head = id.bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+    head ^ node.config.id.0.rotate_left(32)
+}
+
+impl Driver {
+    async fn work(&mut self, events: &mut mpsc::Receiver<Input>) {
+        let mut troubles = self.timeline.troubles();
+        let mut tick = Instant::now();
+        let shutdown = self.node.shutdown.clone();
+        loop {
+            if troubles.borrow_and_update().stopped.is_some() {
+                self.give_up();
+                // Still answers events, so that no stream waits for a queue that nobody reads.
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = events.recv() => continue,
+                }
+            }
+            let wake = self.next_wakeup(tick);
+            let input = tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(event) = events.recv() => Some(event),
+                () = self.timeline.view_changed.notified() => Some(self.view()),
+                done = finished(&mut self.putting) => Some(self.on_put(done)),
+                Ok(()) = troubles.changed() => None,
+                () = sleep_until(wake) => {
+                    if wake >= tick {
+                        tick = Instant::now() + TICK;
+                    }
+                    Some(Input::Tick)
+                }
+            };
+            if let Some(input) = input {
+                self.step(input).await;
+            }
+        }
+    }
+
+    fn next_wakeup(&self, tick: Instant) -> Instant {
+        let now = self.node.now();
+        let due = self.chooser.next_wakeup(now).map(|at| Instant::now() + at.saturating_sub(now));
+        due.map_or(tick, |due| due.min(tick))
+    }
+
+    fn view(&self) -> Input {
+        let pushes = self.node.pushes().clone();
+        Input::View(self.node.directory.view(self.timeline.ttid, &pushes))
+    }
+
+    async fn step(&mut self, input: Input) {
+        let now = self.node.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        if let Some(progress) = self.timeline.progress() {
+            self.chooser.step(now, Input::Progress(progress), &mut effects);
+        }
+        self.chooser.step(now, input, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+        self.effects = effects;
+        self.publish_record();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Publish(choice) => self.publish(choice),
+            Effect::Dial(choice) => self.dial(choice),
+            Effect::Close { seq } => self.timeline.close_stream(seq),
+        }
+    }
+
+    fn publish(&mut self, choice: Choice) {
+        let offer = match publish::offer(&self.node, &self.timeline, choice) {
+            Ok(offer) => offer,
+            Err(e) => {
+                tracing::error!(timeline = %self.timeline.ttid, "no random bytes for a nonce: {e}");
+                let failed = Err(BrokerError::Refused { operation: "nonce", detail: e.to_string() });
+                self.putting = Some(Box::pin(std::future::ready((choice.seq, failed))));
+                return;
+            }
+        };
+        self.note_choice(&choice);
+        let record = publish::choice_record(&self.node, &self.timeline, &offer);
+        let delete = self.keys.iter().filter(|k| **k != offer.key).cloned().collect();
+        let (session, key, seq) = (self.node.session.clone(), offer.key.clone(), choice.seq);
+        // Before the put: the safekeeper may dial before we hear from the broker.
+        self.keys.insert(key.clone());
+        self.timeline.set_offer(Some(offer));
+        let limit = self.node.config.choice.publish_timeout;
+        let put = publish::put_choice(session, delete, key, record, limit);
+        self.putting = Some(Box::pin(async move { (seq, put.await) }));
+    }
+
+    fn on_put(&mut self, (seq, result): (u64, Result<i64, BrokerError>)) -> Input {
+        let offer = self.timeline.offer().filter(|o| o.choice.seq == seq);
+        match (result, offer) {
+            (Ok(token), Some(mut offer)) => {
+                self.keys.retain(|k| *k == offer.key);
+                offer.token = Some(token);
+                self.timeline.set_offer(Some(offer));
+                Input::Published { seq }
+            }
+            (Ok(_), None) => Input::Tick,
+            (Err(e), _) => {
+                tracing::warn!(timeline = %self.timeline.ttid, "choice {seq} could not be published: {e}");
+                Input::PublishFailed { seq }
+            }
+        }
+    }
+
+    fn dial(&mut self, choice: Choice) {
+        self.note_choice(&choice);
+        self.withdraw_keys();
+        match publish::offer(&self.node, &self.timeline, choice) {
+            Ok(offer) => self.timeline.set_offer(Some(offer)),
+            Err(e) => tracing::error!(timeline = %self.timeline.ttid, "no offer: {e}"),
+        }
+        // A candidate without a node record is no candidate; if it went just now, the dial fails and says so.
+        let address = self.node.directory.address(choice.safekeeper).unwrap_or_default();
+        self.node.tasks.spawn(pull::run(self.node.clone(), self.timeline.clone(), choice, address));
+    }
+
+    fn note_choice(&mut self, choice: &Choice) {
+        self.node.metrics.chose(choice);
+        tracing::info!(
+            timeline = %self.timeline.ttid, safekeeper = %choice.safekeeper, seq = choice.seq,
+            mode = choice.mode.as_str(), reason = choice.reason.as_str(), "choice"
+        );
+        self.count(Some(choice.safekeeper));
+    }
+
+    fn count(&mut self, chosen: Option<NodeId>) {
+        let mut pushes = self.node.pushes();
+        if let Some(before) = self.counted.take()
+            && let Some(n) = pushes.get_mut(&before)
+        {
+            *n = n.saturating_sub(1);
+        }
+        if let Some(id) = chosen {
+            *pushes.entry(id).or_insert(0) += 1;
+        }
+        self.counted = chosen;
+    }
+
+    fn withdraw_keys(&mut self) {
+        for key in std::mem::take(&mut self.keys) {
+            self.node.session.withdraw(&key);
+        }
+    }
+
+    /// The timeline takes nothing in any more: nobody shall push it here.
+    fn give_up(&mut self) {
+        self.putting = None;
+        self.withdraw_keys();
+        self.count(None);
+        self.timeline.set_offer(None);
+        self.publish_record();
+    }
+
+    /// Tells the broker when something changed; the session merges what comes within a second.
+    fn publish_record(&mut self) {
+        let record = publish::timeline_record(&self.node, &self.timeline);
+        if self.published.as_ref() == Some(&record) {
+            return;
+        }
+        match serde_json::to_vec(&record) {
+            Ok(value) => {
+                let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.id);
+                self.node.session.publish(key, value);
+                self.published = Some(record);
+            }
+            Err(e) => tracing::error!(timeline = %self.timeline.ttid, "record cannot be written as JSON: {e}"),
+        }
+    }
+}
+
+/// The end of the put under way; for ever when there is none.
+async fn finished(putting: &mut Option<Putting>) -> (u64, Result<i64, BrokerError>) {
+    match putting {
+        Some(put) => {
+            let done = put.await;
+            *putting = None;
+            done
+        }
+        None => std::future::pending().await,
+    }
+}

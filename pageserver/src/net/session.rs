@@ -1,0 +1,107 @@
+//! One libpq session: commands until a stream begins or the client leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::command::Command;
+use proto::id::TenantTimelineId;
+use proto::net::{Auth, ColumnType, NetError, ServerConnection, SqlError, StartupParams};
+use tokio::net::TcpStream;
+
+use crate::node::Node;
+use crate::receive::push;
+use crate::rows::Table;
+
+/// Start-up and authentication together.
+const STARTUP_LIMIT: Duration = Duration::from_secs(10);
+/// What clients that look at `server_version` are told.
+const SERVER_VERSION: &str = "15.0";
+
+pub(super) async fn serve(stream: TcpStream, node: Arc<Node>) {
+    let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
+    let shutdown = node.shutdown.clone();
+    let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
+        Ok(connection) => commands(connection, node).await,
+        Err(e) => Err(e),
+    };
+    match result {
+        Ok(()) => {}
+        Err(e) if shutdown.is_cancelled() => tracing::debug!("session ended: {e}"),
+        // A port scan or a client that hung up: no work of ours was lost.
+        Err(NetError::Io { .. }) => tracing::debug!("session ended abnormally"),
+        Err(e) => tracing::warn!("session closed: {e}"),
+    }
+}
+
+async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(), NetError> {
+    loop {
+        let query = tokio::select! {
+            query = connection.next_query() => query?,
+            () = node.shutdown.cancelled() => return Ok(()),
+        };
+        let Some(query) = query else { return Ok(()) };
+        match Command::parse(&query) {
+            Ok(Command::StartPush(request)) => match timeline_of(connection.startup()) {
+                Ok(ttid) => return push::serve(node, connection, ttid, request).await,
+                Err(error) => refuse(&mut connection, &error).await?,
+            },
+            Ok(Command::Show(name)) => match node.table(&name) {
+                Some(table) => send(&mut connection, &table).await?,
+                None => refuse(&mut connection, &unknown_show(&name)).await?,
+            },
+            // Clients set what they like at start-up; nothing here depends on a setting.
+            Ok(Command::Set { .. }) => connection.send_rows(&[], &[], "SET").await?,
+            Ok(other) => refuse(&mut connection, &unsupported(&other)).await?,
+            Err(error) => refuse(&mut connection, &error).await?,
+        }
+    }
+}
+
+async fn send(connection: &mut ServerConnection, table: &Table) -> Result<(), NetError> {
+    let columns: Vec<(&str, ColumnType)> = table.columns.iter().map(|c| (*c, ColumnType::Text)).collect();
+    connection.send_rows(&columns, &table.rows, "SHOW").await
+}
+
+async fn refuse(connection: &mut ServerConnection, error: &SqlError) -> Result<(), NetError> {
+    tracing::info!(peer = connection.peer(), "command refused: {error}");
+    connection.send_error(error).await
+}
+
+/// The timeline named by the startup options.
+fn timeline_of(startup: &StartupParams) -> Result<TenantTimelineId, SqlError> {
+    let option = |name: &str| {
+        startup.option(name).ok_or_else(|| {
+            SqlError::invalid_value(format!("the startup option {name} is missing"))
+                .with_hint("Connect with options='-c tenant_id=<32 hex digits> -c timeline_id=<32 hex digits>'.")
+        })
+    };
+    let bad = |name: &str, e: &dyn std::fmt::Display| SqlError::invalid_value(format!("startup option {name}: {e}"));
+    let tenant = option("tenant_id")?.parse().map_err(|e| bad("tenant_id", &e))?;
+    let timeline = option("timeline_id")?.parse().map_err(|e| bad("timeline_id", &e))?;
+    Ok(TenantTimelineId::new(tenant, timeline))
+}
+
+fn unknown_show(name: &str) -> SqlError {
+    let shown: String = name.chars().take(60).collect();
+    SqlError::new(proto::net::sqlstate::UNDEFINED_OBJECT, format!("SHOW {shown:?} is not known"))
+        .with_hint("SHOW TIMELINES|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION.")
+}
+
+fn unsupported(command: &Command) -> SqlError {
+    match command {
+        Command::IdentifySystem | Command::StartReplication(_) | Command::TimelineHistory(_) => {
+            SqlError::unsupported("a pageserver does not send WAL")
+                .with_hint("Replication clients connect to a safekeeper.")
+        }
+        Command::StartWalPush(_) => {
+            SqlError::unsupported("START_WAL_PUSH goes to a safekeeper").with_hint("A pageserver takes no votes.")
+        }
+        Command::Unknown(text) => {
+            let shown: String = text.chars().take(60).collect();
+            SqlError::syntax(format!("unknown command: {shown:?}")).with_hint(
+                "Commands: START_PUSH_REPLICATION, SHOW TIMELINES|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION, SET.",
+            )
+        }
+        _ => SqlError::unsupported("this command is not served by a pageserver"),
+    }
+}

@@ -1,0 +1,334 @@
+//! The pageserver process: its timelines, its place on the broker, and what all of its tasks share.
+//!
+//! Owner of the state: the registry of timelines is locked for look-ups only; attaches run one at a time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::api::{AttachRequest, PageserverTimelineStatus, Readiness};
+use proto::broker::records::{NodeRecord, SCHEMA};
+use proto::broker::{Broker, Session};
+use proto::id::{NodeId, TenantTimelineId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::ingest::control::{Control, HISTORY_MAX};
+use crate::ingest::disk::Disk;
+use crate::ingest::{Ingest, recover, stream_config};
+use crate::manager;
+use crate::manager::view::Directory;
+use crate::metrics::{Levels, Metrics};
+use crate::timeline::Timeline;
+
+/// Where timelines live below the data directory.
+const TENANTS: &str = "tenants";
+
+/// What came of an attach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Attached {
+    /// It is new.
+    Created,
+    /// It was there, with equal parameters.
+    Unchanged,
+}
+
+/// Why an attach was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The timeline is here with other parameters.
+    #[error("{0}")]
+    Conflict(String),
+    /// The disk refused.
+    #[error("{0}")]
+    Disk(String),
+}
+
+/// Everything that the tasks of this process share.
+pub(crate) struct Node {
+    /// Settings.
+    pub(crate) config: Config,
+    /// Metrics.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The broker's client.
+    pub(crate) broker: Broker,
+    /// Our lease and what we publish under it.
+    pub(crate) session: Session,
+    /// Cancelled when the process shall stop.
+    pub(crate) shutdown: CancellationToken,
+    /// Every task below this node.
+    pub(crate) tasks: TaskTracker,
+    /// What the broker shows.
+    pub(crate) directory: Directory,
+    /// Choices by safekeeper, over all timelines of this node.
+    pub(crate) pushes: Mutex<BTreeMap<NodeId, u32>>,
+    /// Address that safekeepers dial.
+    pub(crate) advertise_pg: String,
+    advertise_http: String,
+    disk: Arc<dyn Disk>,
+    timelines: Mutex<BTreeMap<TenantTimelineId, Arc<Timeline>>>,
+    attaching: tokio::sync::Mutex<()>,
+    started: Instant,
+}
+
+impl Node {
+    /// A node without timelines. `advertise` are the addresses of its libpq and HTTP ports.
+    pub(crate) fn new(
+        config: Config,
+        broker: Broker,
+        disk: Arc<dyn Disk>,
+        advertise: (String, String),
+        shutdown: CancellationToken,
+    ) -> Arc<Node> {
+        // The session outlives the shutdown token: it takes the keys back at the very end.
+        let session = Session::start(broker.clone(), LEASE_TTL_S, CancellationToken::new());
+        Arc::new(Node {
+            config,
+            metrics: Arc::new(Metrics::new()),
+            broker,
+            session,
+            shutdown,
+            tasks: TaskTracker::new(),
+            directory: Directory::default(),
+            pushes: Mutex::default(),
+            advertise_pg: advertise.0,
+            advertise_http: advertise.1,
+            disk,
+            timelines: Mutex::default(),
+            attaching: tokio::sync::Mutex::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Publishes the node and starts to follow the broker.
+    pub(crate) fn start(self: &Arc<Node>) {
+        let record = NodeRecord {
+            schema: SCHEMA,
+            id: self.config.id,
+            pg: self.advertise_pg.clone(),
+            http: self.advertise_http.clone(),
+            availability_zone: self.config.choice.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        match serde_json::to_vec(&record) {
+            Ok(value) => self.session.publish(self.broker.keys().pageserver(self.config.id), value),
+            Err(e) => tracing::error!("node record cannot be written as JSON: {e}"),
+        }
+        self.tasks.spawn(manager::view::follow(self.clone()));
+    }
+
+    /// Time since the node started: the clock of the chooser.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A timeline by its id.
+    pub(crate) fn timeline(&self, ttid: TenantTimelineId) -> Option<Arc<Timeline>> {
+        self.registry().get(&ttid).cloned()
+    }
+
+    /// All timelines, ordered by id.
+    pub(crate) fn timelines(&self) -> Vec<Arc<Timeline>> {
+        self.registry().values().cloned().collect()
+    }
+
+    /// The state of all timelines.
+    pub(crate) fn statuses(&self) -> Vec<PageserverTimelineStatus> {
+        self.timelines().iter().map(|t| t.status(self.config.id)).collect()
+    }
+
+    /// Opens what is in the data directory. A timeline that cannot be opened is listed as stopped; the others serve.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be read.
+    pub(crate) async fn open_all(self: &Arc<Node>) -> std::io::Result<()> {
+        let node = self.clone();
+        let list = tokio::task::spawn_blocking(move || node.list_dirs()).await.map_err(std::io::Error::other)??;
+        for (ttid, dir) in list {
+            self.open(ttid, dir).await;
+        }
+        Ok(())
+    }
+
+    /// Attaches a timeline, durably. Repeating it with equal values changes nothing.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub(crate) async fn attach(
+        self: &Arc<Node>,
+        ttid: TenantTimelineId,
+        request: AttachRequest,
+    ) -> Result<Attached, AttachError> {
+        check_attach(&request)?;
+        let _one_at_a_time = self.attaching.lock().await;
+        if let Some(timeline) = self.timeline(ttid) {
+            return match &timeline.attach {
+                Some(attach) if *attach == request => Ok(Attached::Unchanged),
+                Some(attach) => Err(AttachError::Conflict(format!(
+                    "timeline {ttid} is attached with other parameters: {}",
+                    differences(attach, &request)
+                ))),
+                None => Err(AttachError::Conflict(format!(
+                    "timeline {ttid} is here but cannot be opened: {}",
+                    timeline.trouble().stopped.unwrap_or_default()
+                ))),
+            };
+        }
+        let control = Control {
+            ttid,
+            pageserver: self.config.id,
+            disk_consistent_lsn: request.start_lsn,
+            last_record_start: None,
+            choice_seq: 0,
+            attach: request,
+        };
+        let (dir, disk) = (self.dir_of(ttid), self.disk.clone());
+        let create_in = dir.clone();
+        tokio::task::spawn_blocking(move || recover::create(&create_in, &control, &disk))
+            .await
+            .map_err(|e| AttachError::Disk(e.to_string()))?
+            .map_err(|e| AttachError::Disk(e.to_string()))?;
+        self.open(ttid, dir).await;
+        tracing::info!(timeline = %ttid, "attached");
+        Ok(Attached::Created)
+    }
+
+    /// Why the node does not do its job, or does it worse than it should.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        for t in self.timelines() {
+            let trouble = t.trouble();
+            reasons.extend(trouble.stopped.map(|why| format!("timeline {} is stopped: {why}", t.ttid)));
+            reasons.extend(trouble.full.map(|why| format!("timeline {} waits for space: {why}", t.ttid)));
+        }
+        let ready = reasons.is_empty();
+        if !self.session.is_connected() {
+            reasons.push(format!("broker {} does not answer; running streams go on", self.broker.url()));
+        }
+        Readiness { ready, reasons }
+    }
+
+    /// What the gauges show now.
+    pub(crate) fn levels(&self) -> Levels {
+        let mut levels = Levels::default();
+        for t in self.timelines() {
+            let position = t.position();
+            levels.timelines += 1;
+            levels.stopped += i64::from(t.trouble() != crate::timeline::Trouble::default());
+            levels.streams += i64::from(t.running().is_some());
+            let lag = t.gauge.commit_lsn().map_or(0, |c| c.bytes_since(position.last_record_lsn));
+            levels.lag_bytes_max = levels.lag_bytes_max.max(lag);
+            let unsynced = position.last_record_lsn.bytes_since(position.disk_consistent_lsn);
+            levels.unsynced_bytes_max = levels.unsynced_bytes_max.max(unsynced);
+        }
+        levels
+    }
+
+    /// The counters of choices by safekeeper.
+    pub(crate) fn pushes(&self) -> MutexGuard<'_, BTreeMap<NodeId, u32>> {
+        self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<TenantTimelineId, Arc<Timeline>>> {
+        self.timelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir_of(&self, ttid: TenantTimelineId) -> PathBuf {
+        self.config.data_dir.join(TENANTS).join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string())
+    }
+
+    fn list_dirs(&self) -> std::io::Result<Vec<(TenantTimelineId, PathBuf)>> {
+        let mut found = Vec::new();
+        let tenants = match std::fs::read_dir(self.config.data_dir.join(TENANTS)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            other => other?,
+        };
+        for tenant in tenants {
+            let tenant = tenant?;
+            let Some(tenant_id) = tenant.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+            for timeline in std::fs::read_dir(tenant.path())? {
+                let timeline = timeline?;
+                let name = timeline.file_name().into_string().unwrap_or_default();
+                if name.ends_with(recover::UNFINISHED) {
+                    std::fs::remove_dir_all(timeline.path())?;
+                } else if let Ok(timeline_id) = name.parse() {
+                    found.push((TenantTimelineId::new(tenant_id, timeline_id), timeline.path()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn open(self: &Arc<Node>, ttid: TenantTimelineId, dir: PathBuf) {
+        let disk = self.disk.clone();
+        let recovered = tokio::task::spawn_blocking(move || recover::open(&dir, &disk)).await;
+        let recovered = recovered.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string()));
+        let recovered = recovered.and_then(|r| {
+            if r.control.ttid == ttid && r.control.pageserver == self.config.id {
+                return Ok(r);
+            }
+            Err(format!(
+                "its control file is that of timeline {} on pageserver {}",
+                r.control.ttid, r.control.pageserver
+            ))
+        });
+        let (opened, choice_seq) = match recovered {
+            Ok(r) => {
+                let (attach, layout) = (r.control.attach.clone(), r.spool.layout().clone());
+                let choice_seq = r.control.choice_seq;
+                (Ok((attach, layout, Ingest::new(r, self.metrics.clone()))), choice_seq)
+            }
+            Err(why) => {
+                tracing::error!(timeline = %ttid, "cannot be opened: {why}");
+                (Err(why), 0)
+            }
+        };
+        let (timeline, queue) = Timeline::new(ttid, opened, choice_seq);
+        self.registry().insert(ttid, timeline.clone());
+        self.tasks.spawn(manager::driver::run(self.clone(), timeline, queue));
+    }
+}
+
+/// Time to live of this node's lease on the broker, in seconds.
+const LEASE_TTL_S: i64 = 10;
+
+fn check_attach(request: &AttachRequest) -> Result<(), AttachError> {
+    let invalid = |text: String| Err(AttachError::Invalid(text));
+    let Some(cfg) = stream_config(request) else {
+        return invalid(format!("PostgreSQL {} is not supported (14 to 18 are)", request.pg_version_num));
+    };
+    let history = &request.pg_history;
+    if history.is_empty() || history.len() > HISTORY_MAX {
+        return invalid(format!("pg_history has {} entries, expected 1 to {HISTORY_MAX}", history.len()));
+    }
+    if !history.is_sorted_by(|a, b| a.tli < b.tli && a.start_lsn <= b.start_lsn) {
+        return invalid("pg_history must ascend in tli and start_lsn".into());
+    }
+    if request.start_lsn.get() == 0 {
+        return invalid("start_lsn 0/0 is no position".into());
+    }
+    match pgformat::wal::synthetic_prehistory(&cfg, request.start_lsn) {
+        Ok(_) => Ok(()),
+        Err(e) => invalid(format!("start_lsn: {e}")),
+    }
+}
+
+fn differences(have: &AttachRequest, asked: &AttachRequest) -> String {
+    let mut list = Vec::new();
+    let mut note = |name: &str, have: String, asked: String| {
+        if have != asked {
+            list.push(format!("{name} is {have}, {asked} was asked"));
+        }
+    };
+    note("start_lsn", have.start_lsn.to_string(), asked.start_lsn.to_string());
+    note("pg_version_num", have.pg_version_num.to_string(), asked.pg_version_num.to_string());
+    note("system_id", have.system_id.to_string(), asked.system_id.to_string());
+    note("wal_seg_size", have.wal_seg_size.bytes().to_string(), asked.wal_seg_size.bytes().to_string());
+    note("pg_history", format!("{:?}", have.pg_history), format!("{:?}", asked.pg_history));
+    list.join("; ")
+}

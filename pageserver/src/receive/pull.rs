@@ -1,0 +1,71 @@
+//! Pull: we dial the safekeeper. For when nobody can be asked to push: the broker is away, or nobody dials.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::net::{ClientConnection, ConnectOptions};
+
+use super::stream::Receiver;
+use super::{StreamEnd, TAKEOVER_LIMIT, push};
+use crate::choose::{Choice, Ended, Input};
+use crate::node::Node;
+use crate::timeline::{StreamGuard, Timeline};
+
+/// Connect, start-up and authentication together.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pulls from `address` until the stream ends.
+pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, choice: Choice, address: String) {
+    let guard = timeline.announce_stream(choice);
+    let receiver = tokio::select! {
+        receiver = open(&node, &timeline, &address, &guard) => receiver,
+        () = guard.cancelled().cancelled() => Err(StreamEnd::Cancelled),
+        () = node.shutdown.cancelled() => Err(StreamEnd::Shutdown),
+    };
+    let end = match receiver {
+        Ok(receiver) => {
+            timeline.tell(Input::Connected { seq: choice.seq }).await;
+            receiver.run(guard, choice.seq).await
+        }
+        Err(end) => {
+            let how = end.kind(guard.is_replaced());
+            drop(guard);
+            if how != Ended::Replaced {
+                timeline.tell(Input::StreamEnded { seq: choice.seq, how }).await;
+            }
+            end
+        }
+    };
+    push::log_end(timeline.ttid, &choice, &end);
+}
+
+async fn open(
+    node: &Arc<Node>,
+    timeline: &Arc<Timeline>,
+    address: &str,
+    guard: &StreamGuard,
+) -> Result<Receiver, StreamEnd> {
+    let lost = |e: String| StreamEnd::Lost(format!("pull from {address}: {e}"));
+    let mut options = ConnectOptions::to_address(address, "pageserver").map_err(|e| lost(e.to_string()))?;
+    options.application_name = format!("pageserver-{}", node.config.id);
+    options.options = vec![
+        ("tenant_id".into(), timeline.ttid.tenant_id.to_string()),
+        ("timeline_id".into(), timeline.ttid.timeline_id.to_string()),
+    ];
+    options.parameters = vec![("replication".into(), "true".into())];
+    options.timeout = DIAL_LIMIT;
+    let connection = ClientConnection::dial(&options).await.map_err(|e| lost(e.to_string()))?;
+    let mut lease = tokio::time::timeout(TAKEOVER_LIMIT, timeline.slot.take())
+        .await
+        .map_err(|_| lost("the stream before did not let go".into()))?;
+    let start = lease.begin().await.map_err(|why| {
+        timeline.set_stopped(&why);
+        StreamEnd::Stopped(why)
+    })?;
+    timeline.set_position(lease.position());
+    let command = format!("START_REPLICATION PHYSICAL {start}");
+    let (reader, writer) = connection.copy_both(&command).await.map_err(|e| lost(e.to_string()))?;
+    tracing::info!(timeline = %timeline.ttid, %address, %start, "pull stream begins");
+    guard.go_live(node.now());
+    Ok(Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer })
+}

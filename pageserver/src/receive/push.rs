@@ -1,0 +1,196 @@
+//! START_PUSH_REPLICATION: a safekeeper offers WAL. It is taken only from the pusher of the choice that was written last.
+//!
+//! Tokens are compared for equality with that choice only, never for order: revisions of an emptied broker start anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::command::StartPush;
+use proto::id::TenantTimelineId;
+use proto::net::{NetError, ServerConnection, SqlError, sqlstate};
+use proto::replication::{PushStart, ReceiverMessage};
+
+use super::stream::Receiver;
+use super::{StreamEnd, TAKEOVER_LIMIT, stopped_error};
+use crate::choose::{Choice, Ended, Input, Mode};
+use crate::ingest::lease::Lease;
+use crate::metrics::PushOutcome;
+use crate::node::Node;
+use crate::timeline::{Offer, StreamGuard, Timeline};
+
+/// Version of the handshake and of the first frame.
+const VERSION: u8 = 1;
+/// A safekeeper may see the choice before we hear from the broker that it took it: how long its dial waits for that.
+const TOKEN_WAIT: Duration = Duration::from_secs(2);
+/// Seconds of silence after which the sender shall send a keepalive.
+const KEEPALIVE_S: u8 = 1;
+
+/// Serves the stream on `connection` until it ends.
+///
+/// # Errors
+/// When the peer could not be told.
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    mut connection: ServerConnection,
+    ttid: TenantTimelineId,
+    request: StartPush,
+) -> Result<(), NetError> {
+    let timeline = match admit(&node, ttid, &request).await {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            refused(&node, &connection, ttid, &request, &error);
+            return connection.send_error(&error).await;
+        }
+    };
+    let (timeline, choice) = timeline;
+    timeline.tell(Input::Dialled { seq: choice.seq }).await;
+    let guard = timeline.announce_stream(choice);
+    let taken = take_over(&node, &timeline, &request, &guard).await;
+    let mut lease = match taken {
+        Ok(lease) => lease,
+        Err(error) => {
+            refused(&node, &connection, ttid, &request, &error);
+            if !guard.is_replaced() {
+                timeline.tell(Input::StreamEnded { seq: choice.seq, how: Ended::Lost }).await;
+            }
+            return connection.close_with(&error).await;
+        }
+    };
+    let start_lsn = match lease.begin().await {
+        Ok(lsn) => lsn,
+        Err(why) => {
+            timeline.set_stopped(&why);
+            drop(lease);
+            return connection.close_with(&stopped_error(&why)).await;
+        }
+    };
+    timeline.set_position(lease.position());
+    let peer = connection.peer().to_owned();
+    let first = PushStart { version: VERSION, start_lsn, recv_window: 0, keepalive_s: KEEPALIVE_S };
+    let opened = async {
+        let (reader, mut writer) = connection.copy_both().await?;
+        let payload: Bytes = ReceiverMessage::PushStart(first).encode().into();
+        writer.queue(&payload, Bytes::new());
+        writer.flush().await?;
+        Ok::<_, NetError>((reader, writer))
+    };
+    let (reader, writer) = match opened.await {
+        Ok(halves) => halves,
+        Err(e) => {
+            timeline.tell(Input::StreamEnded { seq: choice.seq, how: Ended::Lost }).await;
+            return Err(e);
+        }
+    };
+    node.metrics.push_handshake(PushOutcome::Accepted);
+    tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, start = %start_lsn, "push stream begins");
+    guard.go_live(node.now());
+    timeline.gauge.message(node.now(), request.commit_lsn);
+    timeline.tell(Input::Connected { seq: choice.seq }).await;
+    let receiver = Receiver { node, timeline, lease, reader, writer };
+    let end = receiver.run(guard, choice.seq).await;
+    log_end(ttid, &choice, &end);
+    Ok(())
+}
+
+/// Checks that the timeline is here and that the dialler is the pusher of the present choice.
+async fn admit(node: &Node, ttid: TenantTimelineId, request: &StartPush) -> Result<(Arc<Timeline>, Choice), SqlError> {
+    if request.version != u32::from(VERSION) {
+        let text = format!("push protocol version {} is not supported", request.version);
+        return Err(SqlError::unsupported(text).with_hint(format!("This pageserver speaks version {VERSION}.")));
+    }
+    let timeline = node.timeline(ttid).ok_or_else(|| {
+        SqlError::timeline_not_found(ttid).with_hint("Attach it with POST /v1/tenant/T/timeline/L/attach.")
+    })?;
+    if let Some(why) = timeline.trouble().stopped {
+        return Err(stopped_error(&why));
+    }
+    let choice = check_token(node, &timeline, request).await?;
+    Ok((timeline, choice))
+}
+
+/// Waits at most [`TOKEN_WAIT`] for a token that is on its way, as long as the rest fits.
+async fn check_token(node: &Node, timeline: &Timeline, request: &StartPush) -> Result<Choice, SqlError> {
+    let mut offers = timeline.offers();
+    let mut renewals = node.session.renewals();
+    let deadline = tokio::time::Instant::now() + TOKEN_WAIT;
+    loop {
+        let offer = offers.borrow_and_update().clone();
+        renewals.borrow_and_update();
+        let Some(offer) = offer.filter(|o| is_addressed(o, request)) else { return Err(stale(request)) };
+        if is_token(node, &offer, request) {
+            return Ok(offer.choice);
+        }
+        tokio::select! {
+            Ok(()) = offers.changed() => {}
+            Ok(()) = renewals.changed() => {}
+            () = tokio::time::sleep_until(deadline) => return Err(stale(request)),
+            else => return Err(stale(request)),
+        }
+    }
+}
+
+fn is_addressed(offer: &Offer, request: &StartPush) -> bool {
+    offer.choice.mode == Mode::Push
+        && offer.choice.safekeeper == request.safekeeper_id
+        && !offer.nonce.is_empty()
+        && offer.nonce == request.nonce
+}
+
+/// Whether the token is that of the last put of the choice's key: the one that we made, or one that the session made
+/// after the broker had lost it.
+fn is_token(node: &Node, offer: &Offer, request: &StartPush) -> bool {
+    let presented = i64::try_from(request.choice).ok();
+    presented.is_some() && (offer.token == presented || node.session.revision_of(&offer.key) == presented)
+}
+
+/// Waits until the stream before has let go, and checks that this choice still stands.
+async fn take_over(
+    node: &Node,
+    timeline: &Timeline,
+    request: &StartPush,
+    guard: &StreamGuard,
+) -> Result<Lease, SqlError> {
+    let lease = tokio::select! {
+        lease = timeline.slot.take() => lease,
+        () = guard.cancelled().cancelled() => return Err(stale(request)),
+        () = node.shutdown.cancelled() => {
+            return Err(SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the pageserver is being stopped"));
+        }
+        () = tokio::time::sleep(TAKEOVER_LIMIT) => {
+            let text = format!("the stream before did not let go within {} s", TAKEOVER_LIMIT.as_secs());
+            return Err(SqlError::new(sqlstate::CANNOT_CONNECT_NOW, text));
+        }
+    };
+    let still = timeline.offer().is_some_and(|o| is_addressed(&o, request) && is_token(node, &o, request));
+    if still { Ok(lease) } else { Err(stale(request)) }
+}
+
+fn stale(request: &StartPush) -> SqlError {
+    let text =
+        format!("stale choice: safekeeper {} with token {} was not chosen", request.safekeeper_id, request.choice);
+    SqlError::new(sqlstate::STALE_CHOICE, text).with_hint("Wait for a new key below push/ on the broker.")
+}
+
+fn refused(node: &Node, c: &ServerConnection, ttid: TenantTimelineId, request: &StartPush, error: &SqlError) {
+    let is_stale = error.code == sqlstate::STALE_CHOICE;
+    node.metrics.push_handshake(if is_stale { PushOutcome::Stale } else { PushOutcome::Refused });
+    let (peer, safekeeper) = (c.peer(), request.safekeeper_id);
+    if is_stale {
+        tracing::info!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");
+    } else {
+        tracing::warn!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");
+    }
+}
+
+/// One line per stream, with the level that its end deserves.
+pub(super) fn log_end(ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
+    let (safekeeper, mode) = (choice.safekeeper, choice.mode.as_str());
+    match end {
+        StreamEnd::Stopped(_) => tracing::error!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
+        StreamEnd::BadWal(_) | StreamEnd::NotContiguous(_) | StreamEnd::Malformed(_) => {
+            tracing::warn!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}");
+        }
+        _ => tracing::info!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
+    }
+}

@@ -1,0 +1,244 @@
+//! The receiver: one task per stream that reads WAL, answers, and lets the disk work beside it.
+//!
+//! Reading, writing back and waiting for the disk are polled independently of one another: a slow disk or a peer that does
+//! not read its feedback stops nothing but itself. Memory is bounded by `PENDING_BYTES_MAX` per timeline: beyond that the
+//! socket is left unread, and TCP tells the sender.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use pgformat::wal::WalError;
+use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
+use proto::replication::SenderMessage;
+use tokio::time::Instant;
+
+use super::StreamEnd;
+use super::feedback::Feedback;
+use crate::ingest::Event;
+use crate::ingest::lease::Lease;
+use crate::node::Node;
+use crate::timeline::{StreamGuard, Timeline};
+
+/// WAL taken from the socket's buffer in one go before the disk is looked after: a few frames of 128 KiB.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+/// How long a peer may take to accept our last words.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A stream at work.
+pub(super) struct Receiver {
+    pub(super) node: Arc<Node>,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) lease: Lease,
+    pub(super) reader: CopyReader,
+    pub(super) writer: CopyWriter,
+}
+
+enum Action {
+    End(StreamEnd),
+    Disk(Event),
+    Wrote(Result<(), NetError>),
+    Read(Result<CopyEvent, NetError>),
+    Time,
+}
+
+impl Receiver {
+    /// Runs until the stream ends; then reports the end to the manager, and the writer goes back with all that was received
+    /// on disk.
+    pub(super) async fn run(mut self, guard: StreamGuard, seq: u64) -> StreamEnd {
+        let mut feedback = Feedback::new();
+        let mut last_message = Instant::now();
+        feedback.changed(self.lease.position());
+        self.lease.note_choice_seq(seq);
+        let end = loop {
+            if !self.lease.has_room() {
+                // We do not read: the sender's silence is our own doing.
+                last_message = Instant::now();
+                self.timeline.gauge.message(self.node.now(), None);
+            }
+            let action = self.next_action(&guard, &feedback, last_message).await;
+            let went = match action {
+                Action::End(end) => Err(end),
+                Action::Disk(event) => self.on_disk(event, &mut feedback),
+                Action::Wrote(result) => result.map_err(lost),
+                Action::Read(event) => {
+                    last_message = Instant::now();
+                    event.map_err(lost).and_then(|event| self.on_batch(event, &mut feedback))
+                }
+                Action::Time => self.on_time(last_message),
+            };
+            if let Err(end) = went {
+                break end;
+            }
+            if feedback.send_due(self.lease.position(), &mut self.writer) {
+                self.node.metrics.feedback_sent();
+            }
+        };
+        // First the news, so that the next choice does not wait for the disk; then the disk; then the next stream.
+        let kind = end.kind(guard.is_replaced());
+        self.timeline.tell(crate::choose::Input::StreamEnded { seq, how: kind }).await;
+        self.finish(&end, &mut feedback).await;
+        drop(guard);
+        end
+    }
+
+    async fn next_action(&mut self, guard: &StreamGuard, feedback: &Feedback, last_message: Instant) -> Action {
+        let has_room = self.lease.has_room();
+        let limit = self.node.config.choice.silence_limit;
+        let silent_at = last_message + if has_room { limit } else { limit / 4 };
+        let wake = feedback.due(&self.writer).map_or(silent_at, |due| due.min(silent_at));
+        tokio::select! {
+            // In this order: an end is never outrun by data, and finished disk work frees room before more is read.
+            biased;
+            () = guard.cancelled().cancelled() => Action::End(StreamEnd::Cancelled),
+            () = self.node.shutdown.cancelled() => Action::End(StreamEnd::Shutdown),
+            event = self.lease.event() => Action::Disk(event),
+            wrote = self.writer.flush(), if self.writer.queued_bytes() > 0 => Action::Wrote(wrote),
+            event = self.reader.next(), if has_room => Action::Read(event),
+            () = tokio::time::sleep_until(wake) => Action::Time,
+        }
+    }
+
+    fn on_disk(&mut self, event: Event, feedback: &mut Feedback) -> Result<(), StreamEnd> {
+        self.publish_position();
+        match event {
+            Event::Quiet => {}
+            Event::Flushed => {
+                if self.timeline.set_full(None) {
+                    tracing::info!(timeline = %self.timeline.ttid, "space has returned, WAL is being written again");
+                }
+                feedback.changed(self.lease.position());
+            }
+            Event::Full(why) => {
+                if self.timeline.set_full(Some(&why)) {
+                    tracing::error!(timeline = %self.timeline.ttid, "{why}; nothing is acknowledged until space returns");
+                }
+                feedback.stay_alive();
+            }
+            Event::Stopped(why) => return Err(StreamEnd::Stopped(why)),
+        }
+        Ok(())
+    }
+
+    fn on_time(&mut self, last_message: Instant) -> Result<(), StreamEnd> {
+        let limit = self.node.config.choice.silence_limit;
+        // While nothing is read for lack of room, silence says nothing about the sender.
+        if self.lease.has_room() && last_message.elapsed() >= limit {
+            return Err(StreamEnd::Silent(limit));
+        }
+        Ok(())
+    }
+
+    /// Takes `event` and whatever else has arrived already, then gives it to the disk in one batch.
+    fn on_batch(&mut self, event: CopyEvent, feedback: &mut Feedback) -> Result<(), StreamEnd> {
+        let mut taken = self.on_event(event, feedback)?;
+        while taken < DRAIN_BYTES_MAX && self.lease.has_room() {
+            match self.reader.try_next().map_err(lost)? {
+                Some(event) => taken += self.on_event(event, feedback)?,
+                None => break,
+            }
+        }
+        if taken > 0 {
+            self.publish_position();
+            self.lease.start_write();
+            feedback.changed(self.lease.position());
+        }
+        Ok(())
+    }
+
+    /// Takes one event; returns the bytes of WAL in it.
+    fn on_event(&mut self, event: CopyEvent, feedback: &mut Feedback) -> Result<usize, StreamEnd> {
+        let payload = match event {
+            CopyEvent::Data(payload) => payload,
+            CopyEvent::Done => return Err(StreamEnd::Finished("the sender has finished".into())),
+            CopyEvent::Fail(text) => return Err(StreamEnd::Finished(format!("the sender gave up: {text}"))),
+            CopyEvent::Error(e) => return Err(StreamEnd::Finished(format!("the sender says: {e}"))),
+            CopyEvent::Closed => return Err(StreamEnd::Lost("the sender closed the connection".into())),
+        };
+        let message = SenderMessage::decode(payload).map_err(|e| StreamEnd::Malformed(e.to_string()))?;
+        let now = self.node.now();
+        match message {
+            SenderMessage::Keepalive { wal_end, reply_requested, .. } => {
+                self.timeline.gauge.message(now, wal_end);
+                if reply_requested {
+                    feedback.requested();
+                }
+                Ok(0)
+            }
+            SenderMessage::XLogData { start, wal_end, wal, .. } => {
+                self.timeline.gauge.message(now, wal_end);
+                self.on_wal(now, start, wal)
+            }
+        }
+    }
+
+    fn on_wal(&mut self, now: Duration, start: Lsn, wal: Bytes) -> Result<usize, StreamEnd> {
+        let len = wal.len();
+        if len == 0 {
+            return Ok(0);
+        }
+        match self.lease.take(start, wal) {
+            Ok(records) => {
+                self.node.metrics.received(len as u64, records);
+                self.timeline.gauge.wal(now, records);
+                Ok(len)
+            }
+            Err(e) => {
+                self.node.metrics.wal_refused();
+                let text = format!("WAL of timeline {} refused: {e}", self.timeline.ttid);
+                Err(match e {
+                    WalError::NotContiguous { .. } => StreamEnd::NotContiguous(text),
+                    _ => StreamEnd::BadWal(text),
+                })
+            }
+        }
+    }
+
+    fn publish_position(&self) {
+        self.timeline.set_position(self.lease.position());
+    }
+
+    /// Everything received goes to disk, the sender hears how far that is, and why this is the end.
+    async fn finish(mut self, end: &StreamEnd, feedback: &mut Feedback) {
+        if matches!(end, StreamEnd::Shutdown) {
+            self.lease.close().await;
+        } else {
+            self.lease.settle().await;
+        }
+        self.publish_position();
+        if let Some(why) = self.lease.stopped() {
+            self.timeline.set_stopped(why);
+        } else {
+            self.timeline.set_full(None);
+        }
+        let position = self.lease.position();
+        // From here on the next stream may begin.
+        drop(self.lease);
+        if matches!(end, StreamEnd::Lost(_)) {
+            return;
+        }
+        let goodbye = async {
+            if matches!(end, StreamEnd::Finished(_) | StreamEnd::Shutdown) {
+                feedback.requested();
+                feedback.send_due(position, &mut self.writer);
+            }
+            match end.error() {
+                Some(error) => self.writer.close_with(self.reader, &error).await,
+                None => {
+                    self.writer.queue_done();
+                    self.writer.shutdown().await
+                }
+            }
+        };
+        // A peer that does not take it learns from the closed socket.
+        let _ = tokio::time::timeout(GOODBYE_LIMIT, goodbye).await;
+    }
+}
+
+fn lost(e: NetError) -> StreamEnd {
+    match e {
+        NetError::Protocol { problem, .. } => StreamEnd::Malformed(problem),
+        other => StreamEnd::Lost(other.to_string()),
+    }
+}

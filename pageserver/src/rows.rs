@@ -1,0 +1,111 @@
+//! The tables of SHOW, which `GET /v1/show/NAME` gives as JSON: one definition, so that both say the same.
+
+use proto::api::{PageserverTimelineStatus, shown};
+
+use crate::node::Node;
+
+/// A result set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Table {
+    /// Column names.
+    pub(crate) columns: Vec<&'static str>,
+    /// Rows; none is NULL.
+    pub(crate) rows: Vec<Vec<Option<String>>>,
+}
+
+fn some(value: impl ToString) -> Option<String> {
+    Some(value.to_string())
+}
+
+impl Node {
+    /// The table `name` (lower case); none when there is no such table.
+    pub(crate) fn table(&self, name: &str) -> Option<Table> {
+        let (columns, rows) = match name {
+            "timelines" => (TIMELINES.to_vec(), self.statuses().iter().map(timeline_row).collect()),
+            "choices" => (CHOICES.to_vec(), self.statuses().iter().filter_map(choice_row).collect()),
+            "lag" => (LAG.to_vec(), self.statuses().iter().map(lag_row).collect()),
+            "safekeepers" => (SAFEKEEPERS.to_vec(), self.safekeeper_rows()),
+            "config" => {
+                (vec!["name", "value"], self.config.rows().into_iter().map(|(n, v)| vec![some(n), some(v)]).collect())
+            }
+            "version" => (vec!["version"], vec![vec![some(format!("walfabric pageserver {}", crate::VERSION))]]),
+            _ => return None,
+        };
+        Some(Table { columns, rows })
+    }
+
+    fn safekeeper_rows(&self) -> Vec<Vec<Option<String>>> {
+        let pushes = self.pushes().clone();
+        let row = |n: proto::broker::records::NodeRecord| {
+            let chosen = pushes.get(&n.id).copied().unwrap_or(0);
+            vec![some(n.id), some(n.pg), some(n.http), n.availability_zone, some(n.version), some(chosen)]
+        };
+        self.directory.safekeepers().into_iter().map(row).collect()
+    }
+}
+
+const TIMELINES: [&str; 10] = [
+    "tenant_id",
+    "timeline_id",
+    "state",
+    "start_lsn",
+    "last_record_lsn",
+    "disk_consistent_lsn",
+    "remote_consistent_lsn",
+    "safekeeper_id",
+    "reason",
+    "stopped",
+];
+const CHOICES: [&str; 8] =
+    ["tenant_id", "timeline_id", "pageserver_id", "safekeeper_id", "mode", "reason", "choice_seq", "chosen_at"];
+const LAG: [&str; 7] = [
+    "tenant_id",
+    "timeline_id",
+    "pageserver_id",
+    "source_commit_lsn",
+    "last_record_lsn",
+    "disk_consistent_lsn",
+    "lag_bytes",
+];
+const SAFEKEEPERS: [&str; 6] = ["id", "pg", "http", "availability_zone", "version", "choices"];
+
+fn timeline_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
+    vec![
+        some(s.tenant_id),
+        some(s.timeline_id),
+        some(&s.state),
+        some(s.start_lsn),
+        some(s.last_record_lsn),
+        some(s.disk_consistent_lsn),
+        some(shown(Some(s.remote_consistent_lsn))),
+        s.choice.as_ref().map(|c| c.safekeeper_id.to_string()),
+        s.choice.as_ref().map(|c| c.reason.clone()),
+        s.stopped.clone(),
+    ]
+}
+
+fn choice_row(s: &PageserverTimelineStatus) -> Option<Vec<Option<String>>> {
+    let c = s.choice.as_ref()?;
+    Some(vec![
+        some(s.tenant_id),
+        some(s.timeline_id),
+        some(s.pageserver_id),
+        some(c.safekeeper_id),
+        some(&c.mode),
+        some(&c.reason),
+        some(c.choice_seq),
+        some(&c.chosen_at),
+    ])
+}
+
+fn lag_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
+    vec![
+        some(s.tenant_id),
+        some(s.timeline_id),
+        some(s.pageserver_id),
+        some(s.source_commit_lsn),
+        some(s.last_record_lsn),
+        some(s.disk_consistent_lsn),
+        some(s.lag_bytes),
+    ]
+}

@@ -1,0 +1,134 @@
+//! The process: what starts in which order, and what stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::broker::Broker;
+use proto::runtime::datadir::{DataDir, DataDirError};
+use proto::runtime::{self, exit};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::ingest::disk::{Disk, RealDisk};
+use crate::node::Node;
+use crate::{http, net};
+
+/// How long the tasks of timelines may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long taking our keys off the broker may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A socket.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Reading the timelines.
+    #[error("data directory cannot be read: {0}")]
+    Timelines(io::Error),
+    /// The broker's URL.
+    #[error(transparent)]
+    Broker(#[from] proto::broker::BrokerError),
+}
+
+impl StartError {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::DataDir(DataDirError::OtherNode { .. }) | StartError::Broker(_) => exit::USAGE,
+            StartError::DataDir(DataDirError::BadIdFile { .. }) => exit::CORRUPTION,
+            _ => exit::ERROR,
+        }
+    }
+}
+
+/// A running pageserver.
+pub struct Server {
+    node: Arc<Node>,
+    pg: SocketAddr,
+    http: SocketAddr,
+    http_task: tokio::task::JoinHandle<io::Result<()>>,
+    pg_task: tokio::task::JoinHandle<()>,
+    _data_dir: DataDir,
+}
+
+impl Server {
+    /// Starts everything; returns when both ports answer.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config, cancel: CancellationToken) -> Result<Server, StartError> {
+        Server::start_on(config, cancel, Arc::new(RealDisk)).await
+    }
+
+    pub(crate) async fn start_on(
+        config: Config,
+        cancel: CancellationToken,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Server, StartError> {
+        let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
+        let broker = Broker::new(&config.broker, &config.broker_prefix)?;
+        if let Some(url) = &config.remote_storage {
+            tracing::info!(%url, "remote storage is configured, but nothing is offloaded in this version");
+        }
+        let (pg_listener, pg) = listen(config.listen_pg)?;
+        let bound = runtime::bind_http(config.listen_http)
+            .map_err(|source| StartError::Listen { address: config.listen_http, source })?;
+        let http = bound.address();
+        let advertise = (
+            config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
+            config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
+        );
+        let node = Node::new(config, broker, disk, advertise, cancel.clone());
+        node.open_all().await.map_err(StartError::Timelines)?;
+        let http_task = tokio::spawn(bound.serve(http::router(node.clone()), cancel));
+        let pg_task = tokio::spawn(net::listen::run(pg_listener, node.clone()));
+        node.start();
+        tracing::info!(id = %node.config.id, %pg, %http, timelines = node.timelines().len(), "pageserver started");
+        Ok(Server { node, pg, http, http_task, pg_task, _data_dir: data_dir })
+    }
+
+    /// Bound address of the libpq port.
+    pub fn pg(&self) -> SocketAddr {
+        self.pg
+    }
+
+    /// Bound address of the HTTP port.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Waits until the token given at the start is cancelled and everything has stopped; an exit code.
+    pub async fn stopped(self) -> u8 {
+        self.node.shutdown.cancelled().await;
+        // Streams first: they bring what they hold to disk. Then the keys, so that nobody is asked to push here.
+        let _ = self.pg_task.await;
+        self.node.tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, self.node.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        self.node.session.close(FAREWELL_LIMIT).await;
+        let _ = self.http_task.await;
+        tracing::info!("pageserver stopped");
+        exit::OK
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { address, source };
+    let listener = runtime::bind_tcp(address).map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((listener, bound))
+}

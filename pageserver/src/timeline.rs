@@ -1,0 +1,344 @@
+//! One attached timeline: the handle that everybody else holds.
+//!
+//! Owner of the state: the writer (`Ingest`) is owned by the stream that took it from the slot; the chooser by the timeline's
+//! manager task. What is in here is what they tell each other and the outside, in cells that are never locked across I/O.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pgformat::Lsn;
+use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineStatus, shown};
+use proto::id::{NodeId, TenantTimelineId};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::choose::{Choice, Input, Mode, Progress};
+use crate::ingest::lease::Slot;
+use crate::ingest::spool::Layout;
+use crate::ingest::{Ingest, Position};
+
+/// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
+const EVENTS_MAX: usize = 64;
+
+/// A choice as it was published, and what a safekeeper must present to be that choice's pusher.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Offer {
+    /// The decision.
+    pub(crate) choice: Choice,
+    /// When, RFC 3339.
+    pub(crate) chosen_at: String,
+    /// Secret of this choice; empty in mode pull.
+    pub(crate) nonce: String,
+    /// Its key on the broker; empty in mode pull.
+    pub(crate) key: String,
+    /// Revision of the key; none while the broker has not answered.
+    pub(crate) token: Option<i64>,
+}
+
+/// A running stream, or one that is about to take over.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamEntry {
+    /// Distinguishes streams of one choice.
+    number: u64,
+    /// The choice it belongs to.
+    pub(crate) choice: Choice,
+    /// Whether WAL may flow: the handshake is over.
+    pub(crate) live: bool,
+    cancel: CancellationToken,
+}
+
+/// What the present stream has seen; times are milliseconds since the node started.
+#[derive(Debug, Default)]
+pub(crate) struct StreamGauge {
+    last_message_ms: AtomicU64,
+    last_wal_ms: AtomicU64,
+    commit_lsn: AtomicU64,
+    has_records: AtomicBool,
+}
+
+impl StreamGauge {
+    fn reset(&self, now: Duration) {
+        let now = millis(now);
+        self.last_message_ms.store(now, Ordering::Relaxed);
+        self.last_wal_ms.store(now, Ordering::Relaxed);
+        self.has_records.store(false, Ordering::Relaxed);
+    }
+
+    /// A message came, with the sender's commit position.
+    pub(crate) fn message(&self, now: Duration, commit: Option<Lsn>) {
+        self.last_message_ms.store(millis(now), Ordering::Relaxed);
+        self.commit_lsn.fetch_max(Lsn::to_wire(commit), Ordering::Relaxed);
+    }
+
+    /// WAL came.
+    pub(crate) fn wal(&self, now: Duration, records: u64) {
+        self.last_wal_ms.store(millis(now), Ordering::Relaxed);
+        if records > 0 {
+            self.has_records.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What the source said last.
+    pub(crate) fn commit_lsn(&self) -> Option<Lsn> {
+        Lsn::from_wire(self.commit_lsn.load(Ordering::Relaxed))
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why nothing is taken in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Trouble {
+    /// For good, until a restart.
+    pub(crate) stopped: Option<String>,
+    /// Until space returns.
+    pub(crate) full: Option<String>,
+}
+
+/// The handle.
+pub(crate) struct Timeline {
+    /// Which.
+    pub(crate) ttid: TenantTimelineId,
+    /// What it was attached with; none when its control file cannot be read.
+    pub(crate) attach: Option<AttachRequest>,
+    /// Its WAL files, for readers.
+    pub(crate) layout: Option<Layout>,
+    /// The writer, while no stream has it.
+    pub(crate) slot: Arc<Slot>,
+    /// What the present stream has seen.
+    pub(crate) gauge: StreamGauge,
+    /// The manager must look at the broker's view again.
+    pub(crate) view_changed: Notify,
+    position: watch::Sender<Position>,
+    trouble: watch::Sender<Trouble>,
+    offer: watch::Sender<Option<Offer>>,
+    stream: Mutex<(u64, Option<StreamEntry>)>,
+    events: mpsc::Sender<Input>,
+    choice_seq: AtomicU64,
+}
+
+impl Timeline {
+    /// A timeline and the queue that its manager reads.
+    pub(crate) fn new(
+        ttid: TenantTimelineId,
+        opened: Result<(AttachRequest, Layout, Ingest), String>,
+        choice_seq: u64,
+    ) -> (Arc<Timeline>, mpsc::Receiver<Input>) {
+        let (events, queue) = mpsc::channel(EVENTS_MAX);
+        let unknown = Lsn::new(0);
+        let nowhere = Position { last_record_lsn: unknown, last_record_start: None, disk_consistent_lsn: unknown };
+        let (attach, layout, ingest, stopped) = match opened {
+            Ok((attach, layout, ingest)) => (Some(attach), Some(layout), Some(ingest), None),
+            Err(why) => (None, None, None, Some(why)),
+        };
+        let position = ingest.as_ref().map_or(nowhere, Ingest::position);
+        let timeline = Timeline {
+            ttid,
+            attach,
+            layout,
+            slot: Slot::new(ingest),
+            gauge: StreamGauge::default(),
+            view_changed: Notify::new(),
+            position: watch::Sender::new(position),
+            trouble: watch::Sender::new(Trouble { stopped, full: None }),
+            offer: watch::Sender::new(None),
+            stream: Mutex::new((0, None)),
+            events,
+            choice_seq: AtomicU64::new(choice_seq),
+        };
+        (Arc::new(timeline), queue)
+    }
+
+    /// How far it is.
+    pub(crate) fn position(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    /// To wait for a position.
+    pub(crate) fn positions(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// The stream's report of how far it is.
+    pub(crate) fn set_position(&self, position: Position) {
+        self.position.send_if_modified(|old| std::mem::replace(old, position) != position);
+    }
+
+    /// Why nothing is taken in.
+    pub(crate) fn trouble(&self) -> Trouble {
+        self.trouble.borrow().clone()
+    }
+
+    /// To wait for trouble.
+    pub(crate) fn troubles(&self) -> watch::Receiver<Trouble> {
+        self.trouble.subscribe()
+    }
+
+    /// Nothing is taken in until a restart.
+    pub(crate) fn set_stopped(&self, why: &str) {
+        self.trouble.send_modify(|t| t.stopped = Some(why.to_owned()));
+    }
+
+    /// The disk is full, or has space again; whether that is news.
+    pub(crate) fn set_full(&self, why: Option<&str>) -> bool {
+        self.trouble.send_if_modified(|t| {
+            let news = t.full.is_some() != why.is_some();
+            t.full = why.map(str::to_owned);
+            news
+        })
+    }
+
+    /// The choice that stands.
+    pub(crate) fn offer(&self) -> Option<Offer> {
+        self.offer.borrow().clone()
+    }
+
+    /// To wait for another choice, or for its token.
+    pub(crate) fn offers(&self) -> watch::Receiver<Option<Offer>> {
+        self.offer.subscribe()
+    }
+
+    /// The manager's word.
+    pub(crate) fn set_offer(&self, offer: Option<Offer>) {
+        if let Some(o) = &offer {
+            self.choice_seq.fetch_max(o.choice.seq, Ordering::Relaxed);
+        }
+        self.offer.send_replace(offer);
+    }
+
+    /// Number of the last choice made.
+    pub(crate) fn choice_seq(&self) -> u64 {
+        self.choice_seq.load(Ordering::Relaxed)
+    }
+
+    /// Tells the manager; waits when it is busy.
+    pub(crate) async fn tell(&self, input: Input) {
+        // A manager that is gone is being shut down: nobody needs the news.
+        let _ = self.events.send(input).await;
+    }
+
+    /// Announces a stream: whoever ran or waited before is cancelled. The guard takes the announcement back.
+    pub(crate) fn announce_stream(self: &Arc<Timeline>, choice: Choice) -> StreamGuard {
+        let cancel = CancellationToken::new();
+        let mut stream = self.stream();
+        let number = stream.0 + 1;
+        let entry = StreamEntry { number, choice, live: false, cancel: cancel.clone() };
+        if let Some(before) = std::mem::replace(&mut *stream, (number, Some(entry))).1 {
+            before.cancel.cancel();
+        }
+        StreamGuard { timeline: self.clone(), number, cancel }
+    }
+
+    /// Cancels the stream of choice `seq`.
+    pub(crate) fn close_stream(&self, seq: u64) {
+        if let (_, Some(entry)) = &*self.stream()
+            && entry.choice.seq == seq
+        {
+            entry.cancel.cancel();
+        }
+    }
+
+    /// The running stream.
+    pub(crate) fn running(&self) -> Option<StreamEntry> {
+        self.stream().1.clone().filter(|s| s.live)
+    }
+
+    /// What the chooser wants to know about the running stream.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        let seq = self.running()?.choice.seq;
+        let ms = |v: &AtomicU64| Duration::from_millis(v.load(Ordering::Relaxed));
+        Some(Progress {
+            seq,
+            last_message_at: ms(&self.gauge.last_message_ms),
+            last_wal_at: ms(&self.gauge.last_wal_ms),
+            commit_lsn: self.gauge.commit_lsn(),
+            last_record_lsn: self.position().last_record_lsn,
+            has_records: self.gauge.has_records.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Everything about it, for HTTP and SHOW.
+    pub(crate) fn status(&self, me: NodeId) -> PageserverTimelineStatus {
+        let position = self.position();
+        let trouble = self.trouble();
+        let offer = self.offer();
+        let running = self.running();
+        let state = match (&trouble.stopped, running.as_ref().map(|r| r.choice.mode), &offer) {
+            (Some(_), _, _) => "stopped",
+            (None, Some(Mode::Push), _) => "pushed",
+            (None, Some(Mode::Pull), _) => "pulling",
+            (None, None, Some(_)) => "waiting_for_dial",
+            (None, None, None) => "idle",
+        };
+        let commit = shown(self.gauge.commit_lsn());
+        let choice = offer.map(|o| ChoiceStatus {
+            safekeeper_id: o.choice.safekeeper,
+            reason: o.choice.reason.as_str().to_owned(),
+            choice_seq: o.choice.seq,
+            chosen_at: o.chosen_at,
+            mode: o.choice.mode.as_str().to_owned(),
+        });
+        PageserverTimelineStatus {
+            tenant_id: self.ttid.tenant_id,
+            timeline_id: self.ttid.timeline_id,
+            pageserver_id: me,
+            start_lsn: shown(self.attach.as_ref().map(|a| a.start_lsn)),
+            last_record_lsn: position.last_record_lsn,
+            disk_consistent_lsn: position.disk_consistent_lsn,
+            remote_consistent_lsn: shown(None),
+            choice,
+            state: state.to_owned(),
+            source_commit_lsn: commit,
+            lag_bytes: commit.bytes_since(position.last_record_lsn),
+            stopped: trouble.stopped.or(trouble.full),
+        }
+    }
+
+    fn stream(&self) -> MutexGuard<'_, (u64, Option<StreamEntry>)> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's place in the timeline; dropping it gives the place up.
+pub(crate) struct StreamGuard {
+    timeline: Arc<Timeline>,
+    number: u64,
+    cancel: CancellationToken,
+}
+
+impl StreamGuard {
+    /// Cancelled when another stream takes over, or the choice is given up.
+    pub(crate) fn cancelled(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// The handshake is over; whether the place is still this stream's.
+    pub(crate) fn go_live(&self, now: Duration) -> bool {
+        let mut stream = self.timeline.stream();
+        match &mut stream.1 {
+            Some(entry) if entry.number == self.number => {
+                entry.live = true;
+                self.timeline.gauge.reset(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether somebody else took the place.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.timeline.stream().1.as_ref().is_none_or(|e| e.number != self.number)
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let mut stream = self.timeline.stream();
+        if stream.1.as_ref().is_some_and(|e| e.number == self.number) {
+            stream.1 = None;
+        }
+    }
+}
