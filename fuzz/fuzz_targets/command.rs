@@ -1,0 +1,12 @@
+//! Commands and connection strings: any text is answered.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use proto::command::Command;
+use proto::net::ConnectOptions;
+
+fuzz_target!(|text: &str| {
+    let _ = Command::parse(text);
+    let _ = ConnectOptions::from_conninfo(text);
+    let _ = ConnectOptions::to_address(text, "u");
+});

@@ -1,0 +1,13 @@
+//! Messages of a WAL push proposer, version 2: no input panics, and what is read is written and read again as the same message.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use proto::consensus::{ProtoVersion::V2, ProposerMessage};
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(message) = ProposerMessage::decode(V2, Bytes::copy_from_slice(data)) {
+        let again = ProposerMessage::decode(V2, message.encode(V2));
+        assert_eq!(again.as_ref(), Ok(&message));
+    }
+});
