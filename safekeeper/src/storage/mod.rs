@@ -16,6 +16,8 @@
 pub mod control;
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod ops;
 pub mod scan;
 pub mod segment;
