@@ -258,7 +258,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::consensus::arbitrary::{feedback, lsn, payload};
+    use crate::consensus::tests::arbitrary::{feedback, lsn, payload};
 
     fn both_ways_s(message: &SenderMessage, want: &[u8]) {
         assert_eq!(message.encode()[..], *want, "{message:?}");

@@ -11,14 +11,10 @@
 //! | [`ProposerElected`] | proposer | acceptor | adopt this history, truncate to here; no reply |
 //! | [`AppendRequest`] / [`AppendResponse`] | both | both | WAL and commit position / durable position and feedback |
 
-#[cfg(test)]
-pub(crate) mod arbitrary;
-#[cfg(test)]
-mod captures;
-#[cfg(test)]
-mod golden;
 mod history;
 mod member;
+#[cfg(test)]
+pub(crate) mod tests;
 mod v2;
 mod v3;
 mod wire;

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use pgformat::{Lsn, SegSize, Tli};
 use proptest::prelude::*;
 
-use super::ProtoVersion::{V2, V3};
 use super::arbitrary::{acceptor, payload, proposer};
-use super::*;
+use crate::consensus::ProtoVersion::{V2, V3};
+use crate::consensus::*;
 
 /// Hexadecimal digits with blanks between them, to bytes.
 fn hex(text: &str) -> Bytes {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::*;
 use crate::command::Command;
+use crate::consensus::*;
 use crate::net::startup::{FirstPacket, parse_first};
 
 struct Recorded {

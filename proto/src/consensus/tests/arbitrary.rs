@@ -6,7 +6,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::*;
+use crate::consensus::*;
 use crate::id::{TenantId, TimelineId};
 
 pub(crate) fn lsn() -> impl Strategy<Value = Option<Lsn>> {
