@@ -7,6 +7,8 @@
 //! - only the last frame can be torn; a bad frame with a good one after it is damage, and the start is refused.
 
 mod format;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};

@@ -60,13 +60,7 @@ impl Store {
     }
 
     pub(super) fn check_put(&self, request: &PbPutRequest) -> Result<(), Refusal> {
-        check_key(&request.key)?;
-        if request.ignore_value && !request.value.is_empty() {
-            return Err(Refusal::ValueProvided);
-        }
-        if request.ignore_lease && request.lease != 0 {
-            return Err(Refusal::LeaseProvided);
-        }
+        check_put_form(request)?;
         if (request.ignore_value || request.ignore_lease) && !self.keys.contains_key(&request.key) {
             return Err(Refusal::KeyNotFound);
         }
@@ -127,6 +121,18 @@ impl Store {
 
 pub(super) fn check_key(key: &[u8]) -> Result<(), Refusal> {
     if key.is_empty() { Err(Refusal::EmptyKey) } else { Ok(()) }
+}
+
+/// What is wrong with a put whatever the store holds.
+pub(super) fn check_put_form(request: &PbPutRequest) -> Result<(), Refusal> {
+    check_key(&request.key)?;
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(Refusal::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(Refusal::LeaseProvided);
+    }
+    Ok(())
 }
 
 fn passes(request: &PbRangeRequest, kv: &PbKeyValue) -> bool {

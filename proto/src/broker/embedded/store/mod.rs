@@ -10,6 +10,8 @@
 mod kv;
 mod lease;
 mod range;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};

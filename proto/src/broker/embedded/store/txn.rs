@@ -7,7 +7,7 @@ use etcd_client::proto::{
     PbTxnResponse,
 };
 
-use super::kv::check_key;
+use super::kv::{check_key, check_put_form};
 use super::{Draft, KeyRange, Millis, Op, Refusal, Store, TXN_OPS_MAX};
 
 // etcd's numbers for comparison results and targets.
@@ -29,9 +29,12 @@ impl Store {
         request: &PbTxnRequest,
         now: Millis,
     ) -> Result<PbTxnResponse, Refusal> {
-        self.check_txn(request)?;
+        check_form(request)?;
+        check_writes(request)?;
+        let mut path = Vec::new();
+        self.choose(request, &mut path)?;
         let mut draft = self.draft();
-        let mut response = self.do_txn(request, &mut draft, now);
+        let mut response = self.do_txn(request, &mut path.into_iter(), &mut draft, now);
         self.commit(draft);
         response.header = Some(self.header());
         Ok(response)
@@ -50,52 +53,41 @@ impl Store {
         Ok(())
     }
 
-    /// Everything that could fail, before anything is done.
-    fn check_txn(&self, request: &PbTxnRequest) -> Result<Writes, Refusal> {
-        let sizes = [request.compare.len(), request.success.len(), request.failure.len()];
-        if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX {
-            return Err(Refusal::TooManyOps);
-        }
-        for compare in &request.compare {
-            check_key(&compare.key)?;
-        }
-        let mut writes = self.check_ops(&request.success)?;
-        let failure = self.check_ops(&request.failure)?;
-        // Only one of the two lists runs, so they may write the same keys.
-        writes.puts.extend(failure.puts);
-        writes.deletes.extend(failure.deletes);
-        Ok(writes)
-    }
-
-    fn check_ops(&self, ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
-        let mut all = Writes::default();
-        for op in ops {
-            let mut writes = Writes::default();
-            match op.request.as_ref().ok_or(Refusal::MalformedOp)? {
-                PbTxnOpRequest::RequestRange(range) => self.check_range(range)?,
-                PbTxnOpRequest::RequestPut(put) => {
-                    self.check_put(put)?;
-                    writes.puts.insert(put.key.clone());
-                }
-                PbTxnOpRequest::RequestDeleteRange(delete) => {
-                    check_key(&delete.key)?;
-                    writes.deletes.push(KeyRange::new(&delete.key, &delete.range_end));
-                }
-                PbTxnOpRequest::RequestTxn(txn) => writes = self.check_txn(txn)?,
-            }
-            all.add(writes)?;
-        }
-        Ok(all)
-    }
-
-    fn do_txn(&mut self, request: &PbTxnRequest, draft: &mut Draft, now: Millis) -> PbTxnResponse {
+    /// Compares, on the state before the transaction, which list runs, in inner transactions too, and checks that what runs
+    /// can be done. Lists that do not run are not looked at. The path holds the outcomes in the order of the transactions.
+    fn choose(&self, request: &PbTxnRequest, path: &mut Vec<bool>) -> Result<(), Refusal> {
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { &request.success } else { &request.failure };
-        let responses = ops.iter().filter_map(|op| op.request.as_ref()).map(|op| self.do_op(op, draft, now)).collect();
+        path.push(succeeded);
+        for op in chosen(request, succeeded) {
+            match op {
+                PbTxnOpRequest::RequestRange(range) => self.check_range(range)?,
+                PbTxnOpRequest::RequestPut(put) => self.check_put(put)?,
+                PbTxnOpRequest::RequestDeleteRange(_) => {}
+                PbTxnOpRequest::RequestTxn(txn) => self.choose(txn, path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn do_txn(
+        &mut self,
+        request: &PbTxnRequest,
+        path: &mut dyn Iterator<Item = bool>,
+        draft: &mut Draft,
+        now: Millis,
+    ) -> PbTxnResponse {
+        let succeeded = path.next().expect("every transaction that runs was looked at");
+        let responses = chosen(request, succeeded).map(|op| self.do_op(op, path, draft, now)).collect();
         PbTxnResponse { header: None, succeeded, responses }
     }
 
-    fn do_op(&mut self, op: &PbTxnOpRequest, draft: &mut Draft, now: Millis) -> PbResponseOp {
+    fn do_op(
+        &mut self,
+        op: &PbTxnOpRequest,
+        path: &mut dyn Iterator<Item = bool>,
+        draft: &mut Draft,
+        now: Millis,
+    ) -> PbResponseOp {
         let header = |store: &Store, draft: &Draft| {
             let revision = if draft.events.is_empty() { store.revision } else { draft.revision };
             Some(store.identity.header(revision))
@@ -117,7 +109,7 @@ impl Store {
                 PbTxnOpResponse::ResponseDeleteRange(done)
             }
             PbTxnOpRequest::RequestTxn(txn) => {
-                let mut done = self.do_txn(txn, draft, now);
+                let mut done = self.do_txn(txn, path, draft, now);
                 done.header = header(self, draft);
                 PbTxnOpResponse::ResponseTxn(done)
             }
@@ -134,6 +126,58 @@ impl Store {
         }
         compare.target != VALUE && compare_one(compare, &PbKeyValue::default())
     }
+}
+
+/// The operations of the list that runs.
+fn chosen(request: &PbTxnRequest, succeeded: bool) -> impl Iterator<Item = &PbTxnOpRequest> {
+    let ops = if succeeded { &request.success } else { &request.failure };
+    ops.iter().filter_map(|op| op.request.as_ref())
+}
+
+/// What is wrong with a transaction whatever the store holds, other than keys that are written twice.
+fn check_form(request: &PbTxnRequest) -> Result<(), Refusal> {
+    let sizes = [request.compare.len(), request.success.len(), request.failure.len()];
+    if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX {
+        return Err(Refusal::TooManyOps);
+    }
+    request.compare.iter().try_for_each(|compare| check_key(&compare.key))?;
+    for op in request.success.iter().chain(&request.failure) {
+        match op.request.as_ref().ok_or(Refusal::MalformedOp)? {
+            PbTxnOpRequest::RequestRange(range) => check_key(&range.key)?,
+            PbTxnOpRequest::RequestPut(put) => check_put_form(put)?,
+            PbTxnOpRequest::RequestDeleteRange(delete) => check_key(&delete.key)?,
+            PbTxnOpRequest::RequestTxn(txn) => check_form(txn)?,
+        }
+    }
+    Ok(())
+}
+
+/// What a transaction may write; refused when a list writes a key twice. Stricter than etcd in one thing: two inner
+/// transactions of one list may not write the same key either, so that a key really changes once per revision.
+fn check_writes(request: &PbTxnRequest) -> Result<Writes, Refusal> {
+    let mut writes = writes_of(&request.success)?;
+    let failure = writes_of(&request.failure)?;
+    // Only one of the two lists runs, so they may write the same keys.
+    writes.puts.extend(failure.puts);
+    writes.deletes.extend(failure.deletes);
+    Ok(writes)
+}
+
+fn writes_of(ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
+    let mut all = Writes::default();
+    for op in ops.iter().filter_map(|op| op.request.as_ref()) {
+        let mut writes = Writes::default();
+        match op {
+            PbTxnOpRequest::RequestRange(_) => {}
+            PbTxnOpRequest::RequestPut(put) => drop(writes.puts.insert(put.key.clone())),
+            PbTxnOpRequest::RequestDeleteRange(delete) => {
+                writes.deletes.push(KeyRange::new(&delete.key, &delete.range_end));
+            }
+            PbTxnOpRequest::RequestTxn(txn) => writes = check_writes(txn)?,
+        }
+        all.add(writes)?;
+    }
+    Ok(all)
 }
 
 impl Writes {
