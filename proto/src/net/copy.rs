@@ -13,7 +13,7 @@ use super::server::ServerState;
 /// Which end of the session this is.
 pub(crate) enum Role {
     Client { parameters: std::collections::HashMap<String, String> },
-    Server(ServerState),
+    Server(Box<ServerState>),
 }
 
 /// What came in on a CopyBoth stream.

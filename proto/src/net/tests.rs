@@ -255,6 +255,7 @@ async fn errors_of_a_stream_reach_the_other_side() {
     let CopyEvent::Error(e) = reader.next().await.expect("a frame") else { panic!("an error was sent") };
     assert_eq!((e.code.as_str(), e.severity), (sqlstate::PREEMPTED, "FATAL"));
     assert_eq!(reader.next().await.expect("the end"), CopyEvent::Closed);
+    drop((reader, writer));
     assert_eq!(server.await.expect("no panic").code, sqlstate::STALE_TERM);
 }
 
@@ -266,6 +267,8 @@ async fn say(bytes: &[u8]) -> (Vec<u8>, Result<(), NetError>) {
     socket.write_all(bytes).await.expect("it reads");
     let mut answer = Vec::new();
     timeout(LIMIT, socket.read_to_end(&mut answer)).await.expect("it closes").expect("without a reset");
+    // The server lingers until we close too.
+    drop(socket);
     (answer, server.await.expect("no panic"))
 }
 

@@ -177,7 +177,7 @@ impl ServerConnection {
     pub async fn copy_both(mut self) -> Result<(CopyReader, CopyWriter), NetError> {
         self.outgoing.put(|out| put_frame(out, b'W', |out| out.extend_from_slice(&[0, 0, 0])));
         self.outgoing.flush().await?;
-        let reader = CopyReader::new(self.incoming, Role::Server(self.state));
+        let reader = CopyReader::new(self.incoming, Role::Server(Box::new(self.state)));
         Ok((reader, CopyWriter::new(self.outgoing, false)))
     }
 
@@ -224,6 +224,6 @@ impl ServerConnection {
         outgoing.put(|out| put_tag(out, tag));
         outgoing.put(put_ready);
         outgoing.flush().await?;
-        Ok(ServerConnection { incoming, outgoing, state })
+        Ok(ServerConnection { incoming, outgoing, state: *state })
     }
 }
