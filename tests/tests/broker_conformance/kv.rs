@@ -69,7 +69,8 @@ pub(crate) async fn compare_and_swap(kind: Kind) {
     let created = broker.create("k", b"1".to_vec()).await.expect("create").expect("it was not there");
     let there = broker.create("k", b"2".to_vec()).await.expect("create").expect_err("it is there");
     assert_eq!((there.value.as_slice(), there.mod_revision), (&b"1"[..], created));
-    let swapped = broker.compare_and_put("k", Some(created), b"3".to_vec()).await.expect("swap").expect("right revision");
+    let swapped =
+        broker.compare_and_put("k", Some(created), b"3".to_vec()).await.expect("swap").expect("right revision");
     let stale = broker.compare_and_put("k", Some(created), b"4".to_vec()).await.expect("swap").expect_err("stale");
     assert_eq!(stale.expect("entry").mod_revision, swapped);
     let missing = broker.compare_and_put("m", Some(7), b"4".to_vec()).await.expect("swap").expect_err("not there");
@@ -95,7 +96,8 @@ pub(crate) async fn compare_and_swap(kind: Kind) {
         let answer = client.txn(Txn::new().when([compare.clone()])).await.expect("txn");
         assert!(answer.succeeded(), "{compare:?}");
     }
-    let no_value = client.txn(Txn::new().when([Compare::value("nobody", CompareOp::NotEqual, "x")])).await.expect("txn");
+    let no_value =
+        client.txn(Txn::new().when([Compare::value("nobody", CompareOp::NotEqual, "x")])).await.expect("txn");
     assert!(!no_value.succeeded(), "a key that is not there has no value to compare");
     let inner = Txn::new().when([Compare::version("k", CompareOp::Equal, 0)]).or_else([TxnOp::put("inner", "1", None)]);
     let outer = Txn::new().and_then([TxnOp::put("outer", "1", None), TxnOp::txn(inner), TxnOp::get("outer", None)]);

@@ -152,7 +152,8 @@ fn compare(random: &mut fastrand::Rng) -> Compare {
 fn txn(random: &mut fastrand::Rng, depth: u8) -> Txn {
     let compares: Vec<_> = (0..random.usize(..3)).map(|_| compare(random)).collect();
     // One inner transaction per list: two that write the same key are refused by the embedded broker only.
-    let mut ops = || -> Vec<TxnOp> { (0..random.usize(..4)).map(|n| op(random, if n == 0 { depth } else { 1 })).collect() };
+    let mut ops =
+        || -> Vec<TxnOp> { (0..random.usize(..4)).map(|n| op(random, if n == 0 { depth } else { 1 })).collect() };
     let (success, failure) = (ops(), ops());
     Txn::new().when(compares).and_then(success).or_else(failure)
 }
@@ -192,7 +193,8 @@ impl Request {
         };
         // Who answered differs, and etcd leaves the revision out of inner headers.
         let of_header = |part: &&str| {
-            ["cluster_id", "member_id", "raft_term"].iter().any(|name| part.contains(name)) || part.starts_with("revision")
+            ["cluster_id", "member_id", "raft_term"].iter().any(|name| part.contains(name))
+                || part.starts_with("revision")
         };
         let clean: Vec<&str> = answer.split(", ").filter(|part| !of_header(part)).collect();
         let read = client.get("health", None).await.expect("get");

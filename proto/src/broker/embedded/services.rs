@@ -8,9 +8,9 @@ use etcd_client::proto::{
     PbAlarmRequest, PbAlarmResponse, PbClusterService, PbCompactionRequest, PbCompactionResponse, PbDefragmentRequest,
     PbDefragmentResponse, PbDeleteRequest, PbDeleteResponse, PbDowngradeRequest, PbDowngradeResponse, PbHashKvRequest,
     PbHashKvResponse, PbHashRequest, PbHashResponse, PbKvService, PbLeaseGrantRequest, PbLeaseGrantResponse,
-    PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse, PbLeaseLeasesRequest, PbLeaseLeasesResponse, PbLeaseRevokeRequest,
-    PbLeaseRevokeResponse, PbLeaseService, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbMaintenanceService,
-    PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
+    PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse, PbLeaseLeasesRequest, PbLeaseLeasesResponse,
+    PbLeaseRevokeRequest, PbLeaseRevokeResponse, PbLeaseService, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse,
+    PbMaintenanceService, PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
     PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest, PbMemberRemoveResponse,
     PbMemberUpdateRequest, PbMemberUpdateResponse, PbMoveLeaderRequest, PbMoveLeaderResponse, PbPutRequest,
     PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbSnapshotRequest, PbSnapshotResponse,
@@ -136,13 +136,17 @@ impl PbLeaseService for Services {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn lease_time_to_live(&self, request: Request<PbLeaseTimeToLiveRequest>) -> Answer<PbLeaseTimeToLiveResponse> {
+    async fn lease_time_to_live(
+        &self,
+        request: Request<PbLeaseTimeToLiveRequest>,
+    ) -> Answer<PbLeaseTimeToLiveResponse> {
         let PbLeaseTimeToLiveRequest { id, keys } = request.into_inner();
         self.ask(move |store, now| Ok(store.time_to_live(id, keys, now))).await
     }
 
     async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Answer<PbLeaseLeasesResponse> {
-        self.ask(|store, _| Ok(PbLeaseLeasesResponse { header: Some(store.header()), leases: store.lease_statuses() })).await
+        self.ask(|store, _| Ok(PbLeaseLeasesResponse { header: Some(store.header()), leases: store.lease_statuses() }))
+            .await
     }
 }
 

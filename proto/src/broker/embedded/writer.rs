@@ -154,3 +154,61 @@ async fn sleep_until(time: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::{PbPutRequest, PbRangeRequest};
+    use tonic::Code;
+
+    use super::*;
+    use crate::broker::embedded::log::Opened;
+
+    fn put(store: &mut Store, now: Millis) -> i64 {
+        let request = PbPutRequest { key: b"k".to_vec(), ..PbPutRequest::default() };
+        store.put(&request, now).expect("put").header.expect("header").revision
+    }
+
+    /// Goal: nothing that could not be made durable is acknowledged, shown or tried again. Method: a log whose file cannot be
+    /// written; the same directory is opened once more afterwards.
+    #[tokio::test]
+    async fn a_failed_write_ends_the_server_and_nothing_is_acknowledged() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let Opened { mut log, mut store, .. } = Log::open(dir.path(), 1, 0).expect("open");
+        put(&mut store, 0);
+        log.append(&store.take_changes()).expect("append");
+        log.break_file();
+        let history = Arc::new(History::new(store.revision()));
+        let (writer, requests) = Writer::new(store, log, history.clone(), Clock::start());
+        let running = tokio::spawn(writer.run(CancellationToken::new()));
+        let read =
+            |store: &mut Store, _| store.range(&PbRangeRequest { key: b"k".to_vec(), ..PbRangeRequest::default() });
+        let (read, written) = tokio::join!(requests.run(read), requests.run(put));
+        assert_eq!(written.expect_err("it is not durable").code(), Code::Unavailable);
+        // The read went before the write, yet shares its batch or is answered before it: both are sound.
+        assert!(read.is_err() || read.is_ok_and(|found| found.is_ok_and(|found| found.kvs[0].mod_revision == 2)));
+        assert!(matches!(running.await.expect("no panic"), Err(LogError::Io { .. })));
+        assert_eq!(requests.run(put).await.expect_err("it has ended").code(), Code::Unavailable);
+        assert_eq!(*history.revisions().borrow(), 2, "watchers were told nothing");
+        assert_eq!(Log::open(dir.path(), 1, 0).expect("open").store.revision(), 2);
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_batch_are_durable_before_they_are_answered() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let Opened { log, store, .. } = Log::open(dir.path(), 1, 0).expect("open");
+        let history = Arc::new(History::new(store.revision()));
+        let (writer, requests) = Writer::new(store, log, history, Clock::start());
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(writer.run(cancel.clone()));
+        let answers = futures::future::join_all((0..100).map(|_| requests.run(put))).await;
+        let last = answers.into_iter().map(|answer| answer.expect("answered")).max();
+        let copy = tempfile::tempdir().expect("temp dir");
+        for entry in std::fs::read_dir(dir.path()).expect("directory") {
+            let path = entry.expect("entry").path();
+            std::fs::copy(&path, copy.path().join(path.file_name().expect("name"))).expect("copy");
+        }
+        assert_eq!(Some(Log::open(copy.path(), 1, 0).expect("open").store.revision()), last);
+        cancel.cancel();
+        running.await.expect("no panic").expect("an orderly end");
+    }
+}

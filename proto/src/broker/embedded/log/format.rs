@@ -39,12 +39,26 @@ pub(super) struct Header {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Record {
     /// First record of a file: how the store stood, and how many leases and keys follow.
-    Base { revision: i64, compacted: i64, boots: u64, leases: u64, keys: u64 },
-    Lease { lease: i64, ttl_s: i64 },
+    Base {
+        revision: i64,
+        compacted: i64,
+        boots: u64,
+        leases: u64,
+        keys: u64,
+    },
+    Lease {
+        lease: i64,
+        ttl_s: i64,
+    },
     Key(PbKeyValue),
-    Change { revision: i64, ops: Vec<Op> },
+    Change {
+        revision: i64,
+        ops: Vec<Op>,
+    },
     /// The server started.
-    Boot { boots: u64 },
+    Boot {
+        boots: u64,
+    },
 }
 
 /// What is wrong with some bytes.

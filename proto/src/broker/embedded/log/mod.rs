@@ -7,8 +7,6 @@
 //! - only the last frame can be torn; a bad frame with a good one after it is damage, and the start is refused.
 
 mod format;
-#[cfg(test)]
-mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -107,6 +105,12 @@ impl Log {
         Ok(log)
     }
 
+    /// Makes the next write fail, as a disk would.
+    #[cfg(test)]
+    pub(super) fn break_file(&mut self) {
+        self.file = File::open(&self.path).expect("the file is there");
+    }
+
     fn create(dir: &Path, generation: u64, store: &Store) -> Result<Log, LogError> {
         let path = dir.join(file_name(generation));
         let tmp = path.with_extension("tmp");
@@ -196,7 +200,10 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
     let tail = &bytes[offset..];
     if !tail.is_empty() {
         if format::later_frame_in(tail, sequence) {
-            return Err(damaged(offset, "the frame's checksum or length is wrong, and whole frames follow it".to_owned()));
+            return Err(damaged(
+                offset,
+                "the frame's checksum or length is wrong, and whole frames follow it".to_owned(),
+            ));
         }
         tracing::warn!(path = %path.display(), offset, bytes = tail.len(), "cutting off a write that was never acknowledged");
     }
@@ -211,7 +218,15 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
     };
     cut(&mut file).map_err(|source| io_error(path, source))?;
     let base_length = length_of(&bytes[..base_length]);
-    let log = Log { dir: dir.to_owned(), path: path.to_owned(), file, generation, next_sequence: sequence, length, base_length };
+    let log = Log {
+        dir: dir.to_owned(),
+        path: path.to_owned(),
+        file,
+        generation,
+        next_sequence: sequence,
+        length,
+        base_length,
+    };
     Ok(Opened { log, store, history })
 }
 
@@ -323,3 +338,6 @@ fn io_error(path: &Path, source: io::Error) -> LogError {
 fn length_of(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

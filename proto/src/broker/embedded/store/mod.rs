@@ -10,8 +10,6 @@
 mod kv;
 mod lease;
 mod range;
-#[cfg(test)]
-mod tests;
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -298,3 +296,6 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

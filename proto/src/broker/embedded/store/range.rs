@@ -9,6 +9,9 @@ pub(in crate::broker::embedded) struct KeyRange {
     end: End,
 }
 
+/// Where a range starts and ends, for an ordered map.
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum End {
     /// Only the key itself.
@@ -39,7 +42,7 @@ impl KeyRange {
     }
 
     /// Bounds for an ordered map; `None` when no key can match.
-    pub(super) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         let start = Bound::Included(self.start.as_slice());
         match &self.end {
             End::One => Some((start, Bound::Included(self.start.as_slice()))),

@@ -46,10 +46,10 @@ fn a_refused_request_changes_nothing() {
         request: Some(PbTxnOpRequest::RequestPut(PbPutRequest { key: key.into(), lease, ..PbPutRequest::default() })),
     };
     let txn = |ops: Vec<PbTxnRequestOp>| PbTxnRequest { compare: vec![], success: ops, failure: vec![] };
-    assert_eq!(store.txn(&txn(vec![op("b", 0), op("c", 9)]), 0).unwrap_err(), Refusal::LeaseNotFound);
-    assert_eq!(store.txn(&txn(vec![op("b", 0), op("b", 0)]), 0).unwrap_err(), Refusal::DuplicateKey);
-    assert_eq!(store.txn(&txn(vec![PbTxnRequestOp { request: None }]), 0).unwrap_err(), Refusal::MalformedOp);
-    assert_eq!(store.grant(1, i64::MAX, 0).unwrap_err(), Refusal::TtlTooLarge);
+    assert_eq!(store.txn(&txn(vec![op("b", 0), op("c", 9)]), 0).expect_err("refused"), Refusal::LeaseNotFound);
+    assert_eq!(store.txn(&txn(vec![op("b", 0), op("b", 0)]), 0).expect_err("refused"), Refusal::DuplicateKey);
+    assert_eq!(store.txn(&txn(vec![PbTxnRequestOp { request: None }]), 0).expect_err("refused"), Refusal::MalformedOp);
+    assert_eq!(store.grant(1, i64::MAX, 0).expect_err("refused"), Refusal::TtlTooLarge);
     assert_eq!(store.compact(99, 0), Err(Refusal::FutureRevision));
     assert_eq!(store, before);
 }
@@ -116,9 +116,15 @@ fn take(store: &mut Store, step: &Step, now: &mut Millis) {
             let _ = store.txn(&PbTxnRequest { compare: vec![], success, failure: vec![] }, *now);
         }
         Step::Grant { lease, ttl_s } => drop(store.grant(lease, ttl_s, *now)),
-        Step::Revoke { lease } => drop(store.revoke(lease, *now)),
-        Step::KeepAlive { lease } => drop(store.keep_alive(lease, *now)),
-        Step::Compact { revision } => drop(store.compact(revision, *now)),
+        Step::Revoke { lease } => {
+            let _ = store.revoke(lease, *now);
+        }
+        Step::KeepAlive { lease } => {
+            let _ = store.keep_alive(lease, *now);
+        }
+        Step::Compact { revision } => {
+            let _ = store.compact(revision, *now);
+        }
         Step::Wait { seconds } => *now += seconds * 1000,
     }
     store.expire(*now);

@@ -182,8 +182,9 @@ fn writes_of(ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
 
 impl Writes {
     fn add(&mut self, other: Writes) -> Result<(), Refusal> {
-        let twice = other.puts.iter().any(|key| self.puts.contains(key) || self.deletes.iter().any(|d| d.contains(key)))
-            || self.puts.iter().any(|key| other.deletes.iter().any(|d| d.contains(key)));
+        let twice =
+            other.puts.iter().any(|key| self.puts.contains(key) || self.deletes.iter().any(|d| d.contains(key)))
+                || self.puts.iter().any(|key| other.deletes.iter().any(|d| d.contains(key)));
         if twice {
             return Err(Refusal::DuplicateKey);
         }
