@@ -10,6 +10,8 @@
 
 pub(crate) mod control;
 pub(crate) mod disk;
+#[cfg(test)]
+pub(crate) mod faulty;
 pub(crate) mod lease;
 pub(crate) mod recover;
 pub(crate) mod spool;

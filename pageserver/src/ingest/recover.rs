@@ -109,6 +109,12 @@ pub(crate) fn open(dir: &Path, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenEr
         tracing::warn!(timeline = %control.ttid, "WAL after {} is damaged and will be received anew: {e}", end.boundary);
     }
     let mut spool = Spool::new(layout, disk.clone());
+    if let EndReason::Invalid(e) = &end.reason
+        && e.lsn() < end.boundary
+    {
+        // In the fill after a SWITCH record, which is zeros by definition.
+        spool.zero(e.lsn(), end.boundary)?;
+    }
     clear_tail(&mut spool, &cfg, end.boundary)?;
     // A killed process may have left its last writes in the page cache: durable first, reported after.
     spool.distrust(saved, end.boundary)?;
