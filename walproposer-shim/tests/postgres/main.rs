@@ -1,0 +1,235 @@
+//! The shim between a real PostgreSQL 15 and real safekeepers: commits wait for the quorum, every restart continues, and a
+//! primary that must not extend the log is refused with exit code 6.
+
+mod cluster;
+mod fabric;
+
+use std::time::Duration;
+
+use cluster::value;
+use fabric::{Fabric, Shim, until};
+use pgformat::Lsn;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn count(fabric: &Fabric) -> u64 {
+    fabric.pg.value("SELECT count(*) FROM t").await.parse().expect("a number")
+}
+
+/// One committed insert per call; true when it was acknowledged in time.
+async fn insert(fabric: &Fabric, patience: Duration) -> bool {
+    let Some(client) = fabric.pg.connect().await else { return false };
+    let inserting = client.batch_execute("INSERT INTO t DEFAULT VALUES");
+    matches!(tokio::time::timeout(patience, inserting).await, Ok(Ok(())))
+}
+
+async fn with_table(extra: &[&str]) -> (Fabric, Shim) {
+    let fabric = Fabric::start().await;
+    let shim = fabric.protected(extra).await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    client.batch_execute("CREATE TABLE t (id serial PRIMARY KEY, filler text)").await.expect("created");
+    (fabric, shim)
+}
+
+/// Goal: an acknowledged commit is on two safekeepers; without a quorum it waits; it goes on when the quorum is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_wait_for_the_quorum_and_the_primary_shows_a_sane_row() {
+    let (mut fabric, shim) = with_table(&[]).await;
+    assert!(insert(&fabric, PATIENCE).await);
+    let end: Lsn = fabric.pg.value("SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    until("every safekeeper has it", PATIENCE, async || {
+        let mut have = 0;
+        for safekeeper in &fabric.safekeepers {
+            have += usize::from(safekeeper.status().await?.flush_lsn >= end);
+        }
+        (have == 3).then_some(())
+    })
+    .await;
+    let row = "SELECT state = 'streaming' AND sync_state = 'sync' AND write_lsn = sent_lsn AND flush_lsn = sent_lsn \
+               AND replay_lsn = sent_lsn AND coalesce(write_lag, '0') < '1 s' AND coalesce(replay_lag, '0') < '1 s' \
+               FROM pg_stat_replication";
+    until("a sane row", PATIENCE, async || (fabric.pg.value(row).await == "t").then_some(())).await;
+    assert_eq!(fabric.pg.value("SELECT count(*) FROM pg_stat_replication").await, "1");
+
+    fabric.safekeepers[0].stop().await;
+    assert!(insert(&fabric, PATIENCE).await, "two of three are a quorum");
+    fabric.safekeepers[1].stop().await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    let waiting = tokio::spawn(async move { client.batch_execute("INSERT INTO t DEFAULT VALUES").await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    until("the commit waits", PATIENCE, async || (fabric.pg.value(blocked).await == "1").then_some(())).await;
+    assert!(!waiting.is_finished());
+    let broker = fabric.broker.clone();
+    fabric.safekeepers[1].start(&broker).await;
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time").expect("no panic").expect("committed");
+    shim.stop().await;
+}
+
+/// Goal: neither a shim nor a PostgreSQL that is killed loses an acknowledged commit, and both go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_of_the_shim_and_of_postgres_go_on() {
+    let (mut fabric, shim) = with_table(&[]).await;
+    let mut acknowledged = 0;
+    for _ in 0..20 {
+        acknowledged += u64::from(insert(&fabric, PATIENCE).await);
+    }
+    assert_eq!(acknowledged, 20);
+    shim.kill();
+    let shim = fabric.shim(&[]);
+    assert!(insert(&fabric, PATIENCE).await, "a commit made while the shim was away is acknowledged by the next one");
+    shim.protects().await;
+    let term = shim.status().await.expect("a status").term;
+
+    let client = fabric.pg.connect().await.expect("a connection");
+    let load = tokio::spawn(async move {
+        let mut done = 0u64;
+        while client.batch_execute("INSERT INTO t (filler) VALUES (repeat('x', 3000))").await.is_ok() {
+            done += 1;
+        }
+        done
+    });
+    until("load", PATIENCE, async || (count(&fabric).await > 100).then_some(())).await;
+    fabric.pg.kill();
+    acknowledged += 1 + load.await.expect("no panic");
+    fabric.pg.start().await;
+    assert!(insert(&fabric, PATIENCE).await, "the same shim attaches to the restarted PostgreSQL");
+    acknowledged += 1;
+    assert!(count(&fabric).await >= acknowledged, "{} of {acknowledged}", count(&fabric).await);
+    let status = shim.status().await.expect("a status");
+    assert!(status.term > term, "a new connection is a new election");
+    fabric.pg.stop_fast();
+    fabric.pg.start().await;
+    assert!(insert(&fabric, PATIENCE).await, "a fast shutdown ends, and the shim attaches again");
+    shim.stop().await;
+}
+
+/// Goal: a safekeeper that missed more than the ring holds is fed from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_laggard_behind_the_ring_is_fed_from_a_donor() {
+    let (mut fabric, shim) = with_table(&["--ring-mib", "1"]).await;
+    fabric.safekeepers[2].stop().await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    client
+        .batch_execute("INSERT INTO t (filler) SELECT repeat('y', 1000) FROM generate_series(1, 8000)")
+        .await
+        .expect("ok");
+    let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    let broker = fabric.broker.clone();
+    fabric.safekeepers[2].start(&broker).await;
+    until("it caught up", PATIENCE, async || (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(()))
+        .await;
+    let (_, metrics) = shim.text("/metrics").await;
+    let fetched = metrics.lines().find_map(|l| l.strip_prefix("walfabric_shim_donor_bytes_total "));
+    assert!(fetched.expect("counted").parse::<u64>().expect("a number") > 4 << 20, "{metrics}");
+    // A session that begins with a laggard feeds it from the elected donor, too.
+    fabric.safekeepers[2].stop().await;
+    client
+        .batch_execute("INSERT INTO t (filler) SELECT repeat('z', 1000) FROM generate_series(1, 4000)")
+        .await
+        .expect("ok");
+    let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    shim.kill();
+    let shim = fabric.shim(&[]);
+    shim.streams().await;
+    fabric.safekeepers[2].start(&broker).await;
+    until("it caught up again", PATIENCE, async || {
+        (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(())
+    })
+    .await;
+    shim.stop().await;
+}
+
+/// Goal: what the guard finds is visible in status, /readyz and /metrics, and goes away when it is repaired.
+#[tokio::test(flavor = "multi_thread")]
+async fn protection_is_told_with_reasons() {
+    let (fabric, shim) = with_table(&[]).await;
+    assert_eq!(shim.text("/readyz").await.0, 200);
+    fabric.pg.set_and_reload("synchronous_standby_names", "").await;
+    until("the reason shows", PATIENCE, async || {
+        let status = shim.status().await?;
+        (!status.protected && status.reasons.iter().any(|r| r.contains("is empty"))).then_some(())
+    })
+    .await;
+    let (code, body) = shim.text("/readyz?verbose").await;
+    assert!(code == 503 && body.contains("synchronous_standby_names"), "{code} {body}");
+    assert!(shim.text("/metrics").await.1.contains("walfabric_shim_protected 0"));
+    let names = walproposer_shim::names::synchronous_standby_names(fabric::ttid().timeline_id);
+    fabric.pg.set_and_reload("synchronous_standby_names", &names).await;
+    shim.protects().await;
+    shim.stop().await;
+}
+
+/// Goal: with `--apply-source pageserver` and no pageserver, flush moves and replay does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_waits_for_a_pageserver_when_told_to() {
+    let (fabric, shim) = with_table(&["--apply-source", "pageserver"]).await;
+    assert!(insert(&fabric, PATIENCE).await);
+    let row = "SELECT flush_lsn IS NOT NULL AND replay_lsn IS NULL FROM pg_stat_replication";
+    assert_eq!(fabric.pg.value(row).await, "t");
+    shim.stop().await;
+}
+
+/// Goal: every primary that must not extend the log is refused with exit code 6, and the true one still attaches afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_must_not_extend_the_log_are_refused() {
+    let (mut fabric, shim) = with_table(&[]).await;
+    for _ in 0..5 {
+        assert!(insert(&fabric, PATIENCE).await);
+    }
+    shim.stop().await;
+    fabric.pg.stop();
+    let old = fabric.pg.copy_data("old");
+    fabric.pg.start().await;
+    let shim = fabric.shim(&[]);
+    shim.protects().await;
+    for _ in 0..50 {
+        assert!(insert(&fabric, PATIENCE).await);
+    }
+    shim.stop().await;
+    fabric.pg.stop();
+    let present = fabric.pg.copy_data("present");
+
+    // Rolled back: same cluster, but it ends before the quorum's log does.
+    fabric.pg.restore(&old);
+    fabric.pg.start().await;
+    fabric.shim(&[]).refuses("it lost WAL").await;
+    // Diverged: the same copy wrote other WAL, further than the quorum's log goes.
+    fabric.pg.execute_async("INSERT INTO t (filler) SELECT repeat('q', 500) FROM generate_series(1, 2000)").await;
+    fabric.shim(&[]).refuses("it diverged").await;
+    // A standby.
+    fabric.pg.stop();
+    fabric.pg.restore(&present);
+    let signal = fabric.pg.data().join("standby.signal");
+    std::fs::write(&signal, "").expect("written");
+    fabric.pg.start().await;
+    fabric.shim(&[]).refuses("is a standby").await;
+    // fsync and full_page_writes off.
+    fabric.pg.stop();
+    std::fs::remove_file(&signal).expect("removed");
+    fabric.pg.set("fsync", "off");
+    fabric.pg.start().await;
+    fabric.shim(&[]).refuses("fsync off").await;
+    let shim = fabric.shim(&["--allow-fsync-off"]);
+    shim.protects().await;
+    shim.stop().await;
+    fabric.pg.set_and_reload("full_page_writes", "off").await;
+    fabric.shim(&["--allow-fsync-off"]).refuses("full_page_writes off").await;
+    fabric.pg.stop();
+    fabric.pg.set("fsync", "on");
+    fabric.pg.set("full_page_writes", "on");
+    fabric.pg.start().await;
+    // Wrong address lists.
+    let first = &fabric.safekeepers[0];
+    let twice = format!("{},localhost:{}", first.pg, first.pg.port());
+    Shim::start(&fabric.pg, &twice, &fabric.broker, &[]).refuses("both lead to safekeeper 1").await;
+    Shim::start(&fabric.pg, &first.pg.to_string(), &fabric.broker, &[]).refuses("cannot form a quorum").await;
+    // Another cluster.
+    let mut foreign = cluster::Postgres::init();
+    foreign.start().await;
+    Shim::start(&foreign, &fabric.addresses(), &fabric.broker, &[]).refuses("belongs to system").await;
+    // Nothing of this has disturbed the log: the true primary goes on.
+    let shim = fabric.shim(&[]);
+    shim.protects().await;
+    assert!(insert(&fabric, PATIENCE).await);
+    shim.stop().await;
+}
