@@ -1,1 +1,26 @@
-//! walfabric
+//! The operator's side of walfabric: local fabrics of real processes, status, bootstrap, demo.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`fabric`] | `fabric.json` and `plan.json` |
+//! | [`supervisor`] | parent and subreaper of all processes of a fabric |
+//! | [`up`], [`verbs`] | bring up, start, stop, kill, take down |
+//! | [`timeline`] | one-time bootstrap of a timeline, protection |
+//! | [`status`] | every node, asked at call time |
+//! | [`demo`] | the main job, with kills, and the proof afterwards |
+//! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
+
+pub mod demo;
+pub mod fabric;
+pub mod http;
+pub mod ledger;
+pub mod postgres;
+pub mod proof;
+pub mod ready;
+pub mod sql;
+pub mod status;
+pub mod supervisor;
+pub mod timeline;
+pub mod up;
+pub mod verbs;
+pub mod verify;

@@ -1,2 +1,307 @@
-//! Thin main.
-fn main() {}
+//! `walfabric`: the operator's binary; also runs every server as a subcommand, so that one file can be shipped.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use proto::id::{TenantId, TenantTimelineId, TimelineId};
+use proto::runtime::exit;
+use walfabric::status::Source;
+use walfabric::verbs::Verb;
+use walfabric::{demo, fabric::FabricDir, status, supervisor, timeline, up, verbs};
+
+/// Quorum-durable, branchable storage for an unmodified PostgreSQL.
+#[derive(Parser)]
+#[command(name = "walfabric", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make or resume a local fabric and wait until it protects commits
+    Up(UpOptions),
+    /// Start one process of a fabric and wait until it answers
+    Start(NameOptions),
+    /// Stop one process of a fabric in order
+    Stop(NameOptions),
+    /// SIGKILL one process of a fabric and its descendants
+    Kill(NameOptions),
+    /// Take a fabric down, PostgreSQL first
+    Down(DirOptions),
+    /// Show every node, dead or alive
+    Status(StatusOptions),
+    /// Manage timelines
+    #[command(subcommand)]
+    Timeline(TimelineCommand),
+    /// Run the embedded broker (etcd v3 API)
+    Broker(BrokerOptions),
+    /// Run the main job with kills and prove that nothing was lost
+    Demo(DemoOptions),
+    /// Run a safekeeper
+    Safekeeper(safekeeper::Args),
+    /// Run a pageserver
+    Pageserver(pageserver::Args),
+    /// Run the shim between a primary and its safekeepers
+    WalproposerShim(walproposer_shim::Args),
+    /// Parent of a local fabric's processes (started by `up`)
+    #[command(hide = true)]
+    Supervise(DirOptions),
+}
+
+#[derive(Args)]
+struct DirOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+struct NameOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    dir: PathBuf,
+    /// safekeeper-N, pageserver-N, shim, postgres or broker
+    name: String,
+}
+
+#[derive(Args)]
+struct UpOptions {
+    /// Directory of the fabric; made if missing, resumed if not
+    #[arg(long)]
+    dir: PathBuf,
+    /// Number of safekeepers [default: 3]
+    #[arg(long)]
+    safekeepers: Option<u64>,
+    /// Number of pageservers [default: 1]
+    #[arg(long)]
+    pageservers: Option<u64>,
+    /// `embedded` or the URL of an etcd [default: embedded]
+    #[arg(long)]
+    broker: Option<String>,
+    /// Directory of PostgreSQL's programs [default: found by itself, 15 preferred]
+    #[arg(long)]
+    pg_bin: Option<PathBuf>,
+    /// Neither PostgreSQL nor shim
+    #[arg(long)]
+    no_postgres: bool,
+    /// Return once the fabric is up, and leave it running
+    #[arg(long)]
+    detach: bool,
+    /// Restart processes that die by themselves
+    #[arg(long)]
+    supervise: bool,
+}
+
+#[derive(Args)]
+struct StatusOptions {
+    /// Directory of a local fabric
+    #[arg(long, conflicts_with = "broker", required_unless_present = "broker")]
+    dir: Option<PathBuf>,
+    /// URL of the broker
+    #[arg(long)]
+    broker: Option<String>,
+    /// Key prefix on the broker
+    #[arg(long, default_value = proto::broker::keys::DEFAULT_PREFIX)]
+    broker_prefix: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Exit with 3 when anything is degraded
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Subcommand)]
+enum TimelineCommand {
+    /// Create a timeline for a primary: slot, members, pageservers; repeating it changes nothing
+    Create(CreateOptions),
+    /// Set synchronous_standby_names on the primary, once its shim streams
+    Protect(ProtectOptions),
+}
+
+#[derive(Args)]
+struct CreateOptions {
+    /// libpq connection string of the primary (a superuser, or REPLICATION with pg_monitor)
+    #[arg(long)]
+    primary: String,
+    /// URL of the broker
+    #[arg(long)]
+    broker: String,
+    /// Key prefix on the broker
+    #[arg(long, default_value = proto::broker::keys::DEFAULT_PREFIX)]
+    broker_prefix: String,
+    /// Tenant, 32 hex digits [default: random]
+    #[arg(long)]
+    tenant_id: Option<TenantId>,
+    /// Timeline, 32 hex digits [default: random]
+    #[arg(long)]
+    timeline_id: Option<TimelineId>,
+    /// Members by node id [default: every safekeeper on the broker]
+    #[arg(long, value_delimiter = ',')]
+    safekeepers: Vec<u64>,
+    /// Pageservers by node id [default: every pageserver on the broker]
+    #[arg(long, value_delimiter = ',')]
+    pageservers: Vec<u64>,
+}
+
+#[derive(Args)]
+struct ProtectOptions {
+    /// libpq connection string of the primary (a superuser)
+    #[arg(long)]
+    primary: String,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+}
+
+#[derive(Args)]
+struct BrokerOptions {
+    /// Directory of the store
+    #[arg(long)]
+    dir: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1:2379")]
+    listen: std::net::SocketAddr,
+}
+
+#[derive(Args)]
+struct DemoOptions {
+    /// Directory of the fabric [default: a new one below the system's temporary directory]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Directory of PostgreSQL's programs
+    #[arg(long)]
+    pg_bin: Option<PathBuf>,
+    /// Leave the fabric's files behind
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The supervisor is plain threads: it must not share a process with a runtime.
+    if let Command::Supervise(o) = &cli.command {
+        return report(FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir)).map(|()| exit::OK));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return report(Err(e.into())),
+    };
+    report(runtime.block_on(run(cli.command)))
+}
+
+fn report(result: Result<u8>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|e| {
+        eprintln!("walfabric: {e:#}");
+        exit::ERROR
+    }))
+}
+
+async fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Up(o) => run_up(o).await,
+        Command::Start(o) => verbs::run(&o.dir, Verb::Start, &o.name).await,
+        Command::Stop(o) => verbs::run(&o.dir, Verb::Stop, &o.name).await,
+        Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name).await,
+        Command::Down(o) => verbs::down(&o.dir),
+        Command::Status(o) => run_status(o).await,
+        Command::Timeline(TimelineCommand::Create(o)) => run_create(o).await,
+        Command::Timeline(TimelineCommand::Protect(o)) => {
+            timeline::protect(&o.primary, o.timeline_id, Duration::from_secs(60)).await?;
+            println!("commits of {} wait for the quorum", o.timeline_id);
+            Ok(exit::OK)
+        }
+        Command::Broker(o) => run_broker(o).await,
+        Command::Demo(o) => demo::run(demo::DemoArgs { dir: o.dir, pg_bin: o.pg_bin, keep: o.keep }).await,
+        Command::Safekeeper(args) => Ok(safekeeper::run(args).await),
+        Command::Pageserver(args) => Ok(pageserver::run(args).await),
+        Command::WalproposerShim(args) => Ok(walproposer_shim::run(args).await),
+        Command::Supervise(_) => unreachable!("handled before the runtime starts"),
+    }
+}
+
+async fn run_up(o: UpOptions) -> Result<u8> {
+    let args = up::UpArgs {
+        dir: o.dir,
+        safekeepers: o.safekeepers,
+        pageservers: o.pageservers,
+        broker: o.broker,
+        pg_bin: o.pg_bin,
+        no_postgres: o.no_postgres,
+        supervise: o.supervise,
+    };
+    let fabric = up::up(&args).await?;
+    if let Some(pg) = &fabric.postgres {
+        println!("connect with: psql '{}'", pg.conninfo());
+    }
+    if o.detach {
+        return Ok(exit::OK);
+    }
+    println!("running; Ctrl-C takes it down");
+    proto::runtime::shutdown_on_signals()?.cancelled().await;
+    verbs::down(&args.dir)
+}
+
+async fn run_status(o: StatusOptions) -> Result<u8> {
+    let source = match (o.dir, o.broker) {
+        (Some(dir), _) => Source::Dir(dir),
+        (None, url) => Source::Broker { url: url.context("--dir or --broker is needed")?, prefix: o.broker_prefix },
+    };
+    let status = status::collect(&source).await?;
+    if o.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status.render());
+    }
+    Ok(if o.check && status.degraded() { exit::NOT_READY } else { exit::OK })
+}
+
+async fn run_create(o: CreateOptions) -> Result<u8> {
+    let random = timeline::random_ttid();
+    let ttid =
+        TenantTimelineId::new(o.tenant_id.unwrap_or(random.tenant_id), o.timeline_id.unwrap_or(random.timeline_id));
+    let args = timeline::CreateArgs {
+        primary: o.primary,
+        broker: o.broker,
+        broker_prefix: o.broker_prefix,
+        ttid,
+        safekeepers: o.safekeepers,
+        pageservers: o.pageservers,
+    };
+    let created = timeline::create(&args).await?;
+    let addresses: Vec<_> = created.safekeepers.iter().map(|(_, pg)| pg.as_str()).collect();
+    println!(
+        "timeline {ttid} {}, starts at {}",
+        if created.changed { "created" } else { "unchanged" },
+        created.start_lsn
+    );
+    println!("next, start the shim:");
+    println!(
+        "  walproposer-shim --primary '{}' --safekeepers {} --tenant-id {} --timeline-id {} --broker {}",
+        args.primary,
+        addresses.join(","),
+        ttid.tenant_id,
+        ttid.timeline_id,
+        args.broker
+    );
+    println!("and last, make commits wait for the quorum:");
+    println!("  walfabric timeline protect --primary '{}' --timeline-id {}", args.primary, ttid.timeline_id);
+    Ok(exit::OK)
+}
+
+async fn run_broker(o: BrokerOptions) -> Result<u8> {
+    proto::runtime::init_logging(false);
+    let cancel = proto::runtime::shutdown_on_signals()?;
+    let ready = |address: std::net::SocketAddr| tracing::info!(%address, "the embedded broker listens");
+    match proto::broker::embedded::serve(o.dir, o.listen, ready, cancel).await {
+        Err(error) if error.is_corruption() => {
+            tracing::error!(%error, "the embedded broker cannot start");
+            Ok(exit::CORRUPTION)
+        }
+        ended => ended.map(|()| exit::OK).map_err(Into::into),
+    }
+}

@@ -1,0 +1,156 @@
+//! `walfabric demo`: the main job on a real PostgreSQL, with kills, and the proof afterwards that nothing was lost.
+//!
+//! Exits 0 only if every acknowledged commit is in PostgreSQL, on a quorum and in the pageserver, byte by byte.
+
+mod act;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use proto::runtime::exit;
+
+use crate::fabric::{Fabric, FabricDir};
+use crate::ledger::Ledger;
+use crate::{postgres, up, verbs, verify};
+
+/// What `demo` was asked for.
+#[derive(Clone, Debug)]
+pub struct DemoArgs {
+    /// Where; `None`: a new directory below the system's temporary one.
+    pub dir: Option<PathBuf>,
+    /// PostgreSQL's programs.
+    pub pg_bin: Option<PathBuf>,
+    /// Leave the files behind.
+    pub keep: bool,
+}
+
+/// Ledger clients besides pgbench.
+const LEDGER_CLIENTS: i32 = 4;
+
+/// Prints what happens with the time since the beginning.
+pub(crate) struct Story {
+    began: Instant,
+}
+
+impl Story {
+    pub(crate) fn chapter(&self, title: &str) {
+        println!("\n[{:6.1} s] == {title}", self.began.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn line(&self, text: &str) {
+        println!("[{:6.1} s]    {text}", self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs the demo; the exit code is 0 only if everything was proved.
+///
+/// # Errors
+/// Says at which step it failed; the fabric's files stay then.
+pub async fn run(args: DemoArgs) -> Result<u8> {
+    let story = Story { began: Instant::now() };
+    let own = args.dir.is_none();
+    let root =
+        args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("walfabric-demo-{}", std::process::id())));
+    let result = play(&story, &args, &root).await;
+    let down = verbs::down(&root);
+    match result {
+        Ok(()) => {
+            down?;
+            if own && !args.keep {
+                std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
+            }
+            story.chapter("PROVED: no acknowledged commit was lost, and every copy of the WAL is the same");
+            Ok(exit::OK)
+        }
+        Err(e) => {
+            eprintln!("\ndemo FAILED: {e:#}\nlogs and data are left in {}", root.display());
+            Ok(exit::ERROR)
+        }
+    }
+}
+
+async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<()> {
+    story.chapter("bring up: PostgreSQL, shim, 3 safekeepers, 1 pageserver, embedded broker");
+    let up_args = up::UpArgs {
+        dir: root.to_path_buf(),
+        safekeepers: None,
+        pageservers: None,
+        broker: None,
+        pg_bin: args.pg_bin.clone(),
+        no_postgres: false,
+        supervise: false,
+    };
+    let fabric = up::up(&up_args).await?;
+    let dir = FabricDir::new(root)?;
+    let pg = fabric.postgres.clone().context("the demo needs a PostgreSQL")?;
+
+    story.chapter("load: pgbench and a ledger of acknowledged commits");
+    let mut bench = Bench::start(&fabric)?;
+    let ledger = Ledger::start(&pg.conninfo(), LEDGER_CLIENTS).await?;
+    ledger.wait_progress(200, Duration::from_secs(60)).await?;
+    story.line(&format!("{} commits acknowledged by the quorum so far", ledger.count()));
+
+    let scene = act::Scene { story, dir: &dir, fabric: &fabric, ledger: &ledger };
+    scene.show_choice().await?;
+    scene.kill_pusher().await?;
+    scene.kill_shim().await?;
+    bench.expect_running()?;
+    scene.kill_postgres().await?;
+    bench = Bench::start(&fabric)?;
+    ledger.wait_progress(200, Duration::from_secs(60)).await?;
+    bench.expect_running()?;
+    drop(bench);
+
+    story.chapter("proof");
+    let unknown = ledger.unknown();
+    let acked = ledger.finish().await;
+    story.line(&format!("{} commits were acknowledged ({unknown} unknown: the client heard nothing)", acked.len()));
+    verify::verify(&fabric, &acked, &mut |text| story.line(text)).await
+}
+
+/// A running pgbench; killed when dropped.
+struct Bench {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Bench {
+    /// Initialises pgbench's tables if needed and starts it.
+    fn start(fabric: &Fabric) -> Result<Bench> {
+        let pg = fabric.postgres.as_ref().context("no PostgreSQL")?;
+        let log = pg.data_dir.with_file_name("log").join("pgbench.log");
+        let user = postgres::run_as()?;
+        let run = |args: &[&str]| -> Result<Command> {
+            let out = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+            let mut command = postgres::command(&pg.bin_dir, "pgbench", user);
+            command.args(["-h", &pg.host, "-p", &pg.port.to_string(), "-U", &pg.user]).args(args).arg(&pg.dbname);
+            command.current_dir("/").stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+            Ok(command)
+        };
+        let marker = pg.data_dir.with_file_name("log").join("pgbench.initialised");
+        if !marker.exists() {
+            let status = run(&["-i", "-q", "-s", "2"])?.status().context("cannot run pgbench")?;
+            anyhow::ensure!(status.success(), "pgbench -i failed: see {}", log.display());
+            std::fs::write(&marker, b"")?;
+        }
+        let child = run(&["-n", "-c", "4", "-j", "1", "-T", "600"])?.spawn().context("cannot run pgbench")?;
+        Ok(Bench { child, log })
+    }
+
+    /// Kills of safekeepers and shim must not break a client's connection.
+    fn expect_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            anyhow::bail!("pgbench ended ({status}) though PostgreSQL was never touched: see {}", self.log.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,79 @@
+//! The operator's HTTP client: JSON in and out, errors with the server's own words.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use proto::api::ErrorBody;
+use serde::de::DeserializeOwned;
+
+/// A client with one time limit for every request.
+#[derive(Clone, Debug)]
+pub struct Http {
+    client: reqwest::Client,
+}
+
+impl Http {
+    /// A client whose requests take at most `limit`.
+    ///
+    /// # Errors
+    /// When the client cannot be built.
+    pub fn new(limit: Duration) -> Result<Http> {
+        let client =
+            reqwest::Client::builder().timeout(limit).no_proxy().build().context("cannot build an HTTP client")?;
+        Ok(Http { client })
+    }
+
+    /// Fetches JSON from `http://address/path`.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is an error.
+    pub async fn get<T: DeserializeOwned>(&self, address: &str, path: &str) -> Result<T> {
+        let response = self.client.get(format!("http://{address}{path}")).send().await;
+        let response = checked(address, path, response).await?;
+        response.json().await.with_context(|| format!("http://{address}{path} answered with unexpected JSON"))
+    }
+
+    /// Checks that `http://address/path` answers with success.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn get_ok(&self, address: &str, path: &str) -> Result<()> {
+        checked(address, path, self.client.get(format!("http://{address}{path}")).send().await).await.map(drop)
+    }
+
+    /// Fetches raw bytes.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is an error.
+    pub async fn get_bytes(&self, address: &str, path: &str) -> Result<bytes::Bytes> {
+        let response = checked(address, path, self.client.get(format!("http://{address}{path}")).send().await).await?;
+        response.bytes().await.with_context(|| format!("http://{address}{path} broke off"))
+    }
+
+    /// Posts a body; true when something was created, false when it was there already.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is an error.
+    pub async fn post(&self, address: &str, path: &str, body: Vec<u8>, content_type: &str) -> Result<bool> {
+        let request =
+            self.client.post(format!("http://{address}{path}")).header("content-type", content_type).body(body);
+        let response = checked(address, path, request.send().await).await?;
+        Ok(response.status() == reqwest::StatusCode::CREATED)
+    }
+}
+
+async fn checked(address: &str, path: &str, sent: reqwest::Result<reqwest::Response>) -> Result<reqwest::Response> {
+    let response = sent.with_context(|| format!("no answer from http://{address}{path}"))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.text().await.unwrap_or_default();
+    match serde_json::from_str::<ErrorBody>(&text) {
+        Ok(body) => {
+            let hint = body.hint.map(|h| format!(" ({h})")).unwrap_or_default();
+            bail!("{address} answered {status}: {}{hint}", body.error)
+        }
+        Err(_) => bail!("{address}{path} answered {status}: {}", text.trim()),
+    }
+}

@@ -1,0 +1,119 @@
+//! A local PostgreSQL for a fabric: where its programs are, as whom it runs, how its cluster is made and configured.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// User and group to run PostgreSQL as.
+pub type RunAs = Option<(u32, u32)>;
+
+/// Finds the directory of PostgreSQL's programs: as told, else the newest supported Debian package (15 preferred), else PATH.
+///
+/// # Errors
+/// When there is none with initdb and postgres in it.
+pub fn find_bin_dir(told: Option<&Path>) -> Result<PathBuf> {
+    let complete = |dir: &Path| ["initdb", "postgres"].iter().all(|p| dir.join(p).is_file());
+    if let Some(dir) = told {
+        ensure!(complete(dir), "--pg-bin {}: there is no initdb and postgres in it", dir.display());
+        return Ok(std::path::absolute(dir)?);
+    }
+    let debian = [15, 17, 16, 18, 14].iter().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = debian.chain(std::env::split_paths(&path)).find(|dir| complete(dir));
+    found.context("no PostgreSQL found: install one (Debian: apt-get install postgresql-15) or give --pg-bin DIR")
+}
+
+/// PostgreSQL does not run as root: then the user `postgres` runs it, otherwise the caller.
+///
+/// # Errors
+/// When the caller is root and there is no user `postgres`.
+pub fn run_as() -> Result<RunAs> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let entry = passwd.lines().find(|l| l.starts_with("postgres:"));
+    let entry = entry.context("PostgreSQL does not run as root, and there is no user `postgres` to run it as")?;
+    let mut fields = entry.split(':').skip(2);
+    let mut number = || fields.next().and_then(|f| f.parse::<u32>().ok());
+    match (number(), number()) {
+        (Some(uid), Some(gid)) => Ok(Some((uid, gid))),
+        _ => bail!("the entry of user `postgres` in /etc/passwd is malformed"),
+    }
+}
+
+/// Makes sure that the server's user can enter every directory above `dir`, which must exist.
+///
+/// The directory of the fabric itself was handed to us, so it is opened for passing through (`o+x`); others are not touched.
+///
+/// # Errors
+/// Names the directory that is closed, and what to do.
+pub fn check_reachable(fabric_root: &Path, user: RunAs) -> Result<()> {
+    let Some((uid, gid)) = user else { return Ok(()) };
+    for dir in fabric_root.ancestors() {
+        let meta = std::fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+        let mode = meta.mode();
+        let open =
+            mode & 0o001 != 0 || (meta.uid() == uid && mode & 0o100 != 0) || (meta.gid() == gid && mode & 0o010 != 0);
+        if open {
+            continue;
+        }
+        ensure!(
+            dir == fabric_root || is_own_private_temp(dir, &meta),
+            "user `postgres`, who runs PostgreSQL for root, cannot pass through {}: `chmod o+x {0}` or choose another --dir",
+            dir.display()
+        );
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o001))
+            .with_context(|| format!("cannot open {} for passing through", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// A directory as `mktemp -d` makes it, ours, directly below the system's temporary directory: made for such a use.
+fn is_own_private_temp(dir: &Path, meta: &std::fs::Metadata) -> bool {
+    dir.parent() == Some(&std::env::temp_dir()) && meta.uid() == rustix::process::geteuid().as_raw()
+}
+
+/// A command of PostgreSQL's, run as the right user.
+pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
+    let mut command = Command::new(bin_dir.join(program));
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// Runs initdb in `data_dir` and configures the cluster as a fabric's primary on `port`. Half-made clusters are removed.
+///
+/// # Errors
+/// Says what initdb said.
+pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs) -> Result<()> {
+    std::fs::create_dir_all(data_dir)?;
+    std::fs::set_permissions(data_dir, std::fs::Permissions::from_mode(0o700))?;
+    if let Some((uid, gid)) = user {
+        chown(data_dir, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", data_dir.display()))?;
+    }
+    let mut initdb = command(bin_dir, "initdb", user);
+    initdb.arg("-D").arg(data_dir).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "-k"]);
+    let output = initdb.current_dir("/").output().context("cannot run initdb")?;
+    ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let conf = data_dir.join("postgresql.conf");
+    let settings = format!(
+        "\n# Set by walfabric up\nlisten_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
+         wal_level = replica\nmax_wal_senders = 16\nmax_replication_slots = 16\nwal_sender_timeout = 30s\nlog_checkpoints = off\n"
+    );
+    let append = || OpenOptions::new().append(true).open(&conf)?.write_all(settings.as_bytes());
+    append().with_context(|| format!("cannot configure {}", conf.display()))
+}
+
+/// Whether `data_dir` holds a whole cluster (postgresql.conf is written last).
+pub fn is_cluster(data_dir: &Path) -> bool {
+    let conf = std::fs::read_to_string(data_dir.join("postgresql.conf")).unwrap_or_default();
+    conf.contains("Set by walfabric up") && data_dir.join("global/pg_control").is_file()
+}

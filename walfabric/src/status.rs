@@ -1,0 +1,384 @@
+//! `walfabric status`: every configured node, dead or alive, with positions asked from the servers at call time.
+//!
+//! Addresses come from `fabric.json` or the broker; so does the choice while its pageserver is silent. A server that does not
+//! answer costs 300 ms at most, all are asked in parallel.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use proto::Lsn;
+use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
+use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
+use proto::broker::{Broker, Keys};
+use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
+use serde::Serialize;
+
+use crate::fabric::FabricDir;
+use crate::http::Http;
+
+/// The most that a silent server may cost.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// `status --json`, schema 1: fields may be added, never renamed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Always 1.
+    pub schema: u32,
+    /// One entry per timeline.
+    pub timelines: Vec<TimelineStatus>,
+}
+
+/// One timeline over all nodes.
+#[derive(Clone, Debug, Serialize)]
+pub struct TimelineStatus {
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Timeline.
+    pub timeline_id: TimelineId,
+    /// Every configured safekeeper, by id.
+    pub safekeepers: Vec<SafekeeperRow>,
+    /// Every configured pageserver, by id.
+    pub pageservers: Vec<PageserverRow>,
+    /// The shim.
+    pub shim: ShimRow,
+}
+
+/// A safekeeper; positions are 0/0 when unknown.
+#[derive(Clone, Debug, Serialize)]
+pub struct SafekeeperRow {
+    /// Node.
+    pub id: NodeId,
+    /// Whether it answered now.
+    pub alive: bool,
+    /// Term.
+    pub term: Term,
+    /// Term that wrote the end of its log.
+    pub last_log_term: Term,
+    /// Durable there.
+    pub flush_lsn: Lsn,
+    /// Durable on a quorum, as known there.
+    pub commit_lsn: Lsn,
+    /// In object storage.
+    pub remote_consistent_lsn: Lsn,
+    /// Bytes of WAL files held.
+    pub wal_bytes: u64,
+}
+
+/// A pageserver and its choice.
+#[derive(Clone, Debug, Serialize)]
+pub struct PageserverRow {
+    /// Node.
+    pub id: NodeId,
+    /// Whether it answered now.
+    pub alive: bool,
+    /// Whom it chose.
+    pub safekeeper_id: Option<NodeId>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Counts its choices.
+    pub choice_seq: u64,
+    /// When, RFC 3339.
+    pub chosen_at: Option<String>,
+    /// End of the last record ingested.
+    pub last_record_lsn: Lsn,
+    /// Durable on its disk.
+    pub disk_consistent_lsn: Lsn,
+    /// In object storage.
+    pub remote_consistent_lsn: Lsn,
+    /// Behind the highest commit position that a safekeeper told, in bytes.
+    pub lag_bytes: u64,
+}
+
+/// The shim.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShimRow {
+    /// Whether it answered now.
+    pub alive: bool,
+    /// Its state, `down` when it does not answer.
+    pub state: String,
+    /// Term won last.
+    pub term: Term,
+    /// Reported to PostgreSQL.
+    pub reported_lsn: Lsn,
+    /// Whether synchronous commits wait for the quorum.
+    pub protected: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+/// Where to find the nodes.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A local fabric.
+    Dir(PathBuf),
+    /// A broker.
+    Broker {
+        /// URL.
+        url: String,
+        /// Key prefix.
+        prefix: String,
+    },
+}
+
+/// Addresses of everything, before anything was asked.
+struct Nodes {
+    safekeepers: Vec<(NodeId, String)>,
+    pageservers: Vec<(NodeId, String)>,
+    shims: Vec<(TenantTimelineId, String)>,
+    timelines: BTreeSet<TenantTimelineId>,
+    broker: Broker,
+}
+
+/// Asks every server.
+///
+/// # Errors
+/// When neither `fabric.json` nor the broker says which nodes there are.
+pub async fn collect(source: &Source) -> Result<Status> {
+    let mut nodes = match source {
+        Source::Dir(dir) => from_dir(&FabricDir::new(dir)?)?,
+        Source::Broker { url, prefix } => from_broker(Broker::new(url, prefix)?).await?,
+    };
+    let http = Http::new(PATIENCE)?;
+    let path = "/v1/tenant/timeline";
+    let safekeepers =
+        nodes.safekeepers.iter().map(|(_, address)| http.get::<Vec<SafekeeperTimelineStatus>>(address, path));
+    let pageservers =
+        nodes.pageservers.iter().map(|(_, address)| http.get::<Vec<PageserverTimelineStatus>>(address, path));
+    let shims = nodes.shims.iter().map(|(_, address)| http.get::<ShimStatus>(address, "/v1/status"));
+    let (safekeepers, pageservers, shims) = futures::join!(
+        futures::future::join_all(safekeepers),
+        futures::future::join_all(pageservers),
+        futures::future::join_all(shims)
+    );
+    let seen_sk = safekeepers.iter().flatten().flatten().map(|s| TenantTimelineId::new(s.tenant_id, s.timeline_id));
+    let seen_ps = pageservers.iter().flatten().flatten().map(|p| TenantTimelineId::new(p.tenant_id, p.timeline_id));
+    nodes.timelines.extend(seen_sk.chain(seen_ps));
+
+    let mut timelines = Vec::new();
+    for ttid in nodes.timelines.clone() {
+        let is = |tenant: TenantId, timeline: TimelineId| TenantTimelineId::new(tenant, timeline) == ttid;
+        let sk_rows = nodes.safekeepers.iter().zip(&safekeepers).map(|((id, _), answer)| {
+            let held = answer.as_ref().ok().and_then(|l| l.iter().find(|s| is(s.tenant_id, s.timeline_id)));
+            safekeeper_row(*id, answer.is_ok(), held)
+        });
+        let sk_rows: Vec<_> = sk_rows.collect();
+        let commit = sk_rows.iter().map(|r| r.commit_lsn).max().unwrap_or(Lsn::new(0));
+        let mut ps_rows = Vec::new();
+        for ((id, _), answer) in nodes.pageservers.iter().zip(&pageservers) {
+            let held = answer.as_ref().ok().and_then(|l| l.iter().find(|p| is(p.tenant_id, p.timeline_id)));
+            ps_rows.push(match held {
+                Some(held) => pageserver_row(held, commit),
+                None => silent_pageserver_row(&nodes.broker, ttid, *id, answer.is_ok(), commit).await,
+            });
+        }
+        let shim = nodes.shims.iter().zip(&shims).find(|((of, _), _)| *of == ttid).and_then(|(_, s)| s.as_ref().ok());
+        timelines.push(TimelineStatus {
+            tenant_id: ttid.tenant_id,
+            timeline_id: ttid.timeline_id,
+            safekeepers: sk_rows,
+            pageservers: ps_rows,
+            shim: shim_row(shim),
+        });
+    }
+    Ok(Status { schema: 1, timelines })
+}
+
+fn from_dir(dir: &FabricDir) -> Result<Nodes> {
+    let fabric = dir.read_fabric()?;
+    let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
+    let list = |nodes: &[crate::fabric::NodeEntry]| {
+        let mut all: Vec<_> = nodes.iter().map(|n| (NodeId(n.id), n.http.clone())).collect();
+        all.sort();
+        all
+    };
+    Ok(Nodes {
+        safekeepers: list(&fabric.safekeepers),
+        pageservers: list(&fabric.pageservers),
+        shims: fabric.shim.into_iter().map(|s| (ttid, s.http)).collect(),
+        timelines: BTreeSet::from([ttid]),
+        broker: Broker::new(&fabric.broker.endpoint, &fabric.broker.prefix)?,
+    })
+}
+
+async fn from_broker(broker: Broker) -> Result<Nodes> {
+    let keys = broker.keys().clone();
+    let list = |entries: Vec<proto::broker::Entry>| {
+        let records = entries.iter().filter_map(|e| serde_json::from_slice::<NodeRecord>(&e.value).ok());
+        let mut nodes: Vec<_> = records.map(|r| (r.id, r.http)).collect();
+        nodes.sort();
+        nodes
+    };
+    let read = |prefix: String| {
+        let broker = broker.clone();
+        async move {
+            let read = tokio::time::timeout(Duration::from_secs(5), async { broker.get_prefix(&prefix).await }).await;
+            read.context("the broker does not answer")?.map(|(entries, _)| entries).context("cannot read the broker")
+        }
+    };
+    let safekeepers = list(read(keys.safekeepers()).await?);
+    let pageservers = list(read(keys.pageservers()).await?);
+    let confs = read(keys.confs()).await?;
+    let timelines: BTreeSet<_> = confs.iter().filter_map(|e| keys.ttid_of(&e.key)).collect();
+    let primaries = read(format!("{}/primary/", keys.prefix())).await?;
+    let shims = primaries.iter().filter_map(|e| {
+        let record: PrimaryRecord = serde_json::from_slice(&e.value).ok()?;
+        Some((keys.ttid_of(&e.key)?, record.shim_http))
+    });
+    let mut safekeepers = safekeepers;
+    // A member whose lease ended is configured all the same.
+    for entry in &confs {
+        let Ok(conf) = serde_json::from_slice::<proto::broker::records::TimelineConfRecord>(&entry.value) else {
+            continue;
+        };
+        for node in conf.mconf.nodes() {
+            if !safekeepers.iter().any(|(id, _)| *id == node) {
+                safekeepers.push((node, String::new()));
+            }
+        }
+    }
+    safekeepers.sort();
+    let shims = shims.collect();
+    Ok(Nodes { safekeepers, pageservers, shims, timelines, broker })
+}
+
+fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatus>) -> SafekeeperRow {
+    let zero = Lsn::new(0);
+    SafekeeperRow {
+        id,
+        alive,
+        term: held.map_or(Term::ZERO, |s| s.term),
+        last_log_term: held.map_or(Term::ZERO, |s| s.last_log_term),
+        flush_lsn: held.map_or(zero, |s| s.flush_lsn),
+        commit_lsn: held.map_or(zero, |s| s.commit_lsn),
+        remote_consistent_lsn: held.map_or(zero, |s| s.remote_consistent_lsn),
+        wal_bytes: held.map_or(0, |s| s.wal_bytes),
+    }
+}
+
+fn pageserver_row(held: &PageserverTimelineStatus, commit: Lsn) -> PageserverRow {
+    let choice = held.choice.as_ref();
+    PageserverRow {
+        id: held.pageserver_id,
+        alive: true,
+        safekeeper_id: choice.map(|c| c.safekeeper_id),
+        reason: choice.map(|c| c.reason.clone()),
+        choice_seq: choice.map_or(0, |c| c.choice_seq),
+        chosen_at: choice.map(|c| c.chosen_at.clone()),
+        last_record_lsn: held.last_record_lsn,
+        disk_consistent_lsn: held.disk_consistent_lsn,
+        remote_consistent_lsn: held.remote_consistent_lsn,
+        lag_bytes: commit.bytes_since(held.last_record_lsn),
+    }
+}
+
+/// What the broker still tells of a pageserver that is silent, or that does not hold the timeline.
+async fn silent_pageserver_row(
+    broker: &Broker,
+    ttid: TenantTimelineId,
+    id: NodeId,
+    alive: bool,
+    commit: Lsn,
+) -> PageserverRow {
+    let key = broker.keys().timeline_pageserver(ttid, id);
+    let entry = tokio::time::timeout(PATIENCE, broker.get(&key)).await;
+    let entry = entry.ok().and_then(Result::ok).flatten();
+    let record = entry.and_then(|e| serde_json::from_slice::<PageserverTimelineRecord>(&e.value).ok());
+    let shown = |lsn: Option<Lsn>| lsn.unwrap_or(Lsn::new(0));
+    let last = shown(record.as_ref().and_then(|r| r.last_record_lsn));
+    PageserverRow {
+        id,
+        alive,
+        safekeeper_id: record.as_ref().and_then(|r| r.safekeeper_id),
+        reason: record.as_ref().and_then(|r| r.reason.clone()),
+        choice_seq: record.as_ref().map_or(0, |r| r.choice_seq),
+        chosen_at: record.as_ref().and_then(|r| r.chosen_at.clone()),
+        last_record_lsn: last,
+        disk_consistent_lsn: shown(record.as_ref().and_then(|r| r.disk_consistent_lsn)),
+        remote_consistent_lsn: shown(record.as_ref().and_then(|r| r.remote_consistent_lsn)),
+        lag_bytes: commit.bytes_since(last),
+    }
+}
+
+fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
+    match status {
+        Some(s) => ShimRow {
+            alive: true,
+            state: s.state.clone(),
+            term: s.term,
+            reported_lsn: s.reported_lsn,
+            protected: s.protected,
+            reasons: s.reasons.clone(),
+        },
+        None => ShimRow {
+            alive: false,
+            state: "down".to_owned(),
+            term: Term::ZERO,
+            reported_lsn: Lsn::new(0),
+            protected: false,
+            reasons: vec!["the shim does not answer".to_owned()],
+        },
+    }
+}
+
+impl Status {
+    /// Whether anything configured is away or not as it should be.
+    pub fn degraded(&self) -> bool {
+        let bad = |t: &TimelineStatus| {
+            t.safekeepers.iter().any(|s| !s.alive)
+                || t.pageservers.iter().any(|p| !p.alive || p.safekeeper_id.is_none())
+                || !t.shim.protected
+        };
+        self.timelines.is_empty() || self.timelines.iter().any(bad)
+    }
+
+    /// For people.
+    pub fn render(&self) -> String {
+        use std::fmt::Write;
+        let mut out = String::new();
+        for t in &self.timelines {
+            let _ = writeln!(out, "timeline {}/{}", t.tenant_id, t.timeline_id);
+            let shim = &t.shim;
+            let guard = if shim.protected {
+                "protected".to_owned()
+            } else {
+                format!("NOT PROTECTED: {}", shim.reasons.join("; "))
+            };
+            let _ = writeln!(
+                out,
+                "  shim          {:<10} term {} reported {} {guard}",
+                shim.state, shim.term, shim.reported_lsn
+            );
+            for s in &t.safekeepers {
+                let state = if s.alive { "alive" } else { "DOWN" };
+                let _ = writeln!(
+                    out,
+                    "  safekeeper {:<2} {state:<10} term {} flush {} commit {} holds {} MiB of WAL",
+                    s.id,
+                    s.term,
+                    s.flush_lsn,
+                    s.commit_lsn,
+                    s.wal_bytes >> 20
+                );
+            }
+            for p in &t.pageservers {
+                let state = if p.alive { "alive" } else { "DOWN" };
+                let chosen = p.safekeeper_id.map_or("none".to_owned(), |id| format!("safekeeper {id}"));
+                let why = p.reason.as_deref().unwrap_or("-");
+                let at = p.chosen_at.as_deref().unwrap_or("-");
+                let _ = writeln!(
+                    out,
+                    "  pageserver {:<2} {state:<10} fed by {chosen} (choice {}, {why}, {at}) last record {} disk {} lag {} B",
+                    p.id, p.choice_seq, p.last_record_lsn, p.disk_consistent_lsn, p.lag_bytes
+                );
+            }
+        }
+        out
+    }
+}
+
+/// Key layout default, for `--broker` without a prefix.
+pub fn default_prefix() -> String {
+    Keys::new(proto::broker::keys::DEFAULT_PREFIX).prefix().to_owned()
+}

@@ -1,0 +1,94 @@
+//! Requests to the supervisor: one JSON line each way over `supervisor.sock`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::fabric::FabricDir;
+
+/// What the supervisor can be asked for. Each answers once the state is as asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Request {
+    /// Spawn a process; answers when it is spawned.
+    Start {
+        /// Its name.
+        name: String,
+    },
+    /// End a process in order; answers when it is reaped.
+    Stop {
+        /// Its name.
+        name: String,
+    },
+    /// SIGKILL a process and its descendants; answers when they are reaped.
+    Kill {
+        /// Its name.
+        name: String,
+    },
+    /// Whether a process runs, and how it ended last.
+    Probe {
+        /// Its name.
+        name: String,
+    },
+    /// Read `plan.json` and `fabric.json` anew.
+    Reload,
+    /// Stop everything in order and exit.
+    Down,
+}
+
+/// The supervisor's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Exit code for the command: 0, 1 or 2.
+    pub code: u8,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Process id, when it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How it ended last, when it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+/// A supervisor that answers.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+}
+
+/// Socket paths are limited to 107 bytes, fabric directories are not: the socket is named through an open directory.
+pub(super) fn socket_path(dir: &std::fs::File) -> String {
+    format!("/proc/self/fd/{}/supervisor.sock", dir.as_raw_fd())
+}
+
+impl Client {
+    /// Connects to the supervisor of `dir`; `None` when none runs.
+    pub fn connect(dir: &FabricDir) -> Option<Client> {
+        let handle = open_dir(dir.root()).ok()?;
+        let stream = UnixStream::connect(socket_path(&handle)).ok()?;
+        Some(Client { stream })
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// When the supervisor ended in the middle.
+    pub fn ask(&mut self, request: &Request) -> Result<Reply> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.write_all(&line).context("the supervisor does not listen any more")?;
+        let mut answer = String::new();
+        BufReader::new(&self.stream).read_line(&mut answer).context("the supervisor did not answer")?;
+        serde_json::from_str(&answer).context("the supervisor ended before it answered: see log/supervisor.log")
+    }
+}
+
+pub(super) fn open_dir(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::open(path)
+}

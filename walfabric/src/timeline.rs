@@ -1,0 +1,388 @@
+//! One-time bootstrap of a timeline, also for a PostgreSQL that we did not start: slot, members, pageservers, then protection.
+//!
+//! Only this creates timelines. Repeating it with equal parameters changes nothing and heals a half-finished attempt; differing
+//! parameters are a conflict. The start position is fixed by the slot, or by whoever holds the timeline already.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::BytesMut;
+use proto::api::{AttachRequest, CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource};
+use proto::broker::Broker;
+use proto::broker::records::{NodeRecord, SCHEMA, TimelineConfRecord};
+use proto::consensus::{Member, MemberConf};
+use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, TimelineId};
+use proto::net::{ClientConnection, ConnectOptions, CopyEvent};
+use proto::replication::SenderMessage;
+use proto::{Lsn, SegSize, Tli};
+use walproposer_shim::names;
+
+use crate::http::Http;
+use crate::sql;
+
+/// What `timeline create` was asked for.
+#[derive(Clone, Debug)]
+pub struct CreateArgs {
+    /// libpq connection string of the primary.
+    pub primary: String,
+    /// Broker URL.
+    pub broker: String,
+    /// Broker key prefix.
+    pub broker_prefix: String,
+    /// Tenant and timeline.
+    pub ttid: TenantTimelineId,
+    /// Members by node id; empty: every safekeeper that the broker shows.
+    pub safekeepers: Vec<u64>,
+    /// Pageservers by node id; empty: every pageserver that the broker shows.
+    pub pageservers: Vec<u64>,
+}
+
+/// What was made, or was there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Where the log starts.
+    pub start_lsn: Lsn,
+    /// The members' libpq addresses, by id.
+    pub safekeepers: Vec<(NodeId, String)>,
+    /// Whether anything had to be made.
+    pub changed: bool,
+}
+
+/// What the primary says about itself.
+struct Primary {
+    system_id: SystemId,
+    version_num: u32,
+    seg_size: SegSize,
+    history: Vec<PgHistoryEntry>,
+}
+
+/// Fresh random ids.
+pub fn random_ttid() -> TenantTimelineId {
+    let id = || std::array::from_fn(|_| fastrand::u8(..));
+    TenantTimelineId::new(TenantId::new(id()), TimelineId::new(id()))
+}
+
+/// Creates the timeline on every member and attaches it to the pageservers.
+///
+/// # Errors
+/// When the primary is not fit, a member is away or refuses, or something exists with other parameters.
+pub async fn create(args: &CreateArgs) -> Result<Created> {
+    let broker = Broker::new(&args.broker, &args.broker_prefix)?;
+    let client = sql::connect(&args.primary).await?;
+    let primary = inspect(&client, &args.primary).await?;
+    let members = nodes(&broker, &broker.keys().safekeepers(), &args.safekeepers, "safekeeper").await?;
+    let pageservers = nodes(&broker, &broker.keys().pageservers(), &args.pageservers, "pageserver").await?;
+    ensure!(!members.is_empty(), "the broker shows no safekeeper: start some, or check --broker and its prefix");
+    let http = Http::new(Duration::from_secs(60))?;
+
+    let existing = existing_start(&broker, &http, args, &members).await?;
+    let start_lsn = match existing {
+        Some(lsn) => lsn,
+        None => reserve_slot(&client, args.ttid.timeline_id).await?,
+    };
+    let request = request(args, &primary, &members, start_lsn)?;
+    let mut changed = put_conf(&broker, args, &request, &pageservers).await?;
+    changed |= create_on_members(&http, args, &request, &members).await?;
+    let attach = AttachRequest {
+        start_lsn,
+        pg_version_num: primary.version_num,
+        system_id: primary.system_id,
+        wal_seg_size: primary.seg_size,
+        pg_history: primary.history,
+    };
+    for node in &pageservers {
+        let path = format!("/v1/tenant/{}/timeline/{}/attach", args.ttid.tenant_id, args.ttid.timeline_id);
+        let sent = http.post(&node.http, &path, serde_json::to_vec(&attach)?, "application/json").await;
+        changed |= sent.with_context(|| format!("pageserver {} did not take the timeline", node.id))?;
+    }
+    let safekeepers = members.into_iter().map(|n| (n.id, n.pg)).collect();
+    Ok(Created { start_lsn, safekeepers, changed })
+}
+
+async fn inspect(client: &tokio_postgres::Client, conninfo: &str) -> Result<Primary> {
+    let one = |query: &'static str| sql::text(client, query);
+    ensure!(
+        one("SELECT pg_is_in_recovery()").await? == "f",
+        "the server is a standby: give --primary the connection string of the primary"
+    );
+    let version_num: u32 = one("SHOW server_version_num").await?.parse()?;
+    ensure!(
+        proto::PgMajor::from_version_num(version_num).is_some(),
+        "PostgreSQL {version_num} is not supported: 14 to 18 are"
+    );
+    for (name, unfit, advice) in [
+        ("wal_level", "minimal", "set it to replica and restart PostgreSQL"),
+        ("fsync", "off", "turn it on and restart PostgreSQL"),
+        ("full_page_writes", "off", "turn it on"),
+    ] {
+        let value = sql::text(client, &format!("SHOW {name}")).await?;
+        ensure!(value != unfit, "{name} is {unfit} on the primary: {advice}");
+    }
+    let seg_bytes: u32 = one("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").await?.parse()?;
+    let seg_size = SegSize::new(seg_bytes).with_context(|| format!("wal_segment_size {seg_bytes} is not valid"))?;
+    let system_id = one("SELECT system_identifier FROM pg_control_system()").await?;
+    // The control file keeps it as a signed number in SQL.
+    let system_id = SystemId(system_id.parse::<i64>()?.cast_unsigned());
+    let tli: u32 = one("SELECT timeline_id FROM pg_control_checkpoint()").await?.parse()?;
+    Ok(Primary { system_id, version_num, seg_size, history: pg_history(conninfo, Tli(tli)).await? })
+}
+
+/// The primary's own timeline history, oldest first.
+async fn pg_history(conninfo: &str, tli: Tli) -> Result<Vec<PgHistoryEntry>> {
+    let mut history = Vec::new();
+    let mut from = Lsn::new(0);
+    if tli.0 > 1 {
+        let mut connection = ClientConnection::dial(&replication_options(conninfo)?).await?;
+        let results = connection.simple_query(&format!("TIMELINE_HISTORY {tli}")).await?;
+        let content = results.first().and_then(|r| r.rows.first()).and_then(|row| row.get(1).cloned().flatten());
+        let content = content.with_context(|| format!("the primary did not give the history of tli {tli}"))?;
+        for line in content.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            let mut fields = line.split_whitespace();
+            let (Some(t), Some(switch)) = (fields.next(), fields.next()) else {
+                bail!("malformed history line {line:?}")
+            };
+            history.push(PgHistoryEntry { tli: Tli(t.parse()?), start_lsn: from });
+            from = switch.parse()?;
+        }
+    }
+    history.push(PgHistoryEntry { tli, start_lsn: from });
+    Ok(history)
+}
+
+fn replication_options(conninfo: &str) -> Result<ConnectOptions> {
+    let mut options = ConnectOptions::from_conninfo(conninfo)?;
+    options.parameters.push(("replication".to_owned(), "true".to_owned()));
+    options.application_name = "walfabric_bootstrap".to_owned();
+    options.database = None;
+    Ok(options)
+}
+
+/// Node records below `prefix`: those of `ids`, or all.
+async fn nodes(broker: &Broker, prefix: &str, ids: &[u64], kind: &str) -> Result<Vec<NodeRecord>> {
+    let wanted: BTreeSet<u64> = ids.iter().copied().collect();
+    ensure!(wanted.len() == ids.len(), "one {kind} id is given twice");
+    let (entries, _) = broker.get_prefix(prefix).await?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let record: NodeRecord =
+            serde_json::from_slice(&entry.value).with_context(|| format!("{} is malformed", entry.key))?;
+        if wanted.is_empty() || wanted.contains(&record.id.0) {
+            found.push(record);
+        }
+    }
+    found.sort_by_key(|r| r.id);
+    let seen: BTreeSet<u64> = found.iter().map(|r| r.id.0).collect();
+    let missing: Vec<_> = wanted.difference(&seen).collect();
+    ensure!(missing.is_empty(), "{kind} {missing:?} is not on the broker: is it running?");
+    Ok(found)
+}
+
+fn timeline_path(ttid: TenantTimelineId) -> String {
+    format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)
+}
+
+/// Where the log starts when the timeline exists already, on the broker or on a member.
+async fn existing_start(
+    broker: &Broker,
+    http: &Http,
+    args: &CreateArgs,
+    members: &[NodeRecord],
+) -> Result<Option<Lsn>> {
+    if let Some(entry) = broker.get(&broker.keys().conf(args.ttid)).await? {
+        let conf: TimelineConfRecord =
+            serde_json::from_slice(&entry.value).context("the timeline's record is malformed")?;
+        return Ok(Some(conf.start_lsn));
+    }
+    let all: Vec<SafekeeperTimelineStatus> = {
+        let mut all = Vec::new();
+        for node in members {
+            let list: Vec<SafekeeperTimelineStatus> = http
+                .get(&node.http, "/v1/tenant/timeline")
+                .await
+                .with_context(|| format!("safekeeper {} must answer when a timeline is created", node.id))?;
+            all.extend(list);
+        }
+        all
+    };
+    let held = all.iter().find(|s| s.tenant_id == args.ttid.tenant_id && s.timeline_id == args.ttid.timeline_id);
+    Ok(held.map(|s| s.timeline_start_lsn))
+}
+
+/// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one that exists is taken over.
+async fn reserve_slot(client: &tokio_postgres::Client, timeline: TimelineId) -> Result<Lsn> {
+    let slot = names::slot_name(timeline);
+    let query = format!(
+        "SELECT coalesce(restart_lsn::text, ''), active FROM pg_replication_slots WHERE slot_name = '{slot}' AND slot_type = 'physical'"
+    );
+    let rows = client.simple_query(&query).await.context("cannot read pg_replication_slots")?;
+    let row = rows.iter().find_map(|m| match m {
+        tokio_postgres::SimpleQueryMessage::Row(r) => {
+            Some((r.get(0).unwrap_or_default().to_owned(), r.get(1) == Some("t")))
+        }
+        _ => None,
+    });
+    let restart = match row {
+        Some((_, true)) => bail!("slot {slot} is in use, though no safekeeper holds the timeline: is a shim at work?"),
+        Some((restart, false)) if !restart.is_empty() => restart,
+        Some(_) => bail!("slot {slot} exists without reserved WAL: drop it and repeat"),
+        None => {
+            let create = format!("SELECT lsn FROM pg_create_physical_replication_slot('{slot}', true)");
+            sql::text(client, &create).await.context("cannot create the replication slot")?
+        }
+    };
+    Ok(restart.parse()?)
+}
+
+fn request(
+    args: &CreateArgs,
+    primary: &Primary,
+    members: &[NodeRecord],
+    start_lsn: Lsn,
+) -> Result<CreateTimelineRequest> {
+    let mut set = Vec::new();
+    for node in members {
+        let (host, port) = node.pg.rsplit_once(':').with_context(|| format!("{:?} is not host:port", node.pg))?;
+        set.push(Member { id: node.id, host: host.to_owned(), pg_port: port.parse()? });
+    }
+    Ok(CreateTimelineRequest {
+        tenant_id: args.ttid.tenant_id,
+        timeline_id: args.ttid.timeline_id,
+        mconf: MemberConf::new(Generation::FIRST, set, Vec::new())?,
+        pg_version_num: primary.version_num,
+        system_id: primary.system_id,
+        wal_seg_size: primary.seg_size,
+        start_lsn,
+        source: TimelineSource::Vanilla,
+        primary_epoch: PrimaryEpoch::FIRST,
+        pg_history: primary.history.clone(),
+        prehistory_len: start_lsn.segment_offset(primary.seg_size),
+    })
+}
+
+async fn put_conf(
+    broker: &Broker,
+    args: &CreateArgs,
+    request: &CreateTimelineRequest,
+    pageservers: &[NodeRecord],
+) -> Result<bool> {
+    let conf = TimelineConfRecord {
+        schema: SCHEMA,
+        mconf: request.mconf.clone(),
+        pg_version_num: request.pg_version_num,
+        system_id: request.system_id,
+        wal_seg_size: request.wal_seg_size.to_u32(),
+        start_lsn: request.start_lsn,
+        pageservers: pageservers.iter().map(|p| p.id).collect(),
+    };
+    let existing = match broker.create(&broker.keys().conf(args.ttid), serde_json::to_vec(&conf)?).await? {
+        Ok(_) => return Ok(true),
+        Err(existing) => existing,
+    };
+    let there: TimelineConfRecord =
+        serde_json::from_slice(&existing.value).context("the timeline's record is malformed")?;
+    let ids = |c: &TimelineConfRecord| c.mconf.nodes();
+    let mut differs = Vec::new();
+    if ids(&there) != ids(&conf) {
+        differs.push(format!("members {:?}, asked for {:?}", ids(&there), ids(&conf)));
+    }
+    if there.system_id != conf.system_id {
+        differs.push(format!("system identifier {}, the primary has {}", there.system_id, conf.system_id));
+    }
+    if there.wal_seg_size != conf.wal_seg_size || there.pg_version_num / 10_000 != conf.pg_version_num / 10_000 {
+        differs.push("another PostgreSQL major version or WAL segment size".to_owned());
+    }
+    if there.pageservers != conf.pageservers {
+        differs.push(format!("pageservers {:?}, asked for {:?}", there.pageservers, conf.pageservers));
+    }
+    ensure!(differs.is_empty(), "timeline {} exists with {}", args.ttid, differs.join("; "));
+    Ok(false)
+}
+
+async fn create_on_members(
+    http: &Http,
+    args: &CreateArgs,
+    request: &CreateTimelineRequest,
+    members: &[NodeRecord],
+) -> Result<bool> {
+    let mut changed = false;
+    let mut body = None;
+    for node in members {
+        let there = http.get::<SafekeeperTimelineStatus>(&node.http, &timeline_path(args.ttid)).await;
+        if let Ok(there) = there {
+            let equal = there.system_id == request.system_id
+                && there.timeline_start_lsn == request.start_lsn
+                && there.wal_seg_size == request.wal_seg_size
+                && there.mconf.nodes() == request.mconf.nodes();
+            ensure!(equal, "safekeeper {} holds timeline {} with other parameters", node.id, args.ttid);
+            continue;
+        }
+        if body.is_none() {
+            let mut bytes = serde_json::to_vec(request)?;
+            bytes.push(b'\n');
+            bytes.extend_from_slice(&prehistory(&args.primary, request).await?);
+            body = Some(bytes);
+        }
+        let bytes = body.clone().unwrap_or_default();
+        let sent = http.post(&node.http, "/v1/tenant/timeline", bytes, "application/x-walfabric-timeline").await;
+        changed |= sent.with_context(|| format!("safekeeper {} did not create the timeline", node.id))?;
+    }
+    Ok(changed)
+}
+
+/// The primary's own bytes of `[segment start, start_lsn)`.
+async fn prehistory(conninfo: &str, request: &CreateTimelineRequest) -> Result<BytesMut> {
+    let from = request.start_lsn.segment_start(request.wal_seg_size);
+    let want = usize::try_from(request.prehistory_len)?;
+    let mut bytes = BytesMut::with_capacity(want);
+    if want == 0 {
+        return Ok(bytes);
+    }
+    let tli = request.pg_history.iter().rev().find(|e| e.start_lsn <= from).or(request.pg_history.first());
+    let tli = tli.context("the primary has no timeline history")?.tli;
+    let connection = ClientConnection::dial(&replication_options(conninfo)?).await?;
+    let (mut reader, mut writer) =
+        connection.copy_both(&format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}")).await?;
+    while bytes.len() < want {
+        match reader.next().await? {
+            CopyEvent::Data(data) => {
+                if let SenderMessage::XLogData { start, wal, .. } = SenderMessage::decode(data)? {
+                    let at = usize::try_from(start.bytes_since(from))?;
+                    ensure!(at == bytes.len(), "the primary skipped WAL at {start}");
+                    let take = wal.len().min(want - bytes.len());
+                    bytes.extend_from_slice(wal.get(..take).unwrap_or_default());
+                }
+            }
+            CopyEvent::Error(e) => bail!("the primary does not give its WAL from {from} on: {e}"),
+            other => bail!("the primary ended the stream at {from} + {} bytes: {other:?}", bytes.len()),
+        }
+    }
+    writer.queue_done();
+    let _ = writer.flush().await;
+    Ok(bytes)
+}
+
+/// Sets `synchronous_standby_names` once the shim streams: from then on commits wait for the quorum.
+///
+/// # Errors
+/// When the shim does not stream within `patience`.
+pub async fn protect(conninfo: &str, timeline: TimelineId, patience: Duration) -> Result<()> {
+    let client = sql::connect(conninfo).await?;
+    let name = names::standby_name(timeline);
+    let deadline = Instant::now() + patience;
+    let streaming =
+        format!("SELECT count(*) FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming'");
+    while sql::text(&client, &streaming).await? == "0" {
+        ensure!(
+            Instant::now() < deadline,
+            "the shim {name} does not stream after {patience:?}: see its /readyz and log"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let wanted = format!("FIRST 1 ({name})");
+    if sql::text(&client, "SHOW synchronous_standby_names").await? != wanted {
+        client.batch_execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{wanted}'")).await?;
+        client.batch_execute("SELECT pg_reload_conf()").await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Verification of a running fabric: every acknowledged commit must be everywhere it was promised to be.
+//!
+//! The load must have ended; what was acknowledged comes from a [`crate::ledger::Ledger`].
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus};
+use proto::id::TenantTimelineId;
+use proto::{Lsn, PgMajor};
+
+use crate::fabric::{Fabric, PostgresEntry};
+use crate::http::Http;
+use crate::ledger::{self, Acked};
+use crate::proof::{self, Copy};
+use crate::sql;
+
+/// How long the copies may take to reach PostgreSQL's last position once the load has ended.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Verifies PostgreSQL, a quorum of safekeepers and every pageserver; `say` is told each thing that was proved.
+///
+/// # Errors
+/// Names the first commit that is missing, or the first position at which two copies differ.
+pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str)) -> Result<()> {
+    ensure!(!acked.is_empty(), "no commit was acknowledged: there is nothing to prove");
+    let pg = fabric.postgres.as_ref().context("no PostgreSQL")?;
+    let missing = ledger::missing_rows(&pg.conninfo(), acked).await?;
+    ensure!(
+        missing.is_empty(),
+        "{} acknowledged commits are not in PostgreSQL, the first is {:?}",
+        missing.len(),
+        missing.first()
+    );
+    say(&format!("PostgreSQL holds all {} acknowledged rows", acked.len()));
+
+    let client = sql::connect(&pg.conninfo()).await?;
+    let end: Lsn = sql::text(&client, "SELECT pg_current_wal_flush_lsn()").await?.parse()?;
+    let (first, durable) = wait_copies(fabric, end).await?;
+    let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
+    let major = PgMajor::from_version_num(first.pg_version_num).context("unknown PostgreSQL version")?;
+    let mut copies: Vec<Copy> = durable
+        .iter()
+        .map(|node| Copy::Directory {
+            name: format!("safekeeper {}", node.id),
+            path: node.data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string()),
+        })
+        .collect();
+    for node in &fabric.pageservers {
+        copies.push(Copy::Pageserver { name: format!("pageserver {}", node.id), http: node.http.clone() });
+    }
+    let start = first.timeline_start_lsn;
+    let proof = proof::compare(&copies, ttid, major, first.wal_seg_size, start, end).await?;
+    say(&format!(
+        "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers and {} pageserver(s); every record's CRC and prev link hold",
+        proof.bytes >> 20,
+        durable.len(),
+        fabric.pageservers.len()
+    ));
+    let lost = ledger::missing_commits(acked, &proof.committed);
+    ensure!(
+        lost.is_empty(),
+        "{} acknowledged commits have no commit record in the WAL, the first is {:?}",
+        lost.len(),
+        lost.first()
+    );
+    say(&format!("the commit record of each of the {} acknowledged transactions is in that WAL", acked.len()));
+    compare_with_postgres(say, pg, &copies, ttid, &first, end).await
+}
+
+/// PostgreSQL recycles old segments, so the comparison starts where its own files start.
+async fn compare_with_postgres(
+    say: &mut dyn FnMut(&str),
+    pg: &PostgresEntry,
+    copies: &[Copy],
+    ttid: TenantTimelineId,
+    first: &SafekeeperTimelineStatus,
+    end: Lsn,
+) -> Result<()> {
+    let (path, seg) = (pg.data_dir.join("pg_wal"), first.wal_seg_size);
+    let mut from = end.segment_start(seg);
+    while from > first.timeline_start_lsn {
+        let Some(before) = from.get().checked_sub(seg.bytes()).map(Lsn::new) else { break };
+        if proof::read_segments(&path, seg, before, before.add(1)).is_err() {
+            break;
+        }
+        from = before;
+    }
+    let from = from.max(first.timeline_start_lsn);
+    let own = Copy::Directory { name: "PostgreSQL".to_owned(), path };
+    let one = copies.first().cloned().context("no copies")?;
+    proof::same_bytes(&[one, own], ttid, seg, from, end).await?;
+    say(&format!("PostgreSQL's own files agree from {from} on"));
+    Ok(())
+}
+
+/// Waits until every copy holds the WAL durably up to `end`; gives the safekeepers that do, a quorum at least.
+async fn wait_copies(fabric: &Fabric, end: Lsn) -> Result<(SafekeeperTimelineStatus, Vec<crate::fabric::NodeEntry>)> {
+    let http = Http::new(Duration::from_secs(5))?;
+    let path = format!("/v1/tenant/{}/timeline/{}", fabric.tenant_id, fabric.timeline_id);
+    let deadline = Instant::now() + PATIENCE;
+    for node in &fabric.pageservers {
+        loop {
+            let at = http.get::<PageserverTimelineStatus>(&node.http, &path).await?.disk_consistent_lsn;
+            if at >= end {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "pageserver {} is durable up to {at} only, PostgreSQL is at {end}",
+                node.id
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    loop {
+        let mut durable = Vec::new();
+        let mut status = None;
+        for node in &fabric.safekeepers {
+            let Ok(s) = http.get::<SafekeeperTimelineStatus>(&node.http, &path).await else { continue };
+            if s.flush_lsn >= end && s.commit_lsn >= end {
+                durable.push(node.clone());
+                status = Some(s);
+            }
+        }
+        let late = Instant::now() >= deadline;
+        let quorum = durable.len() > fabric.safekeepers.len() / 2;
+        if durable.len() == fabric.safekeepers.len() || (late && quorum) {
+            return Ok((status.context("no safekeeper answers")?, durable));
+        }
+        ensure!(!late, "only {} safekeepers hold the WAL up to {end}", durable.len());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
