@@ -4,6 +4,7 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
+use proto::net::sqlstate;
 
 use super::state::{ControlState, LogEnd};
 
@@ -261,25 +262,24 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// SQLSTATE of the error message. Class `WF` is ours: fencing and membership.
+    /// SQLSTATE of the error message; the table stands in `docs/protocol.md`.
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Refusal::OutOfOrder(_)
             | Refusal::NotElected { .. }
             | Refusal::BadElection { .. }
-            | Refusal::Gap { .. }
-            | Refusal::Rewrite { .. }
-            | Refusal::Malformed { .. } => "08P01",
+            | Refusal::Malformed { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Refusal::Gap { .. } | Refusal::Rewrite { .. } => sqlstate::WAL_NOT_CONTIGUOUS,
             Refusal::WrongTimeline { .. }
             | Refusal::WrongSystem { .. }
             | Refusal::WrongVersion { .. }
-            | Refusal::WrongSegSize { .. } => "22023",
-            Refusal::EpochMissing | Refusal::EpochStale { .. } => "WF001",
-            Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => "WF002",
-            Refusal::Superseded(_) => "57P01",
-            Refusal::BelowCommit { .. } | Refusal::BadWal(_) => "XX001",
-            Refusal::HistoryFull(_) => "54000",
-            Refusal::Stopped(_) => "58030",
+            | Refusal::WrongSegSize { .. } => sqlstate::FOREIGN_CLUSTER,
+            Refusal::EpochMissing | Refusal::EpochStale { .. } => sqlstate::STALE_PRIMARY_EPOCH,
+            Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => sqlstate::GENERATION_MISMATCH,
+            Refusal::Superseded(_) => sqlstate::PREEMPTED,
+            Refusal::BelowCommit { .. } | Refusal::BadWal(_) => sqlstate::DATA_CORRUPTED,
+            Refusal::HistoryFull(_) => sqlstate::HISTORY_FULL,
+            Refusal::Stopped(_) => sqlstate::IO_ERROR,
         }
     }
 
