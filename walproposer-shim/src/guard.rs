@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 const SETTINGS: &str = "SELECT pg_is_in_recovery(), current_setting('fsync'), current_setting('full_page_writes'), \
      current_setting('wal_level'), current_setting('synchronous_standby_names'), \
-     current_setting('wal_sender_timeout'), (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
+     (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
      (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), \
      (SELECT system_identifier FROM pg_control_system())";
 
@@ -45,7 +45,6 @@ pub(crate) struct Findings {
     wal_level: String,
     sync_names: String,
     synchronous_commit: String,
-    wal_sender_timeout: String,
     system_id: String,
     seg_size: Option<SegSize>,
     senders: Vec<Sender>,
@@ -259,10 +258,9 @@ async fn look(client: &Client, slot: &str, pin: &str) -> Result<Findings, tokio_
         found.full_page_writes = text(row, 2);
         found.wal_level = text(row, 3);
         found.sync_names = text(row, 4);
-        found.wal_sender_timeout = text(row, 5);
-        found.seg_size = text(row, 6).parse().ok().and_then(SegSize::new);
-        found.synchronous_commit = text(row, 7);
-        found.system_id = text(row, 8);
+        found.seg_size = text(row, 5).parse().ok().and_then(SegSize::new);
+        found.synchronous_commit = text(row, 6);
+        found.system_id = text(row, 7);
     }
     let sender = |row: &SimpleQueryRow| Sender {
         pid: text(row, 0).parse().unwrap_or_default(),
@@ -333,7 +331,6 @@ mod tests {
             wal_level: own("replica"),
             sync_names: format!("FIRST 1 ({NAME})"),
             synchronous_commit: own("on"),
-            wal_sender_timeout: own("1min"),
             system_id: own("7"),
             seg_size: Some(SegSize::DEFAULT),
             senders: vec![

@@ -71,6 +71,8 @@ pub(crate) struct Verdict {
 pub(crate) struct State {
     pub(crate) phase: Phase,
     pub(crate) identity: Option<Identity>,
+    /// The identity of the present session, or of the last one: what the broker is told about.
+    known: Option<Identity>,
     pub(crate) term: Term,
     pub(crate) elected_at: Option<Lsn>,
     pub(crate) commit: Option<Lsn>,
@@ -102,6 +104,7 @@ impl Shared {
         let state = State {
             phase: Phase::Detached,
             identity: None,
+            known: None,
             term: Term::ZERO,
             elected_at: None,
             commit: None,
@@ -140,7 +143,8 @@ impl Shared {
     }
 
     pub(crate) fn set_identity(&self, identity: Identity) {
-        self.lock().identity = Some(identity);
+        let mut state = self.lock();
+        (state.identity, state.known) = (Some(identity), Some(identity));
         self.changed.notify_one();
     }
 
@@ -241,7 +245,7 @@ impl Shared {
     /// The record for the broker, once a primary is known.
     pub(crate) fn record(&self, config: &Config, http: &str) -> Option<PrimaryRecord> {
         let state = self.snapshot();
-        let identity = state.identity?;
+        let identity = state.known?;
         let reasons = state.reasons();
         Some(PrimaryRecord {
             schema: SCHEMA,
@@ -301,5 +305,11 @@ mod tests {
         shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
         let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
         assert_eq!((record.term, record.protected), (None, false));
+        shared.set_verdict(Verdict { reasons: Vec::new() });
+        shared.progress(None, Some((Lsn::new(10), 1, None, None)), std::iter::empty());
+        assert!(shared.record(&config, "x").is_some_and(|r| r.protected));
+        shared.session_over();
+        let record = shared.record(&config, "x").expect("the primary is still known");
+        assert!(!record.protected, "a session that is over must not leave a good record behind");
     }
 }

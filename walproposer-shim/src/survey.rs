@@ -3,12 +3,15 @@
 //! Asking changes nothing at the safekeepers, so that a shim whose primary is refused never disturbs a healthy leader.
 //! [`judge`] is pure: it turns the answers into a [`Survey`], a refusal, or "not enough of them yet".
 
-use futures::future::join_all;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
 use pgformat::Lsn;
 use proto::api::TimelineSource;
 use proto::consensus::{LogPosition, MemberConf, TermHistory};
 use proto::id::{NodeId, Term};
-use proto::net::sqlstate;
+use proto::net::{NetError, sqlstate};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;
 use crate::proof::plan::LogView;
@@ -31,9 +34,44 @@ pub(crate) struct Survey {
     pub(crate) term: Term,
 }
 
+/// When enough have answered, the rest are waited for so long: a safekeeper that hangs must not hold up an attach.
+const GRACE: Duration = Duration::from_millis(300);
+
 /// Asks everybody at once.
 pub(crate) async fn ask(config: &Config) -> Answers {
-    join_all(config.safekeepers.iter().map(|address| safekeeper::account(config, address))).await
+    let count = config.safekeepers.len();
+    let question = async |(i, address)| (i, safekeeper::account(config, address).await);
+    let mut asked: FuturesUnordered<_> = config.safekeepers.iter().enumerate().map(question).collect();
+    let mut answers: Vec<_> = (0..count).map(|_| None).collect();
+    let (mut good, mut deadline) = (0, None);
+    loop {
+        let grace = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = asked.next() => answer,
+            () = grace => None,
+        };
+        let Some((i, answer)) = answer else { break };
+        good += usize::from(answer.is_ok());
+        if good > count / 2 && deadline.is_none() {
+            deadline = Some(Instant::now() + GRACE);
+        }
+        if let Some(slot) = answers.get_mut(i) {
+            *slot = Some(answer);
+        }
+    }
+    drop(asked);
+    let late = |address| NetError::Timeout {
+        peer: safekeeper::shown(address),
+        what: "its account of the timeline, when others had given theirs,",
+        limit: GRACE,
+    };
+    let or_late = |(answer, address): (Option<_>, _)| answer.unwrap_or_else(|| Err(late(address).into()));
+    answers.into_iter().zip(&config.safekeepers).map(or_late).collect()
 }
 
 /// Judges a round of answers.

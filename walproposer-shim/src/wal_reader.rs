@@ -49,17 +49,6 @@ pub(crate) enum ReadError {
     },
 }
 
-impl ReadError {
-    /// SQLSTATE, when the server gave one.
-    pub(crate) fn sqlstate(&self) -> Option<&str> {
-        match self {
-            ReadError::Server { error, .. } => Some(&error.code),
-            ReadError::Net(e) => e.server_error().map(|e| e.code.as_str()),
-            _ => None,
-        }
-    }
-}
-
 /// Reads `[next, end)`.
 pub(crate) struct WalReader {
     reader: CopyReader,

@@ -12,7 +12,6 @@ use bytes::{Buf, Bytes};
 use pgformat::wal::{StreamConfig, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
 use proto::id::Term;
-use proto::net::sqlstate;
 
 use crate::config::Config;
 use crate::safekeeper;
@@ -173,11 +172,9 @@ fn from_donor(e: ReadError) -> Stop {
     Stop::Retry(format!("the proof could not read a safekeeper's WAL: {e}"))
 }
 
+/// Also when a segment was removed meanwhile: the next attempt sees what is left, and judges that.
 fn from_primary(e: ReadError, at: Lsn) -> Stop {
-    match e.sqlstate() {
-        Some(sqlstate::UNDEFINED_FILE) => Refusal::WalRemoved(at).into(),
-        _ => Stop::Retry(format!("the proof could not read the primary's WAL: {e}")),
-    }
+    Stop::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 
 /// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last one.

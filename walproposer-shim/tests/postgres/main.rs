@@ -233,3 +233,68 @@ async fn primaries_that_must_not_extend_the_log_are_refused() {
     assert!(insert(&fabric, PATIENCE).await);
     shim.stop().await;
 }
+
+/// Goal: a second shim waits for the slot and takes over, the pin slot follows, switched segments and a lost slot are no obstacle.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_switches_and_a_second_shim() {
+    let (fabric, first) = with_table(&[]).await;
+    let term = first.status().await.expect("a status").term;
+    let second = fabric.shim(&[]);
+    until("the second one waits", PATIENCE, async || {
+        let status = second.status().await?;
+        status.reasons.iter().any(|r| r.contains("in use by walsender")).then_some(())
+    })
+    .await;
+    assert!(insert(&fabric, PATIENCE).await);
+    assert_eq!(first.status().await.expect("a status").term, term, "the waiting shim did not depose the one at work");
+    first.kill();
+    second.protects().await;
+    assert!(insert(&fabric, PATIENCE).await);
+
+    // Log ends at the start of a segment, several times.
+    for _ in 0..5 {
+        fabric.pg.value("SELECT pg_switch_wal()").await;
+        assert!(insert(&fabric, PATIENCE).await);
+    }
+    let pin = "SELECT pg_current_wal_flush_lsn() - restart_lsn BETWEEN 16777216 AND 50331648 FROM pg_replication_slots \
+               WHERE slot_name LIKE '%_pin'";
+    until("the pin slot follows", PATIENCE, async || (fabric.pg.value(pin).await == "t").then_some(())).await;
+    fabric.pg.value("SELECT pg_switch_wal()").await;
+    second.kill();
+    let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
+    until("both slots are gone", PATIENCE, async || {
+        fabric.pg.value(slot).await;
+        (fabric.pg.value("SELECT count(*) FROM pg_replication_slots").await == "0").then_some(())
+    })
+    .await;
+    let third = fabric.shim(&[]);
+    third.protects().await;
+    assert!(insert(&fabric, PATIENCE).await);
+    third.stop().await;
+}
+
+/// Goal: without a quorum the shim's memory stays bounded, PostgreSQL keeps its walsender beyond wal_sender_timeout (5 s here), and
+/// everything flows when the quorum is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_while_there_is_no_quorum() {
+    let (mut fabric, shim) = with_table(&["--ring-mib", "1"]).await;
+    let broker = fabric.broker.clone();
+    fabric.safekeepers[0].stop().await;
+    fabric.safekeepers[1].stop().await;
+    fabric.pg.execute_async("INSERT INTO t (filler) SELECT repeat('w', 1000) FROM generate_series(1, 20000)").await;
+    let gauge = async |name: &str| -> u64 {
+        let (_, text) = shim.text("/metrics").await;
+        let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.expect("the metric exists")
+    };
+    until("the ring is full", PATIENCE, async || (gauge("walfabric_shim_ring_bytes").await >= 1 << 20).then_some(()))
+        .await;
+    let pid = fabric.pg.value("SELECT pid FROM pg_stat_replication").await;
+    let replied = "SELECT reply_time > backend_start + interval '7 s' FROM pg_stat_replication";
+    until("replies beyond the timeout", PATIENCE, async || (fabric.pg.value(replied).await == "t").then_some(())).await;
+    assert_eq!(fabric.pg.value("SELECT pid FROM pg_stat_replication").await, pid);
+    assert!(gauge("walfabric_shim_ring_bytes").await < 2 << 20);
+    fabric.safekeepers[0].start(&broker).await;
+    assert!(insert(&fabric, PATIENCE).await, "a quorum is back");
+    shim.stop().await;
+}
