@@ -243,6 +243,8 @@ impl Ingest {
     fn on_written(&mut self, done: Result<Flushed, String>) -> Event {
         match done {
             Err(why) => self.stop(why),
+            // What was under way when something else failed: nothing counts any more.
+            Ok(_) if self.stopped.is_some() => Event::Quiet,
             Ok(Flushed::Zeroed) => Event::Quiet,
             Ok(Flushed::Full { mut pieces, why }) => {
                 pieces.append(&mut self.pending);

@@ -42,7 +42,10 @@ async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(
         let Some(query) = query else { return Ok(()) };
         match Command::parse(&query) {
             Ok(Command::StartPush(request)) => match timeline_of(connection.startup()) {
-                Ok(ttid) => return push::serve(node, connection, ttid, request).await,
+                Ok(ttid) => match push::serve(node.clone(), connection, ttid, request).await? {
+                    Some(refused) => connection = refused,
+                    None => return Ok(()),
+                },
                 Err(error) => refuse(&mut connection, &error).await?,
             },
             Ok(Command::Show(name)) => match node.table(&name) {

@@ -26,7 +26,7 @@ const TOKEN_WAIT: Duration = Duration::from_secs(2);
 /// Seconds of silence after which the sender shall send a keepalive.
 const KEEPALIVE_S: u8 = 1;
 
-/// Serves the stream on `connection` until it ends.
+/// Serves the stream on `connection` until it ends. A session that was refused before a stream began is given back.
 ///
 /// # Errors
 /// When the peer could not be told.
@@ -35,12 +35,13 @@ pub(crate) async fn serve(
     mut connection: ServerConnection,
     ttid: TenantTimelineId,
     request: StartPush,
-) -> Result<(), NetError> {
+) -> Result<Option<ServerConnection>, NetError> {
     let timeline = match admit(&node, ttid, &request).await {
         Ok(admitted) => admitted,
         Err(error) => {
             refused(&node, &connection, ttid, &request, &error);
-            return connection.send_error(&error).await;
+            connection.send_error(&error).await?;
+            return Ok(Some(connection));
         }
     };
     let (timeline, choice) = timeline;
@@ -54,7 +55,8 @@ pub(crate) async fn serve(
             if !guard.is_replaced() {
                 timeline.tell(Input::StreamEnded { seq: choice.seq, how: Ended::Lost }).await;
             }
-            return connection.close_with(&error).await;
+            connection.close_with(&error).await?;
+            return Ok(None);
         }
     };
     let start_lsn = match lease.begin().await {
@@ -62,7 +64,8 @@ pub(crate) async fn serve(
         Err(why) => {
             timeline.set_stopped(&why);
             drop(lease);
-            return connection.close_with(&stopped_error(&why)).await;
+            connection.close_with(&stopped_error(&why)).await?;
+            return Ok(None);
         }
     };
     timeline.set_position(lease.position());
@@ -90,7 +93,7 @@ pub(crate) async fn serve(
     let receiver = Receiver { node, timeline, lease, reader, writer };
     let end = receiver.run(guard, choice.seq).await;
     log_end(ttid, &choice, &end);
-    Ok(())
+    Ok(None)
 }
 
 /// Checks that the timeline is here and that the dialler is the pusher of the present choice.

@@ -1,0 +1,234 @@
+//! Failover, restarts, a broker that goes and comes back empty, disks that fail.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use proto::api::Readiness;
+use proto::command::Command;
+use proto::id::NodeId;
+use proto::net::{Auth, CopyEvent, ServerConnection, sqlstate};
+use proto::replication::{ReceiverMessage, SenderMessage};
+
+use super::fabric::*;
+use crate::ingest::disk::RealDisk;
+use crate::ingest::faulty::{Fault, FaultyDisk};
+
+#[tokio::test]
+async fn a_lost_pusher_is_replaced_at_once() {
+    let f = Fabric::start().await;
+    let (one, two) = (f.safekeeper(1, START.add(8)), f.safekeeper(2, START));
+    let (mut pusher, first) = one.push_after(0).await;
+    let mut b = builder();
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    let lost_at = tokio::time::Instant::now();
+    drop(pusher);
+    let (mut pusher, second) = two.push_after(first.choice_seq).await;
+    assert!(lost_at.elapsed() < Duration::from_secs(1), "{:?}", lost_at.elapsed());
+    assert_eq!((second.reason.as_str(), second.safekeeper_id), ("connection_lost", NodeId(2)));
+    assert_eq!(pusher.start, b.position(), "goes on where the first one ended");
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    f.ps.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_from_the_durable_position_and_attaches_nothing_anew() {
+    let f = Fabric::start().await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, first) = sk.push_after(0).await;
+    let mut b = builder();
+    b.noop(100_000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    let Fabric { tmp, broker, ps } = f;
+    ps.stop().await;
+    drop(pusher);
+    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(RealDisk)).await;
+    let status = ps.status().await;
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (b.position(), b.position()));
+    let (pusher, next) = sk.push_after(first.choice_seq).await;
+    assert_eq!(pusher.start, b.position());
+    assert!(next.choice_seq > first.choice_seq, "choices are counted across restarts");
+    assert_eq!(ps.attach().await, 200, "unchanged");
+    let mut other = attach_request();
+    other.start_lsn = START.add(8);
+    let (code, body) = ps.post(&format!("{}/attach", timeline_path()), &other).await;
+    assert_eq!(code, 409);
+    assert!(String::from_utf8_lossy(&body).contains("start_lsn is 0/300028, 0/300030 was asked"));
+    other.start_lsn = Lsn::new(START.get() + 1);
+    let fresh = timeline_path().replace("b2", "c3");
+    assert_eq!(ps.post(&format!("{fresh}/attach"), &other).await.0, 400, "no record boundary");
+    other = attach_request();
+    other.pg_version_num = 130_000;
+    assert_eq!(ps.post(&format!("{fresh}/attach"), &other).await.0, 400, "unsupported major");
+    assert_eq!(ps.get(&fresh).await.0, 404);
+    ps.stop().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_emptied_broker_gets_everything_anew_and_the_stream_goes_on() {
+    let f = Fabric::start().await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, choice) = sk.push_after(0).await;
+    let Fabric { tmp: _tmp, broker, ps } = f;
+    let (dir, address) = (broker.dir.clone(), broker.address);
+    broker.stop().await;
+    let mut b = builder();
+    b.noop(700);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    std::fs::remove_dir_all(&dir).expect("emptied");
+    let broker = BrokerProcess::start(dir, address).await;
+    let key = sk.broker.keys().choice(NodeId(1), ttid(), NodeId(1));
+    let token = eventually("the choice is put again", || async {
+        let entry = sk.broker.get(&key).await.ok().flatten()?;
+        u64::try_from(entry.mod_revision).ok()
+    })
+    .await;
+    b.noop(700);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    // The new revision counts as well: the same choice, dialled again.
+    let again = eventually("the new token is accepted", || async { Pusher::open(&choice, token).await.ok() }).await;
+    assert_eq!(again.start, b.position());
+    assert_eq!(pusher.end().await.expect("told why").code, sqlstate::PREEMPTED);
+    assert_eq!(ps.status().await.choice.expect("a choice").choice_seq, choice.choice_seq);
+    ps.stop().await;
+    broker.stop().await;
+}
+
+/// A safekeeper that does not push but lets itself be read.
+async fn serve_pull(listener: tokio::net::TcpListener, wal: Bytes) {
+    let (stream, _) = listener.accept().await.expect("dialled");
+    let mut c = ServerConnection::accept(stream, &Auth::Trust, Duration::from_secs(5), |_| Vec::new())
+        .await
+        .expect("starts up");
+    assert_eq!(c.startup().option("timeline_id"), Some(ttid().timeline_id.to_string().as_str()));
+    let query = c.next_query().await.expect("a query").expect("a query");
+    let Ok(Command::StartReplication(start)) = Command::parse(&query) else { panic!("{query}") };
+    assert_eq!((start.start_lsn, start.slot), (START, None));
+    let (mut reader, mut writer) = c.copy_both().await.expect("copies");
+    let end = START.add(wal.len() as u64);
+    writer.queue(&SenderMessage::XLogData { start: START, wal_end: Some(end), ts: 0, wal }.encode(), Bytes::new());
+    writer.flush().await.expect("sent");
+    while let Ok(CopyEvent::Data(bytes)) = reader.next().await {
+        if let Ok(ReceiverMessage::Feedback(z)) = ReceiverMessage::decode(bytes)
+            && z.disk_consistent_lsn == Some(end)
+        {
+            // Stays open until the pageserver turns elsewhere.
+            while let Ok(CopyEvent::Data(_)) = reader.next().await {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() {
+    let disk = Arc::new(RealDisk);
+    let f = Fabric::start_with(disk, |c| {
+        c.choice.dial_timeout = Duration::from_millis(150);
+        c.choice.hold = Duration::from_millis(500);
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let mut b = builder();
+    b.noop(9000);
+    let (_, wal) = b.take();
+    let serving = tokio::spawn(serve_pull(listener, wal));
+    let sk = Safekeeper::start(f.broker.client(), NodeId(1), b.position(), address);
+    let status = f.ps.until("pulled", |s| s.state == "pulling" && s.disk_consistent_lsn == b.position()).await;
+    let choice = status.choice.expect("a choice");
+    assert_eq!((choice.mode.as_str(), choice.reason.as_str()), ("pull", "not_dialled"));
+    // When its penalty is over it is asked to push again, and the pull goes on until it does.
+    let (next, token) = sk.choice_after(choice.choice_seq).await;
+    assert_eq!(next.reason, "push_possible");
+    let pusher = Pusher::open(&next, token).await.expect("accepted");
+    assert_eq!(pusher.start, b.position());
+    f.ps.until("pushed", |s| s.state == "pushed").await;
+    serving.await.expect("the pull ended in order");
+    f.ps.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_fdatasync_stops_the_timeline_until_a_restart() {
+    let disk = Arc::new(FaultyDisk::default());
+    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, choice) = sk.push_after(0).await;
+    let mut b = builder();
+    b.noop(1000);
+    let good = b.position();
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(good).await;
+    f.ps.until("the position is saved", |s| s.state == "pushed").await;
+    disk.arm(Fault::Sync);
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal.clone()).await;
+    assert_eq!(pusher.end().await.expect("told why").code, sqlstate::TIMELINE_STOPPED);
+    let status = f.ps.until("stopped", |s| s.state == "stopped").await;
+    assert!(status.stopped.expect("a reason").contains("injected"));
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (good, good), "nothing beyond the last good sync");
+    let (code, body) = f.ps.get("/readyz?verbose").await;
+    let readiness: Readiness = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((code, readiness.ready), (503, false));
+    assert!(readiness.reasons[0].contains("injected"), "{readiness:?}");
+    let key = sk.broker.keys().choice(NodeId(1), ttid(), NodeId(1));
+    eventually("the choice is withdrawn", || async {
+        sk.broker.get(&key).await.expect("answers").is_none().then_some(())
+    })
+    .await;
+    let refused = Pusher::open(&choice, 1).await.err().expect("refused");
+    assert_eq!(refused.server_error().expect("a code").code, sqlstate::TIMELINE_STOPPED);
+    let Fabric { tmp, broker, ps } = f;
+    ps.stop().await;
+    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk).await;
+    let (mut pusher, _) = sk.push_after(0).await;
+    if pusher.start == good {
+        pusher.wal(at, wal).await;
+    }
+    b.noop(50);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    ps.stop().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
+    let disk = Arc::new(FaultyDisk::default());
+    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, choice) = sk.push_after(0).await;
+    disk.full.store(true, Ordering::Relaxed);
+    let mut b = builder();
+    b.noop(3 << 20);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    let (code, body) = eventually("not ready", || async {
+        let answer = f.ps.get("/readyz?verbose").await;
+        (answer.0 == 503).then_some(answer)
+    })
+    .await;
+    assert!(String::from_utf8_lossy(&body).contains("space"), "{code} {body:?}");
+    assert!(f.ps.status().await.disk_consistent_lsn < b.position());
+    disk.full.store(false, Ordering::Relaxed);
+    pusher.until_durable(b.position()).await;
+    eventually("ready again", || async { (f.ps.get("/readyz").await.0 == 200).then_some(()) }).await;
+    assert_eq!(f.ps.status().await.choice.expect("a choice").choice_seq, choice.choice_seq, "the same stream");
+    f.ps.stop().await;
+}
