@@ -105,7 +105,7 @@ pub(crate) fn start(
     (sender, AbortOnDropHandle::new(task))
 }
 
-type Fetching = Pin<Box<dyn Future<Output = (Option<Donor>, Result<Vec<Bytes>, ReadError>)> + Send>>;
+type Fetching = Pin<Box<dyn Future<Output = (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>)> + Send>>;
 
 /// An open stream from a donor; kept while appends follow each other.
 struct Donor {
@@ -127,7 +127,7 @@ struct Open {
     writer: CopyWriter,
     /// End of the last append in the writer's queue.
     unwritten: Option<Lsn>,
-    donor: Option<Donor>,
+    donor: Option<Box<Donor>>,
     fetching: Option<(AppendRequest, Fetching)>,
 }
 
@@ -136,7 +136,7 @@ enum Picked {
     Command(Option<Command>),
     Received(Result<CopyEvent, NetError>),
     Flushed(Result<(), NetError>),
-    Fetched(Option<Donor>, Result<Vec<Bytes>, ReadError>),
+    Fetched(Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>),
 }
 
 /// How a session ended.
@@ -253,7 +253,7 @@ impl Task {
 
 impl Open {
     /// The WAL of the append that waited has come.
-    fn fetched(&mut self, donor: Option<Donor>, parts: Vec<Bytes>) {
+    fn fetched(&mut self, donor: Option<Box<Donor>>, parts: Vec<Bytes>) {
         self.donor = donor;
         if let Some((head, _)) = self.fetching.take() {
             let end = head.end_lsn;
@@ -289,10 +289,10 @@ async fn until_close(commands: &mut mpsc::Receiver<Command>) {
 /// Reads the WAL of one append from a donor, on the stream that is open when it fits.
 async fn fetch(
     config: Arc<Config>,
-    held: Option<Donor>,
+    held: Option<Box<Donor>>,
     index: usize,
     head: AppendRequest,
-) -> (Option<Donor>, Result<Vec<Bytes>, ReadError>) {
+) -> (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>) {
     let (begin, end) = (head.begin_lsn, head.end_lsn);
     let fitting = held.filter(|d| d.index == index && d.wal.position() == begin);
     let mut donor = match fitting {
@@ -303,7 +303,7 @@ async fn fetch(
         None => {
             let address = config.safekeepers.get(index).expect("donors are addresses of the list");
             match safekeeper::read(&config, address, begin, end, Some(head.term)).await {
-                Ok(wal) => Donor { index, wal },
+                Ok(wal) => Box::new(Donor { index, wal }),
                 Err(e) => return (None, Err(e)),
             }
         }
