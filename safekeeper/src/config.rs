@@ -150,7 +150,8 @@ impl Config {
         if !broker_prefix.starts_with('/') || broker_prefix.trim_end_matches('/').is_empty() {
             return Err(invalid("--broker-prefix", &broker_prefix, "expected a path like /walfabric"));
         }
-        proto::broker::Broker::new(&broker, &broker_prefix).map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
+        proto::broker::Broker::new(&broker, &broker_prefix)
+            .map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
         let advertise_pg = advertised("--advertise-pg", a.advertise_pg.or(file.advertise_pg), listen_pg)?;
         let advertise_http = advertised("--advertise-http", a.advertise_http.or(file.advertise_http), listen_http)?;
         let log_json = match a.log_format.or(file.log_format).as_deref() {

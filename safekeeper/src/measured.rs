@@ -36,10 +36,7 @@ impl DiskMetrics {
         fn histogram() -> Histogram {
             Histogram::new(exponential_buckets(0.000_032, 2.0, 17))
         }
-        DiskMetrics {
-            sync_seconds: Family::new_with_constructor(histogram),
-            failures: Counter::default(),
-        }
+        DiskMetrics { sync_seconds: Family::new_with_constructor(histogram), failures: Counter::default() }
     }
 
     /// Describes them.

@@ -93,10 +93,9 @@ impl StartError {
             StartError::DataDir(DataDirError::OtherNode { .. }) | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. })
             | StartError::Timelines(RegistryError::Corrupt { .. }) => exit::CORRUPTION,
-            StartError::DataDir(_)
-            | StartError::Timelines(_)
-            | StartError::Listen { .. }
-            | StartError::Panicked(_) => exit::ERROR,
+            StartError::DataDir(_) | StartError::Timelines(_) | StartError::Listen { .. } | StartError::Panicked(_) => {
+                exit::ERROR
+            }
         }
     }
 }

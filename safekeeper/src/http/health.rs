@@ -82,11 +82,8 @@ pub(super) async fn metrics(State(ctx): State<Arc<Context>>) -> Response {
 }
 
 fn observe(ctx: &Context) -> Observed {
-    let mut o = Observed {
-        broker_connected: ctx.session.is_connected(),
-        ready: readiness(ctx).ready,
-        ..Observed::default()
-    };
+    let mut o =
+        Observed { broker_connected: ctx.session.is_connected(), ready: readiness(ctx).ready, ..Observed::default() };
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     for handle in ctx.timelines.list() {
         let positions = handle.positions();

@@ -79,7 +79,9 @@ fn read_body(mut body: Bytes) -> Result<(CreateTimelineRequest, Bytes), String> 
     let wanted = request.start_lsn.segment_offset(request.wal_seg_size);
     if ![0, wanted].contains(&request.prehistory_len) {
         let (said, start) = (request.prehistory_len, request.start_lsn);
-        return Err(format!("prehistory_len is {said}: the segment of start_lsn {start} needs {wanted} bytes, or none"));
+        return Err(format!(
+            "prehistory_len is {said}: the segment of start_lsn {start} needs {wanted} bytes, or none"
+        ));
     }
     Ok((request, body))
 }

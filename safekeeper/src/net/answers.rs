@@ -48,6 +48,7 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
         Command::StartWalPush(_) | Command::StartReplication(_) => {
             Err(SqlError::internal("a stream was asked for as if it were rows"))
         }
+        Command::Unknown(text) if text.to_ascii_uppercase().contains("REPLICATION_SLOT") => Err(no_slots()),
         Command::Unknown(text) => {
             let shown: String = text.chars().take(60).collect();
             Err(SqlError::syntax(format!("unknown command: {shown:?}")).with_hint(
@@ -64,11 +65,15 @@ pub(super) fn timeline(ctx: &Context, startup: &StartupParams) -> Result<Timelin
     ctx.timelines.get(ttid).ok_or_else(|| receive::missing(ttid))
 }
 
+fn no_slots() -> SqlError {
+    SqlError::unsupported("replication slots are not kept here: no WAL would be held for one")
+        .with_hint("Connect without a slot; a safekeeper removes no WAL by itself in this version.")
+}
+
 /// What can be refused before a stream begins.
 pub(super) fn check_replication(handle: &TimelineHandle, c: &StartReplication) -> Result<(), SqlError> {
     if c.slot.is_some() {
-        return Err(SqlError::unsupported("replication slots are not kept here: no WAL would be held for one")
-            .with_hint("Connect without a slot; a safekeeper removes no WAL by itself in this version."));
+        return Err(no_slots());
     }
     let control = handle.control();
     if let Some(tli) = c.tli
@@ -82,7 +87,8 @@ pub(super) fn check_replication(handle: &TimelineHandle, c: &StartReplication) -
     if let Some(end) = end
         && c.start_lsn > end
     {
-        let text = format!("requested starting point {} is ahead of the WAL held here, which ends at {end}", c.start_lsn);
+        let text =
+            format!("requested starting point {} is ahead of the WAL held here, which ends at {end}", c.start_lsn);
         return Err(SqlError::new(sqlstate::LSN_OUT_OF_RANGE, text)
             .with_hint("The receiver is ahead of this safekeeper, or its WAL is of another history."));
     }

@@ -86,8 +86,7 @@ pub(super) async fn next_message(version: ProtoVersion, reader: &mut CopyReader)
         Err(NetError::Protocol { problem, .. }) => return Err(Ended::Refused(SqlError::protocol_violation(problem))),
         Err(e) => return Err(Ended::Gone(e.to_string())),
     };
-    ProposerMessage::decode(version, bytes)
-        .map_err(|e| Ended::Refused(SqlError::protocol_violation(e.to_string())))
+    ProposerMessage::decode(version, bytes).map_err(|e| Ended::Refused(SqlError::protocol_violation(e.to_string())))
 }
 
 async fn write(version: ProtoVersion, from_acceptor: &mut PortReceiver, writer: &mut CopyWriter) -> Ended {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
-use proto::net::{Auth, CopyReader, CopyWriter, ServerConnection, SqlError, StartupParams, sqlstate};
+use proto::net::{
+    Auth, CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection, SqlError, StartupParams, sqlstate,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
@@ -148,7 +150,7 @@ async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWal
         Err(Ended::Gone(reason)) => info!(reason, "the proposer is gone"),
         Err(Ended::Refused(e)) => {
             note_refusal(ctx, &e);
-            farewell(writer, Some(&e)).await;
+            farewell(reader, writer, &e).await;
         }
     }
     None
@@ -210,7 +212,7 @@ async fn finish_replication(
             let back = ServerConnection::after_copy(reader, writer, "START_REPLICATION");
             return timeout(IDLE_MAX, back).await.ok()?.ok();
         }
-        End::Asked(()) => farewell(writer, Some(&stopping())).await,
+        End::Asked(()) => farewell(reader, writer, &stopping()).await,
         End::PeerError(e) => info!(error = %e, "the reader gave up"),
         End::Gone(reason) => info!(reason, "the reader is gone"),
         End::Failed(e) => {
@@ -218,18 +220,23 @@ async fn finish_replication(
                 warn!(%ttid, error = %e, "WAL cannot be read");
             }
             note_refusal(ctx, &e);
-            farewell(writer, Some(&e)).await;
+            farewell(reader, writer, &e).await;
         }
     }
     None
 }
 
-/// The last words, as far as the client takes them.
-async fn farewell(mut writer: CopyWriter, error: Option<&SqlError>) {
-    if let Some(error) = error {
-        writer.queue_error(error);
-    }
-    let _ = timeout(FAREWELL_MAX, writer.shutdown()).await;
+/// The last words, as far as the client takes them. What it still sends is read and dropped for a moment: closing a socket
+/// with unread bytes resets the connection, and the error would be lost on its way.
+async fn farewell(mut reader: CopyReader, mut writer: CopyWriter, error: &SqlError) {
+    writer.queue_error(error);
+    let parting = async {
+        writer.shutdown().await?;
+        while !matches!(reader.next().await?, CopyEvent::Closed) {}
+        Ok::<(), NetError>(())
+    };
+    // The client may be gone, or go on sending: either way this is the end.
+    let _ = timeout(FAREWELL_MAX, parting).await;
 }
 
 /// What stock clients check after start-up; server_version is the timeline's.

@@ -159,6 +159,9 @@ mod tests {
         d.apply(&keys, WatchEvent::Put(good.clone()));
         let bad = Entry { value: b"{".to_vec(), ..good.clone() };
         let changes = d.apply(&keys, WatchEvent::Put(bad));
-        assert!(matches!(changes.as_slice(), [Change::Unreadable(..), Change::Stop(k)] if *k == good.key), "{changes:?}");
+        assert!(
+            matches!(changes.as_slice(), [Change::Unreadable(..), Change::Stop(k)] if *k == good.key),
+            "{changes:?}"
+        );
     }
 }

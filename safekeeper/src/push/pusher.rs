@@ -81,7 +81,11 @@ async fn attempts(
                 continue;
             }
             Outcome::Stale(reason) => {
-                info!(reason, token = current.token, "the pageserver has another choice: waiting for the key to change");
+                info!(
+                    reason,
+                    token = current.token,
+                    "the pageserver has another choice: waiting for the key to change"
+                );
                 stream.set_state(StreamState::Stale);
                 STALE_RETRY
             }

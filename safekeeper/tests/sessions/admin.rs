@@ -1,0 +1,117 @@
+//! What people and stock clients ask: SHOW, IDENTIFY_SYSTEM, HTTP.
+
+use crate::common::{Log, NODE, Node, PG_VERSION, Proposer, SYSTEM, ttid, until};
+use proto::api::{Readiness, SafekeeperTimelineStatus};
+
+/// Goal: what stock clients ask before they stream is answered as PostgreSQL answers it.
+#[tokio::test]
+async fn stock_questions() {
+    let (node, mut log) = (Node::start().await, Log::new());
+    node.create(ttid(1), &log).await;
+    let mut p = Proposer::elected(&node, ttid(1), 1, &log).await;
+    let end = log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    p.commit(log.start, end).await;
+    let cell = |r: &[proto::net::QueryResult], i: usize| r[0].rows[0][i].clone().unwrap_or_default();
+    let mut reader = node.dial(ttid(1), "reader").await;
+    assert_eq!(reader.parameter("integer_datetimes"), Some("on"));
+    for (command, want) in [
+        ("SHOW wal_segment_size", "1MB"),
+        ("SHOW data_directory_mode", "0700"),
+        ("SHOW server_version", "15.4"),
+        ("show Server_Version_Num;", "150004"),
+    ] {
+        let rows = reader.simple_query(command).await.expect(command);
+        assert_eq!(cell(&rows, 0), want, "{command}");
+    }
+    reader.simple_query("SET datestyle TO ISO").await.expect("SET is accepted");
+    let rows = reader.simple_query("IDENTIFY_SYSTEM").await.expect("rows");
+    assert_eq!(rows[0].columns, ["systemid", "timeline", "xlogpos", "dbname"]);
+    assert_eq!(
+        (cell(&rows, 0), cell(&rows, 1), cell(&rows, 2)),
+        (SYSTEM.to_string(), "1".into(), log.start.to_string())
+    );
+    let mut recovery = node.dial(ttid(1), "wal_proposer_recovery").await;
+    let rows = recovery.simple_query("IDENTIFY_SYSTEM").await.expect("rows");
+    assert_eq!(cell(&rows, 2), end.to_string(), "a recovery client is told the end of the log");
+    let rows = reader.simple_query("TIMELINE_STATUS").await.expect("rows");
+    assert_eq!((cell(&rows, 0), cell(&rows, 1)), (end.to_string(), log.start.to_string()));
+}
+
+/// Goal: every table of SHOW has the rows that HTTP has.
+#[tokio::test]
+async fn tables() {
+    let (node, log) = (Node::start().await, Log::new());
+    node.create(ttid(1), &log).await;
+    node.create(ttid(2), &log).await;
+    let mut c = node.dial_with(vec![], "psql").await;
+    let mut count = async |what: &str| c.simple_query(what).await.expect(what)[0].rows.len();
+    assert_eq!(count("SHOW TIMELINES").await, 2);
+    assert_eq!(count("SHOW SAFEKEEPERS").await, 1, "this one, while the broker is away");
+    assert_eq!(count("SHOW CHOICES").await, 0);
+    assert_eq!(count("SHOW LAG").await, 0);
+    assert!(count("SHOW CONFIG").await > 5);
+    assert_eq!(count("show version").await, 1);
+    let _reader = node.dial(ttid(1), "psql").await.copy_both(&format!("START_REPLICATION {}", log.start)).await;
+    until("the reader shows", async || {
+        let mut c = node.dial_with(vec![], "psql").await;
+        (c.simple_query("SHOW LAG").await.expect("rows")[0].rows.len() == 1).then_some(())
+    })
+    .await;
+}
+
+/// Goal: HTTP shows the truth, in the shapes that clients read.
+#[tokio::test]
+async fn http() {
+    let (node, mut log) = (Node::start().await, Log::new());
+    assert_eq!(node.get("/livez").await.0, 200);
+    assert_eq!(node.get("/readyz").await.0, 200, "no broker is no reason");
+    let (_, text) = node.get("/readyz?verbose").await;
+    let now: Readiness = serde_json::from_str(&text).expect("a readiness");
+    assert!(now.ready && now.reasons.iter().any(|r| r.contains("broker")), "{text}");
+    node.create(ttid(1), &log).await;
+    let mut p = Proposer::elected(&node, ttid(1), 2, &log).await;
+    let end = log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    p.commit(end, end).await;
+
+    let s = node.status(ttid(1)).await;
+    assert_eq!((s.safekeeper_id, s.pg_version_num, s.system_id), (NODE, PG_VERSION, SYSTEM));
+    assert_eq!((s.flush_lsn, s.commit_lsn, s.timeline_start_lsn), (end, end, log.start));
+    assert_eq!((s.term.0, s.last_log_term.0, s.streaming), (2, 2, true));
+    assert!(s.wal_bytes >= 1 << 20 && s.stopped.is_none());
+    let list: Vec<SafekeeperTimelineStatus> =
+        serde_json::from_str(&node.get("/v1/tenant/timeline").await.1).expect("a list");
+    assert_eq!(list.len(), 1);
+    let (code, text) = node.get("/v1/status").await;
+    assert!(code == 200 && text.contains("\"id\":1") && text.contains("version"), "{text}");
+    assert_eq!(node.get("/v1/tenant/xyz/timeline/1").await.0, 400);
+    assert_eq!(node.get(&format!("/v1/tenant/{}/timeline/{}", ttid(9).tenant_id, ttid(9).timeline_id)).await.0, 404);
+    let (code, text) = node.get("/nowhere").await;
+    assert!(code == 404 && text.contains("hint"), "{text}");
+    let (_, text) = node.get("/metrics").await;
+    for name in [
+        "walfabric_safekeeper_received_bytes_total",
+        "walfabric_safekeeper_disk_sync_seconds_count",
+        "walfabric_safekeeper_flush_lsn_sum",
+        "walfabric_safekeeper_connections{kind=\"proposer\"} 1",
+        "walfabric_safekeeper_timelines_streaming 1",
+    ] {
+        assert!(text.contains(name), "{name} is missing:\n{text}");
+    }
+    assert!(!text.contains(&ttid(1).tenant_id.to_string()), "no tenant label");
+}
+
+/// Goal: a directory belongs to one process and one node.
+#[tokio::test]
+async fn the_directory_is_ours() {
+    let node = Node::start().await;
+    let second = safekeeper::Server::start(node.config.clone(), tokio_util::sync::CancellationToken::new()).await;
+    assert!(second.is_err_and(|e| e.exit_code() == 1), "locked");
+    let mut node = node;
+    node.stop().await;
+    let mut other = node.config.clone();
+    other.id.0 += 1;
+    let other = safekeeper::Server::start(other, tokio_util::sync::CancellationToken::new()).await;
+    assert!(other.is_err_and(|e| e.exit_code() == 2), "another node's");
+}

@@ -1,0 +1,226 @@
+//! Push: choices on a broker, a pageserver by hand, and what the safekeeper does about both.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use proto::broker::records::{ChoiceRecord, NodeRecord, SCHEMA, SafekeeperTimelineRecord};
+use proto::broker::{Broker, embedded};
+use proto::command::{Command, StartPush};
+use proto::feedback::PageserverFeedback;
+use proto::id::NodeId;
+use proto::net::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection, SqlError, sqlstate};
+use proto::replication::{PushStart, ReceiverMessage};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::{DEADLINE, Log, NODE, Node, Proposer, collect, soon, ttid, until};
+
+const PAGESERVER: NodeId = NodeId(5);
+
+struct Fabric {
+    broker: Broker,
+    stop_broker: CancellationToken,
+    node: Node,
+    pageserver: TcpListener,
+    _dir: TempDir,
+}
+
+impl Fabric {
+    async fn start() -> Fabric {
+        let dir = tempfile::tempdir().expect("a directory");
+        let stop_broker = CancellationToken::new();
+        let (told, address) = tokio::sync::oneshot::channel();
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let ready = move |a: SocketAddr| told.send(a).expect("somebody waits");
+        tokio::spawn(embedded::serve(dir.path().to_owned(), any, ready, stop_broker.clone()));
+        let url = format!("http://{}", soon("the broker", address).await.expect("it is ready"));
+        let broker = Broker::new(&url, "/walfabric").expect("a URL");
+        let node = Node::start_with(|c| c.broker = url).await;
+        let pageserver = TcpListener::bind(any).await.expect("a port");
+        Fabric { broker, stop_broker, node, pageserver, _dir: dir }
+    }
+
+    fn key(&self) -> String {
+        self.broker.keys().choice(NODE, ttid(1), PAGESERVER)
+    }
+
+    async fn choose(&self, choice_seq: u64) -> u64 {
+        let record = ChoiceRecord {
+            schema: SCHEMA,
+            pageserver_id: PAGESERVER,
+            pageserver_pg: self.pageserver.local_addr().expect("bound").to_string(),
+            safekeeper_id: NODE,
+            choice_seq,
+            reason: "no_connection".into(),
+            chosen_at: "2026-01-01T00:00:00Z".into(),
+            nonce: format!("{choice_seq:032x}"),
+            start_lsn_hint: None,
+        };
+        let put = self.broker.put(&self.key(), serde_json::to_vec(&record).expect("JSON")).await;
+        u64::try_from(put.expect("the broker takes it")).expect("positive")
+    }
+
+    /// The next dial of the safekeeper, up to its command.
+    async fn dialled(&self) -> (ServerConnection, StartPush) {
+        let (stream, _) = soon("a dial", self.pageserver.accept()).await.expect("a connection");
+        let accepting = ServerConnection::accept(stream, &Auth::Trust, DEADLINE, |_| Vec::new());
+        let mut connection = accepting.await.expect("a session");
+        let startup = connection.startup();
+        assert_eq!(startup.application_name(), format!("safekeeper-{NODE}"));
+        assert_eq!(startup.option("tenant_id"), Some(ttid(1).tenant_id.to_string().as_str()));
+        assert_eq!(startup.option("timeline_id"), Some(ttid(1).timeline_id.to_string().as_str()));
+        let text = soon("a command", connection.next_query()).await.expect("a session").expect("a command");
+        match Command::parse(&text).expect("a command") {
+            Command::StartPush(push) => {
+                assert_eq!((push.version, push.safekeeper_id), (1, NODE));
+                (connection, push)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn accepted(&self, start_lsn: Lsn) -> (CopyReader, CopyWriter, StartPush) {
+        let (connection, push) = self.dialled().await;
+        let (reader, mut writer) = connection.copy_both().await.expect("a stream");
+        let start = PushStart { version: 1, start_lsn, recv_window: 0, keepalive_s: 1 };
+        writer.queue(&ReceiverMessage::PushStart(start).encode(), Bytes::new());
+        writer.flush().await.expect("sent");
+        (reader, writer, push)
+    }
+}
+
+fn report(lsn: Lsn) -> Bytes {
+    let feedback = PageserverFeedback {
+        last_received_lsn: Some(lsn),
+        disk_consistent_lsn: Some(lsn),
+        ..PageserverFeedback::default()
+    };
+    ReceiverMessage::Feedback(feedback).encode()
+}
+
+/// Goal: the whole life of a push. A choice is dialled with its token, WAL flows from where the pageserver says, feedback
+/// reaches the proposer, a key put again leaves the stream alone, a broken stream is dialled again with the newest token,
+/// and the end of the key is the end of the push.
+#[tokio::test]
+async fn from_choice_to_revocation() {
+    let f = Fabric::start().await;
+    let mut log = Log::new();
+    f.node.create(ttid(1), &log).await;
+    let mut p = Proposer::elected(&f.node, ttid(1), 1, &log).await;
+    let one = log.grow(200_000);
+    p.push(&log, log.start, None).await;
+    p.commit(one, one).await;
+
+    let token = f.choose(1).await;
+    let (mut reader, mut writer, push) = f.accepted(log.start).await;
+    assert_eq!((push.choice, push.commit_lsn, push.term.map(|t| t.0)), (token, Some(one), Some(1)));
+    assert_eq!(push.nonce, format!("{:032x}", 1));
+    assert!(collect(&mut reader, log.start, log.bytes.len()).await == log.bytes, "the bytes differ");
+    writer.queue(&report(one), Bytes::new());
+    writer.flush().await.expect("sent");
+    let fed_back = until("feedback reaches the proposer", async || {
+        p.commit(one, one).await.pageserver_feedback.and_then(|f| f.last_received_lsn)
+    });
+    assert_eq!(fed_back.await, one);
+    let pushes = f.node.status(ttid(1)).await.pushes;
+    assert_eq!(pushes.len(), 1);
+    let shown = (pushes[0].pageserver_id, pushes[0].state.as_str(), pushes[0].last_record_lsn, pushes[0].token);
+    assert_eq!(shown, (PAGESERVER, "streaming", one, token));
+    let mut psql = f.node.dial_with(vec![], "psql").await;
+    assert_eq!(psql.simple_query("SHOW CHOICES").await.expect("rows")[0].rows.len(), 1);
+
+    // The same choice under a newer revision: the stream goes on.
+    let newer = f.choose(1).await;
+    until("the newer token is seen", async || (f.node.status(ttid(1)).await.pushes[0].token == newer).then_some(()))
+        .await;
+    let two = log.grow(100_000);
+    p.push(&log, one, None).await;
+    p.commit(two, two).await;
+    let more = usize::try_from(two.bytes_since(one)).expect("small");
+    assert!(collect(&mut reader, one, more).await == log.slice(one, two), "the bytes differ");
+
+    // The connection breaks: dialled again, with the newest token, from where the pageserver says.
+    drop((reader, writer));
+    let (mut reader, writer, push) = f.accepted(one).await;
+    assert_eq!(push.choice, newer);
+    assert!(collect(&mut reader, one, more).await == log.slice(one, two), "the bytes differ");
+
+    // The key goes: the stream ends in order, and nothing dials any more.
+    assert!(f.broker.delete(&f.key()).await.expect("the broker takes it"));
+    loop {
+        match soon("the end", reader.next()).await.expect("an orderly end") {
+            CopyEvent::Data(_) => {}
+            CopyEvent::Done => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(writer);
+    until("the push is gone", async || f.node.status(ttid(1)).await.pushes.is_empty().then_some(())).await;
+}
+
+/// Goal: a refusal as stale is not repeated until the key changes, and a broker that is away ends no stream.
+#[tokio::test]
+async fn stale_choices_and_an_absent_broker() {
+    let f = Fabric::start().await;
+    let mut log = Log::new();
+    f.node.create(ttid(1), &log).await;
+    let mut p = Proposer::elected(&f.node, ttid(1), 1, &log).await;
+    let one = log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    p.commit(one, one).await;
+    f.choose(1).await;
+    let (mut connection, _) = f.dialled().await;
+    let stale = SqlError::fatal(sqlstate::STALE_CHOICE, "another choice was written since");
+    connection.send_error(&stale).await.expect("sent");
+    drop(connection);
+    until("it waits", async || {
+        f.node.status(ttid(1)).await.pushes.first().is_some_and(|p| p.state == "stale").then_some(())
+    })
+    .await;
+    let quiet = tokio::time::timeout(Duration::from_millis(500), f.pageserver.accept()).await;
+    assert!(quiet.is_err(), "it dialled again though nothing changed");
+
+    let token = f.choose(2).await;
+    let (mut reader, _writer, push) = f.accepted(log.start).await;
+    assert_eq!(push.choice, token);
+    f.stop_broker.cancel();
+    let two = log.grow(50_000);
+    p.push(&log, one, None).await;
+    p.commit(two, two).await;
+    assert!(collect(&mut reader, log.start, log.bytes.len()).await == log.bytes, "the bytes differ");
+    let (_, ready) = f.node.get("/readyz?verbose").await;
+    assert!(ready.contains("\"ready\":true"), "{ready}");
+}
+
+/// Goal: the broker shows the node and where its timelines stand, and follows what moves.
+#[tokio::test]
+async fn announcements() {
+    let f = Fabric::start().await;
+    let mut log = Log::new();
+    f.node.create(ttid(1), &log).await;
+    let key = f.broker.keys().safekeeper(NODE);
+    let node: NodeRecord = until("the node's record", async || {
+        let entry = f.broker.get(&key).await.ok().flatten()?;
+        serde_json::from_slice(&entry.value).ok()
+    })
+    .await;
+    assert_eq!((node.pg, node.http), (f.node.pg.to_string(), f.node.http.to_string()));
+    let mut p = Proposer::elected(&f.node, ttid(1), 4, &log).await;
+    let end = log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    p.commit(end, end).await;
+    let key = f.broker.keys().timeline_safekeeper(ttid(1), NODE);
+    let record: SafekeeperTimelineRecord = until("the timeline's record", async || {
+        let entry = f.broker.get(&key).await.ok().flatten()?;
+        let record: SafekeeperTimelineRecord = serde_json::from_slice(&entry.value).ok()?;
+        (record.commit_lsn == Some(end)).then_some(record)
+    })
+    .await;
+    assert_eq!((record.term.0, record.last_log_term.0, record.flush_lsn, record.streaming), (4, 4, Some(end), true));
+    let mut f = f;
+    f.node.stop().await;
+    until("the keys are gone", async || f.broker.get(&key).await.expect("it answers").is_none().then_some(())).await;
+}
