@@ -43,11 +43,12 @@ impl Chooser {
         if now.saturating_sub(r.since) < self.settings.hold {
             return;
         }
-        if r.choice.mode == Mode::Pull && self.broker_usable(now) {
-            if let Some((id, _)) = self.best(now, Mode::Push, None) {
-                self.stand(now, id, Mode::Push, Reason::PushPossible, effects);
-                return;
-            }
+        if r.choice.mode == Mode::Pull
+            && self.broker_usable(now)
+            && let Some((id, _)) = self.best(now, Mode::Push, None)
+        {
+            self.stand(now, id, Mode::Push, Reason::PushPossible, effects);
+            return;
         }
         let mode = if self.broker_usable(now) { Mode::Push } else { Mode::Pull };
         if mode != r.choice.mode {

@@ -20,9 +20,11 @@ pub(super) trait Task: Send + 'static {
     fn run(self, on: &mut Self::Resource, metrics: &Metrics) -> Result<Self::Output, String>;
 }
 
+type Done<T> = (<T as Task>::Resource, Result<<T as Task>::Output, String>);
+
 enum State<T: Task> {
     Idle(T::Resource),
-    Busy(JoinHandle<(T::Resource, Result<T::Output, String>)>),
+    Busy(JoinHandle<Done<T>>),
     /// The work panicked: its resource is lost.
     Lost,
 }

@@ -65,8 +65,7 @@ impl Feedback {
         self.due = None;
         self.sent = Some(position);
         for message in reports(position) {
-            let payload: Bytes = message.encode().into();
-            writer.queue(&payload, Bytes::new());
+            writer.queue(&message.encode(), Bytes::new());
         }
         true
     }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pgformat::Lsn;
 use proto::command::StartPush;
 use proto::id::TenantTimelineId;
-use proto::net::{NetError, ServerConnection, SqlError, sqlstate};
+use proto::net::{CopyReader, CopyWriter, NetError, ServerConnection, SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage};
 
 use super::stream::Receiver;
@@ -36,7 +37,7 @@ pub(crate) async fn serve(
     ttid: TenantTimelineId,
     request: StartPush,
 ) -> Result<Option<ServerConnection>, NetError> {
-    let timeline = match admit(&node, ttid, &request).await {
+    let (timeline, choice) = match admit(&node, ttid, &request).await {
         Ok(admitted) => admitted,
         Err(error) => {
             refused(&node, &connection, ttid, &request, &error);
@@ -44,12 +45,10 @@ pub(crate) async fn serve(
             return Ok(Some(connection));
         }
     };
-    let (timeline, choice) = timeline;
     timeline.tell(Input::Dialled { seq: choice.seq }).await;
     let guard = timeline.announce_stream(choice);
-    let taken = take_over(&node, &timeline, &request, &guard).await;
-    let mut lease = match taken {
-        Ok(lease) => lease,
+    let (lease, start) = match take_over(&node, &timeline, &request, &guard).await {
+        Ok(taken) => taken,
         Err(error) => {
             refused(&node, &connection, ttid, &request, &error);
             if !guard.is_replaced() {
@@ -59,26 +58,8 @@ pub(crate) async fn serve(
             return Ok(None);
         }
     };
-    let start_lsn = match lease.begin().await {
-        Ok(lsn) => lsn,
-        Err(why) => {
-            timeline.set_stopped(&why);
-            drop(lease);
-            connection.close_with(&stopped_error(&why)).await?;
-            return Ok(None);
-        }
-    };
-    timeline.set_position(lease.position());
     let peer = connection.peer().to_owned();
-    let first = PushStart { version: VERSION, start_lsn, recv_window: 0, keepalive_s: KEEPALIVE_S };
-    let opened = async {
-        let (reader, mut writer) = connection.copy_both().await?;
-        let payload: Bytes = ReceiverMessage::PushStart(first).encode().into();
-        writer.queue(&payload, Bytes::new());
-        writer.flush().await?;
-        Ok::<_, NetError>((reader, writer))
-    };
-    let (reader, writer) = match opened.await {
+    let (reader, writer) = match open(connection, start).await {
         Ok(halves) => halves,
         Err(e) => {
             timeline.tell(Input::StreamEnded { seq: choice.seq, how: Ended::Lost }).await;
@@ -86,7 +67,7 @@ pub(crate) async fn serve(
         }
     };
     node.metrics.push_handshake(PushOutcome::Accepted);
-    tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, start = %start_lsn, "push stream begins");
+    tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, %start, "push stream begins");
     guard.go_live(node.now());
     timeline.gauge.message(node.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
@@ -94,6 +75,15 @@ pub(crate) async fn serve(
     let end = receiver.run(guard, choice.seq).await;
     log_end(ttid, &choice, &end);
     Ok(None)
+}
+
+/// Turns the session into a stream and says where it must start.
+async fn open(connection: ServerConnection, start_lsn: Lsn) -> Result<(CopyReader, CopyWriter), NetError> {
+    let (reader, mut writer) = connection.copy_both().await?;
+    let first = PushStart { version: VERSION, start_lsn, recv_window: 0, keepalive_s: KEEPALIVE_S };
+    writer.queue(&ReceiverMessage::PushStart(first).encode(), Bytes::new());
+    writer.flush().await?;
+    Ok((reader, writer))
 }
 
 /// Checks that the timeline is here and that the dialler is the pusher of the present choice.
@@ -147,14 +137,14 @@ fn is_token(node: &Node, offer: &Offer, request: &StartPush) -> bool {
     presented.is_some() && (offer.token == presented || node.session.revision_of(&offer.key) == presented)
 }
 
-/// Waits until the stream before has let go, and checks that this choice still stands.
+/// Waits until the stream before has let go, checks that this choice still stands, and says where the stream starts.
 async fn take_over(
     node: &Node,
     timeline: &Timeline,
     request: &StartPush,
     guard: &StreamGuard,
-) -> Result<Lease, SqlError> {
-    let lease = tokio::select! {
+) -> Result<(Lease, Lsn), SqlError> {
+    let mut lease = tokio::select! {
         lease = timeline.slot.take() => lease,
         () = guard.cancelled().cancelled() => return Err(stale(request)),
         () = node.shutdown.cancelled() => {
@@ -166,7 +156,15 @@ async fn take_over(
         }
     };
     let still = timeline.offer().is_some_and(|o| is_addressed(&o, request) && is_token(node, &o, request));
-    if still { Ok(lease) } else { Err(stale(request)) }
+    if !still {
+        return Err(stale(request));
+    }
+    let start = lease.begin().await.map_err(|why| {
+        timeline.set_stopped(&why);
+        stopped_error(&why)
+    })?;
+    timeline.set_position(lease.position());
+    Ok((lease, start))
 }
 
 fn stale(request: &StartPush) -> SqlError {

@@ -71,7 +71,7 @@ impl BrokerProcess {
         let (tell, told) = tokio::sync::oneshot::channel();
         let (served, stop) = (dir.clone(), cancel.clone());
         let task = tokio::spawn(async move {
-            let ready = move |address| drop(tell.send(address));
+            let ready = move |address| tell.send(address).expect("somebody waits");
             proto::broker::embedded::serve(served, listen, ready, stop).await.expect("the broker serves");
         });
         BrokerProcess { dir, address: told.await.expect("the broker starts"), cancel, task }
