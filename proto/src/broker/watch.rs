@@ -2,9 +2,12 @@
 //! broker, everything again.
 //!
 //! A task of its own lists the prefix and watches from the next revision on. A broker that is silent for [`SILENCE`], although
-//! asked for its progress every [`PROGRESS_EVERY`], is away. Invariant: after a gap of any kind the next event about keys is a
-//! snapshot, so what a reader knows is never a mixture of two lives of the store.
+//! asked for its progress every [`PROGRESS_EVERY`], is away. Invariants:
+//! - after a gap of any kind the next event about keys is a snapshot, so a reader needs no memory of its own;
+//! - what another life of the store (restarted, emptied, restored from a copy) does not show is not gone yet: its nodes have
+//!   [`SETTLE`] to publish anew, and only then are the missing keys deleted. So nothing is torn down because a broker forgot.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchResponse, WatchStream};
@@ -22,6 +25,10 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(1000);
 /// is reported within 5 s.
 const SILENCE: Duration = Duration::from_millis(3000);
 
+/// What an emptied broker does not show is believed for so long: nodes notice within a third of a lease's time (3.3 s), and
+/// try again at least once a second.
+pub(super) const SETTLE: Duration = Duration::from_secs(6);
+
 /// Events that may wait for a slow reader; beyond it the task stops reading, and HTTP/2 flow control holds the broker's side.
 const EVENTS_MAX: usize = 1024;
 
@@ -31,7 +38,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// What happened below a watched prefix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WatchEvent {
-    /// All that is there now: what is not in it is gone. Comes first, and again after every gap.
+    /// All that counts now: what is not in it is gone. Comes first, and again after every gap. After a restart of the broker it
+    /// also has what was seen last and is not there yet; what stays missing is deleted some seconds later.
     Snapshot(Vec<Entry>),
     /// A key was put.
     Put(Entry),
@@ -63,7 +71,7 @@ impl Watch {
     pub fn start(broker: Broker, prefix: String) -> Watch {
         assert!(prefix.ends_with('/'), "prefix {prefix:?} would match longer names too");
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let follower = Follower { broker, prefix: prefix.clone(), events: sender };
+        let follower = Follower { broker, prefix: prefix.clone(), events: sender, seen: None, known: Known::default() };
         Watch { prefix, events, _task: AbortOnDropHandle::new(tokio::spawn(follower.run())) }
     }
 
@@ -81,13 +89,68 @@ struct Follower {
     broker: Broker,
     prefix: String,
     events: mpsc::Sender<WatchEvent>,
+    /// Where the store was last.
+    seen: Option<Seen>,
+    known: Known,
+}
+
+/// What the reader was told, and what of it the present life of the store has not shown yet.
+#[derive(Default)]
+struct Known {
+    entries: BTreeMap<String, Entry>,
+    missing: BTreeSet<String>,
+    settled_at: Option<Instant>,
+}
+
+impl Known {
+    /// Takes a listing; what of the known is not in it stays, as missing, when the store is in `another_life`.
+    fn list(&mut self, listed: Vec<Entry>, another_life: bool, now: Instant) -> Vec<Entry> {
+        let listed: BTreeMap<String, Entry> = listed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        if another_life {
+            self.missing = self.entries.keys().cloned().collect();
+            self.settled_at = Some(now + SETTLE);
+        }
+        self.missing.retain(|key| !listed.contains_key(key));
+        let missing = &self.missing;
+        self.entries.retain(|key, _| missing.contains(key));
+        self.entries.extend(listed);
+        if self.missing.is_empty() {
+            self.settled_at = None;
+        }
+        self.entries.values().cloned().collect()
+    }
+
+    fn put(&mut self, entry: Entry) {
+        self.missing.remove(&entry.key);
+        self.entries.insert(entry.key.clone(), entry);
+    }
+
+    fn delete(&mut self, key: &str) {
+        self.missing.remove(key);
+        self.entries.remove(key);
+    }
+
+    /// The time is over: what is still missing is gone.
+    fn settle(&mut self) -> Vec<String> {
+        self.settled_at = None;
+        let gone: Vec<String> = std::mem::take(&mut self.missing).into_iter().collect();
+        gone.iter().for_each(|key| drop(self.entries.remove(key)));
+        gone
+    }
 }
 
 /// The reader dropped its watch.
 struct ReaderGone;
 
+/// What a stream waits for.
+enum Wake {
+    Message(Result<Option<WatchResponse>, etcd_client::Error>),
+    Ask,
+    Settled,
+}
+
 impl Follower {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut failures = 0_u32;
         loop {
             match self.snapshot_and_stream(&mut failures).await {
@@ -109,16 +172,19 @@ impl Follower {
     }
 
     /// One snapshot and what follows it, until there is a gap.
-    async fn snapshot_and_stream(&self, failures: &mut u32) -> Result<(), Stop> {
+    async fn snapshot_and_stream(&mut self, failures: &mut u32) -> Result<(), Stop> {
         let (entries, seen) = self.broker.list(&self.prefix).await.map_err(Stop::Broker)?;
         let (stream, generation) = self.broker.watch(&self.prefix, seen.revision + 1).await.map_err(Stop::Broker)?;
+        let another_life = self.seen.is_some_and(|before| before.is_broken_by(&seen));
         if *failures > 0 {
-            tracing::info!(prefix = self.prefix, revision = seen.revision, "watch resumed");
+            tracing::info!(prefix = self.prefix, revision = seen.revision, another_life, "watch resumed");
         }
         *failures = 0;
-        self.tell(WatchEvent::Snapshot(entries)).await?;
+        self.seen = Some(seen);
         let started = Instant::now();
-        let gap = self.stream(stream, seen).await?;
+        let snapshot = self.known.list(entries, another_life, started);
+        self.tell(WatchEvent::Snapshot(snapshot)).await?;
+        let gap = self.stream(stream).await?;
         tracing::debug!(prefix = self.prefix, ?gap, "listing anew");
         if matches!(gap, Gap::Broken | Gap::Silent) {
             self.broker.give_up(generation);
@@ -131,55 +197,64 @@ impl Follower {
     }
 
     /// Passes events on until the stream cannot be trusted any more.
-    async fn stream(&self, stream: WatchStream, mut seen: Seen) -> Result<Gap, ReaderGone> {
+    async fn stream(&mut self, stream: WatchStream) -> Result<Gap, ReaderGone> {
         let (mut requests, mut responses) = stream.split();
         let mut heard_at = Instant::now();
         let mut ask = tokio::time::interval(PROGRESS_EVERY);
         ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let message = tokio::select! {
-                message = responses.message() => Some(message),
-                _ = ask.tick() => None,
+            let wake = tokio::select! {
+                message = responses.message() => Wake::Message(message),
+                _ = ask.tick() => Wake::Ask,
+                () = sleep_until(self.known.settled_at) => Wake::Settled,
                 () = self.events.closed() => return Err(ReaderGone),
             };
-            match message {
-                None if heard_at.elapsed() > SILENCE => return Ok(Gap::Silent),
-                None => {
+            match wake {
+                Wake::Ask if heard_at.elapsed() > SILENCE => return Ok(Gap::Silent),
+                Wake::Ask => {
                     // Full or closed means that the stream is stuck or gone; both show as silence or as its end.
                     let _ = tokio::time::timeout(PROGRESS_EVERY, requests.request_progress()).await;
                 }
-                Some(Ok(Some(response))) => {
-                    if let Some(gap) = self.pass_on(&response, &mut seen).await? {
+                Wake::Settled => {
+                    for key in self.known.settle() {
+                        self.tell(WatchEvent::Delete(key)).await?;
+                    }
+                }
+                Wake::Message(Ok(Some(response))) => {
+                    if let Some(gap) = self.pass_on(&response).await? {
                         return Ok(gap);
                     }
                     heard_at = Instant::now();
                 }
-                Some(Ok(None) | Err(_)) => return Ok(Gap::Broken),
+                Wake::Message(Ok(None) | Err(_)) => return Ok(Gap::Broken),
             }
         }
     }
 
-    async fn pass_on(&self, response: &WatchResponse, seen: &mut Seen) -> Result<Option<Gap>, ReaderGone> {
+    async fn pass_on(&mut self, response: &WatchResponse) -> Result<Option<Gap>, ReaderGone> {
         if response.canceled() || response.compact_revision() != 0 {
             return Ok(Some(Gap::Cancelled { compacted: response.compact_revision() }));
         }
         let now = Seen::of(response.header());
         // The header of a created watch may lag behind the list on a follower; only later answers must not go back.
-        if !response.created()
-            && seen.is_broken_by(&now)
-            && (now.revision < seen.revision || now.cluster != seen.cluster)
-        {
-            return Ok(Some(Gap::WentBack { from: seen.revision, to: now.revision }));
-        }
-        if !response.created() {
-            *seen = now;
+        if let (Some(seen), false) = (self.seen, response.created()) {
+            if now.revision < seen.revision || now.cluster != seen.cluster {
+                return Ok(Some(Gap::WentBack { from: seen.revision, to: now.revision }));
+            }
+            self.seen = Some(now);
         }
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
             let entry = Entry::of(kv);
             let event = match event.event_type() {
-                EventType::Put => WatchEvent::Put(entry),
-                EventType::Delete => WatchEvent::Delete(entry.key),
+                EventType::Put => {
+                    self.known.put(entry.clone());
+                    WatchEvent::Put(entry)
+                }
+                EventType::Delete => {
+                    self.known.delete(&entry.key);
+                    WatchEvent::Delete(entry.key)
+                }
             };
             self.tell(event).await?;
         }
@@ -188,6 +263,13 @@ impl Follower {
 
     async fn tell(&self, event: WatchEvent) -> Result<(), ReaderGone> {
         self.events.send(event).await.map_err(|_| ReaderGone)
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -209,5 +291,45 @@ enum Stop {
 impl From<ReaderGone> for Stop {
     fn from(_: ReaderGone) -> Stop {
         Stop::Reader
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, mod_revision: i64) -> Entry {
+        Entry { key: key.to_owned(), value: Vec::new(), mod_revision }
+    }
+
+    fn told(snapshot: Vec<Entry>) -> Vec<(String, i64)> {
+        snapshot.into_iter().map(|entry| (entry.key, entry.mod_revision)).collect()
+    }
+
+    #[test]
+    fn what_a_new_life_lacks_is_believed_until_it_settles() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.list(vec![entry("a", 5), entry("b", 6), entry("c", 7)], false, now);
+        let merged = known.list(vec![entry("b", 2)], true, now);
+        assert_eq!(told(merged), [("a".into(), 5), ("b".into(), 2), ("c".into(), 7)]);
+        assert_eq!(known.settled_at, Some(now + SETTLE));
+        known.put(entry("a", 3));
+        // A gap meanwhile changes nothing about that.
+        let again = known.list(vec![entry("a", 3), entry("b", 2)], false, now + SETTLE / 2);
+        assert_eq!((again.len(), known.settled_at), (3, Some(now + SETTLE)));
+        assert_eq!(known.settle(), ["c"]);
+        assert_eq!((known.settled_at, known.entries.len()), (None, 2));
+    }
+
+    #[test]
+    fn within_one_life_what_is_not_listed_is_gone() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.list(vec![entry("a", 5), entry("b", 6)], false, now);
+        known.delete("a");
+        assert_eq!(told(known.list(vec![entry("c", 9)], false, now)), [("c".into(), 9)]);
+        assert_eq!(known.settled_at, None);
+        // A new life that shows everything has nothing to wait for.
+        known.list(vec![entry("c", 9)], true, now);
+        assert_eq!(known.settled_at, None);
     }
 }

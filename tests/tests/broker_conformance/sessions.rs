@@ -183,6 +183,9 @@ pub(crate) async fn an_emptied_broker_is_filled_anew(kind: Kind) {
     let mut server = Server::start(kind).await;
     let (broker, session) = (server.broker(), server.session(3));
     let mut watch = Watch::start(broker.clone(), "/e/".to_owned());
+    for _ in 0..20 {
+        broker.put("/other", b"so that revisions of this life are higher".to_vec()).await.expect("put");
+    }
     // More keys than one transaction takes.
     let count = 300;
     for n in 0..count {
@@ -194,24 +197,31 @@ pub(crate) async fn an_emptied_broker_is_filled_anew(kind: Kind) {
     };
     wait::until("all keys", PATIENCE, all).await;
     confirmed(&session, &broker, "/e/299").await;
+    let last = confirmed(&session, &broker, "/e/000").await;
+    let mut seen = std::collections::BTreeMap::new();
+    while seen.len() < count {
+        follow(&mut watch, &mut seen).await;
+    }
     server.kill();
     server.wipe();
     server.restart().await;
     wait::until("all keys again", PATIENCE, all).await;
-    confirmed(&session, &broker, "/e/000").await;
-    // The watch sees the new life: a snapshot, and puts until all is there.
-    let mut seen = std::collections::BTreeSet::new();
-    let mut snapshots = 0;
-    while snapshots < 2 || seen.len() < count {
-        match tokio::time::timeout(PATIENCE, watch.next()).await.expect("an event in time") {
-            WatchEvent::Snapshot(entries) => {
-                snapshots += 1;
-                seen = entries.into_iter().map(|entry| entry.key).collect();
-            }
-            WatchEvent::Put(entry) => drop(seen.insert(entry.key)),
-            WatchEvent::Delete(key) => drop(seen.remove(&key)),
-            WatchEvent::Away => {}
-        }
+    let renewed = confirmed(&session, &broker, "/e/000").await;
+    assert!(renewed < last, "another life counts from the start");
+    // A watcher sees new revisions, and never that a key is gone: nothing is torn down because the broker forgot.
+    while seen.values().any(|revision| *revision > renewed + 10) {
+        follow(&mut watch, &mut seen).await;
+        assert_eq!(seen.len(), count);
+    }
+}
+
+/// Takes the next event of a watch.
+async fn follow(watch: &mut Watch, seen: &mut std::collections::BTreeMap<String, i64>) {
+    match tokio::time::timeout(PATIENCE, watch.next()).await.expect("an event in time") {
+        WatchEvent::Snapshot(entries) => *seen = entries.into_iter().map(|e| (e.key, e.mod_revision)).collect(),
+        WatchEvent::Put(entry) => drop(seen.insert(entry.key, entry.mod_revision)),
+        WatchEvent::Delete(key) => drop(seen.remove(&key)),
+        WatchEvent::Away => {}
     }
 }
 

@@ -150,14 +150,17 @@ pub(crate) async fn a_watch_survives_the_brokers_death(kind: Kind) {
     assert_eq!(keys(&next(&mut watch).await), ["/s/1"], "a snapshot after the gap");
     broker.put("/s/2", b"x".to_vec()).await.expect("put");
     assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.key == "/s/2"));
-    // Back with nothing: the snapshot says so, though the revision is lower.
+    // Back with nothing: nothing is gone at once, what is put again is told, and what stays missing goes.
     server.kill();
     server.wipe();
     assert_eq!(next(&mut watch).await, WatchEvent::Away);
     server.restart().await;
-    assert_eq!(keys(&next(&mut watch).await), Vec::<String>::new());
-    broker.put("/s/3", b"x".to_vec()).await.expect("put");
-    assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.key == "/s/3"));
+    assert_eq!(keys(&next(&mut watch).await), ["/s/1", "/s/2"]);
+    broker.put("/s/2", b"again".to_vec()).await.expect("put");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.key == "/s/2" && entry.mod_revision == 2));
+    assert_eq!(next(&mut watch).await, WatchEvent::Delete("/s/1".to_owned()));
+    broker.delete("/s/2").await.expect("delete");
+    assert_eq!(next(&mut watch).await, WatchEvent::Delete("/s/2".to_owned()));
 }
 
 pub(crate) async fn a_watch_starts_without_a_broker(kind: Kind) {

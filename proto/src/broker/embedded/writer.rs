@@ -21,6 +21,10 @@ const REQUESTS_MAX: usize = 128;
 /// Requests per sync.
 const BATCH_MAX: usize = 64;
 
+/// A lease that ended so long ago unnoticed says that this server stood still (stopped, suspended, a slow disk), and that its
+/// clients could not keep their leases alive either.
+const STALL_MS: Millis = 1_000;
+
 /// What to do on the store; gives what to do when it is durable.
 type Job = Box<dyn FnOnce(&mut Store, Millis) -> Answer + Send>;
 type Answer = Box<dyn FnOnce() + Send>;
@@ -106,6 +110,10 @@ impl Writer {
 
     async fn serve(&mut self, batch: &mut Vec<Job>) -> Result<(), LogError> {
         let now = self.clock.now();
+        if self.store.next_end().is_some_and(|end| end + STALL_MS < now) {
+            tracing::warn!("this server stood still: every lease gets its full time again");
+            self.store.renew_all(now);
+        }
         let answers: Vec<Answer> = batch.drain(..).map(|job| job(&mut self.store, now)).collect();
         let ended = self.store.expire(now);
         if ended > 0 {
@@ -190,6 +198,25 @@ mod tests {
         assert_eq!(requests.run(put).await.expect_err("it has ended").code(), Code::Unavailable);
         assert_eq!(*history.revisions().borrow(), 2, "watchers were told nothing");
         assert_eq!(Log::open(dir.path(), 1, 0).expect("open").store.revision(), 2);
+    }
+
+    /// Goal: leases end in time, but not because the server itself stood still. Method: a clock that jumps far over the end of
+    /// a lease, and a little over the next one.
+    #[tokio::test]
+    async fn a_server_that_stood_still_ends_no_lease() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let Opened { log, mut store, .. } = Log::open(dir.path(), 1, 0).expect("open");
+        store.grant(7, 5, 0).expect("grant");
+        let (mut writer, _requests) = Writer::new(store, log, Arc::new(History::new(1)), Clock::start());
+        let ago =
+            |ms| Clock { started: Instant::now().checked_sub(Duration::from_millis(ms)).expect("long after boot") };
+        writer.clock = ago(20_000);
+        writer.serve(&mut Vec::new()).await.expect("serve");
+        let end = writer.store.next_end().expect("the lease stands");
+        assert!(end >= 25_000, "it has its full time");
+        writer.clock = ago(end + 1);
+        writer.serve(&mut Vec::new()).await.expect("serve");
+        assert!(!writer.store.has_lease(7), "it ended in time");
     }
 
     #[tokio::test]

@@ -92,6 +92,12 @@ impl Store {
         count
     }
 
+    /// Gives every lease its full time again: the server itself was away, so nobody could keep them alive.
+    pub(in crate::broker::embedded) fn renew_all(&mut self, now: Millis) {
+        let leases: Vec<i64> = self.leases.keys().copied().collect();
+        leases.into_iter().for_each(|lease| self.set_end(lease, now));
+    }
+
     pub(super) fn add_lease(&mut self, lease: i64, ttl_s: i64, now: Millis) {
         let ends_at = end_of(ttl_s, now);
         self.leases.insert(lease, Lease { ttl_s, ends_at, keys: std::collections::BTreeSet::new() });

@@ -36,6 +36,16 @@ fn leases_end_in_order_of_their_time_with_their_keys_in_one_revision() {
 }
 
 #[test]
+fn after_a_stall_every_lease_has_its_full_time() {
+    let mut store = Store::new(WHO);
+    store.grant(1, 10, 0).expect("grant");
+    store.grant(2, 50, 0).expect("grant");
+    store.renew_all(30_000);
+    assert_eq!((store.expire(39_999), store.next_end()), (0, Some(40_000)));
+    assert_eq!(store.time_to_live(2, false, 30_000).ttl, 50);
+}
+
+#[test]
 fn a_refused_request_changes_nothing() {
     let mut store = Store::new(WHO);
     put(&mut store, "a", 0).expect("put");
