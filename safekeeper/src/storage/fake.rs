@@ -39,7 +39,7 @@ struct State {
     operations: u64,
     /// From this one on every operation fails.
     dead_from: Option<u64>,
-    /// This many syncs fail, from the next one on.
+    /// This many fdatasyncs fail, from the next one on.
     failing_syncs: u32,
     /// Room for further allocations, in bytes.
     room: Option<u64>,
@@ -94,7 +94,7 @@ impl FakeDisk {
         self.lock().dead_from = Some(operation);
     }
 
-    pub(crate) fn fail_syncs(&self, n: u32) {
+    pub(crate) fn fail_fdatasyncs(&self, n: u32) {
         self.lock().failing_syncs = n;
     }
 
@@ -164,13 +164,6 @@ impl State {
             Some(from) if self.operations > from => Err(io::Error::other("the process is gone")),
             _ => Ok(()),
         }
-    }
-
-    fn sync(&mut self) -> io::Result<bool> {
-        self.operation()?;
-        let fails = self.failing_syncs > 0;
-        self.failing_syncs = self.failing_syncs.saturating_sub(1);
-        Ok(fails)
     }
 
     fn name_op(&mut self, op: NameOp) {
@@ -245,9 +238,7 @@ impl Disk for FakeDisk {
 
     fn fsync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        if state.sync()? {
-            return Err(io::Error::other("injected"));
-        }
+        state.operation()?;
         if state.lies == Lies::NoDirSync {
             return Ok(());
         }
@@ -328,9 +319,12 @@ impl FakeFile {
         Ok(())
     }
 
-    fn sync(&self, lie: bool) -> io::Result<()> {
+    fn sync(&self, data_only: bool) -> io::Result<()> {
         let mut state = self.disk.lock();
-        let fails = state.sync()?;
+        state.operation()?;
+        let fails = data_only && state.failing_syncs > 0;
+        state.failing_syncs -= u32::from(fails);
+        let lie = data_only && state.lies == Lies::NoFdatasync;
         let content = state.files.get_mut(&self.id).expect("files stay");
         if lie {
             return Ok(());
@@ -392,8 +386,7 @@ impl DiskFile for FakeFile {
     }
 
     fn fdatasync(&self) -> io::Result<()> {
-        let lie = self.disk.lock().lies == Lies::NoFdatasync;
-        self.sync(lie)
+        self.sync(true)
     }
 
     fn fsync(&self) -> io::Result<()> {

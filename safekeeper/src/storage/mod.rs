@@ -27,3 +27,6 @@ pub mod wal;
 pub use error::StorageError;
 pub use ops::{Op, run_group};
 pub use timeline::TimelineStorage;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgformat::wal::page::{PageHeader, header_len};
-use pgformat::wal::{EndReason, StreamConfig, WalDecoder, find_end_of_wal};
+use pgformat::wal::{EndReason, StreamConfig, WalDecoder, WalError, find_end_of_wal};
 use pgformat::{Lsn, PgMajor, WAL_PAGE_SIZE};
 
 use super::disk::DiskFile;
@@ -81,20 +81,43 @@ pub(super) fn last_record_before(
         return Ok(None);
     };
     let mut files = LogFiles::new(segments);
-    let Some(start) = record_start_before(&mut files, &cfg, floor, end)? else { return Ok(None) };
-    let mut decoder = WalDecoder::new(cfg, start, None);
+    let mut before = end;
+    while let Some(start) = record_start_before(&mut files, &cfg, floor, before)? {
+        match decode_last(&mut files, &cfg, start, end)? {
+            Ok(found) => return Ok(found),
+            // A start just behind an unfinished record that was overwritten is none: the decoder must have seen what it
+            // overwrote. Further back.
+            Err(reason) => {
+                tracing::debug!(%start, %end, %reason, "reading back to the last record begins further back");
+                before = start;
+            }
+        }
+    }
+    if end > floor {
+        tracing::warn!(%end, "the record before the end of the log cannot be read back");
+    }
+    Ok(None)
+}
+
+/// Start of the record that ends at `end`, decoding from `start`; the inner error says why `start` is no place to begin.
+fn decode_last(
+    files: &mut LogFiles<'_>,
+    cfg: &StreamConfig,
+    start: Lsn,
+    end: Lsn,
+) -> Result<Result<Option<Lsn>, WalError>, StorageError> {
+    let mut decoder = WalDecoder::new(cfg.clone(), start, None);
     while decoder.position() < end {
         let at = decoder.position();
         let bytes = files.read(at, READ_SIZE.min(end.bytes_since(at)))?;
         if bytes.is_empty() {
-            return Ok(None);
+            return Ok(Ok(None));
         }
-        if let Err(e) = decoder.feed(at, &bytes) {
-            tracing::warn!(%end, reason = %e, "the record before the end of the log cannot be read back");
-            return Ok(None);
+        if let Err(reason) = decoder.feed(at, &bytes) {
+            return Ok(Err(reason));
         }
     }
-    Ok(if decoder.boundary() == end { decoder.last_record_start() } else { None })
+    Ok(Ok(if decoder.boundary() == end { decoder.last_record_start() } else { None }))
 }
 
 /// Some record start before `end`, near it: page headers tell where the first record of a page begins.

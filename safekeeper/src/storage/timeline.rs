@@ -66,7 +66,10 @@ impl TimelineStorage {
         disk.create_dir_all(staging).map_err(StorageError::io("creating", staging))?;
         WalStorage::create(Arc::clone(disk), staging, state, prehistory)?;
         ControlFile::create(&**disk, staging, state)?;
-        disk.fsync_dir(staging).map_err(StorageError::io("fsync of", staging))
+        for dir in [Some(staging), staging.parent()].into_iter().flatten() {
+            disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir))?;
+        }
+        Ok(())
     }
 
     /// Opens a timeline: what is given out is durable, and behind the end of the log there are only zeros.

@@ -31,3 +31,6 @@ pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
 pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
 pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
 pub use registry::{Creation, RegistryError, Timelines, TimelinesConfig};
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,10 @@ fn cut_everywhere(lies: Lies) -> Result<(), String> {
             let again = after.after_power_loss(&mut rng);
             let (_, kept) = ControlFile::open(&again, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
             if found.term.0 < reported || found.term.0 > reported + 1 || kept.term != found.term {
-                return Err(format!("seed {seed} cut {cut}: {reported} reported, {} found, {} kept", found.term, kept.term));
+                return Err(format!(
+                    "seed {seed} cut {cut}: {reported} reported, {} found, {} kept",
+                    found.term, kept.term
+                ));
             }
         }
     }
@@ -188,7 +191,7 @@ fn a_failed_sync_counts_for_nothing_until_written_anew() {
             let disk = FakeDisk::new(lies);
             let mut control = ControlFile::create(&disk, dir(), &sample()).expect("created");
             disk.fsync_dir(dir()).expect("synced");
-            disk.fail_syncs(1);
+            disk.fail_fdatasyncs(1);
             let newer = ControlState { term: Term(10), ..sample() };
             control.persist(&newer).expect_err("the sync fails");
             // A restart reads the new slot from the page cache, and gives it out only after it wrote it again.
