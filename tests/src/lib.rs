@@ -1,1 +1,8 @@
-//! tests
+//! Harness, simulator and checkers that the tests share.
+
+pub mod bench;
+pub mod check;
+pub mod fabric;
+pub mod process;
+pub mod sim;
+pub mod wait;

@@ -1,0 +1,412 @@
+//! The shims' side of the world: proposer effects, the attach proof, streaming, reports to the server.
+
+use pgformat::Lsn;
+use proto::consensus::{AcceptorMessage, ProposerMessage};
+use proto::id::Term;
+use safekeeper::core::NextAction;
+use walproposer_shim::core::{Effect, Input, PeerId, Phase, Proposer};
+
+use super::bug::Bug;
+use super::net::ConnKey;
+use super::schedule::spread;
+use super::shim::{Attempt, config};
+use super::wal::Server;
+use super::world::{Event, World};
+use crate::check::{Violation, i4_durable, i6_report};
+
+impl World {
+    pub(crate) fn on_shim_start(&mut self, shim: usize) -> Result<(), Violation> {
+        if self.shims[shim].retired || self.shims[shim].attempt.is_some() {
+            return Ok(());
+        }
+        let min_term = self.shims[shim].min_term;
+        let config = config(self.ttid, &self.mconf, &self.profile, min_term);
+        let addresses = config.addresses;
+        let proposer = Proposer::new(config).expect("enough addresses");
+        self.shims[shim].attempts += 1;
+        self.shims[shim].attempt = Some(Attempt {
+            proposer,
+            conns: vec![None; addresses],
+            epoch: self.epoch,
+            server: self.shims[shim].server,
+            received: None,
+            reported: None,
+            tick_due: None,
+        });
+        self.shim_step(shim, Input::Tick)
+    }
+
+    /// Ends an attempt: its sockets close, its server connection too. A new one starts after a while.
+    pub(crate) fn end_attempt(&mut self, shim: usize, restart: Option<u64>) {
+        let Some(attempt) = self.shims[shim].attempt.take() else { return };
+        let min_term = self.shims[shim].min_term;
+        self.shims[shim].min_term = min_term.max(attempt.proposer.term());
+        for key in attempt.conns.into_iter().flatten() {
+            self.hang_up(key);
+        }
+        if self.profile.compute
+            && let Some(server) = attempt.server
+        {
+            // A compute's WAL dies with it.
+            self.servers[server] = Server::behind(self.start, Vec::new(), None, 0, fastrand::Rng::with_seed(0), false);
+        }
+        if let Some(pause) = restart {
+            let at = self.now + spread(&mut self.rng, pause);
+            self.queue.at(at, Event::ShimStart(shim));
+        }
+    }
+
+    /// The shim closes a connection; the node learns of it later.
+    fn hang_up(&mut self, key: ConnKey) {
+        let lost = self.rng.bool();
+        let delay = self.net_delay();
+        if let Some(conn) = self.net.conns.get_mut(&key) {
+            conn.at_shim = false;
+            conn.lost_to_node |= lost;
+        }
+        if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
+            self.queue.at(at, Event::BrokenAtNode(key));
+        }
+        self.net.collect(key);
+    }
+
+    pub(crate) fn attempt(&mut self, shim: usize, number: u64) -> Option<&mut Attempt> {
+        let shim = &mut self.shims[shim];
+        if shim.attempts == number { shim.attempt.as_mut() } else { None }
+    }
+
+    /// Something arrives at a shim.
+    pub(crate) fn on_shim_side(&mut self, key: ConnKey, event: Event) -> Result<(), Violation> {
+        let Some(conn) = self.net.conns.get_mut(&key).filter(|c| c.at_shim) else { return Ok(()) };
+        let (shim, peer, number) = (conn.shim, conn.peer, conn.attempt);
+        let lost = conn.lost_to_shim;
+        if matches!(event, Event::DialTimeout(_)) && conn.accepted {
+            return Ok(());
+        }
+        conn.accepted |= matches!(event, Event::Accepted(_)) && !lost;
+        let gone = matches!(event, Event::Refused(_) | Event::BrokenAtShim(..) | Event::DialTimeout(_));
+        if gone {
+            conn.at_shim = false;
+            self.net.collect(key);
+        }
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        if gone {
+            attempt.conns[peer] = None;
+        }
+        let peer_id = PeerId(peer);
+        match event {
+            Event::BrokenAtShim(_, Some(NextAction::Fenced)) => {
+                // Another primary was designated: the real shim exits with code 6, and its operator starts it anew.
+                self.count("fenced by its epoch");
+                self.end_attempt(shim, Some(50_000));
+                Ok(())
+            }
+            Event::Refused(_) | Event::BrokenAtShim(..) | Event::DialTimeout(_) => {
+                self.shim_step(shim, Input::Disconnected { peer: peer_id })
+            }
+            _ if lost => Ok(()),
+            Event::Accepted(_) => self.shim_step(shim, Input::Connected { peer: peer_id }),
+            Event::ToShim(_, message) => self.hear(shim, peer_id, message),
+            _ => Ok(()),
+        }
+    }
+
+    /// A message reaches the proposer, after what a planted bug does to it.
+    fn hear(&mut self, shim: usize, peer: PeerId, mut message: AcceptorMessage) -> Result<(), Violation> {
+        match (&mut message, self.bug) {
+            (AcceptorMessage::VoteResponse(vote), Some(Bug::CountRefusedVote)) => {
+                let asked = self.shims[shim].attempt.as_ref().map_or(Term::ZERO, |a| a.proposer.term());
+                vote.vote_given |= vote.term == asked;
+            }
+            (AcceptorMessage::VoteResponse(vote), Some(Bug::WrongDonor)) => {
+                vote.flush_lsn = vote.flush_lsn.min(Some(self.start));
+                vote.history = vote.history.up_to(self.start);
+            }
+            (AcceptorMessage::Append(ack), Some(Bug::AckForAll)) => {
+                let peers = self.shims[shim].attempt.as_ref().map_or(0, |a| a.conns.len());
+                for other in (0..peers).map(PeerId).filter(|p| *p != peer) {
+                    let streaming = |a: &Attempt| a.proposer.peers()[other.0].streaming;
+                    if self.shims[shim].attempt.as_ref().is_some_and(streaming) {
+                        let copy = AcceptorMessage::Append(ack.clone());
+                        self.shim_step(shim, Input::Message { peer: other, message: copy })?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.shim_step(shim, Input::Message { peer, message })
+    }
+
+    pub(crate) fn on_written(&mut self, key: ConnKey, end: Lsn) -> Result<(), Violation> {
+        let Some(conn) = self.net.conns.get(&key).filter(|c| c.at_shim) else { return Ok(()) };
+        let (shim, peer, number) = (conn.shim, PeerId(conn.peer), conn.attempt);
+        if self.attempt(shim, number).is_none() {
+            return Ok(());
+        }
+        self.shim_step(shim, Input::Written { peer, end })
+    }
+
+    pub(crate) fn on_shim_tick(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        attempt.tick_due = None;
+        self.shim_step(shim, Input::Tick)
+    }
+
+    pub(crate) fn on_campaign(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        if self.attempt(shim, number).is_none() {
+            return Ok(());
+        }
+        if let Some(server) = self.shims[shim].server
+            && self.rng.bool()
+            && !self.proof(server, self.checks.prefix.log().len())
+        {
+            self.refuse(shim);
+            return Ok(());
+        }
+        self.shim_step(shim, Input::Campaign)
+    }
+
+    /// The comparison of the attach proof: the server's WAL extends the first `len` bytes of the log.
+    fn proof(&self, server: usize, len: usize) -> bool {
+        let end = self.start.add(len as u64);
+        let log = self.checks.prefix.log();
+        let own = self.servers[server].until(end);
+        self.bug == Some(Bug::NoProof) || (own.len() == len && log.get(..len).is_none_or(|log| log == own))
+    }
+
+    /// The attach proof failed: exit code 6.
+    fn refuse(&mut self, shim: usize) {
+        self.count("refused by the attach proof");
+        self.shims[shim].retired = true;
+        self.end_attempt(shim, None);
+    }
+
+    pub(crate) fn on_send_elected(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        if attempt.proposer.phase() != Phase::Won {
+            return Ok(());
+        }
+        let end = attempt.proposer.history().last().map(|e| e.lsn);
+        attempt.received = end;
+        self.shim_step(shim, Input::SendElected)?;
+        self.queue.at(self.now, Event::Stream(shim, number));
+        Ok(())
+    }
+
+    /// Steps a proposer and does what it wants.
+    pub(crate) fn shim_step(&mut self, shim: usize, input: Input) -> Result<(), Violation> {
+        let now_ms = self.now_ms();
+        let number = self.shims[shim].attempts;
+        let Some(attempt) = &mut self.shims[shim].attempt else { return Ok(()) };
+        let mut effects = Vec::new();
+        attempt.proposer.step(now_ms, input, &mut effects);
+        for effect in effects {
+            if self.attempt(shim, number).is_none() {
+                return Ok(());
+            }
+            self.shim_effect(shim, number, effect)?;
+        }
+        self.report_to_server(shim, number)?;
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let due = attempt.proposer.next_timeout();
+        if let Some(due) = due.filter(|_| attempt.tick_due != due) {
+            attempt.tick_due = Some(due);
+            let at = (due * 1_000).max(self.now);
+            self.queue.at(at, Event::ShimTick(shim, number));
+        }
+        Ok(())
+    }
+
+    fn shim_effect(&mut self, shim: usize, number: u64, effect: Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::Dial { peer } => {
+                let key = self.net.open(shim, number, peer.0, peer.0);
+                let delay = self.net_delay();
+                if let Some(conn) = self.net.conns.get_mut(&key) {
+                    conn.at_shim = true;
+                }
+                if let Some(attempt) = self.attempt(shim, number) {
+                    attempt.conns[peer.0] = Some(key);
+                }
+                if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
+                    self.queue.at(at, Event::ConnectArrives(key));
+                    self.queue.at(self.now + 300_000, Event::DialTimeout(key));
+                }
+            }
+            Effect::Close { peer, .. } => {
+                self.count("closed by a proposer");
+                if let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0].take()) {
+                    self.hang_up(key);
+                }
+            }
+            Effect::Send { peer, message } => self.send(shim, number, peer, message),
+            Effect::Append { peer, mut head } => {
+                let server = self.attempt(shim, number).and_then(|a| a.server);
+                head.wal = server.map(|s| self.bytes_of(s, head.begin_lsn, head.end_lsn)).unwrap_or_default();
+                assert_eq!(head.wal.len() as u64, head.end_lsn.get() - head.begin_lsn.get(), "bytes that nobody has");
+                let (end, at) = (head.end_lsn, self.now + self.rng.u64(0..2_000));
+                if let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0]) {
+                    self.queue.at(at, Event::Written(key, end));
+                }
+                self.send(shim, number, peer, ProposerMessage::Append(head));
+            }
+            Effect::ReadyToCampaign { .. } => {
+                let at = self.now + spread(&mut self.rng, 2_000);
+                self.queue.at(at, Event::Campaign(shim, number));
+            }
+            Effect::WonElection { term, donor, end, .. } => self.on_won(shim, number, term, donor, end)?,
+            Effect::Committed { commit_lsn } => self.on_committed(shim, number, commit_lsn)?,
+            Effect::Feedback { .. } => {}
+            Effect::Deposed { term } => {
+                self.count("deposed");
+                let known = self.shims[shim].min_term;
+                self.shims[shim].min_term = known.max(term);
+                let pause = if self.healed { 5_000 } else { 60_000 };
+                self.end_attempt(shim, Some(pause));
+            }
+            Effect::Fatal(reason) => return Violation::of("fatal", format!("shim {shim}: {reason}")),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, shim: usize, number: u64, peer: PeerId, message: ProposerMessage) {
+        let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0]) else { return };
+        let delay = self.net_delay();
+        if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
+            self.queue.at(at, Event::ToNode(key, message));
+        }
+    }
+
+    /// A proposer was elected: check the log it takes over, and prove it against the server.
+    fn on_won(&mut self, shim: usize, number: u64, term: Term, donor: PeerId, end: Lsn) -> Result<(), Violation> {
+        self.checks.leader.elected(term, format!("shim {shim}, attempt {number}"))?;
+        let node = &self.nodes[donor.0];
+        // The donor may have gone down since it voted: the proof then fails for want of a donor.
+        let Some(log) = node.read(self.start, end) else {
+            self.end_attempt(shim, Some(20_000));
+            return Ok(());
+        };
+        let positions = node.live.as_ref().map(|l| l.acceptor.positions());
+        let prev = positions.filter(|p| p.flush_lsn == Some(end) && p.term == term).map(|p| p.last_record_start);
+        self.checks.prefix.elected(term, &log)?;
+        self.checks.acked.kept(&format!("the log elected in term {term}"), Some(term), &log)?;
+        let Some(prev) = prev else {
+            self.end_attempt(shim, Some(20_000));
+            return Ok(());
+        };
+        match self.shims[shim].server {
+            Some(server) => {
+                let own = self.servers[server].until(end);
+                if own != log && self.bug != Some(Bug::NoProof) {
+                    if server == 0 {
+                        return Violation::of(
+                            "proof",
+                            format!("the server's own log, elected up to {end}, is refused"),
+                        );
+                    }
+                    self.refuse(shim);
+                    return Ok(());
+                }
+            }
+            None => {
+                let xid = u32::try_from(self.servers.len() + 10).unwrap_or(u32::MAX);
+                let kinds = self.rng.fork();
+                self.servers.push(Server::behind(self.start, log, prev, xid, kinds, self.profile.uniform));
+                let server = self.servers.len() - 1;
+                if let Some(attempt) = self.attempt(shim, number) {
+                    attempt.server = Some(server);
+                }
+            }
+        }
+        let at = self.now + spread(&mut self.rng, 1_000);
+        self.queue.at(at, Event::SendElected(shim, number));
+        Ok(())
+    }
+
+    fn on_committed(&mut self, shim: usize, number: u64, commit: Lsn) -> Result<(), Violation> {
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let term = attempt.proposer.term();
+        let Some(server) = attempt.server else { return Ok(()) };
+        let log = self.servers[server].until(commit);
+        let known = self.checks.prefix.log().len();
+        // From time to time the whole log, else what is new.
+        let from = if known % 16 == 0 { 0 } else { known.min(log.len()) };
+        let at = self.start.add(from as u64);
+        let nodes = &self.nodes;
+        i4_durable::committed(&self.mconf, commit, |id| {
+            nodes.iter().any(|n| n.id == id.0 && n.medium_holds(at, &log[from..]))
+        })?;
+        self.checks.prefix.committed(term, log)
+    }
+
+    /// What the shim tells its server, and the server its clients.
+    fn report_to_server(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        let bug = self.bug;
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let Some(server) = attempt.server.filter(|_| attempt.proposer.phase() == Phase::Elected) else { return Ok(()) };
+        let (commit, received) = (attempt.proposer.commit_lsn(), attempt.received);
+        let term = attempt.proposer.term();
+        let report = if bug == Some(Bug::ReportReceived) { received } else { attempt.proposer.reportable() };
+        if bug == Some(Bug::AckOnSend)
+            && let Some(received) = received
+        {
+            self.checks.acked.told(term, self.servers[server].until(received))?;
+        }
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let Some(report) = report.filter(|r| attempt.reported < Some(*r)) else { return Ok(()) };
+        attempt.reported = Some(report);
+        let own = self.servers[server].until(report);
+        i6_report::reported(report, commit, received, own, self.checks.prefix.log())?;
+        self.checks.acked.told(term, own)
+    }
+
+    /// The servers write.
+    pub(crate) fn on_produce(&mut self) -> Result<(), Violation> {
+        if !self.produces() {
+            return Ok(());
+        }
+        let next = spread(&mut self.rng, self.profile.produce_every);
+        self.queue.at(self.now + next, Event::Produce);
+        let writing: Vec<usize> = if self.profile.compute {
+            let elected = |a: &Attempt| a.proposer.phase() == Phase::Elected;
+            self.shims.iter().filter_map(|s| s.attempt.as_ref().filter(|a| elected(a))?.server).collect()
+        } else {
+            (0..self.servers.len()).collect()
+        };
+        for server in writing {
+            self.servers[server].write();
+        }
+        if !self.profile.compute && self.rng.u8(0..40) == 0 {
+            self.fork = self.servers.first().map(|s| s.copy(2));
+        }
+        for shim in 0..self.shims.len() {
+            let number = self.shims[shim].attempts;
+            self.on_stream(shim, number)?;
+        }
+        Ok(())
+    }
+
+    /// A server sends its shim what it has flushed; sometimes only up to a page in the middle of a record.
+    pub(crate) fn on_stream(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let elected = attempt.proposer.phase() == Phase::Elected;
+        let (Some(server), Some(received)) = (attempt.server.filter(|_| elected), attempt.received) else {
+            return Ok(());
+        };
+        let end = self.servers[server].end();
+        if received >= end {
+            return Ok(());
+        }
+        let page = Lsn::new(received.get() + self.rng.u64(0..end.get() - received.get())).page_start();
+        let (part, rest) = if self.rng.u8(0..3) == 0 && page > received { (page, true) } else { (end, false) };
+        if let Some(attempt) = self.attempt(shim, number) {
+            attempt.received = Some(part);
+        }
+        self.shim_step(shim, Input::WalAvailable { end: part })?;
+        if rest {
+            let at = self.now + self.rng.u64(100..5_000);
+            self.queue.at(at, Event::Stream(shim, number));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! A deterministic simulator of the quorum: real acceptors, real proposers, real WAL storage and control slots, on a network,
+//! disks and clocks that fail. One seed is one run, exactly. See `docs/simulation.md`.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`disk`] | a disk that loses, reorders and tears what was not synced |
+//! | [`bug`] | mistakes that can be planted |
+//! | `net` | connections |
+//! | `node` | a safekeeper |
+//! | `shim`, `drive` | a shim, and its part of the world |
+//! | `wal` | servers that write WAL |
+//! | `faults` | what strikes |
+//! | `schedule` | event queue, what a seed decides |
+//! | `world` | everything together |
+
+pub mod bug;
+pub mod disk;
+mod drive;
+mod faults;
+mod net;
+mod node;
+mod schedule;
+mod shim;
+mod wal;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use bug::Bug;
+pub use world::Report;
+
+use crate::check::Violation;
+
+/// Runs one seed, with a bug planted or without. A panic of a core (an invariant asserted there) is a violation too.
+/// `trace` prints every event.
+pub fn run(seed: u64, bug: Option<Bug>, trace: bool) -> Report {
+    let mut world = world::World::new(seed, bug, trace);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match outcome {
+        Ok(result) => result.err(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Some(Violation { invariant: "assertion", what: text.unwrap_or_else(|| "a panic".to_owned()) })
+        }
+    };
+    world.report(violation)
+}

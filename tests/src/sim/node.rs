@@ -1,0 +1,267 @@
+//! One simulated safekeeper: the real acceptor, the real storage and the real grouping of effects, on a [`SimDisk`].
+//!
+//! Owner of both and of the replies that wait for the disk. It is the driver in miniature: effects become disk operations and
+//! messages, completions become inputs.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use proto::consensus::AcceptorMessage;
+use proto::id::NodeId;
+use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, Refusal, WriteId};
+use safekeeper::storage::disk::Disk;
+use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
+
+use super::bug::Bug;
+use super::disk::{DiskBugs, SimDisk};
+use super::wal::seg_size;
+
+/// A safekeeper, up or down.
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) disk: SimDisk,
+    shared: Arc<dyn Disk>,
+    pub(crate) live: Option<Live>,
+    /// Raised whenever it goes down: what was meant for an earlier life is dropped.
+    pub(crate) life: u64,
+    /// How far its clock is ahead, milliseconds.
+    pub(crate) clock_ahead_ms: u64,
+    bug: Option<Bug>,
+}
+
+/// What a process holds in memory.
+pub(crate) struct Live {
+    pub(crate) storage: TimelineStorage,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) ops: VecDeque<Op>,
+    waiting: Vec<(ConnId, AcceptorMessage, WriteId)>,
+    /// The last flush that a planted bug told to be done.
+    pretended: Option<WriteId>,
+    pub(crate) io_due: bool,
+    pub(crate) flush_due: bool,
+    pub(crate) tick_due: Option<u64>,
+}
+
+/// What a step wants from the world.
+#[derive(Debug)]
+pub(crate) enum Out {
+    Send(ConnId, AcceptorMessage),
+    Close(ConnId, Refusal),
+}
+
+/// Why a node does not come up.
+#[derive(Debug)]
+pub(crate) enum OpenFailure {
+    /// The disk said no, or the node went down meanwhile: try again.
+    Disk,
+    /// What is on disk cannot be served.
+    Damaged(String),
+}
+
+impl Node {
+    pub(crate) fn new(id: u64, seed: u64, bug: Option<Bug>) -> Node {
+        let bugs = DiskBugs {
+            no_dir_sync: bug == Some(Bug::NoDirSync),
+            no_wipe_at_open: bug == Some(Bug::NoTruncateAtOpen),
+            no_sync_at_open: bug == Some(Bug::NoSyncAtOpen),
+        };
+        let disk = SimDisk::new(seed, bugs);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        Node { id, disk, shared, live: None, life: 0, clock_ahead_ms: 0, bug }
+    }
+
+    pub(crate) fn dir() -> PathBuf {
+        PathBuf::from("/data/timeline")
+    }
+
+    /// The explicit creation that every member gets.
+    pub(crate) fn create(&self, state: &ControlState, prehistory: &[u8]) -> Result<(), StorageError> {
+        let staging = PathBuf::from("/staging/timeline");
+        let up = |path: &str| self.shared.create_dir_all(&PathBuf::from(path));
+        up("/data").and_then(|()| up("/staging")).expect("a fresh disk works");
+        self.shared.fsync_dir(&PathBuf::from("/")).expect("a fresh disk works");
+        TimelineStorage::create(&self.shared, &staging, &Self::dir(), state, Bytes::copy_from_slice(prehistory))
+    }
+
+    /// Comes up with what the disk holds; returns the state and the end of the log found.
+    pub(crate) fn open(&mut self, sync_first: bool) -> Result<(ControlState, Option<Lsn>), OpenFailure> {
+        self.disk.set_opening(true);
+        let opened =
+            if sync_first { self.shared.sync_all(&Self::dir()).map_err(|_| OpenFailure::Disk) } else { Ok(()) }
+                .and_then(|()| self.open_storage());
+        self.disk.set_opening(false);
+        opened
+    }
+
+    fn open_storage(&mut self) -> Result<(ControlState, Option<Lsn>), OpenFailure> {
+        let down = |e: StorageError| match e {
+            // A name that is gone, or damaged bytes: no retry helps.
+            e if e.is_corruption() => OpenFailure::Damaged(e.to_string()),
+            StorageError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                OpenFailure::Damaged(e.to_string())
+            }
+            _ => OpenFailure::Disk,
+        };
+        let (storage, mut state, end) = TimelineStorage::open(&self.shared, &Self::dir()).map_err(down)?;
+        if self.bug == Some(Bug::WrongHistory) {
+            misplace_last_term(&mut state);
+        }
+        let config = AcceptorConfig { commit_persist_ms: 200, ..AcceptorConfig::new(NodeId(self.id)) };
+        let acceptor = Acceptor::open(config, state.clone(), end).map_err(|e| OpenFailure::Damaged(e.to_string()))?;
+        self.live = Some(Live {
+            storage,
+            acceptor,
+            ops: VecDeque::new(),
+            waiting: Vec::new(),
+            pretended: None,
+            io_due: false,
+            flush_due: false,
+            tick_due: None,
+        });
+        Ok((state, end.map(|e| e.flush_lsn)))
+    }
+
+    pub(crate) fn go_down(&mut self, power: bool) {
+        self.live = None;
+        self.life += 1;
+        if power { self.disk.power_loss() } else { self.disk.process_kill() }
+    }
+
+    /// Steps the acceptor; disk effects are queued, what can leave is returned.
+    pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Vec<Out> {
+        let Some(live) = &mut self.live else { return Vec::new() };
+        let now_ms = now_ms + self.clock_ahead_ms;
+        let mut out = Vec::new();
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            live.acceptor.step(now_ms, input, &mut effects);
+            for effect in effects {
+                live.route(effect, self.bug, &mut out, &mut inputs);
+            }
+        }
+        out
+    }
+
+    /// Runs the next group of disk operations.
+    pub(crate) fn run_io(&mut self, now_ms: u64) -> Result<Vec<Out>, StorageError> {
+        let Some(live) = &mut self.live else { return Ok(Vec::new()) };
+        if let (Some(Bug::CutTooLow), Some(Op::Truncate { to, .. })) = (self.bug, live.ops.front_mut()) {
+            *to = live.acceptor.positions().timeline_start_lsn.unwrap_or(*to);
+        }
+        let completions = run_group(&mut live.storage, &mut live.ops)?;
+        let mut out = Vec::new();
+        for input in completions {
+            let done = match &input {
+                Input::Done(write) | Input::Truncated { write, .. } => *write,
+                _ => continue,
+            };
+            out.extend(self.step(now_ms, input));
+            let Some(live) = &mut self.live else { break };
+            for (conn, message, after) in std::mem::take(&mut live.waiting) {
+                if after <= done {
+                    out.push(Out::Send(conn, message));
+                } else {
+                    live.waiting.push((conn, message, after));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The log's bytes of `[from, to)` as a reader gets them.
+    pub(crate) fn read(&self, from: Lsn, to: Lsn) -> Option<Vec<u8>> {
+        let segments = self.live.as_ref()?.storage.wal().segments();
+        let mut out = Vec::new();
+        let mut at = from;
+        while at < to {
+            let file = segments.open_for_reading(at).ok()??;
+            let offset = at.segment_offset(seg_size());
+            let n = (seg_size().bytes() - offset).min(to.get() - at.get());
+            let mut buf = vec![0; usize::try_from(n).ok()?];
+            if file.read_at(offset, &mut buf).ok()? != buf.len() {
+                return None;
+            }
+            out.extend_from_slice(&buf);
+            at = at.add(n);
+        }
+        Some(out)
+    }
+
+    /// Whether the medium holds `bytes` at `from`.
+    pub(crate) fn medium_holds(&self, from: Lsn, bytes: &[u8]) -> bool {
+        let (mut at, mut rest) = (from, bytes);
+        while !rest.is_empty() {
+            let offset = at.segment_offset(seg_size());
+            let n = usize::try_from(seg_size().bytes() - offset).map_or(rest.len(), |n| n.min(rest.len()));
+            if self.disk.medium(&Self::segment_path(at), offset, n).as_deref() != Some(&rest[..n]) {
+                return false;
+            }
+            at = at.add(n as u64);
+            rest = &rest[n..];
+        }
+        true
+    }
+
+    pub(crate) fn segment_path(at: Lsn) -> PathBuf {
+        Self::dir().join(seg_size().file_name(pgformat::Tli(1), at.segment_no(seg_size())))
+    }
+}
+
+impl Live {
+    fn route(&mut self, effect: Effect, bug: Option<Bug>, out: &mut Vec<Out>, inputs: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Reply { conn, message, after } => {
+                let early = bug == Some(Bug::VoteBeforePersist) && matches!(message, AcceptorMessage::VoteResponse(_));
+                match after.filter(|a| !early && Some(*a) > self.pretended) {
+                    Some(after) => self.waiting.push((conn, message, after)),
+                    None => out.push(Out::Send(conn, message)),
+                }
+            }
+            Effect::Close { conn, refusal } => {
+                self.waiting.retain(|(c, ..)| *c != conn);
+                out.push(Out::Close(conn, refusal));
+            }
+            Effect::Flush(write)
+                if bug == Some(Bug::AckBeforeSync) && self.ops.iter().all(|o| matches!(o, Op::Write { .. })) =>
+            {
+                self.pretended = Some(write);
+                inputs.push_back(Input::Done(write));
+            }
+            effect => self.ops.extend(Op::from_effect(effect)),
+        }
+    }
+}
+
+fn misplace_last_term(state: &mut ControlState) {
+    let mut entries = state.history.entries().to_vec();
+    if let [.., before, last] = &mut entries[..]
+        && before.lsn < last.lsn
+    {
+        last.lsn = before.lsn;
+    }
+    if let Ok(history) = entries.try_into() {
+        state.history = history;
+    }
+}
+
+/// An operation on one line, without the WAL it carries.
+pub(crate) fn shown(op: &Op) -> String {
+    match op {
+        Op::Write { begin, wal } => format!("write {begin}+{}", wal.len()),
+        Op::Flush(write) => format!("flush {}", write.0),
+        Op::Truncate { write, to } => format!("truncate {} to {to}", write.0),
+        Op::Persist { write, state } => {
+            format!(
+                "persist {} term {} commit {:?} history {:?}",
+                write.0,
+                state.term,
+                state.commit_lsn,
+                state.history.last()
+            )
+        }
+    }
+}

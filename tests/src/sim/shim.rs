@@ -1,0 +1,59 @@
+//! One simulated shim: the real proposer and a driver in miniature.
+//!
+//! An attempt is one connection to the server and one proposer. The driver's part of the safety rests here as in the real
+//! shim: the attach proof before the campaign and before the announcement, and what is reported to the server.
+
+use pgformat::{Lsn, Tli};
+use proto::consensus::MemberConf;
+use proto::id::{PrimaryEpoch, SystemId, TenantTimelineId, Term};
+use walproposer_shim::core::{Proposer, ProposerConfig};
+
+use super::net::ConnKey;
+use super::schedule::Profile;
+use super::wal::{SYSTEM_ID, seg_size};
+
+/// A shim's process.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    pub(crate) attempt: Option<Attempt>,
+    /// Numbers the attempts: what was meant for an earlier one is dropped.
+    pub(crate) attempts: u64,
+    /// The highest term used or seen.
+    pub(crate) min_term: Term,
+    /// Which server it streams from; a compute gets its own with each election.
+    pub(crate) server: Option<usize>,
+    /// Stopped for good.
+    pub(crate) retired: bool,
+}
+
+/// One attempt to lead.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) proposer: Proposer,
+    pub(crate) conns: Vec<Option<ConnKey>>,
+    pub(crate) epoch: PrimaryEpoch,
+    /// The server whose WAL it streams.
+    pub(crate) server: Option<usize>,
+    /// Received or proved in this session.
+    pub(crate) received: Option<Lsn>,
+    pub(crate) reported: Option<Lsn>,
+    pub(crate) tick_due: Option<u64>,
+}
+
+pub(crate) fn config(ttid: TenantTimelineId, mconf: &MemberConf, profile: &Profile, min_term: Term) -> ProposerConfig {
+    ProposerConfig {
+        ttid,
+        mconf: mconf.clone(),
+        addresses: profile.nodes().len(),
+        pg_version_num: 150_004,
+        system_id: SystemId(SYSTEM_ID),
+        seg_size: seg_size(),
+        tli: Tli(1),
+        min_term,
+        start_lsn: None,
+        heartbeat_ms: 60,
+        silence_ms: 400,
+        reconnect_ms: profile.reconnect_ms,
+        window: profile.window,
+    }
+}
