@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proto::api::SafekeeperTimelineStatus;
 use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, BrokerError, Session};
 use proto::runtime::datadir::{DataDir, DataDirError};
@@ -22,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::net::streams::Streams;
 use crate::push::PushBoard;
 use crate::storage::disk::FsDisk;
-use crate::timeline::{RegistryError, Timelines, TimelinesConfig};
+use crate::timeline::{RegistryError, TimelineHandle, Timelines, TimelinesConfig};
 use crate::{announce, http, net, push};
 
 /// Lifetime of the node's lease: how long a dead safekeeper still looks alive.
@@ -48,6 +49,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Everything about a timeline, as HTTP and SHOW TIMELINE give it.
+    pub(crate) fn timeline_status(&self, handle: &TimelineHandle) -> SafekeeperTimelineStatus {
+        SafekeeperTimelineStatus { pushes: self.streams.pushes_of(handle.ttid()), ..handle.status() }
+    }
+
     /// This node, as published.
     pub(crate) fn node_record(&self) -> NodeRecord {
         NodeRecord {

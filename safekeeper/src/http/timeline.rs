@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::failure;
 use crate::server::Context;
-use crate::timeline::{CreateError, Creation, TimelineHandle};
+use crate::timeline::{CreateError, Creation};
 
 /// The JSON line is a few KiB even with a long history; what is longer is no such line.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -53,7 +53,7 @@ fn answer(ctx: &Context, ttid: TenantTimelineId, outcome: Result<Creation, Creat
         }
     };
     match ctx.timelines.get(ttid) {
-        Some(handle) => (status, Json(full_status(ctx, &handle))).into_response(),
+        Some(handle) => (status, Json(ctx.timeline_status(&handle))).into_response(),
         None => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("timeline {ttid} is gone again"), None),
     }
 }
@@ -88,7 +88,7 @@ fn read_body(mut body: Bytes) -> Result<(CreateTimelineRequest, Bytes), String> 
 
 /// `GET /v1/tenant/timeline`.
 pub(super) async fn list(State(ctx): State<Arc<Context>>) -> Json<Vec<SafekeeperTimelineStatus>> {
-    Json(ctx.timelines.list().iter().map(|handle| full_status(&ctx, handle)).collect())
+    Json(ctx.timelines.list().iter().map(|handle| ctx.timeline_status(handle)).collect())
 }
 
 /// `GET /v1/tenant/T/timeline/L`.
@@ -98,16 +98,12 @@ pub(super) async fn status(State(ctx): State<Arc<Context>>, Path((t, l)): Path<(
         (Err(e), _) | (_, Err(e)) => return failure(StatusCode::BAD_REQUEST, e.to_string(), None),
     };
     match ctx.timelines.get(ttid) {
-        Some(handle) => Json(full_status(&ctx, &handle)).into_response(),
+        Some(handle) => Json(ctx.timeline_status(&handle)).into_response(),
         None => {
             let hint = "Create it on every member with 'walfabric timeline create'.";
             failure(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), Some(hint))
         }
     }
-}
-
-fn full_status(ctx: &Context, handle: &TimelineHandle) -> SafekeeperTimelineStatus {
-    SafekeeperTimelineStatus { pushes: ctx.streams.pushes_of(handle.ttid()), ..handle.status() }
 }
 
 #[cfg(test)]

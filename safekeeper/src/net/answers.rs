@@ -164,7 +164,7 @@ fn setting_value(ctx: &Context, startup: &StartupParams, name: &str) -> Result<A
         other => {
             let other: String = other.chars().take(60).collect();
             return Err(SqlError::new(sqlstate::UNDEFINED_OBJECT, format!("nothing to show under the name {other:?}"))
-                .with_hint("SHOW TIMELINES, SAFEKEEPERS, CHOICES, LAG, CONFIG or VERSION."));
+                .with_hint("SHOW TIMELINE, TIMELINES, SAFEKEEPERS, CHOICES, LAG, CONFIG or VERSION."));
         }
     };
     Ok(Answer::new("SHOW", &[(name, Text)], vec![vec![some(value)]]))
@@ -178,7 +178,7 @@ fn segment_size_text(size: SegSize) -> String {
 
 /// The session's timeline as one JSON object, the one that HTTP gives: a proposer reads it before it asks for votes.
 fn timeline_json(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
-    let status = timeline(ctx, startup)?.status();
+    let status = ctx.timeline_status(&timeline(ctx, startup)?);
     let text = serde_json::to_string(&status).map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
     Ok(Answer::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
-use proto::net::{
-    Auth, CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection, SqlError, StartupParams, sqlstate,
-};
+use proto::net::{Auth, CopyReader, CopyWriter, ServerConnection, SqlError, StartupParams, sqlstate};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
@@ -226,17 +224,10 @@ async fn finish_replication(
     None
 }
 
-/// The last words, as far as the client takes them. What it still sends is read and dropped for a moment: closing a socket
-/// with unread bytes resets the connection, and the error would be lost on its way.
-async fn farewell(mut reader: CopyReader, mut writer: CopyWriter, error: &SqlError) {
-    writer.queue_error(error);
-    let parting = async {
-        writer.shutdown().await?;
-        while !matches!(reader.next().await?, CopyEvent::Closed) {}
-        Ok::<(), NetError>(())
-    };
+/// The last words, as far as the client takes them.
+async fn farewell(reader: CopyReader, writer: CopyWriter, error: &SqlError) {
     // The client may be gone, or go on sending: either way this is the end.
-    let _ = timeout(FAREWELL_MAX, parting).await;
+    let _ = timeout(FAREWELL_MAX, writer.close_with(reader, error)).await;
 }
 
 /// What stock clients check after start-up; server_version is the timeline's.

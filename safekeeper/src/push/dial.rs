@@ -12,9 +12,9 @@ use super::desired::Choice;
 /// Limit for connecting, and again for the pageserver's first frame.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether a pageserver refused because it has another choice by now: our own code, or the standard one nearest to it.
+/// Whether a pageserver refused because it has another choice by now, or a newer one took over.
 pub(crate) fn is_stale(error: &SqlError) -> bool {
-    [sqlstate::STALE_CHOICE, sqlstate::OBJECT_IN_USE].contains(&error.code.as_str())
+    [sqlstate::STALE_CHOICE, sqlstate::PREEMPTED].contains(&error.code.as_str())
 }
 
 /// Why no stream came about.

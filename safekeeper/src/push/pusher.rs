@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::api::shown;
-use proto::net::CopyWriter;
+use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -22,6 +23,9 @@ use crate::timeline::ReadMode;
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
 const STALE_RETRY: Duration = Duration::from_secs(5);
+
+/// Limit for the last words on a connection.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 enum Outcome {
@@ -149,7 +153,7 @@ async fn attempt(
     let start = opened.start.start_lsn;
     let wal = match handle.wal_reader(ReadMode::Committed, start) {
         Ok(wal) => wal,
-        Err(e) => return finish(End::Failed(send::read_error(&e)), opened.writer, false).await,
+        Err(e) => return finish(End::Failed(send::read_error(&e)), opened.reader, opened.writer, false).await,
     };
     info!(start_lsn = %start, address = current.record.pageserver_pg, token = current.token, "pushing");
     stream.set_state(StreamState::Streaming);
@@ -167,13 +171,13 @@ async fn attempt(
             () = stop.cancelled() => true,
         }
     };
-    let (end, _reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
+    let (end, reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
     let progress = stream.received().is_some_and(|r| r > start);
-    finish(end, writer, progress).await
+    finish(end, reader, writer, progress).await
 }
 
 /// Ends the stream on the wire and says what that means for the next attempt.
-async fn finish(end: End<bool>, mut writer: CopyWriter, progress: bool) -> Outcome {
+async fn finish(end: End<bool>, reader: CopyReader, mut writer: CopyWriter, progress: bool) -> Outcome {
     let outcome = match end {
         End::Asked(true) => Outcome::Stopped,
         End::Asked(false) => Outcome::NewChoice,
@@ -182,13 +186,22 @@ async fn finish(end: End<bool>, mut writer: CopyWriter, progress: bool) -> Outco
         End::PeerDone => Outcome::Broken { progress, reason: "the pageserver ended the stream".to_owned() },
         End::Gone(reason) => return Outcome::Broken { progress, reason },
         End::Failed(error) => {
-            writer.queue_error(&error);
-            Outcome::Broken { progress, reason: error.to_string() }
+            // It may not read any more; then there is nobody to tell.
+            let _ = timeout(FAREWELL_MAX, writer.close_with(reader, &error)).await;
+            return Outcome::Broken { progress, reason: error.to_string() };
         }
     };
     writer.queue_done();
-    let _ = tokio::time::timeout(Duration::from_secs(1), writer.shutdown()).await;
+    let _ = timeout(FAREWELL_MAX, part(reader, writer)).await;
     outcome
+}
+
+/// Sends what is queued and closes, then waits for the pageserver to do the same: what it says meanwhile would otherwise
+/// reset the connection, and CopyDone could be lost.
+async fn part(mut reader: CopyReader, writer: CopyWriter) -> Result<(), NetError> {
+    writer.shutdown().await?;
+    while !matches!(reader.next().await?, CopyEvent::Closed | CopyEvent::Done | CopyEvent::Error(_)) {}
+    Ok(())
 }
 
 /// Returns when the choice is another one; a key that was only put again gives its newer token for display.

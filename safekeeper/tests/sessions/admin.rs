@@ -34,6 +34,9 @@ async fn stock_questions() {
     let mut recovery = node.dial(ttid(1), "wal_proposer_recovery").await;
     let rows = recovery.simple_query("IDENTIFY_SYSTEM").await.expect("rows");
     assert_eq!(cell(&rows, 2), end.to_string(), "a recovery client is told the end of the log");
+    let rows = reader.simple_query("SHOW TIMELINE").await.expect("a row");
+    let status: SafekeeperTimelineStatus = serde_json::from_str(&cell(&rows, 0)).expect("the JSON of HTTP");
+    assert_eq!(status, node.status(ttid(1)).await);
     let rows = reader.simple_query("TIMELINE_STATUS").await.expect("rows");
     assert_eq!((cell(&rows, 0), cell(&rows, 1)), (end.to_string(), log.start.to_string()));
 }

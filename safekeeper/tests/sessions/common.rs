@@ -197,7 +197,7 @@ impl Log {
     }
 
     /// Everything from the start of the first segment on.
-    pub fn from_segment_start(&self) -> Vec<u8> {
+    pub fn whole_segments(&self) -> Vec<u8> {
         [&self.prehistory[..], &self.bytes].concat()
     }
 

@@ -59,7 +59,7 @@ async fn its_files_are_the_log() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 
     let seg = log.cfg.seg_size;
-    let want = log.from_segment_start();
+    let want = log.whole_segments();
     let mut checked = 0;
     for (i, part) in want.chunks(usize::try_from(seg.bytes()).expect("small")).enumerate() {
         let name = seg.file_name(Tli(1), log.start.segment_no(seg) + i as u64);
