@@ -1,6 +1,7 @@
 //! Attempts, one after the other: connect to the primary, prove it, lead a session until it ends, begin again.
 //!
-//! Everything that may pass by itself is waited out with back-off and jitter; a refusal ends the shim with its exit code.
+//! Everything that may pass by itself is waited out with back-off and jitter; a refusal ends the shim with its exit
+//! code.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,15 +85,16 @@ async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
     let slot = upstream.slot(&config.slot).await?;
     if let SlotState::Active(by) = &slot {
         return Err(Stop::Retry(format!(
-            "replication slot {} is in use by walsender {by}: another shim is at work, or PostgreSQL has not noticed the end \
-             of the last one yet",
+            "replication slot {} is in use by walsender {by}: another shim is at work, or PostgreSQL has not noticed \
+             the end of the last one yet",
             config.slot
         )));
     }
     let survey = survey::judge(config, &survey::ask(config).await)?;
     let (mut upstream, proved) = proof::before_vote(config, upstream, &survey).await?;
     if let SlotState::Missing | SlotState::Lost = slot {
-        // The WAL that the quorum lacks is still there, or the stream will be refused: so the slot may be made anew (H10).
+        // The WAL that the quorum lacks is still there, or the stream will be refused: so the slot may be made anew
+        // (H10).
         tracing::warn!(slot = config.slot, state = ?slot, "the replication slot is gone and is created anew");
         upstream.recreate_slot(&config.slot, slot == SlotState::Lost).await?;
     }

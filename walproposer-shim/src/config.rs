@@ -16,7 +16,8 @@ use crate::names;
 /// Flags of the shim.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Where the primary is: a libpq connection string or URI of a role with REPLICATION that may read pg_stat_replication.
+    /// Where the primary is: a libpq connection string or URI of a role with REPLICATION that may read
+    /// pg_stat_replication.
     #[arg(long, value_name = "CONNINFO")]
     pub primary: String,
     /// Addresses of the timeline's safekeepers. Only where to dial: quorums are counted by node id.
@@ -43,16 +44,19 @@ pub struct Args {
     /// What is reported to PostgreSQL as applied: the quorum's position, or what a pageserver has ingested.
     #[arg(long, value_name = "SOURCE", value_enum, default_value_t = ApplySource::Flush)]
     pub apply_source: ApplySource,
-    /// Replication slot [default: walfabric_ and the first 16 digits of the timeline id]; the pin slot's name ends in _pin.
+    /// Replication slot [default: walfabric_ and the first 16 digits of the timeline id]; the pin slot's name ends in
+    /// _pin.
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,
-    /// How often the primary of this timeline was designated anew; safekeepers refuse one that is lower than what they know.
+    /// How often the primary of this timeline was designated anew; safekeepers refuse one that is lower than what they
+    /// know.
     #[arg(long, value_name = "N", default_value_t = PrimaryEpoch::FIRST.0)]
     pub primary_epoch: u64,
     /// WAL kept in memory for safekeepers that fall behind, MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     pub ring_mib: usize,
-    /// Attach to a primary that runs with fsync off, whose own disk is then not trusted after an operating system crash.
+    /// Attach to a primary that runs with fsync off, whose own disk is then not trusted after an operating system
+    /// crash.
     #[arg(long)]
     pub allow_fsync_off: bool,
     /// Form of the log on standard error.

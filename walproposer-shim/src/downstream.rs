@@ -1,10 +1,11 @@
-//! One task per safekeeper address: dials when told to, carries messages both ways, fetches a laggard's WAL from a donor.
+//! One task per safekeeper address: dials when told to, carries messages both ways, fetches a laggard's WAL from a
+//! donor.
 //!
-//! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing here decides:
-//! what is sent, and when, comes from the core. Reading never waits for writing.
+//! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing here
+//! decides: what is sent, and when, comes from the core. Reading never waits for writing.
 //!
-//! A session is numbered by the driver. Events carry the number, so that those of a session that was closed are ignored, and
-//! commands of a session that is gone are dropped until the next [`Command::Dial`].
+//! A session is numbered by the driver. Events carry the number, so that those of a session that was closed are
+//! ignored, and commands of a session that is gone are dropped until the next [`Command::Dial`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,12 +23,12 @@ use crate::core::PeerId;
 use crate::safekeeper;
 use crate::wal_reader::{ReadError, WalReader};
 
-/// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds the rest.
-/// A queue that is full closes the session: the safekeeper is fed again after it reconnects.
+/// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
+/// the rest. A queue that is full closes the session: the safekeeper is fed again after it reconnects.
 pub(crate) const COMMANDS: usize = 4096;
 
-/// Events that wait for the driver, of all safekeepers together: acknowledgements are small, and a full queue only stops
-/// reading from the sockets.
+/// Events that wait for the driver, of all safekeepers together: acknowledgements are small, and a full queue only
+/// stops reading from the sockets.
 pub(crate) const EVENTS: usize = 1024;
 
 /// Bytes gathered before they are given to the socket: two appends of the largest size.

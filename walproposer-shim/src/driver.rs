@@ -1,11 +1,11 @@
 //! One session: the single owner of the proposer core, of the ring and of the stream from PostgreSQL.
 //!
-//! It routes inputs to the core and effects from it, runs the second half of the attach proof between a won election and its
-//! announcement, and reports to PostgreSQL. One session serves one connection to the primary: when that connection or the
-//! term is lost, the session ends and everything begins again with a new proof and a new election.
+//! It routes inputs to the core and effects from it, runs the second half of the attach proof between a won election
+//! and its announcement, and reports to PostgreSQL. One session serves one connection to the primary: when that
+//! connection or the term is lost, the session ends and everything begins again with a new proof and a new election.
 //!
-//! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the connection to
-//! PostgreSQL is closed before anything else happens.
+//! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the
+//! connection to PostgreSQL is closed before anything else happens.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! The shim: lets an unmodified PostgreSQL commit through a quorum of safekeepers.
 //!
-//! Towards PostgreSQL it is a physical replication client and the only synchronous standby; towards the safekeepers it is the
-//! proposer. It keeps nothing: after a restart, of itself or of PostgreSQL, it proves anew that the primary extends the quorum's
-//! log, and is elected anew.
+//! Towards PostgreSQL it is a physical replication client and the only synchronous standby; towards the safekeepers it
+//! is the proposer. It keeps nothing: after a restart, of itself or of PostgreSQL, it proves anew that the primary
+//! extends the quorum's log, and is elected anew.
 //!
 //! | module | what | pure? |
 //! |---|---|---|
@@ -115,7 +115,8 @@ pub async fn run(args: Args) -> u8 {
     serve(config, cancel).await
 }
 
-/// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of [`proto::runtime::exit`].
+/// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of
+/// [`proto::runtime::exit`].
 pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
     let bound = match runtime::bind_http(config.listen_http) {
         Ok(bound) => bound,

@@ -4,7 +4,8 @@
 
 use proto::id::TimelineId;
 
-/// Hexadecimal digits of the timeline id that go into a name: 64 bits, so that two timelines of one PostgreSQL never collide.
+/// Hexadecimal digits of the timeline id that go into a name: 64 bits, so that two timelines of one PostgreSQL never
+/// collide.
 const DIGITS: usize = 16;
 
 /// What `synchronous_standby_names` must name, and the application_name of the streaming connection.

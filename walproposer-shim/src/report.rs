@@ -1,7 +1,7 @@
 //! What PostgreSQL is told: standby status updates.
 //!
-//! Pure but for the queueing. write = flush = what the core allows; apply = flush, or what a pageserver has ingested. All of it
-//! is monotone within a session, and never more than flush.
+//! Pure but for the queueing. write = flush = what the core allows; apply = flush, or what a pageserver has ingested.
+//! All of it is monotone within a session, and never more than flush.
 
 use bytes::Bytes;
 use pgformat::Lsn;

@@ -1,18 +1,19 @@
 //! The newest WAL of the session, in memory, bounded.
 //!
-//! Pure. Owner: the driver. Chunks are kept as they came from the primary; handing WAL out clones reference counts, never bytes.
+//! Pure. Owner: the driver. Chunks are kept as they came from the primary; handing WAL out clones reference counts,
+//! never bytes.
 //!
-//! Invariants: chunks are contiguous; `bytes <= capacity` after every [`Ring::push`] that [`Ring::has_room`] allowed, plus at
-//! most one chunk; only WAL below the committed position is dropped, so that what no quorum has can always be sent from here.
-//! A safekeeper that needs more than is left is fed from a donor, not from here.
+//! Invariants: chunks are contiguous; `bytes <= capacity` after every [`Ring::push`] that [`Ring::has_room`] allowed,
+//! plus at most one chunk; only WAL below the committed position is dropped, so that what no quorum has can always be
+//! sent from here. A safekeeper that needs more than is left is fed from a donor, not from here.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use pgformat::Lsn;
 
-/// Bounded, contiguous WAL. Its size comes from --ring-mib: a few seconds of a busy primary by default, so that a safekeeper
-/// that restarts catches up from memory.
+/// Bounded, contiguous WAL. Its size comes from --ring-mib: a few seconds of a busy primary by default, so that a
+/// safekeeper that restarts catches up from memory.
 #[derive(Debug)]
 pub(crate) struct Ring {
     chunks: VecDeque<(Lsn, Bytes)>,

@@ -1,7 +1,7 @@
 //! What the shim knows about itself, for status pages, metrics and the broker.
 //!
-//! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read. The lock is
-//! held for copies only, never across I/O.
+//! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read.
+//! The lock is held for copies only, never across I/O.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -154,7 +154,8 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Positions of the running session. `received`: end of the WAL received, bytes in the ring, reported flush and apply.
+    /// Positions of the running session. `received`: end of the WAL received, bytes in the ring, reported flush and
+    /// apply.
     pub(crate) fn progress<'a>(
         &self,
         commit: Option<Lsn>,

@@ -101,23 +101,23 @@ pub(crate) enum Refusal {
     Corrupt(String),
 }
 
-const REBUILD: &str = "stop it, and rebuild its data directory from a base backup of the present primary, or with pg_rewind; \
-                       do not start it as this timeline's primary again";
+const REBUILD: &str = "stop it, and rebuild its data directory from a base backup of the present primary, or with \
+                       pg_rewind; do not start it as this timeline's primary again";
 
 impl Refusal {
     /// What to do next.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Refusal::ForeignSystem { .. } | Refusal::OtherFormat { .. } => {
-                "check --primary, --tenant-id and --timeline-id; for a new cluster create a timeline of its own with `walfabric \
-                 timeline create`"
+                "check --primary, --tenant-id and --timeline-id; for a new cluster create a timeline of its own \
+                 with `walfabric timeline create`"
             }
             Refusal::Standby => {
                 "point --primary at the primary; a standby is attached after its promotion, never before"
             }
             Refusal::SettingOff("fsync") => {
-                "set fsync = on and restart PostgreSQL, or start the shim with --allow-fsync-off and rebuild the node after any \
-                 crash of its operating system"
+                "set fsync = on and restart PostgreSQL, or start the shim with --allow-fsync-off and rebuild the \
+                 node after any crash of its operating system"
             }
             Refusal::SettingOff(_) => {
                 "set full_page_writes = on and reload: page reconstruction needs full-page images"
@@ -125,21 +125,22 @@ impl Refusal {
             Refusal::WalLevel(_) => "set wal_level = replica (or logical) and restart PostgreSQL",
             Refusal::Behind { .. } => REBUILD,
             Refusal::OtherTli { .. } | Refusal::OtherHistory { .. } => {
-                "a promoted server does not continue this timeline by itself; create a timeline of its own for it, or attach the \
-                 server that was not promoted"
+                "a promoted server does not continue this timeline by itself; create a timeline of its own for \
+                 it, or attach the server that was not promoted"
             }
             Refusal::Diverged { .. } | Refusal::DoesNotFollow(_) => REBUILD,
             Refusal::NothingToCompare { .. } => {
-                "the primary has removed the WAL below the quorum's end: rebuild it from a base backup, and keep the slot whose \
-                 name ends in _pin"
+                "the primary has removed the WAL below the quorum's end: rebuild it from a base backup, and keep \
+                 the slot whose name ends in _pin"
             }
             Refusal::WalRemoved(_) => {
-                "this primary cannot be reattached: create a new timeline for it with `walfabric timeline create`; keep \
-                 max_slot_wal_keep_size = -1"
+                "this primary cannot be reattached: create a new timeline for it with `walfabric timeline \
+                 create`; keep max_slot_wal_keep_size = -1"
             }
             Refusal::Members(_) => "correct --safekeepers: it must lead to the timeline's members, each once",
             Refusal::StaleEpoch { .. } | Refusal::Epoch(_) => {
-                "another primary was designated; if this one is right, start the shim with that --primary-epoch or a higher one"
+                "another primary was designated; if this one is right, start the shim with that --primary-epoch \
+                 or a higher one"
             }
             Refusal::NotVanilla(_) => "use another timeline: this one takes no WAL from a shim",
             Refusal::Corrupt(_) => "stop everything that writes to the timeline and inspect the safekeepers",

@@ -124,7 +124,8 @@ fn quoted(chars: &mut Peekable<Chars<'_>>) -> Result<String, String> {
     }
 }
 
-/// Why `setting` does not make every synchronous commit wait for the standby `own` and for nobody else; `None`: it does.
+/// Why `setting` does not make every synchronous commit wait for the standby `own` and for nobody else; `None`: it
+/// does.
 pub fn problem(setting: &str, own: &str) -> Option<String> {
     let wanted = format!("set it to 'FIRST 1 ({own})'");
     let parsed = match parse(setting) {

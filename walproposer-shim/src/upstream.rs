@@ -1,8 +1,8 @@
 //! The one replication connection to the primary: questions, proof reading, then the stream.
 //!
 //! Owner of the connection until [`Upstream::stream`] hands its halves to the driver. While it asks and proves, its
-//! application_name matches no standby name, so that PostgreSQL never waits for it; the name is changed on the same connection
-//! right before the stream. A new connection is a new proof: nothing is carried over.
+//! application_name matches no standby name, so that PostgreSQL never waits for it; the name is changed on the same
+//! connection right before the stream. A new connection is a new proof: nothing is carried over.
 
 use std::time::Duration;
 

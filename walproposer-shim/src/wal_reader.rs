@@ -1,7 +1,7 @@
 //! A bounded stretch of WAL, read over START_REPLICATION from PostgreSQL or from a safekeeper.
 //!
-//! Owner of the connection while it reads. Chunks come in order, without gap, and are cut at the end asked for; everything that
-//! the server sends beyond it is dropped. Never holds more than one message.
+//! Owner of the connection while it reads. Chunks come in order, without gap, and are cut at the end asked for;
+//! everything that the server sends beyond it is dropped. Never holds more than one message.
 
 use std::time::Duration;
 

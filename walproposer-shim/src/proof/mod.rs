@@ -1,8 +1,9 @@
 //! The attach proof: this primary's WAL extends the quorum's log.
 //!
-//! It runs before votes are asked for, on `[from, C)`, and again on the rest up to the chosen end before the election is
-//! announced: the primary's bytes against a donor safekeeper's, and the prev link of the first record behind the end. All reads
-//! of the primary happen on the connection that streams afterwards. A refusal is final; anything else is tried again.
+//! It runs before votes are asked for, on `[from, C)`, and again on the rest up to the chosen end before the election
+//! is announced: the primary's bytes against a donor safekeeper's, and the prev link of the first record behind the
+//! end. All reads of the primary happen on the connection that streams afterwards. A refusal is final; anything else
+//! is tried again.
 //!
 //! [`plan`] is the pure part.
 
@@ -21,8 +22,8 @@ use crate::upstream::{Reading, Upstream};
 use crate::wal_reader::{ReadError, WalReader};
 use plan::LogView;
 
-/// How far behind the log's end the primary is read to see the first record's prev link: a record header and its page header
-/// fit into far less.
+/// How far behind the log's end the primary is read to see the first record's prev link: a record header and its page
+/// header fit into far less.
 const LOOK_AHEAD: u64 = 16 << 10;
 
 /// A stretch that was found equal.
@@ -87,7 +88,8 @@ pub(crate) async fn before_elected(
         upstream = reading.finish().await?;
     }
     let proved = Proved { from: proved.from, to: chosen.end };
-    tracing::info!(from = %proved.from, to = %proved.to, term = %chosen.term, "the primary's WAL extends the elected log");
+    let (from, to, term) = (proved.from, proved.to, chosen.term);
+    tracing::info!(%from, %to, %term, "the primary's WAL extends the elected log");
     // The stream starts at the end again, so the check starts over with it.
     Ok((upstream, proved, LinkCheck::new(&survey.log, chosen.end, last_record_start)?))
 }
@@ -134,7 +136,8 @@ async fn compare(
     Ok(upstream)
 }
 
-/// Compares one part chunk by chunk; `theirs_left` is what the donor sent beyond the last comparison, and so is the result.
+/// Compares one part chunk by chunk; `theirs_left` is what the donor sent beyond the last comparison, and so is the
+/// result.
 async fn compare_part(
     ours: &mut Reading,
     theirs: &mut WalReader,
@@ -177,7 +180,8 @@ fn from_primary(e: ReadError, at: Lsn) -> Stop {
     Stop::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 
-/// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last one.
+/// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last
+/// one.
 #[derive(Debug)]
 pub(crate) struct LinkCheck {
     decoder: Option<WalDecoder>,

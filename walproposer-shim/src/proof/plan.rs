@@ -1,8 +1,9 @@
 //! What the attach proof compares, and everything it can refuse without reading WAL.
 //!
-//! Pure. The proof says: this primary's WAL extends the quorum's log. A position is not enough for that, since a restored,
-//! rolled back or promoted copy has positions too; bytes are. Every term interval was written by one incarnation of a primary,
-//! and a different one differs in it: pages carry the tli, records carry transaction ids, times, prev links and checksums.
+//! Pure. The proof says: this primary's WAL extends the quorum's log. A position is not enough for that, since a
+//! restored, rolled back or promoted copy has positions too; bytes are. Every term interval was written by one
+//! incarnation of a primary, and a different one differs in it: pages carry the tli, records carry transaction ids,
+//! times, prev links and checksums.
 
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::PgHistoryEntry;
@@ -107,9 +108,9 @@ fn check_tli(primary: &Primary, log: &LogView) -> Result<(), Refusal> {
     }
 }
 
-/// Where the comparison starts: at most [`COMPARE_BYTES`] below the committed position, further down when the last record starts
-/// there, never below what both sides hold. With nothing committed: the start of the first segment, whose bytes before the
-/// log's start both sides hold.
+/// Where the comparison starts: at most [`COMPARE_BYTES`] below the committed position, further down when the last
+/// record starts there, never below what both sides hold. With nothing committed: the start of the first segment,
+/// whose bytes before the log's start both sides hold.
 pub(crate) fn compare_from(primary: &Primary, log: &LogView) -> Result<Lsn, Refusal> {
     let oldest = primary.oldest.max(log.oldest);
     let segment = log.start.segment_start(log.seg_size);
@@ -133,8 +134,8 @@ pub(crate) fn check_whole_record(from: Lsn, end: Lsn, last_record_start: Option<
     }
 }
 
-/// Cuts `[from, to)` where PostgreSQL's files change from one tli to the next: the segment that holds a switchpoint exists
-/// under both, earlier ones only under the older tli.
+/// Cuts `[from, to)` where PostgreSQL's files change from one tli to the next: the segment that holds a switchpoint
+/// exists under both, earlier ones only under the older tli.
 pub(crate) fn parts(history: &[(Tli, Lsn)], from: Lsn, to: Lsn) -> Vec<Part> {
     let mut out = Vec::new();
     for (i, (tli, begin)) in history.iter().enumerate() {

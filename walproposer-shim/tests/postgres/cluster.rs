@@ -65,7 +65,8 @@ impl Postgres {
         writeln!(file.expect("the settings file"), "{name} = '{value}'").expect("written");
     }
 
-    /// Starts the server and waits until it accepts connections. A server that was killed may still hold its memory for a moment.
+    /// Starts the server and waits until it accepts connections. A server that was killed may still hold its memory
+    /// for a moment.
     pub(crate) async fn start(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -83,7 +84,7 @@ impl Postgres {
                 if child.try_wait().expect("a child").is_some() {
                     break;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await; // between two looks
             }
         }
     }

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, ShimStatus, TimelineSource};
+use proto::broker::Broker;
+use proto::broker::keys::DEFAULT_PREFIX;
+use proto::broker::records::PrimaryRecord;
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
 use safekeeper::Server;
@@ -32,7 +35,7 @@ pub(crate) async fn until<T>(what: &str, patience: Duration, mut look: impl Asyn
             return seen;
         }
         assert!(Instant::now() < deadline, "{what} did not happen within {patience:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
     }
 }
 
@@ -220,6 +223,18 @@ impl Fabric {
         self.pg.set_and_reload("synchronous_standby_names", &names).await;
         shim.protects().await;
         shim
+    }
+
+    /// Waits until the primary record on the broker satisfies `wanted`.
+    pub(crate) async fn record_says(&self, what: &str, wanted: impl Fn(&PrimaryRecord) -> bool) {
+        let broker = Broker::new(&self.broker, DEFAULT_PREFIX).expect("a URL");
+        let key = broker.keys().primary(ttid());
+        until(what, Duration::from_secs(20), async || {
+            let entry = broker.get(&key).await.ok()??;
+            let record: PrimaryRecord = serde_json::from_slice(&entry.value).expect("a record");
+            wanted(&record).then_some(())
+        })
+        .await;
     }
 
     async fn create_timeline(&self) {

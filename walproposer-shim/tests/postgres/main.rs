@@ -1,5 +1,5 @@
-//! The shim between a real PostgreSQL 15 and real safekeepers: commits wait for the quorum, every restart continues, and a
-//! primary that must not extend the log is refused with exit code 6.
+//! The shim between a real PostgreSQL 15 and real safekeepers: commits wait for the quorum, every restart continues,
+//! and a primary that must not extend the log is refused with exit code 6.
 
 mod cluster;
 mod fabric;
@@ -153,9 +153,11 @@ async fn protection_is_told_with_reasons() {
     let (code, body) = shim.text("/readyz?verbose").await;
     assert!(code == 503 && body.contains("synchronous_standby_names"), "{code} {body}");
     assert!(shim.text("/metrics").await.1.contains("walfabric_shim_protected 0"));
+    fabric.record_says("unprotected", |r| !r.protected && r.reasons.iter().any(|r| r.contains("is empty"))).await;
     let names = walproposer_shim::names::synchronous_standby_names(fabric::ttid().timeline_id);
     fabric.pg.set_and_reload("synchronous_standby_names", &names).await;
     shim.protects().await;
+    fabric.record_says("protected", |r| r.protected && r.reasons.is_empty() && r.term.is_some()).await;
     shim.stop().await;
 }
 
@@ -169,7 +171,8 @@ async fn apply_waits_for_a_pageserver_when_told_to() {
     shim.stop().await;
 }
 
-/// Goal: every primary that must not extend the log is refused with exit code 6, and the true one still attaches afterwards.
+/// Goal: every primary that must not extend the log is refused with exit code 6, and the true one still attaches
+/// afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_must_not_extend_the_log_are_refused() {
     let (mut fabric, shim) = with_table(&[]).await;
@@ -234,7 +237,8 @@ async fn primaries_that_must_not_extend_the_log_are_refused() {
     shim.stop().await;
 }
 
-/// Goal: a second shim waits for the slot and takes over, the pin slot follows, switched segments and a lost slot are no obstacle.
+/// Goal: a second shim waits for the slot and takes over, the pin slot follows, switched segments and a lost slot are
+/// no obstacle.
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_switches_and_a_second_shim() {
     let (fabric, first) = with_table(&[]).await;
@@ -273,8 +277,8 @@ async fn slots_switches_and_a_second_shim() {
     third.stop().await;
 }
 
-/// Goal: without a quorum the shim's memory stays bounded, PostgreSQL keeps its walsender beyond wal_sender_timeout (5 s here), and
-/// everything flows when the quorum is back.
+/// Goal: without a quorum the shim's memory stays bounded, PostgreSQL keeps its walsender beyond wal_sender_timeout (5
+/// s here), and everything flows when the quorum is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_while_there_is_no_quorum() {
     let (mut fabric, shim) = with_table(&["--ring-mib", "1"]).await;
