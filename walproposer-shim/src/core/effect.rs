@@ -73,8 +73,8 @@ pub enum Effect {
         /// The message.
         message: ProposerMessage,
     },
-    /// Send WAL: the driver takes bytes `[head.begin_lsn, head.end_lsn)` from the ring, or from a donor, fills `head.wal` and
-    /// sends it; then [`Input::Written`].
+    /// Send WAL: the driver takes bytes `[head.begin_lsn, head.end_lsn)` from the ring, or from a donor, fills
+    /// `head.wal` and sends it; then [`Input::Written`].
     Append {
         /// To whom.
         peer: PeerId,
@@ -86,8 +86,8 @@ pub enum Effect {
         /// The nodes that have greeted, with their terms.
         greeted: Vec<(NodeId, Term)>,
     },
-    /// The election is won but not announced. The driver proves `[what was proved, end)` against the donor with this term,
-    /// and answers [`Input::SendElected`].
+    /// The election is won but not announced. The driver proves `[what was proved, end)` against the donor with this
+    /// term, and answers [`Input::SendElected`].
     WonElection {
         /// The term won.
         term: Term,
@@ -218,8 +218,8 @@ pub enum Fatal {
 }
 
 impl Fatal {
-    /// The shim's exit code for it: 6 refused, 5 corruption. A newer configuration is not final: `None`, the driver learns
-    /// it and starts over.
+    /// The shim's exit code for it: 6 refused, 5 corruption. A newer configuration is not final: `None`, the driver
+    /// learns it and starts over.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Fatal::UnknownNode { .. } | Fatal::DuplicateNode { .. } | Fatal::TooFew { .. } => Some(6),

@@ -1,9 +1,9 @@
 //! The proposer: pure consensus core of one attempt to lead a timeline.
 //!
-//! Owner of term, votes, progress of each acceptor, commit and truncate positions. It does no I/O, reads no clock and draws no
-//! randomness: [`Proposer::step`] takes an input and the time, and appends effects. One value serves one connection to the
-//! primary: when that connection is lost, the attach proof is void and the driver builds a fresh proposer, whose `min_term`
-//! is the term of this one, so that it campaigns with a higher one.
+//! Owner of term, votes, progress of each acceptor, commit and truncate positions. It does no I/O, reads no clock and
+//! draws no randomness: [`Proposer::step`] takes an input and the time, and appends effects. One value serves one
+//! connection to the primary: when that connection is lost, the attach proof is void and the driver builds a fresh
+//! proposer, whose `min_term` is the term of this one, so that it campaigns with a higher one.
 //!
 //! Invariants, asserted here in every build and checked in simulation (`docs/protocol.md`):
 //! - I1 a term is asked for once, and elected only with the votes of a quorum of each member set, counted by node id.
@@ -33,8 +33,8 @@ pub use effect::{CloseReason, Effect, Fatal, Input, PeerId};
 pub struct ProposerConfig {
     /// Which timeline.
     pub ttid: TenantTimelineId,
-    /// The timeline's member set, as its safekeepers tell it. At generation 0 (foreign timelines) every address counts as a
-    /// member.
+    /// The timeline's member set, as its safekeepers tell it. At generation 0 (foreign timelines) every address counts
+    /// as a member.
     pub mconf: MemberConf,
     /// Length of the address list.
     pub addresses: usize,
@@ -67,7 +67,8 @@ impl ProposerConfig {
     pub const SILENCE_MS: u64 = 10_000;
     /// See [`ProposerConfig::HEARTBEAT_MS`].
     pub const RECONNECT_MS: u64 = 1_000;
-    /// Eight full messages: enough to keep a socket busy, little enough that a heartbeat is not stuck behind it for long.
+    /// Eight full messages: enough to keep a socket busy, little enough that a heartbeat is not stuck behind it for
+    /// long.
     pub const WINDOW: u64 = 1 << 20;
 }
 
@@ -218,9 +219,11 @@ impl Proposer {
         self.commit_lsn
     }
 
-    /// What may be reported to PostgreSQL as write and flush position: min(commit, received or proved in this session). I6.
+    /// What may be reported to PostgreSQL as write and flush position: min(commit, received or proved in this
+    /// session). I6.
     ///
-    /// What lies below the election's end was proved by the driver before it announced the election; the rest was received.
+    /// What lies below the election's end was proved by the driver before it announced the election; the rest was
+    /// received.
     pub fn reportable(&self) -> Option<Lsn> {
         if self.phase != Phase::Elected {
             return None;
@@ -235,8 +238,8 @@ impl Proposer {
 
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.
     ///
-    /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. A driver that keeps every byte
-    /// above commit_lsn in its ring always finds one for what it dropped.
+    /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. A driver that keeps
+    /// every byte above commit_lsn in its ring always finds one for what it dropped.
     pub fn donor_for(&self, end: Lsn) -> Option<PeerId> {
         let acked = |p: &Peer| p.stream().is_some() && p.acked >= Some(end);
         let by_ack = self.peers.iter().position(acked).map(PeerId);

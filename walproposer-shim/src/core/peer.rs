@@ -15,7 +15,8 @@ pub(super) struct Peer {
     pub(super) node: Option<NodeId>,
     /// The last term it told.
     pub(super) term: Term,
-    /// Its log when it gave us its vote; kept when the session is lost, since nobody else can append there in a lower term.
+    /// Its log when it gave us its vote; kept when the session is lost, since nobody else can append there in a lower
+    /// term.
     pub(super) vote: Option<Vote>,
     /// Durable there in our term.
     pub(super) acked: Option<Lsn>,
@@ -90,7 +91,8 @@ impl Peer {
         }
     }
 
-    /// Whether it owes us a message. Between greeting, campaign and announcement nobody speaks, for as long as the proof takes.
+    /// Whether it owes us a message. Between greeting, campaign and announcement nobody speaks, for as long as the
+    /// proof takes.
     fn owes_answer(&self) -> bool {
         matches!(self.session, Session::Greeting | Session::Voting | Session::Streaming(_))
     }

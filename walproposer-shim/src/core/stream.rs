@@ -160,8 +160,8 @@ impl Stream {
         self.sent.get() - self.written.get()
     }
 
-    /// The farthest boundary that an acceptor can have reached: behind a switch record the next segment's start, although the
-    /// fill is not sent yet.
+    /// The farthest boundary that an acceptor can have reached: behind a switch record the next segment's start,
+    /// although the fill is not sent yet.
     fn reach(&self, seg: pgformat::SegSize) -> Lsn {
         if self.sent.segment_offset(seg) == 0 {
             return self.sent;
