@@ -152,6 +152,15 @@ impl Postgres {
         target
     }
 
+    /// Another server on a copy of the data directory of this stopped one.
+    pub(crate) fn twin(&self) -> Postgres {
+        assert!(self.child.is_none(), "a running server is not copied like this");
+        let twin = Postgres::init();
+        twin.restore(&self.data());
+        twin.set("unix_socket_directories", twin.dir.path().to_str().expect("UTF-8"));
+        twin
+    }
+
     /// Puts a copy in the place of the data directory.
     pub(crate) fn restore(&self, copy_path: &Path) {
         std::fs::remove_dir_all(self.data()).expect("removed");

@@ -302,3 +302,28 @@ async fn memory_is_bounded_while_there_is_no_quorum() {
     assert!(insert(&fabric, PATIENCE).await, "a quorum is back");
     shim.stop().await;
 }
+
+/// Goal: an old primary that comes back while its successor is at work is refused, and neither the successor nor its
+/// term is disturbed: the proof comes before any vote.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_primary_that_comes_back_is_refused_and_disturbs_nobody() {
+    let (mut fabric, shim) = with_table(&[]).await;
+    assert!(insert(&fabric, PATIENCE).await);
+    shim.stop().await;
+    fabric.pg.stop();
+    let mut successor = fabric.pg.twin();
+    successor.start().await;
+    let shim = Shim::start(&successor, &fabric.addresses(), &fabric.broker, &[]);
+    shim.protects().await;
+    let client = successor.connect().await.expect("a connection");
+    client.batch_execute("INSERT INTO t DEFAULT VALUES").await.expect("acknowledged");
+    let term = shim.status().await.expect("a status").term;
+
+    fabric.pg.start().await;
+    fabric.pg.execute_async("INSERT INTO t (filler) SELECT repeat('o', 100) FROM generate_series(1, 5000)").await;
+    fabric.shim(&[]).refuses("it diverged").await;
+    client.batch_execute("INSERT INTO t DEFAULT VALUES").await.expect("acknowledged");
+    let status = shim.status().await.expect("a status");
+    assert_eq!((status.term, status.protected), (term, true), "the successor was disturbed");
+    shim.stop().await;
+}
