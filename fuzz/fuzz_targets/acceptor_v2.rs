@@ -1,4 +1,5 @@
-//! Messages of a WAL push acceptor, version 2: no input panics, and what is read is written and read again as the same message.
+//! Messages of a WAL push acceptor, version 2: no input panics, and what is read is written and read again as the same
+//! message.
 #![no_main]
 
 use bytes::Bytes;

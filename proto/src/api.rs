@@ -25,8 +25,8 @@ pub struct PgHistoryEntry {
     pub start_lsn: Lsn,
 }
 
-/// `POST /v1/tenant/timeline` on a safekeeper. The body is this object on one line, a line feed, then `prehistory_len` raw
-/// bytes: the primary's own WAL of `[start of start_lsn's segment, start_lsn)`.
+/// `POST /v1/tenant/timeline` on a safekeeper. The body is this object on one line, a line feed, then `prehistory_len`
+/// raw bytes: the primary's own WAL of `[start of start_lsn's segment, start_lsn)`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTimelineRequest {

@@ -1,7 +1,8 @@
-//! Commands of a replication session: text to value, pure. Which of them a server obeys, and what it answers, is its own business.
+//! Commands of a replication session: text to value, pure. Which of them a server obeys, and what it answers, is its
+//! own business.
 //!
-//! Keywords are read in any case, options in any order, a trailing semicolon is dropped, anything left over is an error:
-//! the grammar is anchored at both ends. It stands in `docs/protocol.md`.
+//! Keywords are read in any case, options in any order, a trailing semicolon is dropped, anything left over is an
+//! error: the grammar is anchored at both ends. It stands in `docs/protocol.md`.
 
 mod parse;
 #[cfg(test)]

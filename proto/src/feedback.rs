@@ -6,7 +6,8 @@ use pgformat::Lsn;
 
 use crate::codec::{DecodeError, Reader};
 
-/// What a pageserver reports about one timeline. Every key is optional: an unknown position is left out, not sent as zero.
+/// What a pageserver reports about one timeline. Every key is optional: an unknown position is left out, not sent as
+/// zero.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PageserverFeedback {
     /// `current_timeline_size`: logical size in bytes.
@@ -145,8 +146,12 @@ mod tests {
 
     #[test]
     fn synonyms_are_read_and_unknown_keys_skipped() {
-        let blob = b"\x05last_received_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x30disk_consistent_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x20\
-            novel\0\0\0\0\x03abcremote_consistent_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x10replytime\0\0\0\0\x08\0\0\0\0\0\0\0\x01";
+        let mut blob = vec![5];
+        blob.extend_from_slice(b"last_received_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x30");
+        blob.extend_from_slice(b"disk_consistent_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x20");
+        blob.extend_from_slice(b"novel\0\0\0\0\x03abc");
+        blob.extend_from_slice(b"remote_consistent_lsn\0\0\0\0\x08\0\0\0\0\0\0\0\x10");
+        blob.extend_from_slice(b"replytime\0\0\0\0\x08\0\0\0\0\0\0\0\x01");
         let want = PageserverFeedback {
             last_received_lsn: Some(Lsn::new(0x30)),
             disk_consistent_lsn: Some(Lsn::new(0x20)),
@@ -154,7 +159,7 @@ mod tests {
             reply_time: Some(1),
             ..PageserverFeedback::default()
         };
-        assert_eq!(read(blob), Ok(want));
+        assert_eq!(read(&blob), Ok(want));
     }
 
     /// WAL removal rests on remote_consistent_lsn: unknown must stay unknown, and nothing may stand in for it.

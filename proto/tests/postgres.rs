@@ -1,4 +1,5 @@
-//! The session code against the real thing: our client against PostgreSQL's server, PostgreSQL's client against our server.
+//! The session code against the real thing: our client against PostgreSQL's server, PostgreSQL's client against our
+//! server.
 //!
 //! Skipped with a message where PostgreSQL 15 is not installed. As root, the server runs as user postgres.
 

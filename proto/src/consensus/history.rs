@@ -102,7 +102,8 @@ impl From<TermHistory> for Vec<TermLsn> {
 
 /// How advanced a log is: the one comparison for "more up to date", used for donors, votes and synchronisation.
 ///
-/// The term is the one that wrote the end of the log, never the current term of the node: comparing by the latter loses data.
+/// The term is the one that wrote the end of the log, never the current term of the node: comparing by the latter loses
+/// data.
 /// `flush_lsn` `None`: no log at all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct LogPosition {

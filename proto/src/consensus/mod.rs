@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | [`ProposerGreeting`] | proposer | acceptor | who I am, which log, which format |
 //! | [`AcceptorGreeting`] | acceptor | proposer | my id, configuration, term |
-//! | [`VoteRequest`] / [`VoteResponse`] | both | both | ask for a term / grant or refuse, show the log's end and history |
+//! | [`VoteRequest`] / [`VoteResponse`] | both | both | ask for a term / grant or refuse, show log's end, history |
 //! | [`ProposerElected`] | proposer | acceptor | adopt this history, truncate to here; no reply |
 //! | [`AppendRequest`] / [`AppendResponse`] | both | both | WAL and commit position / durable position and feedback |
 

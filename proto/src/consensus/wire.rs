@@ -1,7 +1,7 @@
 //! Entry points of the message codecs and what both versions share. Layouts: `docs/protocol.md`.
 //!
-//! Encoding has two doors: `encode` gives a whole message; `encode_head` leaves the WAL of an append request out, so that a
-//! sender queues head and WAL one after the other and copies nothing.
+//! Encoding has two doors: `encode` gives a whole message; `encode_head` leaves the WAL of an append request out, so
+//! that a sender queues head and WAL one after the other and copies nothing.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgformat::Lsn;
@@ -137,7 +137,8 @@ pub(super) fn read_wal(r: &mut Reader, begin: Lsn, end: Lsn) -> Result<Bytes, De
     }
 }
 
-/// The tail that both versions share: hot-standby feedback in the version's order, pageserver feedback always big-endian.
+/// The tail that both versions share: hot-standby feedback in the version's order, pageserver feedback always
+/// big-endian.
 pub(super) fn read_feedback(
     r: &mut Reader,
     order: &Order,
@@ -154,7 +155,8 @@ pub(super) fn read_feedback(
     Ok((hs_feedback, (!feedback.is_empty()).then_some(feedback)))
 }
 
-/// The inverse of [`read_feedback`]. A feedback without keys is left out: proposers take a blob only when it says something.
+/// The inverse of [`read_feedback`]. A feedback without keys is left out: proposers take a blob only when it says
+/// something.
 pub(super) fn write_feedback(response: &AppendResponse, order: &Order, out: &mut BytesMut) {
     (order.put_u64)(out, response.hs_feedback.ts.cast_unsigned());
     (order.put_u64)(out, response.hs_feedback.xmin);

@@ -1,5 +1,5 @@
-//! Where and how to dial: [`ConnectOptions`], read from libpq connection strings (key=value and URL). Environment variables
-//! and service files are not read; TLS is not available, so an `sslmode` that demands it is refused.
+//! Where and how to dial: [`ConnectOptions`], read from libpq connection strings (key=value and URL). Environment
+//! variables and service files are not read; TLS is not available, so an `sslmode` that demands it is refused.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -61,7 +61,8 @@ impl ConnectOptions {
     /// Defaults: the unix socket in `/var/run/postgresql`, port 5432, user postgres, no database, ten seconds.
     ///
     /// # Errors
-    /// When it does not follow the grammar, names a keyword that libpq does not have, more than one host, or demands TLS.
+    /// When it does not follow the grammar, names a keyword that libpq does not have, more than one host, or demands
+    /// TLS.
     pub fn from_conninfo(text: &str) -> Result<ConnectOptions, ConninfoError> {
         let url = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
         let pairs = match url {

@@ -122,7 +122,8 @@ impl CopyReader {
     }
 }
 
-/// Writing half of a CopyBoth stream. Frames are queued, then flushed with as few system calls as possible (gather writes).
+/// Writing half of a CopyBoth stream. Frames are queued, then flushed with as few system calls as possible (gather
+/// writes).
 pub struct CopyWriter {
     pub(crate) outgoing: Outgoing,
     client: bool,
@@ -183,7 +184,8 @@ impl CopyWriter {
         });
     }
 
-    /// Sends `error` as [`CopyWriter::queue_error`] does and closes both directions, giving the peer a moment to read it.
+    /// Sends `error` as [`CopyWriter::queue_error`] does and closes both directions, giving the peer a moment to read
+    /// it.
     ///
     /// # Errors
     /// See [`NetError`].

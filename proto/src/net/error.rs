@@ -1,7 +1,7 @@
 //! Errors with SQLSTATE ([`SqlError`]) and what can go wrong on a session ([`NetError`]).
 //!
-//! Standard codes keep PostgreSQL's meaning. Class `WF` is this project's own: each code names one refusal that a peer may
-//! react to by program. The table with the reaction to each stands in `docs/protocol.md`.
+//! Standard codes keep PostgreSQL's meaning. Class `WF` is this project's own: each code names one refusal that a peer
+//! may react to by program. The table with the reaction to each stands in `docs/protocol.md`.
 
 use std::time::Duration;
 

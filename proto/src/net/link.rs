@@ -148,7 +148,8 @@ impl Outgoing {
         self.put_frame_of(tag, head, std::iter::once(body), len);
     }
 
-    /// Appends one frame whose payload is `head` and then `bodies`, `len` bytes together; long ones are queued as they are.
+    /// Appends one frame whose payload is `head` and then `bodies`, `len` bytes together; long ones are queued as they
+    /// are.
     pub(crate) fn put_frame_slices(&mut self, tag: u8, head: &[u8], bodies: Vec<Bytes>) {
         let len = bodies.iter().map(Bytes::len).sum();
         self.put_frame_of(tag, head, bodies.into_iter(), len);

@@ -9,7 +9,8 @@ use tokio::net::{TcpStream, UnixStream};
 use super::error::NetError;
 use super::link::{Incoming, Outgoing};
 
-/// A peer that acknowledges nothing for so long is gone: a pulled cable would otherwise go unseen for a quarter of an hour.
+/// A peer that acknowledges nothing for so long is gone: a pulled cable would otherwise go unseen for a quarter of an
+/// hour.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Silence after which the kernel asks whether the peer is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
@@ -45,8 +46,8 @@ pub(crate) async fn dial(host: &str, port: u16, peer: &str) -> Result<Halves, Ne
     Ok((Box::new(read), Box::new(write)))
 }
 
-/// Sends what is queued, ends the sending direction and reads on for a moment: a socket closed with unread input is reset,
-/// and a reset would take the last words with it.
+/// Sends what is queued, ends the sending direction and reads on for a moment: a socket closed with unread input is
+/// reset, and a reset would take the last words with it.
 pub(crate) async fn linger(incoming: &mut Incoming, mut outgoing: Outgoing) -> Result<(), NetError> {
     let closing = async {
         outgoing.shutdown().await?;

@@ -174,8 +174,8 @@ async fn large_payloads_flow_both_ways_at_once() {
     server.await.expect("no panic");
 }
 
-/// The client's sending direction stalls (its peer does not read); the other direction flows on, and a flush that was given
-/// up in the middle loses and repeats nothing.
+/// The client's sending direction stalls (its peer does not read); the other direction flows on, and a flush that was
+/// given up in the middle loses and repeats nothing.
 #[tokio::test]
 async fn one_stalled_direction_does_not_stop_the_other() {
     let (listener, options) = listener().await;

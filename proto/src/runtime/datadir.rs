@@ -1,7 +1,9 @@
 //! A node's data directory: one process at a time, one node for ever.
 //!
-//! The lock file is taken before anything else is read or written; the id file says whose directory it is, so that a wrong
-//! `--id` or a directory of another kind of node is refused instead of mixed up. The lock goes with the process, however it ends.
+//! The lock file is taken before anything else is read or written; the id file says whose directory it is, so that a
+//! wrong
+//! `--id` or a directory of another kind of node is refused instead of mixed up. The lock goes with the process,
+//! however it ends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -28,7 +30,7 @@ pub enum DataDirError {
         pid: String,
     },
     /// It belongs to another node.
-    #[error("data directory {dir} belongs to {found}, not to {wanted}; check --id and --data-dir", dir = .dir.display())]
+    #[error("data directory {} belongs to {found}, not to {wanted}; check --id and --data-dir", .dir.display())]
     OtherNode {
         /// The directory.
         dir: PathBuf,
@@ -70,8 +72,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory when it is not there, locks it, and checks or writes whose it is. `kind` is "safekeeper" or
-    /// "pageserver".
+    /// Creates the directory when it is not there, locks it, and checks or writes whose it is. `kind` is "safekeeper"
+    /// or "pageserver".
     ///
     /// # Errors
     /// See [`DataDirError`].

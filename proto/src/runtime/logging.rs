@@ -1,4 +1,5 @@
-//! Logs to standard error. Levels: error = act now, warn = degraded, info = state change, debug = request, trace = message.
+//! Logs to standard error. Levels: error = act now, warn = degraded, info = state change, debug = request, trace =
+//! message.
 
 use std::io::IsTerminal;
 

@@ -32,8 +32,8 @@ fn unix_us(time: SystemTime) -> i64 {
     }
 }
 
-/// Year, month and day of a day counted from 1970-01-01, proleptic Gregorian calendar. Counting from 1 March puts the leap
-/// day at the end of the year, and 400 years always have 146097 days.
+/// Year, month and day of a day counted from 1970-01-01, proleptic Gregorian calendar. Counting from 1 March puts the
+/// leap day at the end of the year, and 400 years always have 146097 days.
 fn civil(days_since_1970: i64) -> (i64, i64, i64) {
     let days = days_since_1970 + 719_468;
     let era = days.div_euclid(146_097);

@@ -1,7 +1,8 @@
 //! Recorded conversations of an existing walproposer with existing safekeepers, decoded and encoded again.
 //!
-//! The recordings stand beside the project (`../shared/testdata`); where they are absent the test says so and is skipped.
-//! Frames are cut at 600 bytes there: what is missing is WAL, which is padded, and only the recorded prefix is compared.
+//! The recordings stand beside the project (`../shared/testdata`); where they are absent the test says so and is
+//! skipped. Frames are cut at 600 bytes there: what is missing is WAL, which is padded, and only the recorded prefix is
+//! compared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +47,8 @@ fn message(frame: &Recorded) -> (Bytes, usize) {
     (Bytes::from(payload), recorded)
 }
 
-/// What v2 leaves unset in our encoding and an existing peer fills with something: cleared on both sides before comparing.
+/// What v2 leaves unset in our encoding and an existing peer fills with something: cleared on both sides before
+/// comparing.
 fn masked(version: ProtoVersion, from_proposer: bool, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if version == ProtoVersion::V2 && from_proposer {

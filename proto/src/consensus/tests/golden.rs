@@ -266,7 +266,8 @@ proptest! {
     /// Random bytes seldom get past the tag, so valid messages are damaged too.
     #[test]
     fn arbitrary_bytes_never_panic(
-        bytes in payload(300), p2 in proposer(V2), p3 in proposer(V3), a3 in acceptor(V3), at in any::<usize>(), xor in 1u8..,
+        bytes in payload(300), p2 in proposer(V2), p3 in proposer(V3), a3 in acceptor(V3),
+        at in any::<usize>(), xor in 1u8..,
     ) {
         let damaged = [p2.encode(V2), p3.encode(V3), a3.encode(V3)].map(|m| {
             let mut m = m.to_vec();

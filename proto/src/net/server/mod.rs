@@ -1,7 +1,7 @@
 //! Accepted sessions: start-up, queries, answers, and the way into and out of a copy stream.
 //!
-//! The extended protocol is spoken for statements without parameters. Describing a statement runs it: its answer is kept
-//! and given out by the Execute that follows, since only the answer tells the columns.
+//! The extended protocol is spoken for statements without parameters. Describing a statement runs it: its answer is
+//! kept and given out by the Execute that follows, since only the answer tells the columns.
 
 mod handshake;
 mod statements;
@@ -50,7 +50,8 @@ pub struct ServerConnection {
 }
 
 impl ServerConnection {
-    /// Start-up as a server: refuses SSL and GSS encryption with `N`, cancels, bad versions and oversized packets with an error.
+    /// Start-up as a server: refuses SSL and GSS encryption with `N`, cancels, bad versions and oversized packets with
+    /// an error.
     /// `parameter_status` is sent to the client (server_version and so on), computed from what it asked for.
     ///
     /// # Errors
@@ -109,8 +110,8 @@ impl ServerConnection {
         self.incoming.peer()
     }
 
-    /// The text of the next simple query (or of an extended-protocol statement without parameters); `None` when the client is gone.
-    /// Cancel safe.
+    /// The text of the next simple query (or of an extended-protocol statement without parameters); `None` when the
+    /// client is gone. Cancel safe.
     ///
     /// # Errors
     /// See [`NetError`]; the client was told where it could be.
@@ -152,7 +153,8 @@ impl ServerConnection {
         self.outgoing.flush().await
     }
 
-    /// Answers with an error and ReadyForQuery. A fatal one leaves ReadyForQuery out: the caller closes the session next.
+    /// Answers with an error and ReadyForQuery. A fatal one leaves ReadyForQuery out: the caller closes the session
+    /// next.
     ///
     /// # Errors
     /// See [`NetError`].
@@ -191,7 +193,8 @@ impl ServerConnection {
         Self::after_copy_rows(reader, writer, &[], &[], tag).await
     }
 
-    /// [`ServerConnection::after_copy`] with a result set before CommandComplete: the end of a historic tli is told this way.
+    /// [`ServerConnection::after_copy`] with a result set before CommandComplete: the end of a historic tli is told
+    /// this way.
     ///
     /// # Errors
     /// See [`NetError`].

@@ -133,7 +133,8 @@ impl ServerState {
                 Ok(Step::Next)
             }
             b'X' => Ok(Step::Gone),
-            // Flush: everything is flushed before the next frame is awaited. Copy frames: late ones of a stream that ended.
+            // Flush: everything is flushed before the next frame is awaited. Copy frames: late ones of a stream that
+            // ended.
             b'H' | b'd' | b'c' | b'f' => Ok(Step::Next),
             tag => {
                 Err(SqlError::protocol_violation(format!("message type {:?} is not expected here", char::from(tag))))
