@@ -1,7 +1,7 @@
 //! The shims' side of the world: proposer effects, the attach proof, streaming, reports to the server.
 
 use pgformat::Lsn;
-use proto::consensus::{AcceptorMessage, ProposerMessage};
+use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::Term;
 use safekeeper::core::NextAction;
 use walproposer_shim::core::{Effect, Input, PeerId, Phase, Proposer};
@@ -272,6 +272,8 @@ impl World {
     fn send(&mut self, shim: usize, number: u64, peer: PeerId, message: ProposerMessage) {
         let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0]) else { return };
         let delay = self.net_delay();
+        let message = ProposerMessage::decode(ProtoVersion::V3, message.encode(ProtoVersion::V3));
+        let message = message.expect("what one side writes the other reads");
         if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
             self.queue.at(at, Event::ToNode(key, message));
         }

@@ -363,6 +363,8 @@ impl World {
         for event in out {
             match event {
                 Out::Send(ConnId(key), message) => {
+                    let message = AcceptorMessage::decode(ProtoVersion::V3, message.encode(ProtoVersion::V3));
+                    let message = message.expect("what one side writes the other reads");
                     self.checks.promises.sent(self.nodes[node].id, &message);
                     self.to_shim(key, Event::ToShim(key, message));
                 }
