@@ -217,11 +217,61 @@ impl LinkCheck {
 
 #[cfg(test)]
 mod tests {
+    use pgformat::wal::build::WalBuilder;
+    use pgformat::{SegSize, Tli};
+    use proto::api::PgHistoryEntry;
+    use proto::id::SystemId;
+
     use super::*;
 
     #[test]
     fn the_first_difference_is_named() {
         assert_eq!(first_difference(b"same", b"same"), None);
         assert_eq!(first_difference(b"sAme", b"same"), Some(1));
+    }
+
+    fn log(end: Lsn) -> LogView {
+        LogView {
+            system_id: SystemId(7),
+            version_num: 150_000,
+            seg_size: SegSize::DEFAULT,
+            pg_history: vec![PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(0) }],
+            start: end,
+            commit: end,
+            end,
+            last_record_start: None,
+            oldest: end,
+        }
+    }
+
+    /// WAL of three records from `start` on, whose first one links back to `prev`.
+    fn wal(start: Lsn, prev: Lsn) -> Bytes {
+        let cfg = StreamConfig {
+            version: PgMajor::new(15).expect("supported"),
+            seg_size: SegSize::DEFAULT,
+            system_id: Some(7),
+            tlis: vec![(Tli(1), Lsn::new(0))],
+        };
+        let mut builder = WalBuilder::new(cfg, start, Some(prev));
+        for len in [100, 9000, 64] {
+            builder.noop(len);
+        }
+        builder.take().1
+    }
+
+    #[test]
+    fn the_first_record_must_link_back_to_the_last_one() {
+        let start = Lsn::new(0x100_2000 - 48);
+        for start in [start, start.page_start().add(8192)] {
+            let (prev, other) = (start.page_start().add(64), start.page_start().add(72));
+            let check = |named| -> Result<(), WalError> {
+                let mut link = LinkCheck::new(&log(start), start, Some(prev)).expect("a supported version");
+                let bytes = wal(start, named);
+                // As it comes from a socket: in pieces of any size.
+                bytes.chunks(100).enumerate().try_for_each(|(i, piece)| link.feed(start.add(i as u64 * 100), piece))
+            };
+            assert_eq!(check(prev), Ok(()));
+            assert!(matches!(check(other), Err(WalError::PrevLink { .. })), "{:?}", check(other));
+        }
     }
 }
