@@ -1,9 +1,11 @@
-//! The control file: [`ControlState`] in two alternating, checksummed slots of one preallocated file (`docs/formats.md`).
+//! The control file: [`ControlState`] in two alternating, checksummed slots of one preallocated file
+//! (`docs/formats.md`).
 //!
-//! Owner of the file; the state's owner is the acceptor. A write goes to the slot that does not hold the last durable state and
-//! ends with one fdatasync: no rename, no allocation, so that it works on a full disk. Invariants: the slot of the last
-//! successful write is never touched before the next one succeeded; after opening, the state given out is durable, because
-//! its slot was written and synced anew (a killed process may have left bytes in the page cache whose sync had failed).
+//! Owner of the file; the state's owner is the acceptor. A write goes to the slot that does not hold the last durable
+//! state and ends with one fdatasync: no rename, no allocation, so that it works on a full disk. Invariants: the slot
+//! of the last successful write is never touched before the next one succeeded; after opening, the state given out is
+//! durable, because its slot was written and synced anew (a killed process may have left bytes in the page cache whose
+//! sync had failed).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +78,8 @@ impl ControlFile {
     /// Opens the file in `dir`, picks the newest valid slot and makes it durable anew.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when neither slot is valid, [`StorageError::UnknownVersion`], and whatever the disk says.
+    /// [`StorageError::Corrupt`] when neither slot is valid, [`StorageError::UnknownVersion`], and whatever the disk
+    /// says.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
         let path = dir.join(CONTROL_FILE);
         let file = disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;

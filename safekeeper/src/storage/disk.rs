@@ -1,11 +1,13 @@
 //! Everything that storage does to files, behind two small traits.
 //!
-//! Owner of nothing: paths are the caller's. [`FsDisk`] is the operating system; the simulator has its own implementation that
-//! loses, reorders and tears what was not synced. All calls block; drivers run them off the async threads.
+//! Owner of nothing: paths are the caller's. [`FsDisk`] is the operating system; the simulator has its own
+//! implementation that loses, reorders and tears what was not synced. All calls block; drivers run them off the async
+//! threads.
 //!
-//! Durability contract that storage relies on, and no more: bytes are durable after a successful [`DiskFile::fdatasync`] that
-//! began after the write returned; a name is durable after [`Disk::fsync_dir`] of its directory; a length and the reservation
-//! of blocks after [`DiskFile::fsync`]. After a failed sync nothing written since the last good one counts.
+//! Durability contract that storage relies on, and no more: bytes are durable after a successful
+//! [`DiskFile::fdatasync`] that began after the write returned; a name is durable after [`Disk::fsync_dir`] of its
+//! directory; a length and the reservation of blocks after [`DiskFile::fsync`]. After a failed sync nothing written
+//! since the last good one counts.
 
 use std::fmt::Debug;
 use std::io;
@@ -60,6 +62,7 @@ pub trait Disk: Send + Sync + Debug {
     fn sync_all(&self, path: &Path) -> io::Result<()>;
 }
 
+#[expect(clippy::len_without_is_empty, reason = "a length on disk, not a collection")]
 /// An open file. Positions are given with every call, so it may be shared.
 pub trait DiskFile: Send + Sync + Debug {
     /// Writes all of `bufs`, one behind the other, at `offset`.

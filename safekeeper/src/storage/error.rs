@@ -14,8 +14,8 @@ pub enum StorageError {
         /// What the disk said.
         source: io::Error,
     },
-    /// Reading or writing failed. After a write or a sync the timeline must be opened anew: what was not synced before it
-    /// does not count, and the same bytes are not synced again without being written again.
+    /// Reading or writing failed. After a write or a sync the timeline must be opened anew: what was not synced before
+    /// it does not count, and the same bytes are not synced again without being written again.
     #[error("{what} {path}: {source}", path = .path.display())]
     Io {
         /// The operation, as in "fdatasync of".

@@ -1,7 +1,8 @@
 //! A disk in memory that forgets: what was not synced may be lost, reordered or torn. For the tests of storage.
 //!
-//! Owner of files as the page cache has them, of what is durable, and of the operations in between. A failed sync leaves pages
-//! that read as written, are not durable, and look clean. Planted bugs ([`Lies`]) show that the checks notice.
+//! Owner of files as the page cache has them, of what is durable, and of the operations in between. A failed sync
+//! leaves pages that read as written, are not durable, and look clean. Planted bugs ([`Lies`]) show that the checks
+//! notice.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +22,8 @@ pub(crate) enum Lies {
     NoFdatasync,
     /// fsync_dir does nothing.
     NoDirSync,
+    /// Zeroing a range of an existing file does nothing.
+    NoZeroing,
     /// Writing what the page cache already holds does not make it dirty again.
     NoRewrite,
 }
@@ -41,6 +44,8 @@ struct State {
     dead_from: Option<u64>,
     /// This many fdatasyncs fail, from the next one on.
     failing_syncs: u32,
+    /// The so-manieth directory sync from now fails; 0 = none.
+    failing_dir_sync: u32,
     /// Room for further allocations, in bytes.
     room: Option<u64>,
     lies: Lies,
@@ -96,6 +101,10 @@ impl FakeDisk {
 
     pub(crate) fn fail_fdatasyncs(&self, n: u32) {
         self.lock().failing_syncs = n;
+    }
+
+    pub(crate) fn fail_dir_sync(&self, nth: u32) {
+        self.lock().failing_dir_sync = nth;
     }
 
     pub(crate) fn set_room(&self, room: Option<u64>) {
@@ -239,12 +248,18 @@ impl Disk for FakeDisk {
     fn fsync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.operation()?;
+        let nth = state.failing_dir_sync;
         if state.lies == Lies::NoDirSync {
             return Ok(());
         }
         let (synced, left): (Vec<NameOp>, Vec<NameOp>) =
             std::mem::take(&mut state.pending_names).into_iter().partition(|op| op.touches(path));
         state.pending_names = left;
+        state.failing_dir_sync = state.failing_dir_sync.saturating_sub(1);
+        if nth == 1 {
+            // The changes stay visible, count as clean, and may never be written.
+            return Err(io::Error::other("injected"));
+        }
         for op in synced {
             op.apply(&mut state.durable_names);
         }
@@ -370,6 +385,9 @@ impl DiskFile for FakeFile {
     }
 
     fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.disk.lock().lies == Lies::NoZeroing {
+            return Ok(());
+        }
         self.write(usize::try_from(offset).expect("small"), vec![0; usize::try_from(len).expect("small")])
     }
 

@@ -1,4 +1,5 @@
-//! Effects of the acceptor run against storage, grouped: many writes and flushes become one gather write and one fdatasync.
+//! Effects of the acceptor run against storage, grouped: many writes and flushes become one gather write and one
+//! fdatasync.
 //!
 //! Owner of the queue of what is still to be done. The same code runs in the drivers and in the simulator. Order is the
 //! acceptor's; only neighbouring writes and flushes are merged.
@@ -65,8 +66,8 @@ impl Op {
 /// Runs the first group of `ops` and takes it off the queue; completions in order. An empty queue is no group.
 ///
 /// # Errors
-/// [`StorageError::NoSpace`]: nothing happened, the queue is as it was; repeat later. Any other: the timeline must be opened
-/// anew, the queue is worthless.
+/// [`StorageError::NoSpace`]: nothing happened, the queue is as it was; repeat later. Any other: the timeline must be
+/// opened anew, the queue is worthless.
 pub fn run_group(storage: &mut TimelineStorage, ops: &mut VecDeque<Op>) -> Result<Vec<Input>, StorageError> {
     match ops.front() {
         None => Ok(Vec::new()),

@@ -63,10 +63,10 @@ pub(super) fn find_log_end(segments: &Segments, state: &ControlState, from: Lsn)
     let prev = last_record_before(segments, state, from)?;
     let mut files = LogFiles::new(segments);
     let found = find_end_of_wal(cfg, from, prev, |at| files.read(at, READ_SIZE))?;
-    if let EndReason::Invalid(e) = &found.reason {
-        if !e.is_end_of_log() {
-            tracing::warn!(end = %found.boundary, reason = %e, "the log ends at bytes that are no torn write");
-        }
+    if let EndReason::Invalid(e) = &found.reason
+        && !e.is_end_of_log()
+    {
+        tracing::warn!(end = %found.boundary, reason = %e, "the log ends at bytes that are no torn write");
     }
     Ok(LogEnd { flush_lsn: found.boundary, last_record_start: found.last_record_start })
 }
@@ -99,7 +99,8 @@ pub(super) fn last_record_before(
     Ok(None)
 }
 
-/// Start of the record that ends at `end`, decoding from `start`; the inner error says why `start` is no place to begin.
+/// Start of the record that ends at `end`, decoding from `start`; the inner error says why `start` is no place to
+/// begin.
 fn decode_last(
     files: &mut LogFiles<'_>,
     cfg: &StreamConfig,

@@ -1,7 +1,7 @@
 //! Segment files of one timeline: names, creation, which ones are there.
 //!
-//! Owner of the index (segment number -> tli in the name), shared with readers. Invariant: a segment enters the index only
-//! after its blocks, its length and its name are durable, and leaves it before its file is removed.
+//! Owner of the index (segment number -> tli in the name), shared with readers. Invariant: a segment enters the index
+//! only after its blocks, its length and its name are durable, and leaves it before its file is removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use pgformat::wal::page::PageHeader;
-use pgformat::{Lsn, SegSize, Tli};
+use pgformat::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
 
 use super::control::no_space_or;
 use super::disk::{Disk, DiskFile, OpenMode};
@@ -153,10 +153,20 @@ impl Segments {
         };
         for (segno, tli) in gone.iter().rev() {
             let path = self.path(*segno, *tli);
+            self.blank(&path)?;
             self.disk.remove(&path).map_err(StorageError::io("removing", &path))?;
         }
         // Also when nothing was removed: a removal that a killed process made may not be durable yet.
         self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))
+    }
+
+    /// Zeros the first page, durably: should the file's removal be lost with a failed directory sync, the log still
+    /// ends before it. Old WAL that came back under a newer term history would count as that term's.
+    fn blank(&self, path: &Path) -> Result<(), StorageError> {
+        let file = self.disk.open(path, OpenMode::Write).map_err(StorageError::io("opening", path))?;
+        let len = file.len().map_err(StorageError::io("measuring", path))?.min(WAL_PAGE_SIZE);
+        file.zero_range(0, len).map_err(StorageError::io("zeroing", path))?;
+        file.fdatasync().map_err(StorageError::io("fdatasync of", path))
     }
 
     fn create_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {

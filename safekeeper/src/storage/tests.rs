@@ -1,4 +1,5 @@
-//! A timeline's directory under power cuts, kills, failed syncs and a full disk. Each check is shown to notice a planted bug.
+//! A timeline's directory under power cuts, kills, failed syncs and a full disk. Each check is shown to notice a
+//! planted bug.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,8 +66,8 @@ fn builder() -> WalBuilder {
     WalBuilder::new(stream_config(&state()).expect("known"), Lsn::new(START), None)
 }
 
-/// The whole log from its start, as the primary has it: records of many sizes, ends at a page's and at a segment's end, a
-/// switch, over several segments. Also every record boundary.
+/// The whole log from its start, as the primary has it: records of many sizes, ends at a page's and at a segment's end,
+/// a switch, over several segments. Also every record boundary.
 struct Log {
     bytes: Vec<u8>,
     boundaries: Vec<Lsn>,
@@ -138,10 +139,10 @@ fn append(disk: &FakeDisk, log: &Log, rng: &mut fastrand::Rng, told: &mut Told) 
         told.written = told.written.max(to);
         let middle = at.add(to.bytes_since(at) / 3);
         storage.write(at, &[log.slice(at, middle), log.slice(middle, to)])?;
-        if rng.bool() {
-            if let Some(job) = storage.wal().spare_job() {
-                job.run();
-            }
+        if rng.bool()
+            && let Some(job) = storage.wal().spare_job()
+        {
+            job.run();
         }
         at = to;
         match rng.u8(..6) {
@@ -299,6 +300,47 @@ fn a_failed_fdatasync_closes_the_log_until_it_is_opened_and_written_anew() {
             lost |= end < b;
         }
         assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
+    }
+}
+
+/// A removal whose directory sync failed may be undone by the next power loss, whatever a later sync says.
+fn cut_with_failing_directory(seed: u64, lies: Lies) -> Result<(), String> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let log = Log::new(&mut rng);
+    let disk = FakeDisk::new(lies);
+    create(&disk).map_err(|e| e.to_string())?;
+    let (mut storage, _, _) = open(&disk).map_err(|e| e.to_string())?;
+    let end = *log.boundaries.last().ok_or("not empty")?;
+    storage.write(Lsn::new(START), &[log.slice(Lsn::new(START), end)]).map_err(|e| e.to_string())?;
+    storage.flush().map_err(|e| e.to_string())?;
+    // In the segment after the next, so that whole segments go.
+    let to = log.boundary(Lsn::new(6 * u64::from(SEG) + rng.u64(..u64::from(SEG))));
+    disk.fail_dir_sync(1);
+    storage.truncate(to).map(|_| "the directory sync fails").map_or(Ok(()), Err)?;
+    let (mut storage, _, _) = open(&disk).map_err(|e| e.to_string())?;
+    // The election asks again.
+    storage.truncate(to).map_err(|e| e.to_string())?;
+    let (_, _, found) = open(&disk.after_power_loss(&mut rng)).map_err(|e| e.to_string())?;
+    match found {
+        Some(found) if found.flush_lsn == to => Ok(()),
+        other => Err(format!("seed {seed}: cut at {to}, the log ends at {other:?}")),
+    }
+}
+
+#[test]
+fn a_failed_directory_sync_brings_no_removed_wal_back() {
+    for seed in 0..30 {
+        cut_with_failing_directory(seed, Lies::None).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let noticed = (0..30).find_map(|seed| cut_with_failing_directory(seed, Lies::NoZeroing).err());
+    assert!(noticed.is_some(), "a cut that only removes files must be noticed");
+    // A timeline whose name is not durable does not exist, and the same request makes it later.
+    for nth in 1..=6 {
+        let disk = FakeDisk::new(Lies::None);
+        disk.fail_dir_sync(nth);
+        assert!(create(&disk).is_err() && open(&disk).is_err(), "sync {nth}");
+        create(&disk).expect("created");
+        open(&disk).expect("it is there");
     }
 }
 

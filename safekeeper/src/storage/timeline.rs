@@ -27,8 +27,8 @@ impl TimelineStorage {
     /// Builds a timeline in `staging`, which must not exist, and moves it to `target`; durable when this returns.
     ///
     /// # Errors
-    /// Whatever the disk says. Nothing is left at `target` unless only the last directory sync failed: then it may be there
-    /// after a restart, whole.
+    /// Whatever the disk says. Nothing is left at `target`; when the last directory sync failed and power goes before
+    /// the removal is durable, it may be there after a restart, whole.
     pub fn create(
         disk: &Arc<dyn Disk>,
         staging: &Path,
@@ -51,10 +51,17 @@ impl TimelineStorage {
             }
             return Err(e);
         }
-        for dir in [target.parent(), staging.parent()].into_iter().flatten() {
-            disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir))?;
+        let synced = [target.parent(), staging.parent()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|dir| disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir)));
+        if synced.is_err() {
+            // Its name may not be durable, and syncing again would not tell: a repeated request builds it anew.
+            if let Err(e) = disk.remove_dir_all(target) {
+                tracing::warn!(error = %e, path = %target.display(), "a timeline whose creation failed is not removed");
+            }
         }
-        Ok(())
+        synced
     }
 
     fn build(

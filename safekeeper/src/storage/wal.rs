@@ -1,9 +1,10 @@
 //! The WAL of one timeline in PostgreSQL's segment files (`docs/formats.md`).
 //!
-//! Owner of the files' content and of the end of what was written; record boundaries are the acceptor's business. Invariants:
-//! - a segment has its blocks before the first byte is written, so that a full disk shows before anything is half written;
+//! Owner of the files' content and of the end of what was written; record boundaries are the acceptor's business.
+//! Invariants:
+//! - a segment has its blocks before the first byte is written: a full disk shows before anything is half written;
 //! - behind the end of the log there are zeros, durably, before anything new is written;
-//! - after a failed write or sync nothing more is written or synced here: the value is poisoned, and opening anew writes
+//! - after a failed write or sync nothing is written or synced here: the value is poisoned, and opening anew writes
 //!   again every byte that no good sync is known to cover, before any of it counts.
 
 use std::path::Path;
@@ -59,8 +60,8 @@ impl SpareJob {
 }
 
 impl WalStorage {
-    /// Writes the first segment of a new timeline up to `state`'s start, durably but for its name; `prehistory` is the WAL of
-    /// `[segment start, start)`.
+    /// Writes the first segment of a new timeline up to `state`'s start, durably but for its name; `prehistory` is the
+    /// WAL of `[segment start, start)`.
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -162,8 +163,8 @@ impl WalStorage {
         })
     }
 
-    /// Cuts the log at `to`, or begins an empty one there, durably. A crash on the way leaves a log that ends at or behind
-    /// `to`; repeating the call finishes it.
+    /// Cuts the log at `to`, or begins an empty one there, durably. A crash on the way leaves a log that ends at or
+    /// behind `to`; repeating the call finishes it.
     ///
     /// # Errors
     /// As for [`WalStorage::write`].
@@ -285,9 +286,9 @@ impl WalStorage {
         segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
 
-    /// Writes what is held from `from` on once more, and syncs it: a sync that failed before this process, or before this
-    /// opening, leaves pages in the page cache that look clean and are not on disk. Pages of zeros are left out: they were
-    /// zeros, durably, before anything was written there.
+    /// Writes what is held from `from` on once more, and syncs it: a sync that failed before this process, or before
+    /// this opening, leaves pages in the page cache that look clean and are not on disk. Pages of zeros are left out:
+    /// they were zeros, durably, before anything was written there.
     fn write_anew(&mut self, from: Lsn) -> Result<(), StorageError> {
         let seg = self.segments.seg_size();
         let mut next = from.segment_no(seg);

@@ -1,4 +1,5 @@
-//! The proposers' connections as the driver keeps them: answers in order, each sent when the write it waits for is durable.
+//! The proposers' connections as the driver keeps them: answers in order, each sent when the write it waits for is
+//! durable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! One task per timeline: feeds the acceptor, runs its effects, publishes positions.
 //!
-//! Owner of acceptor, storage and connections. While the disk works on one group of effects, inputs go on and gather into the
-//! next: a group commit without timers. Order kept: ring, then positions; positions, then a truncation; a sync, then the
-//! answers that wait for it. No timer runs while WAL flows or while nothing happens; timers serve lazy persistence of the
-//! commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
+//! Owner of acceptor, storage and connections. While the disk works on one group of effects, inputs go on and gather
+//! into the next: a group commit without timers. Order kept: ring, then positions; positions, then a truncation; a
+//! sync, then the answers that wait for it. No timer runs while WAL flows or while nothing happens; timers serve lazy
+//! persistence of the commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ mod heal;
 
 /// Commands taken before the disk gets its turn, at most.
 const BATCH_COMMANDS: usize = 256;
-/// WAL gathered before the disk gets its turn, at most: larger groups gain nothing, and this bounds how long a flush is held.
+/// WAL gathered before the disk gets its turn, at most: larger groups gain nothing, and this bounds how long a flush is
+/// held.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The driver of one timeline.
@@ -84,6 +85,7 @@ struct Idle {
 }
 
 /// What woke the driver.
+#[expect(clippy::large_enum_variant, reason = "one at a time, moved once")]
 enum Wake {
     Command(Option<Command>),
     Turn(Result<TurnResult, tokio::task::JoinError>),
@@ -231,8 +233,8 @@ impl Driver {
         }
     }
 
-    /// Starts the next group when the disk is free. Whatever is not covered by a flush yet is covered now: the queue ran
-    /// empty, or enough was gathered.
+    /// Starts the next group when the disk is free. Whatever is not covered by a flush yet is covered now: the queue
+    /// ran empty, or enough was gathered.
     fn give_disk_its_turn(&mut self) {
         if !matches!(self.disk, DiskState::Ready(_)) {
             return;

@@ -1,4 +1,5 @@
-//! What sessions, HTTP and the announcer see of a timeline. Owner of nothing: the driver owns the state, this is a handle.
+//! What sessions, HTTP and the announcer see of a timeline. Owner of nothing: the driver owns the state, this is a
+//! handle.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! Reads WAL in order for one receiver: from the ring when the position is in it, else from the files, off the async threads.
+//! Reads WAL in order for one receiver: from the ring when the position is in it, else from the files, off the async
+//! threads.
 //!
-//! Owner of its position, the only cursor of a stream: it moves by exactly what is handed out, so that switching between
-//! file and ring cannot leave a gap or repeat a byte. A reader never passes the published commit_lsn, or flush_lsn with
-//! a guarded term; bytes below those do not change.
+//! Owner of its position, the only cursor of a stream: it moves by exactly what is handed out, so that switching
+//! between file and ring cannot leave a gap or repeat a byte. A reader never passes the published commit_lsn, or
+//! flush_lsn with a guarded term; bytes below those do not change.
 
 use std::sync::Arc;
 
@@ -148,9 +149,9 @@ impl WalReader {
         }
         let wanted = start.add((max as u64).max(WAL_PAGE_SIZE)).min(available);
         let end = if wanted < available { wanted.page_start() } else { wanted };
-        let bytes = match self.from_ring(start, end) {
+        let bytes = match self.read_ring(start, end) {
             Some(bytes) => bytes,
-            None => vec![self.from_file(start, end).await?],
+            None => vec![self.read_file(start, end).await?],
         };
         // What was read under another term may have been cut away while it was read.
         self.limit()?;
@@ -172,14 +173,14 @@ impl WalReader {
     }
 
     /// Slices of `[start, end)` when the ring has all of it, or its beginning up to a page border.
-    fn from_ring(&self, start: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
+    fn read_ring(&self, start: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
         let slices = self.shared.ring().read(start, end)?;
         let len: u64 = slices.iter().map(|b| b.len() as u64).sum();
         // The ring ends before `end` only behind a switch record whose fill did not come: the file has its zeros.
         (start.add(len) == end).then_some(slices)
     }
 
-    async fn from_file(&mut self, start: Lsn, end: Lsn) -> Result<Bytes, WalReadError> {
+    async fn read_file(&mut self, start: Lsn, end: Lsn) -> Result<Bytes, WalReadError> {
         let view = self.shared.view();
         let seg = view.segments.seg_size();
         let end = end.min(seg.start_of(start.segment_no(seg) + 1));

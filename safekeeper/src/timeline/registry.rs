@@ -1,7 +1,7 @@
 //! All timelines of this safekeeper. Owner of the map; each timeline's state is its driver's.
 //!
-//! Layout below the data directory: `<tenant>/<timeline>/`, and `tmp/`, where timelines are built before they are moved to
-//! their place. `tmp/` is emptied at every start. Creations are serialised; nothing else takes their lock.
+//! Layout below the data directory: `<tenant>/<timeline>/`, and `tmp/`, where timelines are built before they are moved
+//! to their place. `tmp/` is emptied at every start. Creations are serialised; nothing else takes their lock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -132,7 +132,8 @@ struct Drivers {
 }
 
 impl Timelines {
-    /// Loads every timeline below `config.dir` and starts its driver. Blocks on the disk; needs a tokio runtime around it.
+    /// Loads every timeline below `config.dir` and starts its driver. Blocks on the disk; needs a tokio runtime around
+    /// it.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -188,8 +189,8 @@ impl Timelines {
         Ok(Creation::Created)
     }
 
-    /// The timeline that a foreign walproposer's greeting names, created when allowed and not there; `None` when it is not
-    /// there and must not be created.
+    /// The timeline that a foreign walproposer's greeting names, created when allowed and not there; `None` when it is
+    /// not there and must not be created.
     ///
     /// # Errors
     /// See [`CreateError`].
@@ -240,7 +241,8 @@ impl Timelines {
         }
         let all = async { while drivers.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_MAX, all).await.is_err() {
-            warn!(left = drivers.tasks.len(), limit = ?SHUTDOWN_MAX, "timelines still busy at shutdown; the next start recovers them");
+            let left = drivers.tasks.len();
+            warn!(left, limit = ?SHUTDOWN_MAX, "timelines still busy at shutdown; the next start recovers them");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The newest WAL of an active timeline in memory, as the slices in which it came: caught-up readers take it from here
 //! without a copy and without touching a file.
 //!
-//! Owner: the driver fills and cuts it; readers take slices. Invariant: the slices are contiguous. What is in here need not be
-//! durable: readers stay below the published positions, which move only after the bytes are in.
+//! Owner: the driver fills and cuts it; readers take slices. Invariant: the slices are contiguous. What is in here need
+//! not be durable: readers stay below the published positions, which move only after the bytes are in.
 
 use std::collections::VecDeque;
 

@@ -63,16 +63,23 @@ pub(super) enum Command {
 /// Newest feedback of each pageserver: a slow driver skips what newer feedback replaced.
 #[derive(Debug, Default)]
 pub(super) struct Feedback {
-    newest: Mutex<(u64, BTreeMap<NodeId, (u64, PageserverFeedback)>)>,
+    newest: Mutex<Newest>,
     pub(super) arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Newest {
+    /// Number of the newest one.
+    last: u64,
+    by_pageserver: BTreeMap<NodeId, (u64, PageserverFeedback)>,
 }
 
 impl Feedback {
     pub(super) fn record(&self, pageserver: NodeId, feedback: PageserverFeedback) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.0 += 1;
-        let number = newest.0;
-        newest.1.insert(pageserver, (number, feedback));
+        newest.last += 1;
+        let number = newest.last;
+        newest.by_pageserver.insert(pageserver, (number, feedback));
         drop(newest);
         self.arrived.notify_one();
     }
@@ -80,7 +87,7 @@ impl Feedback {
     /// The oldest feedback numbered above `seen`.
     pub(super) fn after(&self, seen: u64) -> Option<(u64, PageserverFeedback)> {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.1.values().filter(|(number, _)| *number > seen).min_by_key(|(number, _)| *number).cloned()
+        newest.by_pageserver.values().filter(|(number, _)| *number > seen).min_by_key(|(number, _)| *number).cloned()
     }
 }
 

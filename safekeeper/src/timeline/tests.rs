@@ -1,5 +1,5 @@
-//! Timelines end to end, through the handles that sessions use: the real core and storage over the disk that forgets, and once
-//! over the real one.
+//! Timelines end to end, through the handles that sessions use: the real core and storage over the disk that forgets,
+//! and once over the real one.
 
 use std::path::PathBuf;
 use std::sync::Arc;

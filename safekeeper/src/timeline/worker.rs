@@ -1,5 +1,5 @@
-//! What a driver has done on blocking threads: opening, and groups of disk effects. One at a time per timeline; the storage is
-//! moved in and comes back with the result, so nothing is locked.
+//! What a driver has done on blocking threads: opening, and groups of disk effects. One at a time per timeline; the
+//! storage is moved in and comes back with the result, so nothing is locked.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -89,10 +89,10 @@ impl Turn {
             ops: VecDeque::new(),
             storage: self.storage,
         };
-        if self.rest {
-            if let Err(e) = result.storage.rest() {
-                tracing::debug!(error = %e, "prepared segment not removed");
-            }
+        if self.rest
+            && let Err(e) = result.storage.rest()
+        {
+            tracing::debug!(error = %e, "prepared segment not removed");
         }
         let started = Instant::now();
         let persists = matches!(self.ops.front(), Some(Op::Persist { .. }));

@@ -149,7 +149,8 @@ fn an_unknown_version_is_refused_even_when_the_other_slot_is_known() {
     assert!(matches!(e, StorageError::UnknownVersion { found: 2, known: 1, .. }) && e.is_corruption(), "{e}");
 }
 
-/// Power is cut at every operation of a series of writes: the state found is the last one reported durable, or the next.
+/// Power is cut at every operation of a series of writes: the state found is the last one reported durable, or the
+/// next.
 fn cut_everywhere(lies: Lies) -> Result<(), String> {
     let with_term = |t: u64| ControlState { term: Term(t), ..sample() };
     for seed in 0..20 {

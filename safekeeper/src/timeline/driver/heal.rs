@@ -1,7 +1,8 @@
 //! When the disk is full or fails: the timeline stops, says so, and heals by itself.
 //!
-//! A full disk leaves the effects as they were; they are tried again. Any other failure ends the acceptor: nothing beyond the
-//! last good sync counts until the timeline was opened anew, which writes and syncs every uncertain byte again.
+//! A full disk leaves the effects as they were; they are tried again. Any other failure ends the acceptor: nothing
+//! beyond the last good sync counts until the timeline was opened anew, which writes and syncs every uncertain byte
+//! again.
 
 use super::*;
 
@@ -25,7 +26,8 @@ impl Driver {
     /// A write or sync failed: nothing later than the last good sync counts.
     pub(super) fn fail(&mut self, e: &StorageError) {
         self.metrics.failures.inc();
-        error!(ttid = %self.shared.ttid, error = %e, "timeline stopped; it is opened anew, and writes again what was not synced");
+        let ttid = self.shared.ttid;
+        error!(%ttid, error = %e, "timeline stopped; it is opened anew and writes again what was not synced");
         self.stopped = Some(Stopped { code: sqlstate::IO_ERROR, reason: e.to_string().into() });
         let reopen = self.next_attempt();
         self.disk = DiskState::Failed { reopen };
@@ -72,7 +74,8 @@ impl Driver {
     }
 
     fn dead(&mut self, problem: &str) {
-        error!(ttid = %self.shared.ttid, problem, "timeline is damaged; restore it, or remove this safekeeper from the member set");
+        let ttid = self.shared.ttid;
+        error!(%ttid, problem, "timeline is damaged; restore it, or remove this safekeeper from the member set");
         self.disk = DiskState::Dead;
         self.stopped = Some(Stopped { code: sqlstate::DATA_CORRUPTED, reason: problem.into() });
     }
