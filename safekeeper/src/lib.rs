@@ -10,6 +10,7 @@
 //! | `net` | libpq sessions: proposers, readers, people | no |
 //! | `push` | dials the pageservers that chose this safekeeper | `desired` yes |
 //! | `announce` | publishes positions to the broker | no |
+//! | `relay` | pageservers' positions from the broker to the proposer | no |
 //! | `http` | timelines, metrics, health | no |
 //! | `measured` | a disk that counts writes and syncs | no |
 //! | `metrics` | this process's metrics | |
@@ -22,6 +23,7 @@ mod measured;
 mod metrics;
 mod net;
 mod push;
+mod relay;
 pub mod server;
 pub mod storage;
 pub mod timeline;

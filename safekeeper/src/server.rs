@@ -24,7 +24,7 @@ use crate::net::streams::Streams;
 use crate::push::PushBoard;
 use crate::storage::disk::FsDisk;
 use crate::timeline::{RegistryError, TimelineHandle, Timelines, TimelinesConfig};
-use crate::{announce, http, net, push};
+use crate::{announce, http, net, push, relay};
 
 /// Lifetime of the node's lease: how long a dead safekeeper still looks alive.
 const LEASE_S: i64 = 10;
@@ -110,6 +110,7 @@ impl StartError {
 pub struct Server {
     ctx: Arc<Context>,
     tasks: JoinSet<()>,
+    session_end: CancellationToken,
     pg: SocketAddr,
     http: SocketAddr,
     _data_dir: DataDir,
@@ -131,7 +132,8 @@ impl Server {
         }
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
         // Outlives `cancel`: the keys are taken away at the very end.
-        let session = Session::start(broker.clone(), LEASE_S, CancellationToken::new());
+        let session_end = CancellationToken::new();
+        let session = Session::start(broker.clone(), LEASE_S, session_end.clone());
         let ctx = Arc::new(Context {
             timelines,
             metrics,
@@ -150,9 +152,10 @@ impl Server {
         tasks.spawn(http::serve(http_listener, Arc::clone(&ctx)));
         tasks.spawn(push::run(Arc::clone(&ctx)));
         tasks.spawn(announce::run(Arc::clone(&ctx)));
+        tasks.spawn(relay::run(Arc::clone(&ctx)));
         let timelines = ctx.timelines.list().len();
         info!(id = %ctx.config.id, %pg, %http, timelines, version = crate::VERSION, "safekeeper runs");
-        Ok(Server { ctx, tasks, pg, http, _data_dir: data_dir })
+        Ok(Server { ctx, tasks, session_end, pg, http, _data_dir: data_dir })
     }
 
     /// Address of the libpq listener.
@@ -178,6 +181,7 @@ impl Server {
         }
         self.ctx.timelines.shutdown().await;
         self.ctx.session.close(FAREWELL_MAX).await;
+        self.session_end.cancel();
         info!("safekeeper stopped");
         code
     }

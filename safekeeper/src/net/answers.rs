@@ -1,5 +1,6 @@
 //! Commands that answer with rows: identification, positions, settings, and the same tables that HTTP shows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgformat::{Lsn, SegSize, Tli};
@@ -8,6 +9,7 @@ use proto::broker::records::NodeRecord;
 use proto::command::{Command, StartReplication};
 use proto::net::{ColumnType, SqlError, StartupParams, sqlstate};
 
+use super::streams::{Stream, StreamKind};
 use super::{identity, receive};
 use crate::server::Context;
 use crate::timeline::TimelineHandle;
@@ -248,7 +250,9 @@ fn choices(ctx: &Context) -> Answer {
     ];
     let streams = ctx.streams.all();
     let row = |c: crate::push::Choice| {
-        let stream = streams.iter().find(|s| s.ttid == c.ttid && s.pageserver == Some(c.record.pageserver_id));
+        let stream = streams
+            .iter()
+            .find(|s| s.kind == StreamKind::Push && s.ttid == c.ttid && s.pageserver == Some(c.record.pageserver_id));
         vec![
             some(c.ttid.tenant_id),
             some(c.ttid.timeline_id),
@@ -278,7 +282,7 @@ fn lag(ctx: &Context) -> Answer {
         ("disk_consistent_lsn", Text),
         ("lag_bytes", Int8),
     ];
-    let row = |s: std::sync::Arc<super::streams::Stream>| {
+    let row = |s: Arc<Stream>| {
         let handle = ctx.timelines.get(s.ttid)?;
         let commit: Option<Lsn> = handle.positions().borrow().commit_lsn;
         // Unknown until the receiver reports.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgformat::Lsn;
-use proto::id::NodeId;
 use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
 use proto::replication::{ReceiverMessage, SenderMessage};
 use proto::runtime::pg_now;
@@ -43,8 +42,6 @@ pub(crate) struct Outlet<'a> {
     pub(crate) stream: &'a Stream,
     /// Counters.
     pub(crate) metrics: &'a Metrics,
-    /// The pageserver that receives, when it is one: its feedback counts.
-    pub(crate) pageserver: Option<NodeId>,
     /// Bytes that may be unacknowledged; 0 = as many as TCP takes.
     pub(crate) window: u64,
     /// Silence after which a keepalive is sent.
@@ -113,7 +110,9 @@ pub(crate) async fn run<T>(
 ) -> (End<T>, CopyReader, CopyWriter) {
     let now = Instant::now();
     let (told, heard) = watch::channel(Heard { at: now, received: None, replies_wanted: 0 });
-    let sender = Sender { outlet: &outlet, wal, heard, last_sent: now, unanswered_since: None, replies_given: 0 };
+    let start = wal.position();
+    let sender =
+        Sender { outlet: &outlet, wal, start, heard, last_sent: now, unanswered_since: None, replies_given: 0 };
     let end = tokio::select! {
         asked = until => End::Asked(asked),
         end = hear(&outlet, &mut reader, &told) => end,
@@ -129,6 +128,7 @@ pub(crate) async fn run<T>(
 struct Sender<'a> {
     outlet: &'a Outlet<'a>,
     wal: WalReader,
+    start: Lsn,
     heard: watch::Receiver<Heard>,
     last_sent: Instant,
     unanswered_since: Option<Instant>,
@@ -220,10 +220,10 @@ impl Sender<'_> {
         if self.outlet.stream.kind == StreamKind::Push { PUSH_SILENCE_MAX } else { PULL_SILENCE_MAX }
     }
 
-    /// Whether the receiver's window has room. It opens with the receiver's first report.
+    /// Whether the receiver's window has room.
     fn in_window(&self, heard: &Heard) -> bool {
         let window = self.outlet.window;
-        window == 0 || heard.received.is_none_or(|r| self.wal.position().bytes_since(r) < window)
+        window == 0 || self.wal.position().bytes_since(heard.received.unwrap_or(self.start)) < window
     }
 
     fn queue_keepalive(&self, reply_requested: bool, writer: &mut CopyWriter) {
@@ -277,7 +277,7 @@ fn take(outlet: &Outlet<'_>, message: ReceiverMessage, told: &watch::Sender<Hear
         ReceiverMessage::Feedback(feedback) => {
             outlet.stream.note_feedback(&feedback);
             received = feedback.last_received_lsn;
-            if let Some(pageserver) = outlet.pageserver {
+            if let Some(pageserver) = outlet.stream.pageserver {
                 outlet.handle.record_feedback(pageserver, feedback);
             }
         }

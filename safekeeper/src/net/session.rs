@@ -184,13 +184,12 @@ async fn start_replication(
             return None;
         }
     };
-    let stream = ctx.streams.register(Stream::new(ttid, kind, application, None));
+    let stream = ctx.streams.register(Stream::new(ttid, kind, application, pageserver));
     stream.set_state(StreamState::Streaming);
     let open = ctx.metrics.connections.get_or_create_owned(&Kind { kind: kind.name() });
     open.inc();
     info!(start_lsn = %c.start_lsn, term = ?c.term, "a reader connected");
-    let outlet =
-        Outlet { handle, stream: &stream, metrics: &ctx.metrics, pageserver, window: 0, keepalive: send::KEEPALIVE };
+    let outlet = Outlet { handle, stream: &stream, metrics: &ctx.metrics, window: 0, keepalive: send::KEEPALIVE };
     let (end, reader, writer) = send::run(outlet, wal, reader, writer, ctx.cancel.cancelled()).await;
     open.dec();
     finish_replication(ctx, ttid, end, reader, writer).await

@@ -74,7 +74,7 @@ pub(crate) struct Stream {
     pub(crate) kind: StreamKind,
     /// The other end: application name or address.
     pub(crate) peer: String,
-    /// The pageserver, of a push.
+    /// The pageserver, when it is one.
     pub(crate) pageserver: Option<NodeId>,
     state: AtomicU8,
     token: AtomicI64,
@@ -109,6 +109,11 @@ impl Stream {
     pub(crate) fn state(&self) -> StreamState {
         let now = self.state.load(Relaxed);
         StreamState::ALL.into_iter().find(|s| *s as u8 == now).unwrap_or(StreamState::Connecting)
+    }
+
+    /// Whether WAL flows.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.state() == StreamState::Streaming
     }
 
     pub(crate) fn set_token(&self, token: i64) {
@@ -159,6 +164,9 @@ impl Stream {
 
     /// For status pages, when this is a push.
     pub(crate) fn push_status(&self) -> Option<PushStatus> {
+        if self.kind != StreamKind::Push {
+            return None;
+        }
         Some(PushStatus {
             pageserver_id: self.pageserver?,
             state: self.state().name().to_owned(),

@@ -161,7 +161,6 @@ async fn attempt(
         handle,
         stream,
         metrics: &ctx.metrics,
-        pageserver: Some(current.record.pageserver_id),
         window: u64::from(opened.start.recv_window),
         keepalive: keepalive_of(opened.start.keepalive_s),
     };

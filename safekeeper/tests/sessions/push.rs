@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgformat::Lsn;
-use proto::broker::records::{ChoiceRecord, NodeRecord, SCHEMA, SafekeeperTimelineRecord};
+use proto::broker::records::{ChoiceRecord, NodeRecord, PageserverTimelineRecord, SCHEMA, SafekeeperTimelineRecord};
 use proto::broker::{Broker, embedded};
 use proto::command::{Command, StartPush};
 use proto::feedback::PageserverFeedback;
 use proto::id::NodeId;
 use proto::net::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection, SqlError, sqlstate};
-use proto::replication::{PushStart, ReceiverMessage};
+use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -195,6 +195,44 @@ async fn stale_choices_and_an_absent_broker() {
     assert!(ready.contains("\"ready\":true"), "{ready}");
 }
 
+/// Goal: a pageserver that allows so many bytes in flight gets no more before it acknowledges.
+#[tokio::test]
+async fn the_receive_window_is_kept() {
+    let f = Fabric::start().await;
+    let mut log = Log::new();
+    f.node.create(ttid(1), &log).await;
+    let mut p = Proposer::elected(&f.node, ttid(1), 1, &log).await;
+    let end = log.grow(1_000_000);
+    p.push(&log, log.start, None).await;
+    p.commit(end, end).await;
+    f.choose(1).await;
+    let (connection, _) = f.dialled().await;
+    let (mut reader, mut writer) = connection.copy_both().await.expect("a stream");
+    let window = 200_000;
+    let start = PushStart { version: 1, start_lsn: log.start, recv_window: window, keepalive_s: 1 };
+    writer.queue(&ReceiverMessage::PushStart(start).encode(), Bytes::new());
+    writer.flush().await.expect("sent");
+    let (mut pos, mut acknowledged) = (log.start, log.start);
+    while pos < end {
+        let event = soon("a message", reader.next()).await.expect("the stream goes on");
+        let CopyEvent::Data(bytes) = event else { panic!("{event:?}") };
+        match SenderMessage::decode(bytes).expect("a message") {
+            SenderMessage::XLogData { start, wal, .. } => {
+                assert_eq!(start, pos);
+                pos = pos.add(wal.len() as u64);
+                // The last message may begin inside the window and end outside of it.
+                assert!(pos.bytes_since(acknowledged) < u64::from(window) + 128 * 1024, "{pos} is beyond the window");
+            }
+            // It waits for us.
+            SenderMessage::Keepalive { .. } => {
+                acknowledged = pos;
+                writer.queue(&report(pos), Bytes::new());
+                writer.flush().await.expect("sent");
+            }
+        }
+    }
+}
+
 /// Goal: the broker shows the node and where its timelines stand, and follows what moves.
 #[tokio::test]
 async fn announcements() {
@@ -220,6 +258,25 @@ async fn announcements() {
     })
     .await;
     assert_eq!((record.term.0, record.last_log_term.0, record.flush_lsn, record.streaming), (4, 4, Some(end), true));
+    // A pageserver that streams from another safekeeper: its positions reach this proposer all the same.
+    let elsewhere = PageserverTimelineRecord {
+        schema: SCHEMA,
+        pageserver_id: NodeId(9),
+        safekeeper_id: Some(NodeId(2)),
+        reason: None,
+        choice_seq: 1,
+        chosen_at: None,
+        last_record_lsn: Some(end),
+        disk_consistent_lsn: None,
+        remote_consistent_lsn: None,
+    };
+    let at = f.broker.keys().timeline_pageserver(ttid(1), NodeId(9));
+    f.broker.put(&at, serde_json::to_vec(&elsewhere).expect("JSON")).await.expect("the broker takes it");
+    until("the relayed position", async || {
+        let feedback = p.commit(end, end).await.pageserver_feedback?;
+        (feedback.last_received_lsn == Some(end)).then_some(())
+    })
+    .await;
     let mut f = f;
     f.node.stop().await;
     until("the keys are gone", async || f.broker.get(&key).await.expect("it answers").is_none().then_some(())).await;
