@@ -1,5 +1,5 @@
-//! Durability: flushes that gather whatever was written since the last one, the control file, completions, failure, and the
-//! commit position with its lazy persistence.
+//! Durability: flushes that gather whatever was written since the last one, the control file, completions, failure,
+//! and the commit position with its lazy persistence.
 
 use pgformat::Lsn;
 
@@ -72,7 +72,8 @@ impl Acceptor {
         effects.push(Effect::Flush(write));
     }
 
-    /// Answers every append so far. All written bytes are covered by emitted flushes; the answer waits for the last of them.
+    /// Answers every append so far. All written bytes are covered by emitted flushes; the answer waits for the last
+    /// of them.
     fn acknowledge(&mut self, effects: &mut Vec<Effect>) {
         let due: Vec<ConnId> = self.conns.iter().filter(|(_, c)| c.ack_due).map(|(id, _)| *id).collect();
         let covering = self.pending.iter().rev().find(|p| matches!(p, Pending::Flush { end: Some(_), .. }));
@@ -82,7 +83,8 @@ impl Acceptor {
             if let Some(known) = self.conns.get_mut(&conn) {
                 known.ack_due = false;
             }
-            // A vote may have raised the term since: then the append belongs to a deposed proposer, and only the term counts.
+            // A vote may have raised the term since: then the append belongs to a deposed proposer, and only the term
+            // counts.
             let deposed = self.pusher != Some(conn);
             let reply = self.append_response(flush_lsn.filter(|_| !deposed), deposed);
             self.reply(conn, reply, after, effects);
@@ -143,7 +145,8 @@ impl Acceptor {
         }
     }
 
-    /// Nothing beyond the last good sync counts: not in acknowledgements, votes or reads. Only opening anew leads out of it.
+    /// Nothing beyond the last good sync counts: not in acknowledgements, votes or reads. Only opening anew leads out
+    /// of it.
     pub(super) fn on_failed(&mut self, reason: String, effects: &mut Vec<Effect>) {
         self.pending.clear();
         self.parked.clear();

@@ -40,7 +40,8 @@ pub enum Input {
         /// The connection.
         conn: ConnId,
     },
-    /// The driver's input queue ran empty, or the hold limit or the end of a segment was reached: make it durable, answer.
+    /// The driver's input queue ran empty, or the hold limit or the end of a segment was reached: make it durable,
+    /// answer.
     FlushNow,
     /// Time passed; see [`Acceptor::next_timeout`](super::Acceptor::next_timeout).
     Tick,
@@ -63,10 +64,10 @@ pub enum Input {
 /// What is to be done.
 ///
 /// # Order
-/// `Write`, `Flush`, `Truncate` and `Persist` form one queue: each starts when those before it are finished, except that a
-/// `Write` may run beside an unfinished `Flush`. After a failure nothing later is started. A `Reply` is sent when the effect
-/// named in `after` is done; for one connection `after` never falls, so that replies keep their order. Replies that still
-/// wait when an effect fails are dropped.
+/// `Write`, `Flush`, `Truncate` and `Persist` form one queue: each starts when those before it are finished, except
+/// that a `Write` may run beside an unfinished `Flush`. After a failure nothing later is started. A `Reply` is sent
+/// when the effect named in `after` is done; for one connection `after` never falls, so that replies keep their
+/// order. Replies that still wait when an effect fails are dropped.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
     /// Write WAL into the log. Not durable yet; no completion is reported.
@@ -80,8 +81,8 @@ pub enum Effect {
     Flush(WriteId),
     /// Cut the log at `to` and make that durable; completion: [`Input::Truncated`].
     ///
-    /// On an empty log: begin it at `to`. `to` may lie ahead of the bytes written only behind a switch record; the bytes
-    /// between are its fill, zeros.
+    /// On an empty log: begin it at `to`. `to` may lie ahead of the bytes written only behind a switch record; the
+    /// bytes between are its fill, zeros.
     Truncate {
         /// Name for the completion.
         write: WriteId,

@@ -1,7 +1,7 @@
 //! An election is announced: adopt the history, cut the log where it parts from the leader's.
 //!
-//! Order on disk: term, truncation, history. A crash between any two leaves a shorter log under the old history, which the next
-//! election repeats.
+//! Order on disk: term, truncation, history. A crash between any two leaves a shorter log under the old history,
+//! which the next election repeats.
 
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, PgMajor};

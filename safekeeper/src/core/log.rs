@@ -1,7 +1,7 @@
 //! The log's ends. Owner of the decoder; knows positions, never bytes.
 //!
-//! Order, asserted: durable bytes <= written bytes, durable boundary <= written boundary. A boundary may lie ahead of the bytes
-//! only behind a switch record, whose fill is zeros by definition.
+//! Order, asserted: durable bytes <= written bytes, durable boundary <= written boundary. A boundary may lie ahead of
+//! the bytes only behind a switch record, whose fill is zeros by definition.
 
 use pgformat::Lsn;
 use pgformat::wal::{StreamConfig, WalDecoder, WalError};

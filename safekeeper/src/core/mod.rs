@@ -1,14 +1,15 @@
 //! The acceptor: pure consensus core of one timeline.
 //!
-//! Owner of the consensus state. It does no I/O, reads no clock and draws no randomness: [`Acceptor::step`] takes an input and
-//! the time, and appends effects. Durability is an effect, its completion an input, and a reply names the effect that it
-//! waits for.
+//! Owner of the consensus state. It does no I/O, reads no clock and draws no randomness: [`Acceptor::step`] takes an
+//! input and the time, and appends effects. Durability is an effect, its completion an input, and a reply names the
+//! effect that it waits for.
 //!
 //! Invariants, asserted here in every build and checked in simulation (`docs/protocol.md`):
 //! - I1 at most one proposer is elected per term: a term is persisted before the vote for it leaves, and never falls.
 //! - I2 history terms rise strictly, positions do not fall, the last history term is at most the own term.
-//! - I3 what a proposer regarded as committed is a prefix of every later elected log: a vote reports everything received,
-//!   durably; the log changes only by an elected proposer's truncation and by contiguous appends in its term.
+//! - I3 what a proposer regarded as committed is a prefix of every later elected log: a vote reports everything
+//!   received, durably; the log changes only by an elected proposer's truncation and by contiguous appends in its
+//!   term.
 //! - I4 commit_lsn never exceeds the durable end of the log here.
 //! - I5 the log is never cut below the known commit_lsn.
 //! - (I6 belongs to the proposer's side.)
@@ -88,8 +89,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Opens a timeline with what the driver found on disk: everything in `control` and below `end` is durable, and behind
-    /// `end` there are only zeros. `end` is `None` when no log exists yet (implicit creation).
+    /// Opens a timeline with what the driver found on disk: everything in `control` and below `end` is durable, and
+    /// behind `end` there are only zeros. `end` is `None` when no log exists yet (implicit creation).
     ///
     /// # Errors
     /// When state and log contradict each other; the timeline must not be served then.
@@ -161,12 +162,14 @@ impl Acceptor {
         self.commit_dirty_since.map(|since| since.saturating_add(self.config.commit_persist_ms))
     }
 
-    /// Whether a truncation is under way: messages are then set aside in memory, so the driver should stop reading more.
+    /// Whether a truncation is under way: messages are then set aside in memory, so the driver should stop reading
+    /// more.
     pub fn busy(&self) -> bool {
         self.pending.iter().any(|p| matches!(p, Pending::Truncate { .. }))
     }
 
-    /// Whether WAL is written that no emitted flush covers, or a proposer waits for an answer that [`Input::FlushNow`] gives.
+    /// Whether WAL is written that no emitted flush covers, or a proposer waits for an answer that
+    /// [`Input::FlushNow`] gives.
     pub fn dirty(&self) -> bool {
         self.uncovered() || self.conns.values().any(|c| c.ack_due)
     }

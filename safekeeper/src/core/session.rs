@@ -45,7 +45,8 @@ impl Acceptor {
         self.close(conn, refusal, effects);
     }
 
-    /// A primary that was replaced is refused like a lower term, at every message: the epoch may rise while it is connected.
+    /// A primary that was replaced is refused like a lower term, at every message: the epoch may rise while it is
+    /// connected.
     pub(super) fn check_epoch(&self, asked: PrimaryEpoch) -> Result<(), Refusal> {
         let here = self.state.primary_epoch;
         if asked < here { Err(Refusal::EpochStale { here, asked }) } else { Ok(()) }
@@ -91,7 +92,8 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Takes over what was unknown, and a newer configuration that contains this node. True when something must be persisted.
+    /// Takes over what was unknown, and a newer configuration that contains this node. True when something must be
+    /// persisted.
     fn learn_from(&mut self, greeting: &ProposerGreeting) -> Result<bool, Refusal> {
         let mut changed = false;
         let generation = greeting.mconf.generation;

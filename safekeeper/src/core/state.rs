@@ -6,7 +6,8 @@ use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{MemberConf, TermHistory};
 use proto::id::{PrimaryEpoch, SystemId, TenantTimelineId, Term};
 
-/// The most entries that a term history may have. When it is reached the acceptor refuses the vote; it never drops entries.
+/// The most entries that a term history may have. When it is reached the acceptor refuses the vote; it never drops
+/// entries.
 ///
 /// Shape: entries of 16 bytes; the control file reserves room for all of them.
 pub const HISTORY_ENTRIES_MAX: usize = 10_240;
@@ -114,9 +115,11 @@ impl ControlState {
 /// Where the log held on disk ends: what the driver found at opening, or after a truncation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogEnd {
-    /// End of the last whole record, durable; nothing but zeros behind it. After a switch record the next segment's start.
+    /// End of the last whole record, durable; nothing but zeros behind it. After a switch record the next segment's
+    /// start.
     pub flush_lsn: Lsn,
-    /// Start of the last whole record; `None` when the log starts at `flush_lsn`, or the record lies before what is held.
+    /// Start of the last whole record; `None` when the log starts at `flush_lsn`, or the record lies before what is
+    /// held.
     pub last_record_start: Option<Lsn>,
 }
 

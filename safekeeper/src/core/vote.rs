@@ -19,8 +19,8 @@ impl Acceptor {
         if grant && entries >= HISTORY_ENTRIES_MAX {
             return Err(Refusal::HistoryFull(entries));
         }
-        // The new leader starts at the end that is reported here, so all of it must be durable: a record received but not
-        // synced, and synced after the vote, could be acknowledged by the old leader and missing in the new log.
+        // The new leader starts at the end that is reported here, so all of it must be durable: a record received but
+        // not synced, and synced after the vote, could be acknowledged by the old leader and missing in the new log.
         if self.uncovered() {
             self.flush(effects);
         }

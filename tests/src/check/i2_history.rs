@@ -1,5 +1,5 @@
-//! I2: history terms rise strictly, positions do not fall, the last history term is at most the own term; and a term starts at
-//! one position, wherever it is told.
+//! I2: history terms rise strictly, positions do not fall, the last history term is at most the own term; and a term
+//! starts at one position, wherever it is told.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! I3: what any proposer regarded as committed is a prefix of every later elected log.
 //!
-//! "Later" means of a higher term: a proposer may win a lower term late, when its votes were long under way; nobody follows it.
+//! "Later" means of a higher term: a proposer may win a lower term late, when its votes were long under way; nobody
+//! follows it.
 
 use std::collections::BTreeMap;
 

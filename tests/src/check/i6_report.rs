@@ -1,12 +1,12 @@
-//! I6: the shim never reports to PostgreSQL a position beyond min(commit, received or proved in this session), and what it
-//! reports is that server's own WAL.
+//! I6: the shim never reports to PostgreSQL a position beyond min(commit, received or proved in this session), and
+//! what it reports is that server's own WAL.
 
 use pgformat::Lsn;
 
 use super::{Violation, first_difference};
 
-/// A shim reports `reported` to a server. `commit`: committed by its proposer; `received`: received or proved in this session;
-/// `server`: that server's WAL up to `reported`; `committed`: the committed log.
+/// A shim reports `reported` to a server. `commit`: committed by its proposer; `received`: received or proved in this
+/// session; `server`: that server's WAL up to `reported`; `committed`: the committed log.
 ///
 /// # Errors
 /// When the report goes beyond either, or the server's WAL is not what was committed.

@@ -1,7 +1,7 @@
 //! Checkers of the simulator: one invariant per file, each shown to fail on a planted bug (`tests/tests/sim.rs`).
 //!
-//! They look at what the simulated world really did (messages, bytes on the medium), never at what a core claims about itself.
-//! Numbers: `docs/protocol.md`, "Consensus: numbered invariants".
+//! They look at what the simulated world really did (messages, bytes on the medium), never at what a core claims
+//! about itself. Numbers: `docs/protocol.md`, "Consensus: numbered invariants".
 
 pub mod acked;
 pub mod i1_one_leader;
@@ -34,8 +34,8 @@ impl std::fmt::Display for Violation {
     }
 }
 
-/// The first position at which two logs with the same beginning differ, counted from it; `None` when one is a prefix of the
-/// other.
+/// The first position at which two logs with the same beginning differ, counted from it; `None` when one is a prefix
+/// of the other.
 pub(crate) fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     let n = a.len().min(b.len());
     if a[..n] == b[..n] { None } else { a.iter().zip(b).position(|(x, y)| x != y) }

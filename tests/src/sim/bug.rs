@@ -1,5 +1,5 @@
-//! Mistakes that can be planted around the product's code, to show that a checker catches them. None of them is in the product:
-//! they sit in the simulated driver, disk or shim.
+//! Mistakes that can be planted around the product's code, to show that a checker catches them. None of them is in
+//! the product: they sit in the simulated driver, disk or shim.
 
 use std::str::FromStr;
 

@@ -332,7 +332,7 @@ impl World {
         let log = self.servers[server].until(commit);
         let known = self.checks.prefix.log().len();
         // From time to time the whole log, else what is new.
-        let from = if known % 16 == 0 { 0 } else { known.min(log.len()) };
+        let from = if known.is_multiple_of(16) { 0 } else { known.min(log.len()) };
         let at = self.start.add(from as u64);
         let nodes = &self.nodes;
         i4_durable::committed(&self.mconf, commit, |id| {

@@ -1,5 +1,5 @@
-//! A deterministic simulator of the quorum: real acceptors, real proposers, real WAL storage and control slots, on a network,
-//! disks and clocks that fail. One seed is one run, exactly. See `docs/simulation.md`.
+//! A deterministic simulator of the quorum: real acceptors, real proposers, real WAL storage and control slots, on a
+//! network, disks and clocks that fail. One seed is one run, exactly. See `docs/simulation.md`.
 //!
 //! | module | what |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `shim`, `drive` | a shim, and its part of the world |
 //! | `wal` | servers that write WAL |
 //! | `faults` | what strikes |
+//! | `life` | nodes come back, the world heals and is compared |
 //! | `schedule` | event queue, what a seed decides |
 //! | `world` | everything together |
 
@@ -17,6 +18,7 @@ pub mod bug;
 pub mod disk;
 mod drive;
 mod faults;
+mod life;
 mod net;
 mod node;
 mod schedule;

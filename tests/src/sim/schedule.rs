@@ -19,8 +19,8 @@ pub(crate) struct Profile {
     pub(crate) new_members: Vec<u64>,
     /// Shims that compete.
     pub(crate) shims: usize,
-    /// Every elected proposer writes WAL of its own behind the elected log, as a compute with a built-in walproposer does.
-    /// Otherwise one server with a durable WAL is the source of all shims.
+    /// Every elected proposer writes WAL of its own behind the elected log, as a compute with a built-in walproposer
+    /// does. Otherwise one server with a durable WAL is the source of all shims.
     pub(crate) compute: bool,
     /// How long faults are injected.
     pub(crate) chaos: Micros,

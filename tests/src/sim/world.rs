@@ -1,7 +1,7 @@
 //! The simulated world: nodes, shims, servers and the network between them, driven by one queue of events.
 //!
-//! Owner of everything; single-threaded; every choice comes from the seed. The run has two halves: faults are injected, then
-//! everything heals and progress is demanded. The checkers look on.
+//! Owner of everything; single-threaded; every choice comes from the seed. The run has two halves: faults are
+//! injected, then everything heals and progress is demanded. The checkers look on.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use safekeeper::storage::Op;
 
 use super::bug::Bug;
 use super::net::{ConnKey, Net};
-use super::node::{Node, OpenFailure, Out};
+use super::node::{Node, Out};
 use super::schedule::{Micros, Profile, Queue, spread};
 use super::shim::Shim;
 use super::wal::{SYSTEM_ID, Server, beginning, seg_size};
@@ -87,11 +87,11 @@ pub(crate) struct World {
     pub(crate) fork: Option<Server>,
     pub(crate) healed: bool,
     /// Committed bytes that must be passed after healing; `None`: passed, only settling is left.
-    target: Option<usize>,
+    pub(super) target: Option<usize>,
     digest: u64,
     events: u64,
     /// Prints every event.
-    trace: bool,
+    pub(super) trace: bool,
 }
 
 /// What a run came to.
@@ -337,7 +337,7 @@ impl World {
         conn.at_node = true;
         conn.life = self.nodes[node].life;
         let epoch = self.shims[conn.shim].attempt.as_ref().map(|a| a.epoch);
-        self.to_shim(key, Event::Accepted(key));
+        self.deliver_to_shim(key, Event::Accepted(key));
         let connected = NodeInput::Connected {
             conn: ConnId(key),
             version: ProtoVersion::V3,
@@ -346,7 +346,7 @@ impl World {
         self.node_step(node, connected)
     }
 
-    pub(crate) fn to_shim(&mut self, key: ConnKey, event: Event) {
+    pub(crate) fn deliver_to_shim(&mut self, key: ConnKey, event: Event) {
         let delay = self.net_delay();
         if let Some(at) = self.net.arrival_at_shim(key, self.now, delay) {
             self.queue.at(at, event);
@@ -366,7 +366,7 @@ impl World {
                     let message = AcceptorMessage::decode(ProtoVersion::V3, message.encode(ProtoVersion::V3));
                     let message = message.expect("what one side writes the other reads");
                     self.checks.promises.sent(self.nodes[node].id, &message);
-                    self.to_shim(key, Event::ToShim(key, message));
+                    self.deliver_to_shim(key, Event::ToShim(key, message));
                 }
                 Out::Close(ConnId(key), refusal) => {
                     if self.trace {
@@ -376,7 +376,7 @@ impl World {
                     if let Some(conn) = self.net.conns.get_mut(&key) {
                         conn.at_node = false;
                     }
-                    self.to_shim(key, Event::BrokenAtShim(key, Some(refusal.action())));
+                    self.deliver_to_shim(key, Event::BrokenAtShim(key, Some(refusal.action())));
                 }
             }
         }
@@ -460,145 +460,9 @@ impl World {
         }
     }
 
-    pub(crate) fn node_down(&mut self, node: usize, power: bool) {
-        if self.trace {
-            println!("          node {} goes down, power {power}", self.nodes[node].id);
-        }
-        self.nodes[node].go_down(power);
-        let life = self.nodes[node].life;
-        let keys: Vec<ConnKey> =
-            self.net.conns.iter().filter(|(_, c)| c.node == node && c.at_node).map(|(k, _)| *k).collect();
-        for key in keys {
-            let silent = power && self.rng.bool();
-            let lost = power || self.rng.bool();
-            if let Some(conn) = self.net.conns.get_mut(&key) {
-                conn.at_node = false;
-                conn.lost_to_shim = lost;
-            }
-            if !silent {
-                self.to_shim(key, Event::BrokenAtShim(key, None));
-            }
-        }
-        let at = self.now + spread(&mut self.rng, 60_000);
-        self.queue.at(at, Event::Restart(node, life));
-    }
-
-    fn on_restart(&mut self, node: usize, life: u64) -> Result<(), Violation> {
-        if self.nodes[node].live.is_some() || self.nodes[node].life != life {
-            return Ok(());
-        }
-        let first = life == 0;
-        let sync_first = self.rng.bool();
-        let id = self.nodes[node].id;
-        match self.nodes[node].open(sync_first) {
-            Ok((state, end)) => {
-                if self.trace {
-                    println!(
-                        "          node {id} opens at term {} flush {end:?} commit {:?}",
-                        state.term, state.commit_lsn
-                    );
-                }
-                self.checks.truncate.opened(id, state.commit_lsn);
-                self.checks.history.held(id, &state.history, state.term)?;
-                let last_record = self.nodes[node].live.as_ref().and_then(|l| l.acceptor.positions().last_record_start);
-                if end > Some(self.start) && last_record.is_none() {
-                    return Violation::of("open", format!("node {id} cannot tell its last record before {end:?}"));
-                }
-                if !first {
-                    self.checks.promises.reopened(id, state.term, end, state.commit_lsn)?;
-                }
-                Ok(())
-            }
-            Err(OpenFailure::Damaged(problem)) => Violation::of("open", format!("node {id}: {problem}")),
-            Err(OpenFailure::Disk) => {
-                if self.nodes[node].disk.is_crashed() {
-                    self.count("crash while opening");
-                    let power = self.rng.bool();
-                    self.node_down(node, power);
-                } else {
-                    self.queue.at(self.now + 10_000, Event::Restart(node, life));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn on_heal(&mut self) -> Result<(), Violation> {
-        self.healed = true;
-        for node in 0..self.nodes.len() {
-            self.mend(node);
-            let life = self.nodes[node].life;
-            if self.nodes[node].live.is_none() {
-                self.queue.at(self.now + 50_000, Event::Restart(node, life));
-            }
-        }
-        for shim in 1..self.shims.len() {
-            self.shims[shim].retired = true;
-            self.end_attempt(shim, None);
-        }
-        if self.shims[0].attempt.is_none() {
-            self.queue.at(self.now + 1_000, Event::ShimStart(0));
-        }
-        self.target = Some(self.checks.prefix.log().len());
-        self.queue.at(self.now + 20_000, Event::Settled);
-        Ok(())
-    }
-
-    /// Whether commits went on after healing, and then everybody holds all of it.
-    fn is_settled(&mut self) -> Result<bool, Violation> {
-        if let Some(target) = self.target {
-            if self.checks.prefix.log().len() > target {
-                self.target = None;
-            }
-            return Ok(false);
-        }
-        let Some(attempt) = &self.shims[0].attempt else { return Ok(false) };
-        let Some(server) = attempt.server.and_then(|s| self.servers.get(s)) else { return Ok(false) };
-        let end = Some(server.end());
-        let everywhere = self.nodes.iter().all(|n| {
-            let positions = n.live.as_ref().map(|l| l.acceptor.positions());
-            positions.is_some_and(|p| p.flush_lsn == end && p.commit_lsn == end && p.persisted_commit_lsn == end)
-        });
-        Ok(everywhere && attempt.reported == end)
-    }
-
     /// Whether new WAL is still wanted.
     pub(crate) fn produces(&self) -> bool {
         !self.healed || self.target.is_some()
-    }
-
-    /// Bytes equal everywhere, read back as a reader gets them and as the medium holds them.
-    fn check_end(&mut self) -> Result<(), Violation> {
-        let committed = self.checks.prefix.log();
-        let end = self.start.add(committed.len() as u64);
-        for node in &self.nodes {
-            let whose = format!("node {}", node.id);
-            let Some(log) = node.read(self.start, end) else {
-                return Violation::of("equal", format!("{whose} cannot read its log up to {end}"));
-            };
-            if log != committed || !node.medium_holds(self.start, committed) {
-                return Violation::of("equal", format!("{whose} holds other bytes than were committed, up to {end}"));
-            }
-            self.checks.acked.kept(&whose, None, &log)?;
-        }
-        Ok(())
-    }
-
-    fn describe(&self) -> String {
-        let node = |n: &Node| match &n.live {
-            Some(l) => format!("node {}: {:?}, {} operations", n.id, l.acceptor.positions(), l.ops.len()),
-            None => format!("node {}: down", n.id),
-        };
-        let nodes: Vec<String> = self.nodes.iter().map(node).collect();
-        let attempt = self.shims[0].attempt.as_ref();
-        let shim =
-            attempt.map(|a| format!("{:?} term {} reported {:?}", a.proposer.phase(), a.proposer.term(), a.reported));
-        format!(
-            "committed {}, target {:?}, shim {shim:?}, {}",
-            self.checks.prefix.log().len(),
-            self.target,
-            nodes.join("; ")
-        )
     }
 
     /// Bytes of a server as messages carry them.

@@ -1,4 +1,5 @@
-//! Scenarios for the acceptor. [`Rig`] is a driver in miniature: it keeps unfinished effects until told to complete them.
+//! Scenarios for the acceptor. [`Rig`] is a driver in miniature: it keeps unfinished effects until told to complete
+//! them.
 
 mod append;
 mod elections;
