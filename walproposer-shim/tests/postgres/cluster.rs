@@ -9,10 +9,17 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
-/// Runs a program as user postgres, which PostgreSQL insists on.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// PostgreSQL does not run as root: for root the program runs as user postgres.
 fn as_postgres(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", program]);
+    let mut command = if is_root() { Command::new("setpriv") } else { Command::new(program) };
+    if is_root() {
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", program]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -33,9 +40,11 @@ impl Postgres {
     /// A new cluster, not started.
     pub(crate) fn init() -> Postgres {
         let dir = tempfile::Builder::new().prefix("shim-pg-").tempdir().expect("a directory");
-        let mut chown = Command::new("chown");
-        chown.arg("postgres:postgres").arg(dir.path());
-        run(chown);
+        if is_root() {
+            let mut chown = Command::new("chown");
+            chown.arg("postgres:postgres").arg(dir.path());
+            run(chown);
+        }
         let mut initdb = as_postgres(&format!("{BIN}/initdb"));
         initdb.args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"]).arg(dir.path().join("data"));
         run(initdb);
