@@ -218,6 +218,14 @@ impl FabricDir {
     }
 }
 
+/// Makes a new or renamed directory entry durable.
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) => std::fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let tmp = path.with_extension("json.new");
     let write = || -> std::io::Result<()> {
@@ -225,7 +233,8 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        std::fs::rename(&tmp, path)
+        std::fs::rename(&tmp, path)?;
+        sync_parent(path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

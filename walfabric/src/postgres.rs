@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fabric::sync_parent;
+
 /// User and group to run PostgreSQL as.
 pub type RunAs = Option<(u32, u32)>;
 
@@ -89,31 +91,39 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
     command
 }
 
-/// Runs initdb in `data_dir` and configures the cluster as a fabric's primary on `port`. Half-made clusters are removed.
+/// Makes a cluster in `data_dir`, which must not exist, configured as a fabric's primary on `port`.
+///
+/// It is made next to it and renamed when everything is durable: a directory of that name is always a whole cluster, and is never
+/// made anew, whatever happened.
 ///
 /// # Errors
 /// Says what initdb said.
 pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs) -> Result<()> {
-    std::fs::create_dir_all(data_dir)?;
-    std::fs::set_permissions(data_dir, std::fs::Permissions::from_mode(0o700))?;
+    ensure!(!data_dir.exists(), "{} exists already", data_dir.display());
+    let new = data_dir.with_extension("new");
+    if new.exists() {
+        std::fs::remove_dir_all(&new).with_context(|| format!("cannot remove the half-made {}", new.display()))?;
+    }
+    std::fs::create_dir_all(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o700))?;
     if let Some((uid, gid)) = user {
-        chown(data_dir, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", data_dir.display()))?;
+        chown(&new, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", new.display()))?;
     }
     let mut initdb = command(bin_dir, "initdb", user);
-    initdb.arg("-D").arg(data_dir).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "-k"]);
+    initdb.arg("-D").arg(&new).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "-k"]);
     let output = initdb.current_dir("/").output().context("cannot run initdb")?;
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let conf = data_dir.join("postgresql.conf");
     let settings = format!(
         "\n# Set by walfabric up\nlisten_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
          wal_level = replica\nmax_wal_senders = 16\nmax_replication_slots = 16\nwal_sender_timeout = 30s\nlog_checkpoints = off\n"
     );
-    let append = || OpenOptions::new().append(true).open(&conf)?.write_all(settings.as_bytes());
-    append().with_context(|| format!("cannot configure {}", conf.display()))
-}
-
-/// Whether `data_dir` holds a whole cluster (postgresql.conf is written last).
-pub fn is_cluster(data_dir: &Path) -> bool {
-    let conf = std::fs::read_to_string(data_dir.join("postgresql.conf")).unwrap_or_default();
-    conf.contains("Set by walfabric up") && data_dir.join("global/pg_control").is_file()
+    let configure = || -> std::io::Result<()> {
+        let mut conf = OpenOptions::new().append(true).open(new.join("postgresql.conf"))?;
+        conf.write_all(settings.as_bytes())?;
+        conf.sync_all()?;
+        sync_parent(&new.join("postgresql.conf"))?;
+        std::fs::rename(&new, data_dir)?;
+        sync_parent(data_dir)
+    };
+    configure().with_context(|| format!("cannot configure {}", data_dir.display()))
 }

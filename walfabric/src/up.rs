@@ -76,12 +76,8 @@ pub async fn up(args: &UpArgs) -> Result<Fabric> {
 
 async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Result<()> {
     let user = postgres::run_as()?;
-    if !postgres::is_cluster(&pg.data_dir) {
-        // A half-made cluster has taken no commit yet: initdb starts over.
-        if pg.data_dir.exists() {
-            std::fs::remove_dir_all(&pg.data_dir)?;
-        }
-        postgres::check_reachable(dir.root(), user)?;
+    postgres::check_reachable(dir.root(), user)?;
+    if !pg.data_dir.exists() {
         postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user)?;
     }
     start(dir, "postgres").await?;
@@ -361,7 +357,8 @@ pub fn end_strays(dir: &FabricDir) -> Result<()> {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     let deadline = Instant::now() + Duration::from_secs(10);
-    while family.iter().any(|p| supervisor::command_line(*p).is_some()) {
+    // A zombie still counts: PostgreSQL takes the pid in its lock file for a living postmaster until init has reaped it.
+    while family.iter().any(|p| supervisor::exists(*p)) {
         ensure!(Instant::now() < deadline, "processes {family:?} of a dead supervisor do not end");
         std::thread::sleep(Duration::from_millis(5));
     }

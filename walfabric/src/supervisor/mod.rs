@@ -12,5 +12,5 @@ mod server;
 mod table;
 
 pub use client::{Client, Reply, Request};
-pub use proctree::{command_line, descendants};
+pub use proctree::{command_line, descendants, exists};
 pub use server::supervise;

@@ -32,6 +32,11 @@ pub(super) fn children(root: u32) -> Vec<u32> {
     parents().into_iter().filter(|(_, parent)| *parent == root).map(|(pid, _)| pid).collect()
 }
 
+/// Whether a process exists, as a zombie or otherwise.
+pub fn exists(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
 /// Arguments of a process, joined by spaces; `None` when it is gone or a zombie.
 pub fn command_line(pid: u32) -> Option<String> {
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;

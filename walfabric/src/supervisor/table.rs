@@ -163,7 +163,7 @@ impl Table {
                 let known: HashSet<u32> = state.running.values().copied().collect();
                 let mine = proctree::children(std::process::id());
                 mine.into_iter()
-                    .chain(family.iter().copied().filter(|p| exists(*p)))
+                    .chain(family.iter().copied().filter(|p| proctree::exists(*p)))
                     .filter(|p| !known.contains(p))
                     .collect()
             };
@@ -212,10 +212,6 @@ impl Table {
         }
         Ok(())
     }
-}
-
-fn exists(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn signal(pid: u32, signal: Signal) {

@@ -1,0 +1,92 @@
+//! A real fabric under test, driven through the `walfabric` binary as a user would.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use walfabric::fabric::{Fabric, FabricDir};
+
+/// A fabric in a directory of its own; taken down and removed when dropped.
+pub struct TestFabric {
+    dir: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+/// The `walfabric` binary next to the program that runs, or next to its `deps` folder.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary() -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let found = exe.ancestors().skip(1).take(2).map(|d| d.join("walfabric")).find(|p| p.is_file());
+    found.context("the walfabric binary is not built: run `cargo build --workspace --bins` first")
+}
+
+impl TestFabric {
+    /// Brings up a fabric with `options` after `up --dir D --detach`.
+    ///
+    /// # Errors
+    /// With what the binary said.
+    pub fn up(options: &[&str]) -> Result<TestFabric> {
+        let dir = tempfile::Builder::new().prefix("walfabric-test-").tempdir()?;
+        let fabric = TestFabric { dir, binary: binary()? };
+        let mut args = vec!["up", "--detach"];
+        args.extend_from_slice(options);
+        fabric.ok(&args)?;
+        Ok(fabric)
+    }
+
+    /// Directory of the fabric.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("f")
+    }
+
+    /// Runs a verb with `--dir`.
+    ///
+    /// # Errors
+    /// When the binary cannot be run.
+    pub fn run(&self, args: &[&str]) -> Result<Output> {
+        let (verb, rest) = args.split_first().context("a verb is needed")?;
+        let mut command = Command::new(&self.binary);
+        command.arg(verb).arg("--dir").arg(self.path()).args(rest).stdin(Stdio::null());
+        Ok(command.output()?)
+    }
+
+    /// Runs a verb that must exit with 0; gives its standard output.
+    ///
+    /// # Errors
+    /// With the exit code and what it said.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        let output = self.run(args)?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "walfabric {args:?}: {}\n{out}\n{err}", output.status);
+        Ok(out.into_owned())
+    }
+
+    /// `fabric.json` as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self) -> Result<Fabric> {
+        FabricDir::new(&self.path())?.read_fabric()
+    }
+
+    /// Keeps the directory for a look at it; gives its path.
+    pub fn keep(self) -> PathBuf {
+        let _ = self.run(&["down"]);
+        let mut this = std::mem::ManuallyDrop::new(self);
+        this.dir.disable_cleanup(true);
+        this.path()
+    }
+
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+}
+
+impl Drop for TestFabric {
+    fn drop(&mut self) {
+        let _ = self.run(&["down"]);
+    }
+}

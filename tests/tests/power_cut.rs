@@ -1,0 +1,118 @@
+//! A power cut under a whole running fabric: EXT4_IOC_SHUTDOWN on the file system that holds it, without flushing the journal.
+//!
+//! Needs root and loop devices; says that it is skipped where they are missing. Everything of the fabric (safekeepers, pageserver,
+//! broker, PostgreSQL) lies on the file system that loses its unsynced writes, so nobody's memory can cover for anybody.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tests::fabric::binary;
+use tests::wait;
+use walfabric::fabric::{Fabric, FabricDir};
+use walfabric::ledger::Ledger;
+use walfabric::supervisor::{descendants, exists};
+use walfabric::verify::verify;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH` (Linux, `fs/ext4/ext4.h`): every write from now on fails, and what the
+/// journal did not hold is gone at the next mount. Perl is on every Debian; our own code has no `unsafe`.
+const SHUTDOWN: &str =
+    r#"open(my $f, "<", $ARGV[0]) or die $!; my $a = pack("L", 2); ioctl($f, 0x8004587d, $a) or die $!;"#;
+
+/// A loop-mounted ext4.
+struct Disk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+impl Disk {
+    fn make(dir: &Path) -> Result<Disk> {
+        let disk = Disk { image: dir.join("disk.img"), mount: dir.join("mnt") };
+        std::fs::create_dir(&disk.mount)?;
+        std::fs::File::create(&disk.image)?.set_len(2 << 30)?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount))
+    }
+
+    fn cut_power(&self) -> Result<()> {
+        run(Command::new("perl").args(["-e", SHUTDOWN]).arg(&self.mount))
+    }
+
+    fn unmount(&self) {
+        wait::until_blocking("unmounting", PATIENCE, || run(Command::new("umount").arg(&self.mount)).ok());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mount).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn up(root: &Path) -> Result<Fabric> {
+    run(Command::new(binary()?).args(["up", "--detach", "--dir"]).arg(root))?;
+    FabricDir::new(root)?.read_fabric()
+}
+
+/// Kills everything that belongs to the fabric, the supervisor first so that it cannot tidy up.
+fn kill_all(fabric: &Fabric) {
+    let mine: Vec<u32> = fabric.pids().into_iter().map(|(_, pid)| pid).collect();
+    let family: Vec<u32> = mine.iter().flat_map(|p| descendants(*p)).chain(mine.iter().copied()).collect();
+    let supervisor = parent(mine.first().copied().expect("a running fabric has processes"));
+    for pid in supervisor.into_iter().chain(family.iter().copied()) {
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    wait::until_blocking("processes dying", PATIENCE, || (!family.iter().any(|p| exists(*p))).then_some(()));
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Goal: what was acknowledged survives a power cut of every machine at once. Method: three rounds of load, cut, remount, resume, proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_commits_survive_a_power_cut() -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("walfabric-power-").tempdir()?;
+    let disk = match Disk::make(dir.path()) {
+        Ok(disk) if rustix::process::geteuid().is_root() => disk,
+        Ok(_) => return Ok(println!("skipped: needs root")),
+        Err(e) => return Ok(println!("skipped: no loop mounts here: {e:#}")),
+    };
+    let root = disk.mount.join("fabric");
+    let mut acked = Vec::new();
+    for round in 1..=3 {
+        let fabric = up(&root).with_context(|| format!("round {round}"))?;
+        let conninfo = fabric.postgres.as_ref().context("no PostgreSQL")?.conninfo();
+        // Sequence numbers start anew with each ledger: clients of a round are told apart by their number.
+        let ledger = Ledger::start_numbered(&conninfo, round * 100, 4).await?;
+        ledger.wait_progress(300, PATIENCE).await?;
+        disk.cut_power()?;
+        kill_all(&fabric);
+        acked.extend(ledger.finish().await);
+        disk.unmount();
+        disk.mount()?;
+    }
+    let fabric = up(&root)?;
+    verify(&fabric, &acked, &mut |text| println!("{text}")).await?;
+    run(Command::new(binary()?).args(["down", "--dir"]).arg(&root))?;
+    disk.unmount();
+    Ok(())
+}
