@@ -15,7 +15,7 @@ use crate::measured::DiskMetrics;
 /// Label of a connection or stream.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct Kind {
-    /// proposer, reader, recovery, push, query.
+    /// proposer, reader, recovery, push.
     pub(crate) kind: &'static str,
 }
 
@@ -43,6 +43,16 @@ pub(crate) struct Metrics {
     pub(crate) push_failures: Counter,
     /// Writes and syncs.
     pub(crate) disk: DiskMetrics,
+}
+
+/// Something open, however it ends.
+#[derive(Debug)]
+pub(crate) struct OpenGuard(Gauge);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What is read at the time of asking.
@@ -80,6 +90,13 @@ impl Metrics {
             push_failures: Counter::default(),
             disk: DiskMetrics::new(),
         }
+    }
+
+    /// Counts a connection or stream as open until the guard is dropped.
+    pub(crate) fn open(&self, kind: &'static str) -> OpenGuard {
+        let gauge = self.connections.get_or_create_owned(&Kind { kind });
+        gauge.inc();
+        OpenGuard(gauge)
     }
 
     /// The text that `/metrics` answers.

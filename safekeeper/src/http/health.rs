@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::failure;
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
+use crate::push::{ChoiceRow, choice_rows};
 use crate::server::Context;
 
 /// Content type of the exposition format.
@@ -39,6 +40,11 @@ pub(super) async fn status(State(ctx): State<Arc<Context>>) -> Json<NodeStatus> 
         timelines: ctx.timelines.list().len(),
         broker_connected: ctx.session.is_connected(),
     })
+}
+
+/// `GET /v1/choices`: the choices that fell on this safekeeper.
+pub(super) async fn choices(State(ctx): State<Arc<Context>>) -> Json<Vec<ChoiceRow>> {
+    Json(choice_rows(&ctx))
 }
 
 /// The process answers.

@@ -9,8 +9,9 @@ use proto::broker::records::NodeRecord;
 use proto::command::{Command, StartReplication};
 use proto::net::{ColumnType, SqlError, StartupParams, sqlstate};
 
-use super::streams::{Stream, StreamKind};
+use super::streams::Stream;
 use super::{identity, receive};
+use crate::push::{ChoiceRow, choice_rows};
 use crate::server::Context;
 use crate::timeline::TimelineHandle;
 
@@ -248,25 +249,21 @@ fn choices(ctx: &Context) -> Answer {
         ("token", Int8),
         ("state", Text),
     ];
-    let streams = ctx.streams.all();
-    let row = |c: crate::push::Choice| {
-        let stream = streams
-            .iter()
-            .find(|s| s.kind == StreamKind::Push && s.ttid == c.ttid && s.pageserver == Some(c.record.pageserver_id));
+    let row = |c: ChoiceRow| {
         vec![
-            some(c.ttid.tenant_id),
-            some(c.ttid.timeline_id),
-            some(c.record.pageserver_id),
-            some(c.record.safekeeper_id),
-            some("push"),
-            some(c.record.reason),
-            some(c.record.choice_seq),
-            some(c.record.chosen_at),
+            some(c.tenant_id),
+            some(c.timeline_id),
+            some(c.pageserver_id),
+            some(c.safekeeper_id),
+            some(c.mode),
+            some(c.reason),
+            some(c.choice_seq),
+            some(c.chosen_at),
             some(c.token),
-            stream.map(|s| s.state().name().to_owned()),
+            c.state.map(str::to_owned),
         ]
     };
-    Answer::new("SHOW", &columns, ctx.pushes.choices().into_iter().map(row).collect())
+    Answer::new("SHOW", &columns, choice_rows(ctx).into_iter().map(row).collect())
 }
 
 fn lag(ctx: &Context) -> Answer {

@@ -16,7 +16,7 @@ use super::receive::{self, Ended};
 use super::send::{self, End, Outlet};
 use super::streams::{Stream, StreamKind, StreamState};
 use super::{answers, identity};
-use crate::metrics::{Code, Kind};
+use crate::metrics::Code;
 use crate::server::Context;
 use crate::timeline::ReadMode;
 
@@ -125,8 +125,7 @@ async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWal
         }
     };
     info!(version = ?c.version, primary_epoch = ?c.primary_epoch, "a proposer connected");
-    let open = ctx.metrics.connections.get_or_create_owned(&Kind { kind: "proposer" });
-    open.inc();
+    let open = ctx.metrics.open("proposer");
     let pushing = async {
         let (port, first) = match port {
             Some(port) => (port, None),
@@ -142,7 +141,7 @@ async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWal
         ended = pushing => ended,
         () = ctx.cancel.cancelled() => Err(Ended::Refused(stopping())),
     };
-    open.dec();
+    drop(open);
     match ended {
         Ok(never) => match never {},
         Err(Ended::Gone(reason)) => info!(reason, "the proposer is gone"),
@@ -186,12 +185,11 @@ async fn start_replication(
     };
     let stream = ctx.streams.register(Stream::new(ttid, kind, application, pageserver));
     stream.set_state(StreamState::Streaming);
-    let open = ctx.metrics.connections.get_or_create_owned(&Kind { kind: kind.name() });
-    open.inc();
+    let open = ctx.metrics.open(kind.name());
     info!(start_lsn = %c.start_lsn, term = ?c.term, "a reader connected");
     let outlet = Outlet { handle, stream: &stream, metrics: &ctx.metrics, window: 0, keepalive: send::KEEPALIVE };
     let (end, reader, writer) = send::run(outlet, wal, reader, writer, ctx.cancel.cancelled()).await;
-    open.dec();
+    drop(open);
     finish_replication(ctx, ttid, end, reader, writer).await
 }
 

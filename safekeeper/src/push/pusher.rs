@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::api::shown;
+use proto::id::TenantTimelineId;
 use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use super::dial::{self, DialError};
 use crate::net::send::{self, End, Outlet};
 use crate::net::streams::{Stream, StreamKind, StreamState};
 use crate::server::Context;
-use crate::timeline::ReadMode;
+use crate::timeline::{ReadMode, TimelineHandle};
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
 const STALE_RETRY: Duration = Duration::from_secs(5);
@@ -130,8 +131,10 @@ async fn attempt(
     stop: &CancellationToken,
     stream: &Stream,
 ) -> Outcome {
-    let Some(handle) = ctx.timelines.get(current.ttid) else {
-        return Outcome::Broken { progress: false, reason: "the timeline does not exist here".to_owned() };
+    let handle = tokio::select! {
+        handle = appeared(ctx, current.ttid) => handle,
+        () = replaced(current, choice, stream) => return Outcome::NewChoice,
+        () = stop.cancelled() => return Outcome::Stopped,
     };
     let dials = ctx.pushes.dials(&current.record.pageserver_pg);
     let opening = async {
@@ -157,6 +160,7 @@ async fn attempt(
     };
     info!(start_lsn = %start, address = current.record.pageserver_pg, token = current.token, "pushing");
     stream.set_state(StreamState::Streaming);
+    let _open = ctx.metrics.open(StreamKind::Push.name());
     let outlet = Outlet {
         handle,
         stream,
@@ -173,6 +177,26 @@ async fn attempt(
     let (end, reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
     let progress = stream.received().is_some_and(|r| r > start);
     finish(end, reader, writer, progress).await
+}
+
+/// The timeline, as soon as it is here: a choice may come before the creation.
+async fn appeared(ctx: &Context, ttid: TenantTimelineId) -> TimelineHandle {
+    let mut changes = ctx.timelines.changes();
+    let mut told = false;
+    loop {
+        changes.borrow_and_update();
+        if let Some(handle) = ctx.timelines.get(ttid) {
+            return handle;
+        }
+        if !told {
+            warn!("chosen to push a timeline that does not exist here");
+            told = true;
+        }
+        if changes.changed().await.is_err() {
+            // The server stops, and says so elsewhere.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Ends the stream on the wire and says what that means for the next attempt.

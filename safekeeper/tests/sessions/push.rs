@@ -131,6 +131,8 @@ async fn from_choice_to_revocation() {
     assert_eq!(shown, (PAGESERVER, "streaming", one, token));
     let mut psql = f.node.dial_with(vec![], "psql").await;
     assert_eq!(psql.simple_query("SHOW CHOICES").await.expect("rows")[0].rows.len(), 1);
+    let (_, choices) = f.node.get("/v1/choices").await;
+    assert!(choices.contains("\"reason\":\"no_connection\"") && choices.contains("\"streaming\""), "{choices}");
 
     // The same choice under a newer revision: the stream goes on.
     let newer = f.choose(1).await;
@@ -193,6 +195,22 @@ async fn stale_choices_and_an_absent_broker() {
     assert!(collect(&mut reader, log.start, log.bytes.len()).await == log.bytes, "the bytes differ");
     let (_, ready) = f.node.get("/readyz?verbose").await;
     assert!(ready.contains("\"ready\":true"), "{ready}");
+}
+
+/// Goal: a choice that comes before the timeline is dialled as soon as the timeline is there, without waiting.
+#[tokio::test]
+async fn a_choice_before_its_timeline() {
+    let f = Fabric::start().await;
+    f.choose(1).await;
+    until("the choice shows", async || {
+        let (_, choices) = f.node.get("/v1/choices").await;
+        choices.contains("connecting").then_some(())
+    })
+    .await;
+    let log = Log::new();
+    f.node.create(ttid(1), &log).await;
+    let (_connection, push) = f.dialled().await;
+    assert_eq!(push.commit_lsn, Some(log.start));
 }
 
 /// Goal: a pageserver that allows so many bytes in flight gets no more before it acknowledges.
