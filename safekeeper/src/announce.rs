@@ -1,7 +1,7 @@
 //! Publishes where this safekeeper stands: its node record, and one record per timeline.
 //!
-//! Level-triggered: a change of positions wakes the announcer of that timeline, which publishes what is true by then. The
-//! session coalesces to one put a second and key, and writes nothing while nothing changes.
+//! Level-triggered: a change of positions wakes the announcer of that timeline, which publishes what is true by then.
+//! The session coalesces to one put a second and key, and writes nothing while nothing changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use tracing::error;
 use crate::server::Context;
 use crate::timeline::{Positions, TimelineHandle};
 
-/// A busy timeline moves thousands of times a second; the session takes one value a second, so more are made for nothing.
+/// A busy timeline moves thousands of times a second; the session takes one value a second, so more are made for
+/// nothing.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Announces until the server stops.

@@ -1,8 +1,8 @@
-//! Passes pageservers' positions on that came by the broker: a proposer that reaches only safekeepers which push nothing
-//! still learns how far the pageservers are.
+//! Passes pageservers' positions on that came by the broker: a proposer that reaches only safekeepers which push
+//! nothing still learns how far the pageservers are.
 //!
-//! For display and for the applied position that a shim may report; never for commit, truncation or removal. A pageserver
-//! that streams from here tells its positions itself, fresher, so that the broker's word on it is dropped.
+//! For display and for the applied position that a shim may report; never for commit, truncation or removal. A
+//! pageserver that streams from here tells its positions itself, fresher, so that the broker's word on it is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

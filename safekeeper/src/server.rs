@@ -1,7 +1,7 @@
 //! The process: what its parts share, and the order in which they start and stop.
 //!
-//! Start: lock, timelines, broker session, listeners. Stop: no new connections, sessions and pushes end, everything received
-//! is made durable, the keys leave the broker, the lock goes last. A broker that is away delays neither.
+//! Start: lock, timelines, broker session, listeners. Stop: no new connections, sessions and pushes end, everything
+//! received is made durable, the keys leave the broker, the lock goes last. A broker that is away delays neither.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -117,7 +117,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts everything; returns when connections are accepted. Stops when `cancel` is cancelled: see [`Server::stopped`].
+    /// Starts everything; returns when connections are accepted. Stops when `cancel` is cancelled: see
+    /// [`Server::stopped`].
     ///
     /// # Errors
     /// See [`StartError`].

@@ -58,8 +58,8 @@ fn router(ctx: Arc<Context>) -> Router {
 }
 
 async fn nowhere() -> Response {
-    let hint = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, /readyz?verbose; \
-                POST /v1/tenant/timeline";
+    let hint = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, \
+                /readyz?verbose; POST /v1/tenant/timeline";
     failure(StatusCode::NOT_FOUND, "there is nothing at this path", Some(hint))
 }
 

@@ -11,8 +11,8 @@ use tracing::{error, warn};
 use super::session;
 use crate::server::Context;
 
-/// The most connections at once. Each may hold 4 MiB of unwritten WAL or 1 MiB of outgoing WAL, so that all of them stay
-/// within a few GiB; PostgreSQL fleets of this size have one proposer and a handful of readers per timeline.
+/// The most connections at once. Each may hold 4 MiB of unwritten WAL or 1 MiB of outgoing WAL, so that all of them
+/// stay within a few GiB; PostgreSQL fleets of this size have one proposer and a handful of readers per timeline.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// How long open sessions get to end by themselves at shutdown.

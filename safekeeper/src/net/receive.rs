@@ -1,7 +1,7 @@
 //! START_WAL_PUSH: carries messages between a proposer's socket and the acceptor.
 //!
-//! The reading half decodes and hands over, waiting while too many bytes are queued there; that is the back-pressure the
-//! proposer feels. The writing half sends what the acceptor says. Both are polled independently of each other.
+//! The reading half decodes and hands over, waiting while too many bytes are queued there; that is the back-pressure
+//! the proposer feels. The writing half sends what the acceptor says. Both are polled independently of each other.
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -123,8 +123,8 @@ fn queue(version: ProtoVersion, event: PortEvent, writer: &mut CopyWriter) -> Re
     }
 }
 
-/// A connection to the acceptor of a timeline that is not here yet: made from the greeting of a walproposer of generation
-/// 0, when this server and the command allow it.
+/// A connection to the acceptor of a timeline that is not here yet: made from the greeting of a walproposer of
+/// generation 0, when this server and the command allow it.
 pub(super) async fn create_implicitly(
     ctx: &Context,
     ttid: TenantTimelineId,
@@ -153,7 +153,7 @@ pub(super) async fn create_implicitly(
 /// A timeline that is not here, with what to do about it.
 pub(super) fn missing(ttid: TenantTimelineId) -> SqlError {
     SqlError::timeline_not_found(ttid).with_hint(
-        "Create it on every member with 'walfabric timeline create'. A safekeeper that had it and lost its data must not \
-         take part again before it was filled from the others.",
+        "Create it on every member with 'walfabric timeline create'. A safekeeper that had it and lost its data must \
+         not take part again before it was filled from the others.",
     )
 }

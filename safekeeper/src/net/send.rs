@@ -1,9 +1,9 @@
-//! Sends WAL to one receiver, whoever dialled: readers that pull, proposers that recover, pageservers that are pushed to.
-//! Only the handshake differs and lies with the caller.
+//! Sends WAL to one receiver, whoever dialled: readers that pull, proposers that recover, pageservers that are pushed
+//! to. Only the handshake differs and lies with the caller.
 //!
-//! The two halves of the connection are polled independently of each other, so a full socket never keeps a feedback from being
-//! read. A receiver that does not read stops its own sender and nothing else: nothing is buffered for it beyond
-//! [`COALESCE_BYTES`].
+//! The two halves of the connection are polled independently of each other, so a full socket never keeps a feedback
+//! from being read. A receiver that does not read stops its own sender and nothing else: nothing is buffered for it
+//! beyond [`COALESCE_BYTES`].
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub(crate) const KEEPALIVE: Duration = Duration::from_secs(1);
 /// The most WAL in one message, in bytes (as in the existing protocol).
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// WAL gathered before the socket is written: enough for a system call to be worth it, little enough to hold per receiver.
+/// WAL gathered before the socket is written: enough for a system call to be worth it, little enough to hold per
+/// receiver.
 const COALESCE_BYTES: usize = 512 * 1024;
 
 /// A pageserver that answers nothing for so long is gone.

@@ -1,6 +1,7 @@
 //! One accepted connection: start-up, then commands, of which two turn into streams.
 //!
-//! Every refusal is an ErrorResponse with SQLSTATE and, where there is something to do, a hint; it is logged once, here.
+//! Every refusal is an ErrorResponse with SQLSTATE and, where there is something to do, a hint; it is logged once,
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;

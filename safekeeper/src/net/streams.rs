@@ -1,7 +1,7 @@
 //! The outgoing streams that exist now, for status pages: readers, recovery clients and pushes alike.
 //!
-//! Owner: the registry. A stream registers itself and leaves with its guard, however it ends. Numbers here are for display
-//! and metrics only; nothing is decided by them.
+//! Owner: the registry. A stream registers itself and leaves with its guard, however it ends. Numbers here are for
+//! display and metrics only; nothing is decided by them.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

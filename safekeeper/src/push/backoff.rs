@@ -1,4 +1,5 @@
-//! Pauses between attempts: 0.1 s, half as long again each time, at most 15 s, spread so that many pushers never dial at once.
+//! Pauses between attempts: 0.1 s, half as long again each time, at most 15 s, spread so that many pushers never dial
+//! at once.
 
 use std::time::Duration;
 

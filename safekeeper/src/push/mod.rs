@@ -1,7 +1,8 @@
 //! Push: this safekeeper dials the pageservers that chose it. A reconciler: desired set = keys below `P/push/<me>/`,
 //! actual set = running pushers.
 //!
-//! Owner of the pushers: [`run`]. A push ends when its key is gone or the server stops, never because the broker is away.
+//! Owner of the pushers: [`run`]. A push ends when its key is gone or the server stops, never because the broker is
+//! away.
 
 mod backoff;
 mod desired;

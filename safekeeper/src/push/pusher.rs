@@ -1,7 +1,7 @@
 //! One push: dial, stream, back off, again, until the choice is gone.
 //!
-//! A choice that was only put again (same nonce and number) leaves the running stream alone; its newer token is used when the
-//! next dial is due. A refusal as stale is not repeated at once: only a new key makes it right.
+//! A choice that was only put again (same nonce and number) leaves the running stream alone; its newer token is used
+//! when the next dial is due. A refusal as stale is not repeated at once: only a new key makes it right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,8 +219,8 @@ async fn finish(end: End<bool>, reader: CopyReader, mut writer: CopyWriter, prog
     outcome
 }
 
-/// Sends what is queued and closes, then waits for the pageserver to do the same: what it says meanwhile would otherwise
-/// reset the connection, and CopyDone could be lost.
+/// Sends what is queued and closes, then waits for the pageserver to do the same: what it says meanwhile would
+/// otherwise reset the connection, and CopyDone could be lost.
 async fn part(mut reader: CopyReader, writer: CopyWriter) -> Result<(), NetError> {
     writer.shutdown().await?;
     while !matches!(reader.next().await?, CopyEvent::Closed | CopyEvent::Done | CopyEvent::Error(_)) {}

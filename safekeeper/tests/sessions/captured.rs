@@ -1,5 +1,5 @@
-//! Recorded conversations of an existing walproposer, both versions: what it said is said again, and the answers must be those
-//! that it got. Skipped where the recordings are not there.
+//! Recorded conversations of an existing walproposer, both versions: what it said is said again, and the answers must
+//! be those that it got. Skipped where the recordings are not there.
 //!
 //! The recordings hold only the beginning of long frames, so the WAL is built here, with records that end where the
 //! recorded ones ended. Greetings and votes are compared byte by byte, append responses by what they report.

@@ -101,9 +101,9 @@ fn report(lsn: Lsn) -> Bytes {
     ReceiverMessage::Feedback(feedback).encode()
 }
 
-/// Goal: the whole life of a push. A choice is dialled with its token, WAL flows from where the pageserver says, feedback
-/// reaches the proposer, a key put again leaves the stream alone, a broken stream is dialled again with the newest token,
-/// and the end of the key is the end of the push.
+/// Goal: the whole life of a push. A choice is dialled with its token, WAL flows from where the pageserver says,
+/// feedback reaches the proposer, a key put again leaves the stream alone, a broken stream is dialled again with the
+/// newest token, and the end of the key is the end of the push.
 #[tokio::test]
 async fn from_choice_to_revocation() {
     let f = Fabric::start().await;

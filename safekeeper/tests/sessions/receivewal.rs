@@ -30,7 +30,8 @@ fn command(program: &Path, node: &Node, dir: &Path) -> Command {
     command
 }
 
-/// Goal: files equal the log, from the first segment's first byte on, over several segments, with a partial one at the end.
+/// Goal: files equal the log, from the first segment's first byte on, over several segments, with a partial one at the
+/// end.
 #[tokio::test]
 async fn its_files_are_the_log() {
     let Some(program) = pg_receivewal() else { return };
