@@ -75,6 +75,13 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    fn other(self) -> Mode {
+        match self {
+            Mode::Push => Mode::Pull,
+            Mode::Pull => Mode::Push,
+        }
+    }
+
     /// Text for status and broker.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -272,9 +279,8 @@ impl Chooser {
     }
 
     fn on_publish_failed(&mut self, now: Duration, seq: u64) {
-        if let Some(s) = self.standing.filter(|s| s.choice.seq == seq) {
+        if self.standing.is_some_and(|s| s.choice.seq == seq) {
             self.standing = None;
-            self.lost = Some(s.choice.reason);
             self.broker_suspect_until = now + self.settings.dial_timeout;
         }
     }
@@ -332,6 +338,10 @@ impl Chooser {
             self.lost = Some(how.reason());
         }
         self.penalties.add(now, choice.safekeeper, choice.mode, false);
+        if was_running.is_some() {
+            // It may be dead: then the other way leads nowhere either, so somebody else is tried first.
+            self.penalties.add(now, choice.safekeeper, choice.mode.other(), false);
+        }
     }
 
     fn expire(&mut self, now: Duration) {
@@ -370,3 +380,5 @@ impl Chooser {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

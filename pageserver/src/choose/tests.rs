@@ -266,18 +266,15 @@ fn broker_away_streams_go_on_and_a_lost_one_is_pulled_from_the_last_view() {
     assert_eq!(b.progress(6000, c.seq, 300, 300, 6000), []);
     let effects = b.at(6001, Input::StreamEnded { seq: c.seq, how: Ended::Lost });
     let [Effect::Dial(p)] = effects[..] else { panic!("no pull: {effects:?}") };
-    assert_eq!(
-        (p.safekeeper, p.reason),
-        (A, Reason::ConnectionLost),
-        "dialling it is another way than asking it to dial"
-    );
-    let effects = b.at(6002, Input::StreamEnded { seq: p.seq, how: Ended::Lost });
+    assert_eq!((p.safekeeper, p.reason), (B, Reason::ConnectionLost), "the lost one comes last");
+    assert_eq!(b.at(6002, Input::StreamEnded { seq: p.seq, how: Ended::Lost }), []);
+    let effects = b.at(6101, Input::Tick);
     let [Effect::Dial(p)] = effects[..] else { panic!("no pull: {effects:?}") };
-    assert_eq!(p.safekeeper, B);
-    b.at(6003, Input::Connected { seq: p.seq });
+    assert_eq!(p.safekeeper, A);
+    b.at(6103, Input::Connected { seq: p.seq });
     b.view.broker = true;
-    assert_eq!(b.show(6100), [], "the hold");
-    assert_eq!(published(&b.show(11_003)), Some((A, Reason::PushPossible)));
+    assert_eq!(b.show(6200), [], "the hold");
+    assert_eq!(published(&b.show(11_103)), Some((A, Reason::PushPossible)));
 }
 
 #[test]

@@ -31,6 +31,8 @@ struct Driver {
     putting: Option<Putting>,
     /// Keys of choices that the broker has, or may have.
     keys: BTreeSet<String>,
+    /// What an earlier life of this pageserver may have left on its old lease is in `keys`, or gone.
+    swept: bool,
     counted: Option<NodeId>,
     published: Option<PageserverTimelineRecord>,
 }
@@ -45,6 +47,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mp
         effects: Vec::new(),
         putting: None,
         keys: BTreeSet::new(),
+        swept: false,
         counted: None,
         published: None,
     };
@@ -137,6 +140,7 @@ impl Driver {
             }
         };
         self.note_choice(&choice);
+        self.sweep();
         let record = publish::choice_record(&self.node, &self.timeline, &offer);
         let delete = self.keys.iter().filter(|k| **k != offer.key).cloned().collect();
         let (session, key, seq) = (self.node.session.clone(), offer.key.clone(), choice.seq);
@@ -146,6 +150,15 @@ impl Driver {
         let limit = self.node.config.choice.publish_timeout;
         let put = publish::put_choice(session, delete, key, record, limit);
         self.putting = Some(Box::pin(async move { (seq, put.await) }));
+    }
+
+    /// Before the first choice: whoever lives may still see a choice of the process before this one and would dial for it.
+    fn sweep(&mut self) {
+        if !std::mem::replace(&mut self.swept, true) {
+            let (keys, me) = (self.node.broker.keys(), self.node.config.id);
+            let living = self.node.directory.safekeepers();
+            self.keys.extend(living.iter().map(|sk| keys.choice(sk.id, self.timeline.ttid, me)));
+        }
     }
 
     fn on_put(&mut self, (seq, result): (u64, Result<i64, BrokerError>)) -> Input {

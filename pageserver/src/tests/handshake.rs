@@ -126,3 +126,22 @@ async fn a_new_choice_ends_the_stream_before_and_makes_its_token_stale() {
     assert_eq!(second.start, START);
     f.ps.stop().await;
 }
+
+#[tokio::test]
+async fn what_an_earlier_life_left_on_the_broker_goes_with_the_first_choice() {
+    let f = Fabric::start().await;
+    let broker = f.broker.client();
+    let left = broker.keys().choice(NodeId(2), ttid(), NodeId(1));
+    broker.put(&left, b"{}".to_vec()).await.expect("put");
+    // Two lives but holds no committed WAL yet: it would go on dialling for the old choice.
+    let _two = f.safekeeper(2, pgformat::Lsn::new(0));
+    eventually("two is seen", || async {
+        let (_, rows) = f.ps.get("/v1/show/safekeepers").await;
+        String::from_utf8_lossy(&rows).contains(r#""id":"2""#).then_some(())
+    })
+    .await;
+    let one = f.safekeeper(1, START);
+    one.choice_after(0).await;
+    assert!(broker.get(&left).await.expect("answers").is_none());
+    f.ps.stop().await;
+}
