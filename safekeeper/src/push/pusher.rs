@@ -85,6 +85,8 @@ async fn attempts(
                 backoff.reset();
                 continue;
             }
+            // The key was put again while the pageserver was asked: its newer token may be the right one.
+            Outcome::Stale(_) if choice.borrow().token != current.token => continue,
             Outcome::Stale(reason) => {
                 info!(
                     reason,

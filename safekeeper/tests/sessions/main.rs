@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 mod captured;
+mod cli;
 mod common;
 mod pull;
 mod push;

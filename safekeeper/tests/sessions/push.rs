@@ -185,8 +185,19 @@ async fn stale_choices_and_an_absent_broker() {
     let quiet = tokio::time::timeout(Duration::from_millis(500), f.pageserver.accept()).await;
     assert!(quiet.is_err(), "it dialled again though nothing changed");
 
+    // A key that is put again while the pageserver is asked: the newer token is tried at once.
+    f.choose(2).await;
+    let (mut connection, push) = f.dialled().await;
     let token = f.choose(2).await;
+    assert_ne!(push.choice, token);
+    until("the newer token is seen", async || {
+        f.node.status(ttid(1)).await.pushes.first().is_some_and(|p| p.token == token).then_some(())
+    })
+    .await;
+    let refused = std::time::Instant::now();
+    connection.send_error(&stale).await.expect("sent");
     let (mut reader, _writer, push) = f.accepted(log.start).await;
+    assert!(refused.elapsed() < Duration::from_secs(3), "it waited for nothing");
     assert_eq!(push.choice, token);
     f.stop_broker.cancel();
     let two = log.grow(50_000);
