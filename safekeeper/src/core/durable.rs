@@ -77,7 +77,7 @@ impl Acceptor {
     fn acknowledge(&mut self, effects: &mut Vec<Effect>) {
         let due: Vec<ConnId> = self.conns.iter().filter(|(_, c)| c.ack_due).map(|(id, _)| *id).collect();
         let covering = self.pending.iter().rev().find(|p| matches!(p, Pending::Flush { end: Some(_), .. }));
-        let after = covering.map(Pending::id);
+        let after = covering.map(Pending::id).max(self.adopted);
         let flush_lsn = self.log.as_ref().map(|l| l.written.flush_lsn);
         for conn in due {
             if let Some(known) = self.conns.get_mut(&conn) {

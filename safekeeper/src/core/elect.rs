@@ -45,7 +45,7 @@ impl Acceptor {
             self.cut(to, effects);
         }
         if self.adopt(elected, to) {
-            self.persist(effects);
+            self.adopted = Some(self.persist(effects));
         }
         if clean {
             self.start_decoder();

@@ -74,6 +74,8 @@ pub struct Acceptor {
     /// The connection whose proposer's election was adopted in the current term.
     pusher: Option<ConnId>,
     last_write: u64,
+    /// The control file with the history adopted last: acknowledgements in its term wait for it.
+    adopted: Option<WriteId>,
     /// Unfinished I/O effects that report back, in order.
     pending: VecDeque<Pending>,
     /// Commit position in the durable control file.
@@ -106,6 +108,7 @@ impl Acceptor {
             conns: BTreeMap::new(),
             pusher: None,
             last_write: 0,
+            adopted: None,
             pending: VecDeque::new(),
             leader_commit: None,
             commit_dirty_since: None,

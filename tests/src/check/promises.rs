@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use pgformat::Lsn;
 use proto::consensus::AcceptorMessage;
 use proto::id::Term;
+use safekeeper::core::ControlState;
 
 use super::Violation;
 
@@ -13,6 +14,8 @@ use super::Violation;
 #[derive(Clone, Copy, Debug)]
 struct Told {
     voted: Term,
+    /// Term in which it acknowledged a position: the history that holds it must be durable.
+    acked: Term,
     flush: Option<Lsn>,
     commit: Option<Lsn>,
 }
@@ -23,7 +26,7 @@ pub struct Promises(BTreeMap<u64, Told>);
 
 impl Promises {
     fn of(&mut self, node: u64) -> &mut Told {
-        self.0.entry(node).or_insert(Told { voted: Term::ZERO, flush: None, commit: None })
+        self.0.entry(node).or_insert(Told { voted: Term::ZERO, acked: Term::ZERO, flush: None, commit: None })
     }
 
     /// A message leaves a node.
@@ -38,6 +41,9 @@ impl Promises {
                 }
             }
             AcceptorMessage::Append(ack) => {
+                if ack.flush_lsn.is_some() {
+                    told.acked = told.acked.max(ack.term);
+                }
                 told.flush = told.flush.max(ack.flush_lsn);
                 told.commit = told.commit.max(ack.commit_lsn);
             }
@@ -54,16 +60,16 @@ impl Promises {
     ///
     /// # Errors
     /// When it has forgotten something.
-    pub fn reopened(
-        &mut self,
-        node: u64,
-        term: Term,
-        flush: Option<Lsn>,
-        commit: Option<Lsn>,
-    ) -> Result<(), Violation> {
+    pub fn reopened(&mut self, node: u64, state: &ControlState, flush: Option<Lsn>) -> Result<(), Violation> {
         let told = *self.of(node);
+        let (term, commit) = (state.term, state.commit_lsn);
         if term < told.voted {
             let what = format!("node {node} is back at term {term}, it voted in {}", told.voted);
+            return Violation::of("promises", what);
+        }
+        let last = state.history.last().map_or(Term::ZERO, |e| e.term);
+        if last < told.acked {
+            let what = format!("node {node} is back with history up to term {last}, it acknowledged in {}", told.acked);
             return Violation::of("promises", what);
         }
         if flush < told.flush || commit < told.commit {

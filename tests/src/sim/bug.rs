@@ -30,6 +30,8 @@ bugs! {
     AckBeforeSync = "ack-before-sync",
     /// The driver sends vote responses without waiting for the term to be durable.
     VoteBeforePersist = "vote-before-persist",
+    /// The driver sends acknowledgements that wait for nothing but the history of their term.
+    AckBeforeHistory = "ack-before-history",
     /// Directory syncs do nothing.
     NoDirSync = "no-dir-sync",
     /// What lies behind the end of the log is left there when a timeline is opened.
@@ -63,7 +65,7 @@ impl Bug {
     pub fn caught_by(self) -> Option<&'static str> {
         match self {
             Bug::AckBeforeSync | Bug::NoDirSync | Bug::NoTruncateAtOpen | Bug::NoSyncAtOpen | Bug::NoProof => None,
-            Bug::VoteBeforePersist => Some("promises"),
+            Bug::VoteBeforePersist | Bug::AckBeforeHistory => Some("promises"),
             Bug::CountRefusedVote => Some("I1"),
             Bug::WrongHistory => Some("I2"),
             Bug::WrongDonor => Some("I3"),

@@ -3,7 +3,7 @@
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::Term;
-use safekeeper::core::NextAction;
+use safekeeper::core::{NextAction, Positions};
 use walproposer_shim::core::{Effect, Input, PeerId, Phase, Proposer};
 
 use super::bug::Bug;
@@ -20,7 +20,7 @@ impl World {
             return Ok(());
         }
         let min_term = self.shims[shim].min_term;
-        let config = config(self.ttid, &self.mconf, &self.profile, min_term);
+        let config = config(self.ttid, &self.mconf, &self.profile, min_term, self.start);
         let addresses = config.addresses;
         let proposer = Proposer::new(config).expect("enough addresses");
         self.shims[shim].attempts += 1;
@@ -195,7 +195,8 @@ impl World {
 
     /// Steps a proposer and does what it wants.
     pub(crate) fn shim_step(&mut self, shim: usize, input: Input) -> Result<(), Violation> {
-        let now_ms = self.now_ms();
+        let ahead_ms = self.shims[shim].clock_ahead_ms;
+        let now_ms = self.now / 1_000 + ahead_ms;
         let number = self.shims[shim].attempts;
         let Some(attempt) = &mut self.shims[shim].attempt else { return Ok(()) };
         let mut effects = Vec::new();
@@ -211,7 +212,7 @@ impl World {
         let due = attempt.proposer.next_timeout();
         if let Some(due) = due.filter(|_| attempt.tick_due != due) {
             attempt.tick_due = Some(due);
-            let at = (due * 1_000).max(self.now);
+            let at = (due.saturating_sub(ahead_ms) * 1_000).max(self.now);
             self.queue.at(at, Event::ShimTick(shim, number));
         }
         Ok(())
@@ -289,7 +290,8 @@ impl World {
             return Ok(());
         };
         let positions = node.live.as_ref().map(|l| l.acceptor.positions());
-        let prev = positions.filter(|p| p.flush_lsn == Some(end) && p.term == term).map(|p| p.last_record_start);
+        let whole = |p: &Positions| p.flush_lsn.unwrap_or(self.start) == end && p.term == term;
+        let prev = positions.filter(whole).map(|p| p.last_record_start);
         self.checks.prefix.elected(term, &log)?;
         self.checks.acked.kept(&format!("the log elected in term {term}"), Some(term), &log)?;
         let Some(prev) = prev else {

@@ -36,7 +36,13 @@ impl World {
             74..78 => self.fill_disk(node),
             78..83 => {
                 self.count("clock jump");
-                self.nodes[node].clock_ahead_ms += self.rng.u64(1..3_600_000);
+                let leap_ms = self.rng.u64(1..3_600_000);
+                if self.rng.bool() {
+                    self.nodes[node].clock_ahead_ms += leap_ms;
+                } else {
+                    let shim = self.rng.usize(0..self.shims.len());
+                    self.shims[shim].clock_ahead_ms += leap_ms;
+                }
             }
             83..92 => self.restart_shim(),
             92..95 => self.next_primary(),
@@ -136,6 +142,9 @@ impl World {
 
     /// The primary is designated anew: attempts from now on carry a higher epoch.
     fn next_primary(&mut self) {
+        if self.profile.foreign {
+            return;
+        }
         self.count("primary epoch raised");
         self.epoch = PrimaryEpoch(self.epoch.0 + 1);
         let shim = self.rng.usize(0..self.shims.len());

@@ -52,7 +52,7 @@ impl World {
                     return Violation::of("open", format!("node {id} cannot tell its last record before {end:?}"));
                 }
                 if !first {
-                    self.checks.promises.reopened(id, state.term, end, state.commit_lsn)?;
+                    self.checks.promises.reopened(id, &state, end)?;
                 }
                 Ok(())
             }

@@ -216,6 +216,11 @@ impl Live {
         match effect {
             Effect::Reply { conn, message, after } => {
                 let early = bug == Some(Bug::VoteBeforePersist) && matches!(message, AcceptorMessage::VoteResponse(_));
+                let unflushed = self.ops.iter().any(|o| matches!(o, Op::Flush(_)));
+                let early = early
+                    || (bug == Some(Bug::AckBeforeHistory)
+                        && !unflushed
+                        && matches!(message, AcceptorMessage::Append(_)));
                 match after.filter(|a| !early && Some(*a) > self.pretended) {
                     Some(after) => self.waiting.push((conn, message, after)),
                     None => out.push(Out::Send(conn, message)),

@@ -22,6 +22,8 @@ pub(crate) struct Profile {
     /// Every elected proposer writes WAL of its own behind the elected log, as a compute with a built-in walproposer
     /// does. Otherwise one server with a durable WAL is the source of all shims.
     pub(crate) compute: bool,
+    /// The timeline is a foreign walproposer's: created by its greeting, generation 0, no epochs.
+    pub(crate) foreign: bool,
     /// How long faults are injected.
     pub(crate) chaos: Micros,
     /// Mean time between two faults.
@@ -49,11 +51,13 @@ impl Profile {
             7..9 => (vec![1, 2, 3, 4, 5], vec![]),
             _ => (vec![1, 2, 3], vec![3, 4, 5]),
         };
+        let foreign = new_members.is_empty() && rng.u8(0..8) == 0;
         Profile {
             members,
             new_members,
+            foreign,
             shims: rng.usize(1..=3),
-            compute: rng.u8(0..5) < 3,
+            compute: foreign || rng.u8(0..5) < 3,
             chaos: rng.u64(500_000..2_000_000),
             fault_every: *pick(rng, &[15_000, 40_000, 120_000]),
             net: *pick(rng, &[100, 500, 3_000]),
@@ -76,6 +80,7 @@ impl Profile {
             }
             Some(Bug::NoProof) => {
                 self.compute = false;
+                self.foreign = false;
                 self.shims = self.shims.max(2);
             }
             _ => {}

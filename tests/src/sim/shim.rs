@@ -22,6 +22,8 @@ pub(crate) struct Shim {
     pub(crate) min_term: Term,
     /// Which server it streams from; a compute gets its own with each election.
     pub(crate) server: Option<usize>,
+    /// How far its clock is ahead, milliseconds.
+    pub(crate) clock_ahead_ms: u64,
     /// Stopped for good.
     pub(crate) retired: bool,
 }
@@ -40,17 +42,23 @@ pub(crate) struct Attempt {
     pub(crate) tick_due: Option<u64>,
 }
 
-pub(crate) fn config(ttid: TenantTimelineId, mconf: &MemberConf, profile: &Profile, min_term: Term) -> ProposerConfig {
+pub(crate) fn config(
+    ttid: TenantTimelineId,
+    mconf: &MemberConf,
+    profile: &Profile,
+    min_term: Term,
+    start: Lsn,
+) -> ProposerConfig {
     ProposerConfig {
         ttid,
-        mconf: mconf.clone(),
+        mconf: if profile.foreign { MemberConf::none() } else { mconf.clone() },
         addresses: profile.nodes().len(),
         pg_version_num: 150_004,
         system_id: SystemId(SYSTEM_ID),
         seg_size: seg_size(),
         tli: Tli(1),
         min_term,
-        start_lsn: None,
+        start_lsn: profile.foreign.then_some(start),
         heartbeat_ms: 60,
         silence_ms: 400,
         reconnect_ms: profile.reconnect_ms,

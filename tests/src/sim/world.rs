@@ -125,22 +125,26 @@ impl World {
         let (start, prev, prehistory) = beginning(profile.start);
         let epoch = PrimaryEpoch::FIRST;
         let pg_history = vec![PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(1 << 20) }];
-        let state = ControlState::created(
-            ttid,
-            TimelineSource::Vanilla,
-            SystemId(SYSTEM_ID),
-            150_004,
-            seg_size(),
-            mconf.clone(),
-            epoch,
-            pg_history,
-            start,
-        );
+        let state = if profile.foreign {
+            ControlState::implicit(ttid, SystemId(0), 0, seg_size())
+        } else {
+            let (system_id, members) = (SystemId(SYSTEM_ID), mconf.clone());
+            let source = TimelineSource::Vanilla;
+            ControlState::created(ttid, source, system_id, 150_004, seg_size(), members, epoch, pg_history, start)
+        };
+        let prehistory = if profile.foreign { Vec::new() } else { prehistory };
         let nodes: Vec<Node> = profile.nodes().iter().map(|id| Node::new(*id, rng.u64(..), bug)).collect();
         for node in &nodes {
             node.create(&state, &prehistory).expect("a fresh disk works");
         }
-        let server = |_| Shim { attempt: None, attempts: 0, min_term: Term::ZERO, server: None, retired: false };
+        let server = |_| Shim {
+            attempt: None,
+            attempts: 0,
+            min_term: Term::ZERO,
+            server: None,
+            retired: false,
+            clock_ahead_ms: 0,
+        };
         let mut shims: Vec<Shim> = (0..profile.shims).map(server).collect();
         let mut servers = Vec::new();
         if !profile.compute {
@@ -306,10 +310,6 @@ impl World {
         *self.faults.entry(fault).or_insert(0) += 1;
     }
 
-    pub(crate) fn now_ms(&self) -> u64 {
-        self.now / 1_000
-    }
-
     pub(crate) fn net_delay(&mut self) -> Micros {
         spread(&mut self.rng, self.profile.net)
     }
@@ -336,13 +336,10 @@ impl World {
         }
         conn.at_node = true;
         conn.life = self.nodes[node].life;
-        let epoch = self.shims[conn.shim].attempt.as_ref().map(|a| a.epoch);
+        let epoch = self.shims[conn.shim].attempt.as_ref().map_or(self.epoch, |a| a.epoch);
+        let primary_epoch = (!self.profile.foreign).then_some(epoch);
         self.deliver_to_shim(key, Event::Accepted(key));
-        let connected = NodeInput::Connected {
-            conn: ConnId(key),
-            version: ProtoVersion::V3,
-            primary_epoch: epoch.or(Some(self.epoch)),
-        };
+        let connected = NodeInput::Connected { conn: ConnId(key), version: ProtoVersion::V3, primary_epoch };
         self.node_step(node, connected)
     }
 

@@ -86,6 +86,22 @@ fn a_divergent_tail_is_cut_before_the_first_append_of_the_new_term() {
     assert_eq!(rig.acceptor.positions().last_log_term, Term(2));
 }
 
+/// Found by the simulator: a heartbeat right behind the announcement needs no flush, but its answer vouches for the term.
+#[test]
+fn an_acknowledgement_waits_for_the_history_of_its_term() {
+    let mut rig = Rig::new();
+    let conn = rig.connect();
+    rig.vote(conn, 1);
+    rig.elect(conn, start(), &[(0, start()), (1, start())]);
+    rig.append(conn, 1, start(), Bytes::new(), None);
+    rig.step(Input::FlushNow);
+    assert_eq!(rig.last_ack(conn), None);
+    assert_eq!(rig.disk.history, history(&[(0, start())]));
+    rig.complete();
+    assert_eq!(rig.disk.history, history(&[(0, start()), (1, start())]));
+    assert_eq!(rig.last_ack(conn).and_then(|a| a.flush_lsn), Some(start()));
+}
+
 #[test]
 fn both_sides_must_agree_where_the_logs_part() {
     let mut rig = Rig::new();
