@@ -1,7 +1,7 @@
 //! One client of the etcd v3 API, for real etcd and for the embedded broker alike.
 //!
-//! Every call has a deadline ([`REQUEST_TIMEOUT`]) and its errors may pass: callers retry with back-off. Works again by itself
-//! when the broker comes back. Nothing here keeps state beyond the connection; leases and publications live in
+//! Every call has a deadline ([`REQUEST_TIMEOUT`]) and its errors may pass: callers retry with back-off. Works again by
+//! itself when the broker comes back. Nothing here keeps state beyond the connection; leases and publications live in
 //! [`super::Session`].
 
 use std::sync::Arc;
@@ -148,8 +148,8 @@ impl Broker {
         }
     }
 
-    /// Puts a key if its last revision is `expected` (`None`: if there is no such key); `Err(entry)` inside gives what is
-    /// there instead.
+    /// Puts a key if its last revision is `expected` (`None`: if there is no such key); `Err(entry)` inside gives what
+    /// is there instead.
     ///
     /// # Errors
     /// See [`BrokerError`].
@@ -202,7 +202,8 @@ impl Broker {
         Ok((LeaseId(answer.id()), Seen::of(answer.header())))
     }
 
-    /// Gives the lease its full time again, and says where the store is; [`BrokerError::LeaseGone`] when it does not know it.
+    /// Gives the lease its full time again, and says where the store is; [`BrokerError::LeaseGone`] when it does not
+    /// know it.
     pub(super) async fn keep_alive(&self, lease: LeaseId) -> Result<Seen, BrokerError> {
         let keep = |client: Client| async move {
             // Opening the stream keeps the lease alive, but only a message of the stream shows the header.

@@ -1,8 +1,8 @@
 //! The connection behind a [`super::Broker`]: which endpoint is in use, what a failure means, when to connect anew.
 //!
-//! Owns the list of endpoints and the one client in use. Invariants: one endpoint is used at a time, so that a watch and the
-//! reads beside it see one store; a failed connection is given up for everybody at most once (by generation); no lock is
-//! held over I/O.
+//! Owns the list of endpoints and the one client in use. Invariants: one endpoint is used at a time, so that a watch
+//! and the reads beside it see one store; a failed connection is given up for everybody at most once (by generation);
+//! no lock is held over I/O.
 
 use std::error::Error as _;
 use std::sync::{Mutex, MutexGuard};
@@ -19,8 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests that failed before anything was sent may be sent again; so often per request and endpoint.
 const ATTEMPTS_MIN: usize = 2;
 
-/// Where the store was when it answered. A change of `cluster` or `term`, or a lower `revision`, says that the broker was
-/// restarted, replaced or emptied, and that what was told to it must be looked at again.
+/// Where the store was when it answered. A change of `cluster` or `term`, or a lower `revision`, says that the broker
+/// was restarted, replaced or emptied, and that what was told to it must be looked at again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Seen {
     pub(super) cluster: u64,

@@ -1,4 +1,5 @@
-//! Key layout. Every key ends in a leaf id and every watched prefix in a slash, so that no prefix matches a longer name.
+//! Key layout. Every key ends in a leaf id and every watched prefix in a slash, so that no prefix matches a longer
+//! name.
 
 use crate::id::{NodeId, TenantTimelineId};
 
@@ -97,7 +98,8 @@ impl Keys {
         format!("{}/primary/{ttid}", self.prefix)
     }
 
-    /// Tenant and timeline of a key of the shapes `.../tl/T/L/...`, `.../push/SK/T/L/...`, `.../conf/T/L`, `.../primary/T/L`.
+    /// Tenant and timeline of a key of the shapes `.../tl/T/L/...`, `.../push/SK/T/L/...`, `.../conf/T/L`,
+    /// `.../primary/T/L`.
     pub fn ttid_of(&self, key: &str) -> Option<TenantTimelineId> {
         let mut parts = key.strip_prefix(&self.prefix)?.strip_prefix('/')?.split('/');
         if parts.next()? == "push" {

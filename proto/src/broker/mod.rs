@@ -2,8 +2,9 @@
 //!
 //! No running stream waits for the broker, and log safety never rests on it.
 //!
-//! [`records`] and [`keys`] are pure; [`client`] talks etcd v3; [`session`] keeps one lease per node and whatever the node
-//! publishes under it; [`watch`] follows a prefix across compactions and broker restarts; [`embedded`] is the small server.
+//! [`records`] and [`keys`] are pure; [`client`] talks etcd v3; [`session`] keeps one lease per node and whatever the
+//! node publishes under it; [`watch`] follows a prefix across compactions and broker restarts; [`embedded`] is the
+//! small server.
 
 pub mod client;
 mod connection;

@@ -1,4 +1,5 @@
-//! Values on the broker: JSON with a `schema` field. Unknown fields are ignored, an unknown schema is refused by the reader.
+//! Values on the broker: JSON with a `schema` field. Unknown fields are ignored, an unknown schema is refused by the
+//! reader.
 
 use pgformat::Lsn;
 use serde::{Deserialize, Serialize};

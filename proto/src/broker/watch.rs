@@ -1,11 +1,12 @@
-//! Follows a prefix: first everything that is there, then every change; after compaction, a broker restart or an emptied
-//! broker, everything again.
+//! Follows a prefix: first everything that is there, then every change; after compaction, a broker restart or an
+//! emptied broker, everything again.
 //!
-//! A task of its own lists the prefix and watches from the next revision on. A broker that is silent for [`SILENCE`], although
-//! asked for its progress every [`PROGRESS_EVERY`], is away. Invariants:
+//! A task of its own lists the prefix and watches from the next revision on. A broker that is silent for [`SILENCE`],
+//! although asked for its progress every [`PROGRESS_EVERY`], is away. Invariants:
 //! - after a gap of any kind the next event about keys is a snapshot, so a reader needs no memory of its own;
-//! - what another life of the store (restarted, emptied, restored from a copy) does not show is not gone yet: its nodes have
-//!   [`SETTLE`] to publish anew, and only then are the missing keys deleted. So nothing is torn down because a broker forgot.
+//! - what another life of the store (restarted, emptied, restored from a copy) does not show is not gone yet: its nodes
+//!   have [`SETTLE`] to publish anew, and only then are the missing keys deleted. So nothing is torn down because a
+//!   broker forgot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,15 +22,16 @@ use super::{Broker, BrokerError, Entry};
 /// How often an idle watch asks the broker where it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(1000);
 
-/// A broker that says nothing for so long is looked at anew. With the time of one failing request after it, a hung broker
-/// is reported within 5 s.
-const SILENCE: Duration = Duration::from_millis(3000);
+/// A broker that says nothing for so long is looked at anew. With the time of one failing request after it, a hung
+/// broker is reported within 5 s.
+const SILENCE: Duration = Duration::from_millis(2500);
 
-/// What an emptied broker does not show is believed for so long: nodes notice within a third of a lease's time (3.3 s), and
-/// try again at least once a second.
+/// What an emptied broker does not show is believed for so long: nodes notice within a third of a lease's time (3.3 s),
+/// and try again at least once a second.
 pub(super) const SETTLE: Duration = Duration::from_secs(6);
 
-/// Events that may wait for a slow reader; beyond it the task stops reading, and HTTP/2 flow control holds the broker's side.
+/// Events that may wait for a slow reader; beyond it the task stops reading, and HTTP/2 flow control holds the broker's
+/// side.
 const EVENTS_MAX: usize = 1024;
 
 /// First and longest pause between attempts while the broker is away.
@@ -38,15 +40,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// What happened below a watched prefix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WatchEvent {
-    /// All that counts now: what is not in it is gone. Comes first, and again after every gap. After a restart of the broker it
-    /// also has what was seen last and is not there yet; what stays missing is deleted some seconds later.
+    /// All that counts now: what is not in it is gone. Comes first, and again after every gap. After a restart of the
+    /// broker it also has what was seen last and is not there yet; what stays missing is deleted some seconds later.
     Snapshot(Vec<Entry>),
     /// A key was put.
     Put(Entry),
     /// A key is gone (deleted, or its lease ended).
     Delete(String),
-    /// The broker went away, or is not there at the start; what was seen last still stands. A snapshot follows when it is
-    /// back.
+    /// The broker went away, or is not there at the start; what was seen last still stands. A snapshot follows when it
+    /// is back.
     Away,
 }
 

@@ -112,7 +112,7 @@ impl Server {
     /// This test program again, told to be a broker: kill -9 needs a process of its own.
     fn embedded(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("the test program has a path"));
-        command.args(["--exact", "embedded_broker_process", "--ignored", "--nocapture"]);
+        command.args(["--exact", "embedded_broker_process", "--nocapture"]);
         command.env(DIR_VARIABLE, self.data()).env(LISTEN_VARIABLE, format!("127.0.0.1:{}", self.port));
         command
     }

@@ -57,8 +57,8 @@ pub(crate) async fn etcdctl_works(kind: Kind) {
     run(&server, &["compaction", "3"]);
 }
 
-/// Goal: the embedded broker gives the answers that etcd gives. Method: the same random requests to both, answers compared as
-/// a whole, apart from who gave them.
+/// Goal: the embedded broker gives the answers that etcd gives. Method: the same random requests to both, answers
+/// compared as a whole, apart from who gave them.
 pub(crate) async fn both_brokers_give_the_same_answers() {
     let (embedded, etcd) = (Server::start(Kind::Embedded).await, Server::start(Kind::Etcd).await);
     let (mut ours, mut theirs) = (embedded.client().await, etcd.client().await);

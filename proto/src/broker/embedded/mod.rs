@@ -1,11 +1,11 @@
 //! A small server that speaks the etcd v3 subset that walfabric uses (KV, Txn, Watch, Lease), durable in a directory.
 //!
-//! `store` is the pure state machine, `log` its files, `writer` the task that owns both, `history` what watches read from,
-//! `services` and `watch` the gRPC side. A request goes to the writer, is carried out on the store, made durable in the log
-//! together with its neighbours, and is answered; watches hear of it from the history.
+//! `store` is the pure state machine, `log` its files, `writer` the task that owns both, `history` what watches read
+//! from, `services` and `watch` the gRPC side. A request goes to the writer, is carried out on the store, made durable
+//! in the log together with its neighbours, and is answered; watches hear of it from the history.
 //!
-//! It is one process without replicas. That is enough for what the broker holds: hints, choices and leases are published anew
-//! by their nodes, and log safety never rests on it.
+//! It is one process without replicas. That is enough for what the broker holds: hints, choices and leases are
+//! published anew by their nodes, and log safety never rests on it.
 
 mod history;
 mod log;

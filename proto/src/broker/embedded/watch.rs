@@ -1,8 +1,8 @@
 //! The Watch service: one task per client stream, any number of watches on it.
 //!
-//! A stream keeps for each watch the next revision to tell, and reads the history when it grows; nothing is queued for it. A
-//! watch whose next revision is no longer in the history is cancelled with the oldest one that is. Invariant: an answer to a
-//! progress request names a revision up to which every watch of the stream was told everything.
+//! A stream keeps for each watch the next revision to tell, and reads the history when it grows; nothing is queued for
+//! it. A watch whose next revision is no longer in the history is cancelled with the oldest one that is. Invariant: an
+//! answer to a progress request names a revision up to which every watch of the stream was told everything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The one owner of the store and its log: takes requests in batches, makes what they did durable, then answers.
 //!
-//! Reads go the same way as writes, so nobody sees a state that a crash could take back. Many requests share one sync. The log
-//! works on a blocking thread; the store is not touched meanwhile.
+//! Reads go the same way as writes, so nobody sees a state that a crash could take back. Many requests share one sync.
+//! The log works on a blocking thread; the store is not touched meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,15 @@ use super::history::History;
 use super::log::{Log, LogError};
 use super::store::{Millis, Op, Store};
 
-/// Requests that may wait; each is at most one gRPC message (4 MiB), and clients wait for their answers before the next one.
+/// Requests that may wait; each is at most one gRPC message (4 MiB), and clients wait for their answers before the next
+/// one.
 const REQUESTS_MAX: usize = 128;
 
 /// Requests per sync.
 const BATCH_MAX: usize = 64;
 
-/// A lease that ended so long ago unnoticed says that this server stood still (stopped, suspended, a slow disk), and that its
-/// clients could not keep their leases alive either.
+/// A lease that ended so long ago unnoticed says that this server stood still (stopped, suspended, a slow disk), and
+/// that its clients could not keep their leases alive either.
 const STALL_MS: Millis = 1_000;
 
 /// What to do on the store; gives what to do when it is durable.
@@ -176,8 +177,8 @@ mod tests {
         store.put(&request, now).expect("put").header.expect("header").revision
     }
 
-    /// Goal: nothing that could not be made durable is acknowledged, shown or tried again. Method: a log whose file cannot be
-    /// written; the same directory is opened once more afterwards.
+    /// Goal: nothing that could not be made durable is acknowledged, shown or tried again. Method: a log whose file
+    /// cannot be written; the same directory is opened once more afterwards.
     #[tokio::test]
     async fn a_failed_write_ends_the_server_and_nothing_is_acknowledged() {
         let dir = tempfile::tempdir().expect("temp dir");
@@ -200,8 +201,8 @@ mod tests {
         assert_eq!(Log::open(dir.path(), 1, 0).expect("open").store.revision(), 2);
     }
 
-    /// Goal: leases end in time, but not because the server itself stood still. Method: a clock that jumps far over the end of
-    /// a lease, and a little over the next one.
+    /// Goal: leases end in time, but not because the server itself stood still. Method: a clock that jumps far over the
+    /// end of a lease, and a little over the next one.
     #[tokio::test]
     async fn a_server_that_stood_still_ends_no_lease() {
         let dir = tempfile::tempdir().expect("temp dir");

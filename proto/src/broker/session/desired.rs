@@ -1,7 +1,7 @@
 //! What a node wants on the broker, what the broker was told, and what is due. Pure: time is an argument.
 //!
-//! Invariants: a key is written only when the wanted value differs from the told one; two writes of one key lie at least
-//! [`SPACING`] apart, other than urgent ones; what is not known (after a failure) counts as different.
+//! Invariants: a key is written only when the wanted value differs from the told one; two writes of one key lie at
+//! least [`SPACING`] apart, other than urgent ones; what is not known (after a failure) counts as different.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! One lease per node, and everything the node publishes under it.
 //!
-//! A session holds a *desired* set of keys. A task of its own grants the lease, keeps it alive (every third of its time to
-//! live), writes what differs from what the broker was told last, at most once a second per key unless asked to be urgent,
-//! and after a lost lease or an emptied broker writes everything anew. Nothing is written while nothing changes.
+//! A session holds a *desired* set of keys. A task of its own grants the lease, keeps it alive (every third of its time
+//! to live), writes what differs from what the broker was told last, at most once a second per key unless asked to be
+//! urgent, and after a lost lease or an emptied broker writes everything anew. Nothing is written while nothing
+//! changes.
 //!
 //! `desired` is the pure bookkeeping, `task` owns the lease and talks to the broker.
 
@@ -21,7 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Broker, BrokerError, Revision};
 use desired::{Batch, Desired};
 
-/// Urgent requests that may wait for the session's task; more callers wait their turn. A pageserver makes one per choice.
+/// Urgent requests that may wait for the session's task; more callers wait their turn. A pageserver makes one per
+/// choice.
 const COMMANDS_MAX: usize = 64;
 
 /// Handle of a node's session; cheap to clone. The task ends with the token given to [`Session::start`], with
@@ -75,8 +77,8 @@ impl Session {
         Session { shared, commands, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
-    /// Sets the desired value of `key`; returns at once. The broker is told within a second (coalesced), or never told when it
-    /// already has the value.
+    /// Sets the desired value of `key`; returns at once. The broker is told within a second (coalesced), or never told
+    /// when it already has the value.
     pub fn publish(&self, key: String, value: Vec<u8>) {
         self.shared.desired().publish(key, Bytes::from(value));
         self.shared.changed.notify_one();
@@ -88,10 +90,10 @@ impl Session {
         self.shared.changed.notify_one();
     }
 
-    /// In one transaction: deletes the keys of `delete` (never `key` itself) and puts `key`, under the lease; from then on
-    /// `key` is part of the desired set and those of `delete` are not. The revision is the token of a choice. After a lost
-    /// lease or an emptied broker the key is put again by the session and gets a new revision: see [`Session::revision_of`]
-    /// and [`Session::renewals`].
+    /// In one transaction: deletes the keys of `delete` (never `key` itself) and puts `key`, under the lease; from then
+    /// on `key` is part of the desired set and those of `delete` are not. The revision is the token of a choice. After
+    /// a lost lease or an emptied broker the key is put again by the session and gets a new revision: see
+    /// [`Session::revision_of`] and [`Session::renewals`].
     ///
     /// # Errors
     /// When the broker does not take it within `timeout`: then the desired set is as before, and if the broker took it
@@ -117,8 +119,8 @@ impl Session {
         }
     }
 
-    /// The revision of the session's last put of `key` that the broker confirmed, as long as the key is desired. It stands
-    /// while the broker is away.
+    /// The revision of the session's last put of `key` that the broker confirmed, as long as the key is desired. It
+    /// stands while the broker is away.
     pub fn revision_of(&self, key: &str) -> Option<Revision> {
         self.shared.desired().revision_of(key)
     }

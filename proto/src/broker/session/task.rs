@@ -1,8 +1,8 @@
 //! The session's task: owns the lease, tells the broker what is desired, notices when the broker forgot.
 //!
-//! One step at a time: an urgent command, or what is due of lease, comparison and publication. After a failure, and when an
-//! answer comes from another life of the store, what the broker holds is compared with what it was told; only what is
-//! missing is put again, so a broker that kept everything sees no put.
+//! One step at a time: an urgent command, or what is due of lease, comparison and publication. After a failure, and
+//! when an answer comes from another life of the store, what the broker holds is compared with what it was told; only
+//! what is missing is put again, so a broker that kept everything sees no put.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Bytes of the embedded broker's log; `docs/formats.md`, "Embedded broker", has the tables. Pure.
 //!
-//! A file is a header, then frames. A frame is what was made durable at once; its checksum covers all of it, so that a torn
-//! write can only be the last frame. Integers are little-endian. Every length is checked against what is there before it is
-//! used.
+//! A file is a header, then frames. A frame is what was made durable at once; its checksum covers all of it, so that a
+//! torn write can only be the last frame. Integers are little-endian. Every length is checked against what is there
+//! before it is used.
 
 use etcd_client::proto::PbKeyValue;
 

@@ -1,9 +1,10 @@
 //! The embedded broker's files: what was acknowledged is here, whatever happens to the process or the machine.
 //!
-//! Owns the directory. One file counts: `broker-<generation>.log`, a snapshot of the store followed by every change since.
-//! When it has grown, a new file is written beside it, synced, and renamed. Invariants:
+//! Owns the directory. One file counts: `broker-<generation>.log`, a snapshot of the store followed by every change
+//! since. When it has grown, a new file is written beside it, synced, and renamed. Invariants:
 //! - a change is acknowledged and shown to watchers only after its frame is synced;
-//! - after a failed write or sync nothing is written any more: the server stops, and the next start reads what is there;
+//! - after a failed write or sync nothing is written any more: the server stops, and the next start reads what is
+//!   there;
 //! - only the last frame can be torn; a bad frame with a good one after it is damage, and the start is refused.
 
 mod format;
@@ -36,8 +37,11 @@ pub enum LogError {
         source: io::Error,
     },
     /// The file is damaged before its end, or not of this program's version. Nothing was changed.
-    #[error("{path} is damaged at byte {offset}: {problem}; restore the directory from a copy, or move it away to start \
-             with an empty broker: the nodes publish anew, but member sets must be created again", path = .path.display())]
+    #[error(
+        "{path} is damaged at byte {offset}: {problem}; restore the directory from a copy, or move it away to start \
+         with an empty broker: the nodes publish anew, but member sets must be created again",
+        path = .path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -205,12 +209,13 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
                 "the frame's checksum or length is wrong, and whole frames follow it".to_owned(),
             ));
         }
-        tracing::warn!(path = %path.display(), offset, bytes = tail.len(), "cutting off a write that was never acknowledged");
+        let bytes = tail.len();
+        tracing::warn!(path = %path.display(), offset, bytes, "cutting off a write that was never acknowledged");
     }
     let mut file = OpenOptions::new().write(true).open(path).map_err(|source| io_error(path, source))?;
     let length = length_of(&bytes[..offset]);
-    // Synced also when nothing was cut off: the process before this one may have died between write and sync, and what was
-    // read here is shown to clients from now on.
+    // Synced also when nothing was cut off: the process before this one may have died between write and sync, and what
+    // was read here is shown to clients from now on.
     let cut = |file: &mut File| -> io::Result<()> {
         file.set_len(length)?;
         file.seek(SeekFrom::Start(length))?;

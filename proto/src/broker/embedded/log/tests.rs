@@ -1,6 +1,6 @@
 //! The files: round trips, torn ends, damage, rewriting, and the golden file of version 1.
 
-use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
+use etcd_client::proto::{PbDeleteRequest, PbKeyValue, PbPutRequest};
 use proptest::prelude::*;
 
 use super::*;
@@ -185,7 +185,12 @@ proptest! {
     }
 
     #[test]
-    fn records_survive_a_round_trip(lease in any::<i64>(), ttl_s in any::<i64>(), key in any::<Vec<u8>>(), value in any::<Vec<u8>>()) {
+    fn records_survive_a_round_trip(
+        lease in any::<i64>(),
+        ttl_s in any::<i64>(),
+        key in any::<Vec<u8>>(),
+        value in any::<Vec<u8>>(),
+    ) {
         use super::super::store::Op;
         let ops = vec![
             Op::Put { lease, key: key.clone(), value: value.clone() },
@@ -194,7 +199,7 @@ proptest! {
             Op::Revoke { lease },
             Op::Compact { revision: ttl_s },
         ];
-        let kv = etcd_client::proto::PbKeyValue { key, value, lease, mod_revision: ttl_s, create_revision: 1, version: 2 };
+        let kv = PbKeyValue { key, value, lease, mod_revision: ttl_s, create_revision: 1, version: 2 };
         let records = vec![
             Record::Base { revision: lease, compacted: ttl_s, boots: 1, leases: 2, keys: 3 },
             Record::Lease { lease, ttl_s },

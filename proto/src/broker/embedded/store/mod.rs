@@ -1,7 +1,7 @@
 //! The embedded broker's state machine: keys, leases and revision. Pure: no I/O, and time is an argument.
 //!
-//! Requests are checked first and then carried out without a way to fail, as a [`Change`]: a list of [`Op`]s that is logged
-//! and that gives the same state when replayed. Invariants:
+//! Requests are checked first and then carried out without a way to fail, as a [`Change`]: a list of [`Op`]s that is
+//! logged and that gives the same state when replayed. Invariants:
 //! - a change raises the revision by one if it touches a key, and not at all otherwise;
 //! - a key changes at most once per revision; its mod_revision is the revision of its last put;
 //! - a key with a lease stands in that lease's set and in no other; the lease exists;

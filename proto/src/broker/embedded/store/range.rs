@@ -23,7 +23,8 @@ enum End {
 }
 
 impl KeyRange {
-    /// No `range_end` means one key, a single zero byte means no end; a single zero byte as `key` is the first key of all.
+    /// No `range_end` means one key, a single zero byte means no end; a single zero byte as `key` is the first key of
+    /// all.
     pub(in crate::broker::embedded) fn new(key: &[u8], range_end: &[u8]) -> KeyRange {
         let end = match range_end {
             [] => End::One,

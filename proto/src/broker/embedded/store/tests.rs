@@ -157,8 +157,8 @@ fn check(store: &Store) {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Goal: replaying the changes gives the store again, and events describe exactly what changed. Method: random steps; a
-    /// second store replays, a plain map follows the events.
+    /// Goal: replaying the changes gives the store again, and events describe exactly what changed. Method: random
+    /// steps; a second store replays, a plain map follows the events.
     #[test]
     fn replay_and_events_tell_the_whole_story(steps in steps()) {
         let (mut store, mut again, mut now) = (Store::new(WHO), Store::new(WHO), 0);
@@ -188,13 +188,19 @@ proptest! {
         prop_assert_eq!(&followed, &store.keys);
         prop_assert_eq!(&again.keys, &store.keys);
         prop_assert_eq!(again.revision, store.revision);
-        let leases = |store: &Store| store.leases().map(|(id, lease)| (id, lease.ttl_s, lease.keys.clone())).collect::<Vec<_>>();
+        let leases = |store: &Store| -> Vec<_> {
+            store.leases().map(|(id, lease)| (id, lease.ttl_s, lease.keys.clone())).collect()
+        };
         prop_assert_eq!(leases(&again), leases(&store));
     }
 
     /// Ranges read what the map holds.
     #[test]
-    fn a_range_is_what_lies_within(keys in proptest::collection::btree_set(0_u8..20, 0..12), from in 0_u8..20, to in 0_u8..20) {
+    fn a_range_is_what_lies_within(
+        keys in proptest::collection::btree_set(0_u8..20, 0..12),
+        from in 0_u8..20,
+        to in 0_u8..20,
+    ) {
         let mut store = Store::new(WHO);
         for key in &keys {
             store.put(&PbPutRequest { key: vec![*key + 1], ..PbPutRequest::default() }, 0).expect("put");

@@ -53,8 +53,9 @@ impl Store {
         Ok(())
     }
 
-    /// Compares, on the state before the transaction, which list runs, in inner transactions too, and checks that what runs
-    /// can be done. Lists that do not run are not looked at. The path holds the outcomes in the order of the transactions.
+    /// Compares, on the state before the transaction, which list runs, in inner transactions too, and checks that what
+    /// runs can be done. Lists that do not run are not looked at. The path holds the outcomes in the order of the
+    /// transactions.
     fn choose(&self, request: &PbTxnRequest, path: &mut Vec<bool>) -> Result<(), Refusal> {
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
         path.push(succeeded);
@@ -117,7 +118,8 @@ impl Store {
         PbResponseOp { response: Some(response) }
     }
 
-    /// Whether a comparison holds: for a range, for every key in it; a missing key counts as all zero, but has no value.
+    /// Whether a comparison holds: for a range, for every key in it; a missing key counts as all zero, but has no
+    /// value.
     fn holds(&self, compare: &PbCompare) -> bool {
         let range = KeyRange::new(&compare.key, &compare.range_end);
         let mut found = self.matching(&range).peekable();
