@@ -1,6 +1,7 @@
 //! Settings: flags, an optional file below them, and the checked result.
 //!
-//! A [`Config`] that exists is valid. It is built once and passed down; nothing below reads flags, files or the environment.
+//! A [`Config`] that exists is valid. It is built once and passed down; nothing below reads flags, files or the
+//! environment.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};

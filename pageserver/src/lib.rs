@@ -1,4 +1,5 @@
-//! The pageserver's receiving end: chooses which safekeeper pushes a timeline here, takes the WAL in, and keeps it durable.
+//! The pageserver's receiving end: chooses which safekeeper pushes a timeline here, takes the WAL in, and keeps it
+//! durable.
 //!
 //! | module | what | pure? |
 //! |---|---|---|

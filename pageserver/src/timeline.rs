@@ -1,7 +1,8 @@
 //! One attached timeline: the handle that everybody else holds.
 //!
-//! Owner of the state: the writer (`Ingest`) is owned by the stream that took it from the slot; the chooser by the timeline's
-//! manager task. What is in here is what they tell each other and the outside, in cells that are never locked across I/O.
+//! Owner of the state: the writer (`Ingest`) is owned by the stream that took it from the slot; the chooser by the
+//! timeline's manager task. What is in here is what they tell each other and the outside, in cells that are never
+//! locked across I/O.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

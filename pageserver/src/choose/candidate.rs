@@ -30,8 +30,8 @@ pub(crate) struct View {
 }
 
 impl Chooser {
-    /// The best candidate that may be tried in `mode` now: highest commit position, then our zone, then fewest pushes, then
-    /// the highest rendezvous hash.
+    /// The best candidate that may be tried in `mode` now: highest commit position, then our zone, then fewest
+    /// pushes, then the highest rendezvous hash.
     pub(super) fn best(&self, now: Duration, mode: Mode, not: Option<NodeId>) -> Option<(NodeId, &Candidate)> {
         let open = self.view.candidates.iter().filter(|(id, c)| {
             c.commit_lsn.is_some() && Some(**id) != not && !self.penalties.is_barred(now, **id, mode)

@@ -1,15 +1,15 @@
 //! Which safekeeper shall push a timeline here, and why: the pure half of the connection manager.
 //!
-//! Purpose: [`Chooser::step`] takes what happened and says what to do; the driver in `manager/` owns sockets and the broker.
-//! Owner of the state: the timeline's driver owns its chooser. No clock, no I/O, no randomness in here: time is an argument,
-//! measured from any fixed origin.
+//! Purpose: [`Chooser::step`] takes what happened and says what to do; the driver in `manager/` owns sockets and the
+//! broker. Owner of the state: the timeline's driver owns its chooser. No clock, no I/O, no randomness in here: time
+//! is an argument, measured from any fixed origin.
 //!
 //! Invariants:
 //! 1. at most one choice stands at a time, and its `choice_seq` is higher than that of every choice before it;
 //! 2. a stream event that belongs to an earlier choice changes nothing;
 //! 3. hold and hysteresis are asked only while a stream runs: without one, the first valid candidate is chosen at once;
-//! 4. a candidate is valid while the broker shows (or showed last) its node's lease key and knows its commit position; the age of
-//!    what it published does not matter.
+//! 4. a candidate is valid while the broker shows (or showed last) its node's lease key and knows its commit
+//!    position; the age of what it published does not matter.
 
 mod candidate;
 mod penalty;
@@ -214,7 +214,8 @@ pub(crate) struct Chooser {
 }
 
 impl Chooser {
-    /// Nothing chosen yet. `seq` is the number of the last choice that was ever made; `hash_seed` names (pageserver, timeline).
+    /// Nothing chosen yet. `seq` is the number of the last choice that was ever made; `hash_seed` names (pageserver,
+    /// timeline).
     pub(crate) fn new(settings: Settings, hash_seed: u64, seq: u64) -> Chooser {
         Chooser {
             settings,

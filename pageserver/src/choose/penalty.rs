@@ -7,7 +7,8 @@ use proto::id::NodeId;
 
 use super::Mode;
 
-/// First penalty. Long enough for another safekeeper to be chosen first, short enough for a lone one to be retried soon.
+/// First penalty. Long enough for another safekeeper to be chosen first, short enough for a lone one to be retried
+/// soon.
 const FIRST: Duration = Duration::from_millis(100);
 /// First penalty for not dialling: outlasts asking all others, so that "none left" is reached and pull begins.
 const FIRST_UNDIALLED: Duration = Duration::from_secs(5);

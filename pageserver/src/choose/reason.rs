@@ -1,4 +1,5 @@
-//! Why a safekeeper was chosen and how streams end: closed sets with stable texts, since operators and checks read them.
+//! Why a safekeeper was chosen and how streams end: closed sets with stable texts, since operators and checks read
+//! them.
 
 /// Why a safekeeper was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

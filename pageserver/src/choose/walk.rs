@@ -1,10 +1,29 @@
-//! Random walks: whatever happens in whatever order, the chooser keeps its invariants, and when the world heals there is a
-//! stream again.
+//! Random walks: whatever happens in whatever order, the chooser keeps its invariants, and when the world heals there
+//! is a stream again.
 
 use super::*;
 
+/// A small generator of its own: the pure part depends on nothing, and a seed always gives the same walk.
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end.max(1)
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn one_of<T: Copy, const N: usize>(&mut self, all: [T; N]) -> T {
+        all[usize::try_from(self.below(N as u64)).expect("small")]
+    }
+}
+
 struct World {
-    rng: fastrand::Rng,
+    dice: Dice,
     chooser: Chooser,
     now: Duration,
     view: View,
@@ -19,7 +38,7 @@ impl World {
     fn new(seed: u64) -> World {
         let settings = Settings { zone: Some("x".into()), ..Settings::default() };
         World {
-            rng: fastrand::Rng::with_seed(seed),
+            dice: Dice(seed),
             chooser: Chooser::new(settings, seed, 0),
             now: Duration::ZERO,
             view: View::default(),
@@ -69,20 +88,20 @@ impl World {
     fn random_view(&mut self) -> View {
         let mut candidates = std::collections::BTreeMap::new();
         for id in 1..=4 {
-            if self.rng.u8(..) < 180 {
-                let commit_lsn = Lsn::from_wire(self.rng.u64(0..4) << self.rng.u32(0..31));
-                let zone = self.rng.bool().then(|| "x".to_owned());
-                candidates.insert(NodeId(id), Candidate { commit_lsn, zone, pushes: self.rng.u32(0..3) });
+            if self.dice.percent(70) {
+                let commit_lsn = Lsn::from_wire(self.dice.below(4) << self.dice.below(31));
+                let zone = self.dice.percent(50).then(|| "x".to_owned());
+                candidates.insert(NodeId(id), Candidate { commit_lsn, zone, pushes: u32::from(self.dice.percent(50)) });
             }
         }
-        View { broker: self.rng.u8(..) < 200, candidates }
+        View { broker: self.dice.percent(78), candidates }
     }
 
     fn random_step(&mut self) {
-        let pause = [5, 500, 6000][self.rng.usize(..3)];
-        self.now += Duration::from_millis(self.rng.u64(0..pause));
-        let known = self.rng.u64(0..self.seq + 2);
-        match self.rng.u32(0..10) {
+        let pause = self.dice.one_of([5, 500, 6000]);
+        self.now += Duration::from_millis(self.dice.below(pause));
+        let known = self.dice.below(self.seq + 2);
+        match self.dice.below(10) {
             0 | 1 => {
                 let view = self.random_view();
                 self.step(Input::View(view));
@@ -90,7 +109,7 @@ impl World {
             2 | 3 => self.answer(),
             4 => self.step(Input::PublishFailed { seq: known }),
             5 => {
-                let how = [Ended::Lost, Ended::Silent, Ended::BadWal, Ended::Replaced][self.rng.usize(..4)];
+                let how = self.dice.one_of([Ended::Lost, Ended::Silent, Ended::BadWal, Ended::Replaced]);
                 if self.connected.is_some_and(|c| c.0 == known) {
                     self.connected = None;
                 }
@@ -98,7 +117,7 @@ impl World {
             }
             6 => self.report(),
             7 => {
-                let id = NodeId(self.rng.u64(1..=4));
+                let id = NodeId(1 + self.dice.below(4));
                 self.step(Input::Operator(id));
             }
             _ => self.step(Input::Tick),
@@ -119,10 +138,10 @@ impl World {
 
     fn report(&mut self) {
         let Some((seq, _)) = self.connected else { return };
-        let last_record_lsn = Lsn::new(self.rng.u64(0..1 << 31));
-        let commit_lsn = Some(last_record_lsn.add(self.rng.u64(0..1 << 20)));
-        let last_wal_at = self.now.saturating_sub(Duration::from_millis(self.rng.u64(0..12_000)));
-        let has_records = self.rng.bool();
+        let last_record_lsn = Lsn::new(self.dice.below(1 << 31));
+        let commit_lsn = Some(last_record_lsn.add(self.dice.below(1 << 20)));
+        let last_wal_at = self.now.saturating_sub(Duration::from_millis(self.dice.below(12_000)));
+        let has_records = self.dice.percent(50);
         let last_message_at = self.now;
         self.step(Input::Progress(Progress {
             seq,

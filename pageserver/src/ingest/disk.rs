@@ -15,8 +15,8 @@ const SLICES_MAX: usize = 1024;
 
 /// File operations.
 pub(crate) trait Disk: Send + Sync + Debug {
-    /// Opens a file for reading and writing, creates it when it is missing, and gives it `len` bytes of real blocks. Returns
-    /// with names, length and blocks durable.
+    /// Opens a file for reading and writing, creates it when it is missing, and gives it `len` bytes of real blocks.
+    /// Returns with names, length and blocks durable.
     fn open_allocated(&self, path: &Path, len: u64) -> io::Result<File>;
     /// Writes all of `bufs`, one behind the other, at `offset`.
     fn write_at(&self, file: &File, offset: u64, bufs: &[&[u8]]) -> io::Result<()>;

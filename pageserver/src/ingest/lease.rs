@@ -1,7 +1,7 @@
 //! The one writer of a timeline, handed from stream to stream.
 //!
-//! Whoever holds the [`Lease`] holds the [`Ingest`] itself. Dropping the lease puts it back; a stream that ends in an orderly
-//! way has settled it first.
+//! Whoever holds the [`Lease`] holds the [`Ingest`] itself. Dropping the lease puts it back; a stream that ends in an
+//! orderly way has settled it first.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

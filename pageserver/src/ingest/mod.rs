@@ -6,7 +6,8 @@
 //! Invariants:
 //! 1. bytes enter without gap and without overlap, and only after the decoder accepted them;
 //! 2. `disk_consistent_lsn` is a record boundary and moves only after the fdatasync of everything below it;
-//! 3. after a failed write or sync nothing is written, synced or reported any more until a restart reads the disk again.
+//! 3. after a failed write or sync nothing is written, synced or reported any more until a restart reads the disk
+//!    again.
 
 pub(crate) mod control;
 pub(crate) mod disk;
@@ -31,8 +32,8 @@ use control::Control;
 use spool::{Piece, Spool};
 use worker::{Flushed, Job, Save, Write};
 
-/// WAL received and not yet written, per timeline. Two of these may exist, one being written and one filling up: enough to
-/// keep a disk of 1 GB/s busy through a 10 ms sync, small enough for hundreds of timelines.
+/// WAL received and not yet written, per timeline. Two of these may exist, one being written and one filling up:
+/// enough to keep a disk of 1 GB/s busy through a 10 ms sync, small enough for hundreds of timelines.
 pub(crate) const PENDING_BYTES_MAX: usize = 8 << 20;
 /// The control file is saved when its position is this old ...
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -136,8 +137,8 @@ impl Ingest {
         self.control.choice_seq = self.control.choice_seq.max(seq);
     }
 
-    /// Prepares for a new stream and says where it must start: the end of the last record. What arrived of an unfinished
-    /// record is dropped and zeroed, so that every stream begins alike.
+    /// Prepares for a new stream and says where it must start: the end of the last record. What arrived of an
+    /// unfinished record is dropped and zeroed, so that every stream begins alike.
     ///
     /// # Errors
     /// Why nothing can be written.
@@ -210,7 +211,8 @@ impl Ingest {
         }
     }
 
-    /// Writes and syncs all that is pending and saves the position, as far as the disk lets it: for the end of a stream.
+    /// Writes and syncs all that is pending and saves the position, as far as the disk lets it: for the end of a
+    /// stream.
     pub(crate) async fn settle(&mut self) {
         loop {
             if self.retry_at.take().is_some() {

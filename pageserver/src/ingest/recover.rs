@@ -90,7 +90,8 @@ pub(crate) fn create(dir: &Path, control: &Control, disk: &Arc<dyn Disk>) -> Res
     fs::rename(tmp, dir).and_then(|()| sync_dir(parent)).map_err(io_error("rename into"))
 }
 
-/// Opens a timeline: reads the WAL from the saved position to its end, zeroes what lies behind, syncs, and only then reports.
+/// Opens a timeline: reads the WAL from the saved position to its end, zeroes what lies behind, syncs, and only then
+/// reports.
 pub(crate) fn open(dir: &Path, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenError> {
     let (mut file, mut control) = ControlFile::open(dir, disk.clone())?;
     let cfg = config(&control)?;
@@ -106,7 +107,8 @@ pub(crate) fn open(dir: &Path, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenEr
         && e.kind() != ErrorKind::EndOfLog
     {
         // Nothing acknowledged by object storage is lost: the safekeepers hold this WAL and it is received anew.
-        tracing::warn!(timeline = %control.ttid, "WAL after {} is damaged and will be received anew: {e}", end.boundary);
+        let (ttid, sound) = (control.ttid, end.boundary);
+        tracing::warn!(timeline = %ttid, "WAL after {sound} is damaged and will be received anew: {e}");
     }
     let mut spool = Spool::new(layout, disk.clone());
     if let EndReason::Invalid(e) = &end.reason

@@ -1,10 +1,10 @@
 //! The pageserver's own copy of the WAL: plain segment files, named and laid out as PostgreSQL's.
 //!
-//! A [`Spool`] owns the files below one directory and is owned by whoever writes at the moment: it travels by value to a
-//! blocking thread and back, so no lock is held around I/O. It knows nothing of records; `ingest` does.
+//! A [`Spool`] owns the files below one directory and is owned by whoever writes at the moment: it travels by value
+//! to a blocking thread and back, so no lock is held around I/O. It knows nothing of records; `ingest` does.
 //!
-//! Invariants: a segment has all its blocks before its first byte is written, so a full disk shows before the write; after
-//! a failed write or sync nothing is written or synced any more; what was never written reads as zeros.
+//! Invariants: a segment has all its blocks before its first byte is written, so a full disk shows before the write;
+//! after a failed write or sync nothing is written or synced any more; what was never written reads as zeros.
 
 use std::fs::{self, File};
 use std::io;
@@ -189,8 +189,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Marks the existing segments of `[from, to]` as written, so that the next sync covers them: a killed process may have
-    /// left them in the page cache only.
+    /// Marks the existing segments of `[from, to]` as written, so that the next sync covers them: a killed process
+    /// may have left them in the page cache only.
     ///
     /// # Errors
     /// See [`SpoolError`].
@@ -224,8 +224,8 @@ impl Spool {
         proto::runtime::datadir::sync_dir(dir).map_err(|e| fail(dir, e))
     }
 
-    /// The job of preparing the segment after the one written to, for a thread of its own; `None` when it is there, or not
-    /// worth it yet.
+    /// The job of preparing the segment after the one written to, for a thread of its own; `None` when it is there,
+    /// or not worth it yet.
     pub(crate) fn prepare_next(&self) -> Option<impl FnOnce() -> io::Result<()> + Send + use<>> {
         let newest = self.open.iter().map(|s| s.no).max()?;
         let path = self.layout.path(newest + 1);

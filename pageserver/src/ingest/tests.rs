@@ -40,8 +40,8 @@ fn builder() -> WalBuilder {
     WalBuilder::new(stream_config(&attach()).expect("15"), START, Some(Lsn::new(START.get() - 64)))
 }
 
-/// WAL of a few segments with everything that is special: records ending at a page's and at a segment's end, records over
-/// pages and over a segment border, a switch, an overwritten contrecord.
+/// WAL of a few segments with everything that is special: records ending at a page's and at a segment's end, records
+/// over pages and over a segment border, a switch, an overwritten contrecord.
 fn varied() -> (WalBuilder, Vec<Lsn>) {
     let mut b = builder();
     let mut ends = vec![START];
@@ -138,7 +138,8 @@ async fn a_cut_anywhere_recovers_to_a_record_boundary_and_goes_on() {
         let mut ingest = create(&dir);
         let control = std::fs::read(dir.join(control::FILE_NAME)).expect("control file");
         feed(&mut ingest, &wal, 64 << 10).await;
-        // What power loss leaves of unsynced writes: everything after the cut is old or garbage, later segments are gone.
+        // What power loss leaves of unsynced writes: everything after the cut is old or garbage, later segments are
+        // gone.
         let layout = ingest.write.idle().expect("settled").layout().clone();
         drop(ingest);
         // A position is saved only when everything below it is synced.

@@ -152,7 +152,8 @@ impl Driver {
         self.putting = Some(Box::pin(async move { (seq, put.await) }));
     }
 
-    /// Before the first choice: whoever lives may still see a choice of the process before this one and would dial for it.
+    /// Before the first choice: whoever lives may still see a choice of the process before this one and would dial
+    /// for it.
     fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
             let (keys, me) = (self.node.broker.keys(), self.node.config.id);

@@ -1,5 +1,5 @@
-//! The impure half of the connection manager: follows the broker, feeds the chooser of every timeline, carries out what it
-//! says.
+//! The impure half of the connection manager: follows the broker, feeds the chooser of every timeline, carries out
+//! what it says.
 //!
 //! One watch serves all timelines of the node; one task per timeline owns its chooser.
 

@@ -10,8 +10,8 @@ use tokio::task::{JoinError, JoinSet};
 use super::session;
 use crate::node::Node;
 
-/// The most connections at once: one pusher per timeline, its successor, and some people. Each pusher may hold two batches of
-/// `PENDING_BYTES_MAX`.
+/// The most connections at once: one pusher per timeline, its successor, and some people. Each pusher may hold two
+/// batches of `PENDING_BYTES_MAX`.
 const CONNECTIONS_MAX: usize = 4096;
 /// How long streams get at shutdown to bring what they hold to disk.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);

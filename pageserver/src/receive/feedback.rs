@@ -1,5 +1,5 @@
-//! What is reported to the sender, and when: at once after each durable advance and on request, and within 100 ms when only
-//! the received position moved.
+//! What is reported to the sender, and when: at once after each durable advance and on request, and within 100 ms
+//! when only the received position moved.
 
 use std::time::Duration;
 

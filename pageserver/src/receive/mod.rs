@@ -1,5 +1,5 @@
-//! WAL streams into this pageserver: pushed by a safekeeper that dialled us, or pulled from one that we dialled. Both run the
-//! same receiver; only the handshake differs.
+//! WAL streams into this pageserver: pushed by a safekeeper that dialled us, or pulled from one that we dialled. Both
+//! run the same receiver; only the handshake differs.
 //!
 //! | file | what |
 //! |---|---|
@@ -19,7 +19,8 @@ use proto::net::{SqlError, sqlstate};
 
 use crate::choose::Ended;
 
-/// How long a stream may take to let go of the timeline: a disk that takes longer than this to sync is as good as broken.
+/// How long a stream may take to let go of the timeline: a disk that takes longer than this to sync is as good as
+/// broken.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a stream ended.

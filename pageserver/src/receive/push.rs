@@ -1,4 +1,5 @@
-//! START_PUSH_REPLICATION: a safekeeper offers WAL. It is taken only from the pusher of the choice that was written last.
+//! START_PUSH_REPLICATION: a safekeeper offers WAL. It is taken only from the pusher of the choice that was written
+//! last.
 //!
 //! Tokens are compared for equality with that choice only, never for order: revisions of an emptied broker start anew.
 

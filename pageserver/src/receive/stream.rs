@@ -1,8 +1,8 @@
 //! The receiver: one task per stream that reads WAL, answers, and lets the disk work beside it.
 //!
-//! Reading, writing back and waiting for the disk are polled independently of one another: a slow disk or a peer that does
-//! not read its feedback stops nothing but itself. Memory is bounded by `PENDING_BYTES_MAX` per timeline: beyond that the
-//! socket is left unread, and TCP tells the sender.
+//! Reading, writing back and waiting for the disk are polled independently of one another: a slow disk or a peer that
+//! does not read its feedback stops nothing but itself. Memory is bounded by `PENDING_BYTES_MAX` per timeline: beyond
+//! that the socket is left unread, and TCP tells the sender.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +44,8 @@ enum Action {
 }
 
 impl Receiver {
-    /// Runs until the stream ends; then reports the end to the manager, and the writer goes back with all that was received
-    /// on disk.
+    /// Runs until the stream ends; then reports the end to the manager, and the writer goes back with all that was
+    /// received on disk.
     pub(super) async fn run(mut self, guard: StreamGuard, seq: u64) -> StreamEnd {
         let mut feedback = Feedback::new();
         let mut last_message = Instant::now();
@@ -112,7 +112,8 @@ impl Receiver {
             }
             Event::Full(why) => {
                 if self.timeline.set_full(Some(&why)) {
-                    tracing::error!(timeline = %self.timeline.ttid, "{why}; nothing is acknowledged until space returns");
+                    let ttid = self.timeline.ttid;
+                    tracing::error!(timeline = %ttid, "{why}; nothing is acknowledged until space returns");
                 }
                 feedback.stay_alive();
             }

@@ -53,7 +53,7 @@ pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             return found;
         }
         assert!(tokio::time::Instant::now() < deadline, "{what} did not happen within 20 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
     }
 }
 
