@@ -1,7 +1,7 @@
 //! PostgreSQL's own bytes, by major version: log positions, WAL pages and records.
 //!
-//! Pure: no tokio, no files, no sockets, no clock. Everything here is a function of its input, so the simulator, the servers
-//! and the tests run the very same code. The manifest keeps it so (no runtime crate may be added).
+//! Pure: no tokio, no files, no sockets, no clock. Everything here is a function of its input, so the simulator, the
+//! servers and the tests run the very same code. The manifest keeps it so (no runtime crate may be added).
 //!
 //! | module | what |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Log positions and the arithmetic of WAL pages and segments.
 //!
-//! A position is never a bare `u64`: [`Lsn`] keeps its number private, has no `Default`, and "unknown" is `Option<Lsn>`;
-//! zero stands for unknown on the wire only, where [`Lsn::from_wire`] and [`Lsn::to_wire`] translate it.
+//! A position is never a bare `u64`: [`Lsn`] keeps its number private, has no `Default`, and "unknown" is
+//! `Option<Lsn>`; zero stands for unknown on the wire only, where [`Lsn::from_wire`] and [`Lsn::to_wire`] translate it.
 //!
 //! Source: PostgreSQL 15, `src/include/access/xlogdefs.h`, `xlog_internal.h`.
 

@@ -1,8 +1,9 @@
 //! Short stretches of WAL that real servers of every major wrote, with what those servers said about them.
 //!
-//! `testdata/wal-MAJOR-NAME.bin` holds the bytes, `.txt` the configuration, the pieces (fill after a SWITCH record is left
-//! out) and one line per record: start, end, prev, length, xid, resource manager. The record lines are the server's own
-//! (`pg_walinspect`; 14 has none: there they are the decoder's, checked against positions that SQL functions returned).
+//! `testdata/wal-MAJOR-NAME.bin` holds the bytes, `.txt` the configuration, the pieces (fill after a SWITCH record is
+//! left out) and one line per record: start, end, prev, length, xid, resource manager. The record lines are the
+//! server's own (`pg_walinspect`; 14 has none: there they are the decoder's, checked against positions that SQL
+//! functions returned).
 //!
 //! To make them anew: `WAL_PG_BIN=DIR cargo test -p pgformat --test golden -- --ignored`, once per major.
 
@@ -104,7 +105,8 @@ fn write_golden(cluster: &mut Cluster, name: &str, start: Lsn, end: Lsn, known: 
     let oracle = (cluster.version.get() >= 15).then(|| {
         cluster.sql("create extension if not exists pg_walinspect");
         cluster.sql(&format!(
-            "select format('record %s %s %s %s %s %s', start_lsn, end_lsn, prev_lsn, record_length, xid, resource_manager) \
+            "select format('record %s %s %s %s %s %s', \
+             start_lsn, end_lsn, prev_lsn, record_length, xid, resource_manager) \
              from pg_get_wal_records_info('{start}', '{end}')"
         ))
     });

@@ -1,7 +1,8 @@
 //! The decoder against a real PostgreSQL and its own `pg_waldump`.
 //!
-//! Goal: every record that PostgreSQL sees is found, at the same place, through crashes, lost continuations, switches and a
-//! change of tli. Method: make such a log, decode its segments in uneven pieces, compare with the dump line by line.
+//! Goal: every record that PostgreSQL sees is found, at the same place, through crashes, lost continuations, switches
+//! and a change of tli. Method: make such a log, decode its segments in uneven pieces, compare with the dump line by
+//! line.
 
 mod support;
 
@@ -15,7 +16,8 @@ use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use support::{Cluster, PG15_BIN, decode_all, waldump};
 
 /// Messages of every length modulo a page, so that records end at, and straddle, every place of one.
-const EVERY_LENGTH: &str = "do $$ begin for i in 0..1030 loop perform pg_logical_emit_message(false, 'p', repeat('x', i * 8)); end loop; end $$";
+const EVERY_LENGTH: &str = "do $$ begin for i in 0..1030 loop \
+    perform pg_logical_emit_message(false, 'p', repeat('x', i * 8)); end loop; end $$";
 
 fn load(cluster: &Cluster) {
     cluster.sql("create table if not exists t(a int primary key, b text)");
@@ -51,7 +53,8 @@ fn lose_unwritten_pages(cluster: &mut Cluster) {
 }
 
 fn crash_under_load(cluster: &mut Cluster) {
-    let endless = "do $$ begin loop insert into t select max(a) + 1, repeat('c', (random() * 9000)::int) from t; commit; \
+    let endless = "do $$ begin loop \
+                   insert into t select max(a) + 1, repeat('c', (random() * 9000)::int) from t; commit; \
                    end loop; end $$";
     let rows = || "select count(*) from t";
     let before: u64 = cluster.sql(rows()).parse().expect("a number");

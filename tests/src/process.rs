@@ -74,7 +74,8 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// A PostgreSQL cluster of the test's own, run as the right user. The postmaster is killed with all its backends when dropped.
+/// A PostgreSQL cluster of the test's own, run as the right user. The postmaster is killed with all its backends when
+/// dropped.
 pub struct Postgres {
     /// Directory of the programs.
     pub bin_dir: PathBuf,

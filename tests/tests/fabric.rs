@@ -23,8 +23,8 @@ fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {value:#}"))
 }
 
-/// Goal: the verbs keep their promises (exit codes, fabric.json true before they return, ports kept) and commits survive them.
-/// Method: one fabric through up, kill, start, stop, down and up again, with a commit in between each.
+/// Goal: the verbs keep their promises (exit codes, fabric.json true before they return, ports kept) and commits
+/// survive them. Method: one fabric through up, kill, start, stop, down and up again, with a commit in between each.
 #[tokio::test(flavor = "multi_thread")]
 async fn verbs_keep_their_promises() -> Result<()> {
     let fabric = TestFabric::up(&[])?;
@@ -114,9 +114,10 @@ fn status_has_every_field(status: &Value) {
     assert_eq!(*at(timeline, "/safekeepers/0/remote_consistent_lsn"), Value::from("0/0"), "nothing is offloaded yet");
 }
 
-/// Goal: a PostgreSQL that we did not start gets a timeline in the documented steps, against a real etcd, and stock tools work.
-/// Method: etcd, `up --no-postgres --broker URL`, `timeline create` twice, the shim by hand, `timeline protect`, then pg_receivewal
-/// from a safekeeper (its files equal the primary's), psql's SHOW, etcdctl, and etcd starting empty while commits go on.
+/// Goal: a PostgreSQL that we did not start gets a timeline in the documented steps, against a real etcd, and stock
+/// tools work. Method: etcd, `up --no-postgres --broker URL`, `timeline create` twice, the shim by hand, `timeline
+/// protect`, then pg_receivewal from a safekeeper (its files equal the primary's), psql's SHOW, etcdctl, and etcd
+/// starting empty while commits go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_own_postgres_on_a_real_etcd() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("walfabric-own-").tempdir()?;

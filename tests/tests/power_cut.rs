@@ -1,7 +1,9 @@
-//! A power cut under a whole running fabric: EXT4_IOC_SHUTDOWN on the file system that holds it, without flushing the journal.
+//! A power cut under a whole running fabric: EXT4_IOC_SHUTDOWN on the file system that holds it, without flushing the
+//! journal.
 //!
-//! Needs root and loop devices; says that it is skipped where they are missing. Everything of the fabric (safekeepers, pageserver,
-//! broker, PostgreSQL) lies on the file system that loses its unsynced writes, so nobody's memory can cover for anybody.
+//! Needs root and loop devices; says that it is skipped where they are missing. Everything of the fabric (safekeepers,
+//! pageserver, broker, PostgreSQL) lies on the file system that loses its unsynced writes, so nobody's memory can cover
+//! for anybody.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +20,8 @@ use walfabric::verify::verify;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH` (Linux, `fs/ext4/ext4.h`): every write from now on fails, and what the
-/// journal did not hold is gone at the next mount. Perl is on every Debian; our own code has no `unsafe`.
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH` (Linux, `fs/ext4/ext4.h`): every write from now on fails, and
+/// what the journal did not hold is gone at the next mount. Perl is on every Debian; our own code has no `unsafe`.
 const SHUTDOWN: &str =
     r#"open(my $f, "<", $ARGV[0]) or die $!; my $a = pack("L", 2); ioctl($f, 0x8004587d, $a) or die $!;"#;
 
@@ -87,14 +89,20 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Goal: what was acknowledged survives a power cut of every machine at once. Method: three rounds of load, cut, remount, resume, proof.
+fn skipped(why: &str) -> Result<()> {
+    println!("skipped: {why}");
+    Ok(())
+}
+
+/// Goal: what was acknowledged survives a power cut of every machine at once. Method: three rounds of load, cut,
+/// remount, resume, proof.
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_commits_survive_a_power_cut() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("walfabric-power-").tempdir()?;
     let disk = match Disk::make(dir.path()) {
         Ok(disk) if rustix::process::geteuid().is_root() => disk,
-        Ok(_) => return Ok(println!("skipped: needs root")),
-        Err(e) => return Ok(println!("skipped: no loop mounts here: {e:#}")),
+        Ok(_) => return skipped("needs root"),
+        Err(e) => return skipped(&format!("no loop mounts here: {e:#}")),
     };
     let root = disk.mount.join("fabric");
     let mut acked = Vec::new();

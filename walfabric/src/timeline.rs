@@ -1,7 +1,9 @@
-//! One-time bootstrap of a timeline, also for a PostgreSQL that we did not start: slot, members, pageservers, then protection.
+//! One-time bootstrap of a timeline, also for a PostgreSQL that we did not start: slot, members, pageservers, then
+//! protection.
 //!
-//! Only this creates timelines. Repeating it with equal parameters changes nothing and heals a half-finished attempt; differing
-//! parameters are a conflict. The start position is fixed by the slot, or by whoever holds the timeline already.
+//! Only this creates timelines. Repeating it with equal parameters changes nothing and heals a half-finished attempt;
+//! differing parameters are a conflict. The start position is fixed by the slot, or by whoever holds the timeline
+//! already.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -209,11 +211,13 @@ async fn existing_start(
     Ok(held.map(|s| s.timeline_start_lsn))
 }
 
-/// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one that exists is taken over.
+/// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one that exists is taken
+/// over.
 async fn reserve_slot(client: &tokio_postgres::Client, timeline: TimelineId) -> Result<Lsn> {
     let slot = names::slot_name(timeline);
     let query = format!(
-        "SELECT coalesce(restart_lsn::text, ''), active FROM pg_replication_slots WHERE slot_name = '{slot}' AND slot_type = 'physical'"
+        "SELECT coalesce(restart_lsn::text, ''), active FROM pg_replication_slots \
+         WHERE slot_name = '{slot}' AND slot_type = 'physical'"
     );
     let rows = client.simple_query(&query).await.context("cannot read pg_replication_slots")?;
     let row = rows.iter().find_map(|m| match m {

@@ -306,7 +306,8 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Ports that are free now, all different. They are let go again, so a crowded machine can still lose one before it is used.
+/// Ports that are free now, all different. They are let go again, so a crowded machine can still lose one before it is
+/// used.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("no free ports")?;
@@ -357,7 +358,8 @@ pub fn end_strays(dir: &FabricDir) -> Result<()> {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     let deadline = Instant::now() + Duration::from_secs(10);
-    // A zombie still counts: PostgreSQL takes the pid in its lock file for a living postmaster until init has reaped it.
+    // A zombie still counts: PostgreSQL takes the pid in its lock file for a living postmaster until init has reaped
+    // it.
     while family.iter().any(|p| supervisor::exists(*p)) {
         ensure!(Instant::now() < deadline, "processes {family:?} of a dead supervisor do not end");
         std::thread::sleep(Duration::from_millis(5));

@@ -52,7 +52,8 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
     let start = first.timeline_start_lsn;
     let proof = proof::compare(&copies, ttid, major, first.wal_seg_size, start, end).await?;
     say(&format!(
-        "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers and {} pageserver(s); every record's CRC and prev link hold",
+        "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers and {} pageserver(s); \
+         every record's CRC and prev link hold",
         proof.bytes >> 20,
         durable.len(),
         fabric.pageservers.len()

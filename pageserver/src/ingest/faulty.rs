@@ -23,6 +23,8 @@ pub(crate) struct FaultyDisk {
     next: Mutex<Option<Fault>>,
     /// No new segment can be allocated.
     pub(crate) full: AtomicBool,
+    /// Bytes written.
+    pub(crate) written: AtomicU64,
     /// Writes and syncs asked for.
     pub(crate) calls: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Disk for FaultyDisk {
             RealDisk.write_at(file, offset, &[&all[..all.len() / 2]])?;
             return Err(io::Error::other("injected write error"));
         }
+        self.written.fetch_add(bufs.iter().map(|b| b.len() as u64).sum(), Ordering::Relaxed);
         RealDisk.write_at(file, offset, bufs)
     }
 

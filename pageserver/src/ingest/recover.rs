@@ -118,8 +118,8 @@ pub(crate) fn open(dir: &Path, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenEr
         spool.zero(e.lsn(), end.boundary)?;
     }
     clear_tail(&mut spool, &cfg, end.boundary)?;
-    // A killed process may have left its last writes in the page cache: durable first, reported after.
-    spool.distrust(saved, end.boundary)?;
+    // Written anew and synced first, reported after.
+    spool.rewrite(saved, end.boundary)?;
     spool.sync()?;
     control.disk_consistent_lsn = end.boundary;
     control.last_record_start = end.last_record_start;

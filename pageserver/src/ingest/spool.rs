@@ -189,18 +189,28 @@ impl Spool {
         Ok(())
     }
 
-    /// Marks the existing segments of `[from, to]` as written, so that the next sync covers them: a killed process
-    /// may have left them in the page cache only.
+    /// Writes `[from, to)` anew as it reads; not synced. A killed process may have left these bytes in the page cache
+    /// only, and after a failed sync the kernel takes them for clean: syncing alone would prove nothing.
     ///
     /// # Errors
     /// See [`SpoolError`].
-    pub(crate) fn distrust(&mut self, from: Lsn, to: Lsn) -> Result<(), SpoolError> {
-        let seg = self.layout.seg;
-        for no in from.segment_no(seg)..=to.segment_no(seg) {
-            if self.layout.path(no).exists() {
-                self.open_segment(no)?;
-                self.open.iter_mut().filter(|s| s.no == no).for_each(|s| s.dirty = true);
+    pub(crate) fn rewrite(&mut self, from: Lsn, to: Lsn) -> Result<(), SpoolError> {
+        const CHUNK: u64 = 1 << 20;
+        let mut at = from;
+        while at < to {
+            let len = usize::try_from(to.bytes_since(at).min(CHUNK)).unwrap_or(0);
+            let read = self.layout.read(at, len).map_err(|source| SpoolError::Failed {
+                operation: "read",
+                path: self.layout.path(at.segment_no(self.layout.seg)),
+                source,
+            })?;
+            if read.is_empty() {
+                // The fill after a SWITCH record in a segment's part that was never written.
+                break;
             }
+            let next = at.add(read.len() as u64);
+            self.write(&[Piece { at, wal: read }])?;
+            at = next;
         }
         Ok(())
     }

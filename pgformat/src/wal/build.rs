@@ -1,8 +1,8 @@
 //! Builds valid WAL by hand: for simulators and tests that need a stream without a server.
 //!
-//! A [`WalBuilder`] owns the bytes it has built until they are taken. Page headers, prev links, checksums, padding and fill
-//! are those that PostgreSQL would write, so that `pg_waldump` reads the result. Pure and deterministic: equal calls give
-//! equal bytes.
+//! A [`WalBuilder`] owns the bytes it has built until they are taken. Page headers, prev links, checksums, padding and
+//! fill are those that PostgreSQL would write, so that `pg_waldump` reads the result. Pure and deterministic: equal
+//! calls give equal bytes.
 //!
 //! Invariant: [`WalBuilder::position`] is a record boundary, except between [`WalBuilder::abort_record_at_page`] and
 //! [`WalBuilder::overwrite_contrecord`].
@@ -164,8 +164,8 @@ impl WalBuilder {
         Built { end: self.pos, ..built }
     }
 
-    /// The beginning of a record of `total_len` bytes, up to the end of the `pages`-th page that it touches: what a crash
-    /// leaves when the rest was never written. Returns where the unfinished record begins.
+    /// The beginning of a record of `total_len` bytes, up to the end of the `pages`-th page that it touches: what a
+    /// crash leaves when the rest was never written. Returns where the unfinished record begins.
     ///
     /// # Panics
     /// When the record would end before, or `pages` is zero.
@@ -180,7 +180,8 @@ impl WalBuilder {
         start
     }
 
-    /// What a server writes when it restarts behind an unfinished record: a page that says so, and OVERWRITE_CONTRECORD.
+    /// What a server writes when it restarts behind an unfinished record: a page that says so, and
+    /// OVERWRITE_CONTRECORD.
     ///
     /// # Panics
     /// When no record was aborted.

@@ -1,11 +1,12 @@
 //! Follows a stream of WAL byte by byte: checks it, and finds its record boundaries.
 //!
-//! A [`WalDecoder`] owns a few words of state and never the bytes it is fed, except in [`WalDecoder::feed_records`], which
-//! holds references to the pieces of the one record that is not whole yet. It is cheap to clone.
+//! A [`WalDecoder`] owns a few words of state and never the bytes it is fed, except in [`WalDecoder::feed_records`],
+//! which holds references to the pieces of the one record that is not whole yet. It is cheap to clone.
 //!
-//! What is checked: page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev links,
-//! checksums, overwritten records, fill. What is not, because PostgreSQL does not either: the up to seven padding bytes
-//! between records, four padding bytes in a page header, the page flag [`BKP_REMOVABLE`](super::page::BKP_REMOVABLE).
+//! What is checked: page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev
+//! links, checksums, overwritten records, fill. What is not, because PostgreSQL does not either: the up to seven
+//! padding bytes between records, four padding bytes in a page header, the page flag
+//! [`BKP_REMOVABLE`](super::page::BKP_REMOVABLE).
 //!
 //! Invariants: `boundary` only grows; after an error nothing changes any more; how the bytes are cut into feeds has no
 //! influence on positions, records or errors.
@@ -90,7 +91,8 @@ struct Output<'a> {
 }
 
 impl WalDecoder {
-    /// A decoder at record boundary `start`: 8-aligned, maybe the start of a page or segment, or just behind a page header.
+    /// A decoder at record boundary `start`: 8-aligned, maybe the start of a page or segment, or just behind a page
+    /// header.
     ///
     /// `prev` is the start of the record before it. When it is not known, the first record may name any earlier one.
     /// A `start` that can be no boundary makes every feed fail with [`WalError::BadStart`].
@@ -116,8 +118,9 @@ impl WalDecoder {
         self.pos
     }
 
-    /// End of the last whole record: 8-aligned, before any page header that follows. After a SWITCH record the start of the
-    /// next segment, which may lie beyond [`WalDecoder::position`]. Before the first record, where the stream began.
+    /// End of the last whole record: 8-aligned, before any page header that follows. After a SWITCH record the start of
+    /// the next segment, which may lie beyond [`WalDecoder::position`]. Before the first record, where the stream
+    /// began.
     pub fn boundary(&self) -> Lsn {
         self.boundary
     }
@@ -134,14 +137,14 @@ impl WalDecoder {
 
     /// While the position is in the fill after a SWITCH record: where the fill ends.
     ///
-    /// A primary that crashed while it filled a recycled segment leaves old bytes there. They mean nothing, and this decoder
-    /// refuses them ([`WalError::SwitchFill`]); who feeds it from a primary may put zeros in their place.
+    /// A primary that crashed while it filled a recycled segment leaves old bytes there. They mean nothing, and this
+    /// decoder refuses them ([`WalError::SwitchFill`]); who feeds it from a primary may put zeros in their place.
     pub fn fill_end(&self) -> Option<Lsn> {
         matches!(self.state, State::Fill).then_some(self.boundary)
     }
 
-    /// Feeds the bytes at `at`, which is [`WalDecoder::position`], or inside fill also [`WalDecoder::boundary`]: the rest of
-    /// the fill is zeros by definition and need not be sent.
+    /// Feeds the bytes at `at`, which is [`WalDecoder::position`], or inside fill also [`WalDecoder::boundary`]: the
+    /// rest of the fill is zeros by definition and need not be sent.
     ///
     /// # Errors
     /// The first thing that is wrong. Then the decoder is spent: the boundary stays at the last good record, and every
@@ -152,8 +155,8 @@ impl WalDecoder {
         self.keep_failure(result)
     }
 
-    /// As [`WalDecoder::feed`], and hands every whole record to `on`: a slice of `bytes` when the record lies inside one page
-    /// of this feed, else put together once.
+    /// As [`WalDecoder::feed`], and hands every whole record to `on`: a slice of `bytes` when the record lies inside
+    /// one page of this feed, else put together once.
     ///
     /// A record that began under [`WalDecoder::feed`] is not handed out.
     ///
@@ -270,7 +273,8 @@ impl WalDecoder {
                 return Err(WalError::RemLen { at, expected: left, found: page.rem_len });
             }
             Some(_) => return Ok(()),
-            // The first page of a stream may overwrite what was lost before it; later ones would have shown that record.
+            // The first page of a stream may overwrite what was lost before it; later ones would have shown that
+            // record.
             None if overwrites && self.fresh => self.overwrite = Overwrite::Unknown,
             None if overwrites => return Err(WalError::OverwriteUnexpected { at }),
             None => {}

@@ -1,7 +1,8 @@
 //! What can be wrong with a stream of WAL: one typed reason each, with the position and both sides of the comparison.
 //!
 //! Pure data. A [`WalError`] never says what to do about it; [`WalError::kind`] sorts the reasons so that a caller can:
-//! a boot-time scan stops quietly at [`ErrorKind::EndOfLog`], a proposer that sends [`ErrorKind::Foreign`] WAL is refused.
+//! a boot-time scan stops quietly at [`ErrorKind::EndOfLog`], a proposer that sends [`ErrorKind::Foreign`] WAL is
+//! refused.
 
 use crate::{Lsn, Tli};
 
@@ -142,7 +143,8 @@ pub enum WalError {
         /// The record's `xl_rmid`.
         found: u8,
     },
-    /// The record does not follow the record before it. Without a known predecessor `expected` is none, and `found` is not below `at`.
+    /// The record does not follow the record before it. Without a known predecessor `expected` is none, and `found` is
+    /// not below `at`.
     #[error("WAL record {at} has prev link {found}, expected {}", PrevText(.expected, .at))]
     PrevLink {
         /// Start of the record.

@@ -1,8 +1,8 @@
 //! Write-ahead log: pages, records, and a decoder that follows record boundaries in a stream.
 //!
-//! Pure and sans-IO: the caller feeds bytes and asks for positions. Every decoder owns its own state and nothing else; the
-//! caller owns the bytes. Layouts are those of PostgreSQL 14-18, which differ in the page magic and in the set of resource
-//! managers only.
+//! Pure and sans-IO: the caller feeds bytes and asks for positions. Every decoder owns its own state and nothing else;
+//! the caller owns the bytes. Layouts are those of PostgreSQL 14-18, which differ in the page magic and in the set of
+//! resource managers only.
 //!
 //! | module | what |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | [`build`] | [`WalBuilder`]: valid WAL by hand, for simulators and tests |
 //! | [`error`] | what can be wrong |
 //!
-//! **Boundary** means: the 8-aligned end of a record, before any page header that follows; after a SWITCH record the start
-//! of the next segment.
+//! **Boundary** means: the 8-aligned end of a record, before any page header that follows; after a SWITCH record the
+//! start of the next segment.
 
 pub mod build;
 pub mod decoder;

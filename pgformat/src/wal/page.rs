@@ -1,6 +1,7 @@
 //! WAL page headers: parsing, checking against what the stream must be, and writing.
 //!
-//! Pure. Source: PostgreSQL 15, `src/include/access/xlog_internal.h` (`XLogPageHeaderData`, `XLogLongPageHeaderData`) and
+//! Pure. Source: PostgreSQL 15, `src/include/access/xlog_internal.h` (`XLogPageHeaderData`, `XLogLongPageHeaderData`)
+//! and
 //! `XLogReaderValidatePageHeader` in `src/backend/access/transam/xlogreader.c`; the layout is the same in 14-18.
 
 use super::{StreamConfig, WalError};
@@ -67,7 +68,8 @@ pub(super) fn u64_at(b: &[u8], at: usize) -> Option<u64> {
 }
 
 impl PageHeader {
-    /// Parses a header, long when the flags say so and the bytes suffice. `None` when they do not even hold a short one.
+    /// Parses a header, long when the flags say so and the bytes suffice. `None` when they do not even hold a short
+    /// one.
     pub fn parse(bytes: &[u8]) -> Option<PageHeader> {
         let info = u16_at(bytes, 2)?;
         let long = if info & LONG_HEADER != 0 { LongHeader::parse(bytes) } else { None };

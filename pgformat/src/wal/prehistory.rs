@@ -39,8 +39,8 @@ fn record_bytes(start: Lsn, cfg: &StreamConfig) -> u64 {
     len - LONG_HEADER_LEN - (len.div_ceil(WAL_PAGE_SIZE) - 1) * SHORT_HEADER_LEN
 }
 
-/// Checks real bytes of `[segment start, start)`: their length and every page header, not the records, whose beginning is
-/// in an earlier segment.
+/// Checks real bytes of `[segment start, start)`: their length and every page header, not the records, whose beginning
+/// is in an earlier segment.
 ///
 /// # Errors
 /// The first header that is not of this stream; [`WalError::NotContiguous`] when the bytes do not end at `start`.

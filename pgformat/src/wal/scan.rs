@@ -29,7 +29,8 @@ pub enum EndReason {
 
 /// Reads the log from record boundary `start` on until it ends.
 ///
-/// `read(at)` returns some bytes at `at`, any number, or none when there are none. `start` and `prev` as for [`WalDecoder::new`].
+/// `read(at)` returns some bytes at `at`, any number, or none when there are none. `start` and `prev` as for
+/// [`WalDecoder::new`].
 ///
 /// # Errors
 /// Whatever `read` returns.

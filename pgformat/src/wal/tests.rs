@@ -561,7 +561,10 @@ proptest! {
     /// From every boundary of any log, with or without knowing the record before, the rest decodes alike; from no other
     /// aligned position does a decoder that knows the record before accept a record.
     #[test]
-    fn any_boundary_is_a_place_to_go_on(ops in prop::collection::vec((0u8..9, 26u32..20_000), 1..25), off in 0u64..131_000) {
+    fn any_boundary_is_a_place_to_go_on(
+        ops in prop::collection::vec((0u8..9, 26u32..20_000), 1..25),
+        off in 0u64..131_000,
+    ) {
         let first = start().add(off * 8);
         let first = if cfg().check_start(first).is_ok() { first } else { first.page_start() };
         let mut b = WalBuilder::new(cfg(), first, prev());

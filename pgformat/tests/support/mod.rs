@@ -129,10 +129,10 @@ impl Cluster {
                     return;
                 }
                 assert!(Instant::now() < until, "PostgreSQL does not answer: {}", self.log());
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20)); // between two looks
             }
             assert!(Instant::now() < until, "PostgreSQL does not start: {}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50)); // between two looks
         }
     }
 

@@ -359,7 +359,7 @@ async fn an_idle_timeline_gives_back_its_prepared_segment() {
     p.write(&handle, 10_000).await;
     within("rest", async {
         while handle.wal_bytes() != 1 << 20 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
         }
     })
     .await;

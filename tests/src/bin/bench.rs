@@ -66,7 +66,8 @@ async fn bench(args: &Args) -> Result<()> {
             for index in order {
                 let system = systems.get(index).context("an index of a system")?;
                 let block = load::run(system, dir.path(), *clients, args.seconds)?;
-                let line = serde_json::json!({"clients": clients, "round": round, "system": system.name, "tps": block.tps,
+                let line = serde_json::json!({"clients": clients, "round": round, "system": system.name,
+                    "tps": block.tps,
                     "p50_us": block.p50_us, "p99_us": block.p99_us, "cpu_ms_per_txn": block.cpu_ms_per_txn,
                     "pressure": block.pressure});
                 writeln!(raw, "{line}")?;

@@ -1,5 +1,5 @@
-//! Chaos on a real fabric: kills and pauses processes at random under load, then proves that no acknowledged commit was lost
-//! and that every copy of the WAL is the same. A planted loss and a planted byte must be noticed in the same run.
+//! Chaos on a real fabric: kills and pauses processes at random under load, then proves that no acknowledged commit was
+//! lost and that every copy of the WAL is the same. A planted loss and a planted byte must be noticed in the same run.
 //!
 //! The seed fixes the sequence of faults, not the timing of the processes.
 
@@ -131,7 +131,8 @@ fn signal(fabric: &Fabric, name: &str, signal: rustix::process::Signal) -> Resul
     Ok(())
 }
 
-/// The verifier itself is verified: a commit that never was, and one flipped bit in one safekeeper's WAL, must both fail it.
+/// The verifier itself is verified: a commit that never was, and one flipped bit in one safekeeper's WAL, must both
+/// fail it.
 async fn planted_faults_are_noticed(fabric: &TestFabric, described: &Fabric, acked: &[Acked]) -> Result<()> {
     let mut never = acked.to_vec();
     never.push(Acked { client: CLIENTS + 1, seq: 1, xid: 3 });

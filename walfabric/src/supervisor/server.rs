@@ -16,7 +16,8 @@ use crate::fabric::FabricDir;
 /// # Errors
 /// When another supervisor holds the directory, or its files cannot be read.
 pub fn supervise(dir: &FabricDir) -> Result<()> {
-    // Away from the terminal of whoever ran `up`; fails only when this process leads its group already, which is as good.
+    // Away from the terminal of whoever ran `up`; fails only when this process leads its group already, which is as
+    // good.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become the subreaper")?;
     let handle = open_dir(dir.root())?;

@@ -130,10 +130,9 @@ impl Table {
         }
         // A refusal (6), wrong usage (2) or corruption (5) would only repeat itself.
         let terminal = matches!(status.exit_status(), Some(2 | 5 | 6));
-        if state.plan.supervise && !terminal && !state.held.contains(&name) {
-            if let Err(e) = self.spawn(&mut state, &name) {
-                eprintln!("cannot restart {name}: {e:#}");
-            }
+        let restart = state.plan.supervise && !terminal && !state.held.contains(&name);
+        if restart && let Err(e) = self.spawn(&mut state, &name) {
+            eprintln!("cannot restart {name}: {e:#}");
         }
         self.changed.notify_all();
     }

@@ -86,7 +86,8 @@ fn a_divergent_tail_is_cut_before_the_first_append_of_the_new_term() {
     assert_eq!(rig.acceptor.positions().last_log_term, Term(2));
 }
 
-/// Found by the simulator: a heartbeat right behind the announcement needs no flush, but its answer vouches for the term.
+/// Found by the simulator: a heartbeat right behind the announcement needs no flush, but its answer vouches for the
+/// term.
 #[test]
 fn an_acknowledgement_waits_for_the_history_of_its_term() {
     let mut rig = Rig::new();

@@ -1,3 +1,5 @@
+//! The control file: round trips, damaged slots, torn writes, the golden file.
+
 use std::sync::Arc;
 
 use pgformat::{Lsn, SegSize, Tli};
