@@ -18,11 +18,12 @@ impl World {
         let next = spread(&mut self.rng, self.profile.fault_every);
         self.queue.at(self.now + next, Event::Fault);
         let node = self.rng.usize(0..self.nodes.len());
-        match self.rng.u8(0..100) {
+        let kind = if self.profile.blackouts && self.rng.bool() { 26 } else { self.rng.u8(0..100) };
+        match kind {
             0..9 => self.strike_node(node, false),
             9..14 => self.kill_then_power_loss(node),
             14..26 => self.strike_node(node, true),
-            26..32 => self.everybody_down(),
+            26..32 => self.blackout(),
             32..46 => {
                 let calls = self.rng.u64(1..12);
                 self.nodes[node].disk.plan_crash(Some(calls));
@@ -71,7 +72,16 @@ impl World {
         self.queue.at(at, Event::PowerLoss(node));
     }
 
-    fn everybody_down(&mut self) {
+    /// All nodes lose power, often once more when they have just come back and hold a little new WAL.
+    fn blackout(&mut self) {
+        self.everybody_down();
+        if self.rng.bool() {
+            let at = self.now + self.rng.u64(100_000..500_000);
+            self.queue.at(at, Event::Blackout);
+        }
+    }
+
+    pub(crate) fn everybody_down(&mut self) {
         self.count("power loss of all nodes");
         for node in 0..self.nodes.len() {
             if self.nodes[node].live.is_some() {

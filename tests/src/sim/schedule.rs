@@ -28,10 +28,14 @@ pub(crate) struct Profile {
     pub(crate) chaos: Micros,
     /// Mean time between two faults.
     pub(crate) fault_every: Micros,
+    /// Every second fault takes the power from all nodes.
+    pub(crate) blackouts: bool,
     /// Mean delay of a message.
     pub(crate) net: Micros,
     /// Mean duration of a disk operation.
     pub(crate) io: Micros,
+    /// The longest time that written WAL waits for its flush.
+    pub(crate) hold: Micros,
     /// Mean time between two batches of WAL.
     pub(crate) produce_every: Micros,
     /// Nearly all records have one length.
@@ -60,8 +64,10 @@ impl Profile {
             compute: foreign || rng.u8(0..5) < 3,
             chaos: rng.u64(500_000..2_000_000),
             fault_every: *pick(rng, &[15_000, 40_000, 120_000]),
+            blackouts: rng.u8(0..8) == 0,
             net: *pick(rng, &[100, 500, 3_000]),
             io: *pick(rng, &[100, 1_000, 8_000]),
+            hold: *pick(rng, &[1_000, 15_000]),
             produce_every: *pick(rng, &[4_000, 10_000, 25_000]),
             uniform: rng.u8(0..3) == 0,
             start: rng.u8(0..3),
@@ -77,6 +83,14 @@ impl Profile {
             Some(Bug::NoTruncateAtOpen) => {
                 self.compute = true;
                 self.uniform = true;
+                self.shims = 3;
+                self.chaos = 5_000_000;
+                self.fault_every = 150_000;
+                self.blackouts = true;
+                self.produce_every = 20_000;
+                self.net = 100;
+                self.io = 100;
+                self.hold = 15_000;
             }
             Some(Bug::NoProof) => {
                 self.compute = false;

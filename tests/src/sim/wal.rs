@@ -92,7 +92,12 @@ impl Server {
             10..20 => self.record(kinds.usize(100_000..300_000)),
             _ => {}
         }
-        for _ in 0..kinds.u8(1..if self.uniform { 120 } else { 4 }) {
+        let records = match (self.uniform, kinds.u8(0..4)) {
+            (false, _) => kinds.u16(1..4),
+            (true, 0) => 400,
+            (true, _) => kinds.u16(1..60),
+        };
+        for _ in 0..records {
             match kinds.u16(0..1_000) {
                 // Equal lengths: a leftover of another server's WAL then looks like the continuation of this one's.
                 _ if self.uniform => self.record(40),

@@ -52,6 +52,8 @@ pub(crate) enum Event {
     Mend(usize),
     /// The power goes, if faults are still wanted.
     PowerLoss(usize),
+    /// The same for all nodes.
+    Blackout,
     Heal,
     Settled,
 }
@@ -295,6 +297,12 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Blackout => {
+                if !self.healed {
+                    self.everybody_down();
+                }
+                Ok(())
+            }
             Event::Heal => self.on_heal(),
             Event::Settled => {
                 self.queue.at(self.now + 20_000, Event::Settled);
@@ -400,7 +408,7 @@ impl World {
         }
         if live.acceptor.dirty() && !live.flush_due && self.bug != Some(Bug::NeverFlush) {
             live.flush_due = true;
-            self.queue.at(self.now + self.rng.u64(0..1_000), Event::NodeFlush(node, life));
+            self.queue.at(self.now + self.rng.u64(0..self.profile.hold), Event::NodeFlush(node, life));
         }
         let due = live.acceptor.next_timeout();
         if let Some(due) = due.filter(|_| live.tick_due != due) {
