@@ -49,10 +49,8 @@ fn main() -> ExitCode {
         elections += report.elections;
         if let Some(violation) = report.violation {
             println!("seed {seed}: {violation}");
-            println!(
-                "  replay: make sim SEEDS=1 FROM={seed}{}",
-                bug.map_or(String::new(), |b| format!(" BUG={}", b.name()))
-            );
+            let planted = bug.map_or(String::new(), |b| format!(" --bug {}", b.name()));
+            println!("  replay: cargo run -q -p tests --bin sim -- --seeds 1 --from {seed}{planted} --trace");
             failed.push(seed);
         }
     }
