@@ -225,12 +225,14 @@ fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     let differ = |what: &str, asked: String, there: String| {
         bail!("{} has {there} {what}, not {asked}: use another --dir, or leave the option out", dir.root().display())
     };
-    let count = |asked: Option<u64>, there: usize| asked.is_some_and(|n| usize::try_from(n) != Ok(there));
-    if count(args.safekeepers, fabric.safekeepers.len()) {
-        return differ("safekeepers", format!("{:?}", args.safekeepers), fabric.safekeepers.len().to_string());
-    }
-    if count(args.pageservers, fabric.pageservers.len()) {
-        return differ("pageservers", format!("{:?}", args.pageservers), fabric.pageservers.len().to_string());
+    let counts = [
+        ("safekeepers", args.safekeepers, fabric.safekeepers.len()),
+        ("pageservers", args.pageservers, fabric.pageservers.len()),
+    ];
+    for (what, asked, there) in counts {
+        if let Some(asked) = asked.filter(|n| usize::try_from(*n) != Ok(there)) {
+            return differ(what, asked.to_string(), there.to_string());
+        }
     }
     if let Some(broker) = &args.broker {
         let there = if fabric.broker.embedded { "embedded" } else { fabric.broker.endpoint.as_str() };

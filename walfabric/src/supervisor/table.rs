@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,10 @@ use crate::fabric::{Fabric, FabricDir, Plan, ProcessPlan, StopStyle};
 
 /// How long an orderly stop may take before the next step: PostgreSQL goes from fast to immediate, others are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// With `--supervise`, what died sooner than this after its start is started again only after this time: a process that cannot
+/// run must not be started in a tight loop.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// State shared by the supervisor's threads.
 pub(super) struct Table {
@@ -27,6 +31,7 @@ struct State {
     plan: Plan,
     fabric: Fabric,
     running: BTreeMap<String, u32>,
+    started: BTreeMap<String, Instant>,
     ended: BTreeMap<String, String>,
     /// Stopped or killed by request: never restarted, supervised or not.
     held: HashSet<String>,
@@ -38,7 +43,14 @@ impl Table {
         let mut fabric = dir.read_fabric()?;
         plan.processes.keys().for_each(|name| fabric.set_pid(name, None));
         dir.write_fabric(&fabric)?;
-        let state = State { plan, fabric, running: BTreeMap::new(), ended: BTreeMap::new(), held: HashSet::new() };
+        let state = State {
+            plan,
+            fabric,
+            running: BTreeMap::new(),
+            started: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            held: HashSet::new(),
+        };
         Ok(Table { dir, state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -85,6 +97,7 @@ impl Table {
         let child = command(&self.dir, name, plan)?.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = child.id();
         state.running.insert(name.to_owned(), pid);
+        state.started.insert(name.to_owned(), Instant::now());
         state.ended.remove(name);
         state.fabric.set_pid(name, Some(pid));
         self.dir.write_fabric(&state.fabric)?;
@@ -93,7 +106,7 @@ impl Table {
     }
 
     /// Reaper: waits for any child, for ever. Orphans that were re-parented to this process are reaped on the way.
-    pub(super) fn reap_for_ever(&self) {
+    pub(super) fn reap_for_ever(self: &Arc<Self>) {
         loop {
             match rustix::process::wait(WaitOptions::empty()) {
                 Ok(Some((pid, status))) => self.on_exit(pid, status),
@@ -108,7 +121,7 @@ impl Table {
         }
     }
 
-    fn on_exit(&self, pid: Pid, status: WaitStatus) {
+    fn on_exit(self: &Arc<Self>, pid: Pid, status: WaitStatus) {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         let mut state = self.lock();
         let name = state.running.iter().find(|(_, p)| **p == pid).map(|(n, _)| n.clone());
@@ -130,11 +143,21 @@ impl Table {
         }
         // A refusal (6), wrong usage (2) or corruption (5) would only repeat itself.
         let terminal = matches!(status.exit_status(), Some(2 | 5 | 6));
-        let restart = state.plan.supervise && !terminal && !state.held.contains(&name);
-        if restart && let Err(e) = self.spawn(&mut state, &name) {
-            eprintln!("cannot restart {name}: {e:#}");
+        if state.plan.supervise && !terminal {
+            let young = state.started.get(&name).is_some_and(|at| at.elapsed() < RESTART_PAUSE);
+            let (table, pause) = (Arc::clone(self), if young { RESTART_PAUSE } else { Duration::ZERO });
+            std::thread::spawn(move || table.restart_after(pause, &name));
         }
         self.changed.notify_all();
+    }
+
+    fn restart_after(&self, pause: Duration, name: &str) {
+        std::thread::sleep(pause);
+        let mut state = self.lock();
+        let wanted = !state.held.contains(name) && !state.running.contains_key(name);
+        if wanted && let Err(e) = self.spawn(&mut state, name) {
+            eprintln!("cannot restart {name}: {e:#}");
+        }
     }
 
     pub(super) fn kill(&self, name: &str) -> Result<()> {
