@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pgformat::Lsn;
 
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::error::StorageError;
@@ -48,6 +49,7 @@ pub struct ControlFile {
     /// Slot of the last durable state.
     slot: u8,
     sequence: u64,
+    durable_lsn: Option<Lsn>,
 }
 
 /// What a slot holds.
@@ -69,10 +71,10 @@ impl ControlFile {
         // Written blocks, not merely reserved ones: overwriting them later needs no room at all, not even for metadata.
         let zeros = Bytes::from(vec![0; SLOT_SIZE]);
         file.write_at(0, &[zeros.clone(), zeros]).map_err(|e| no_space_or(e, "writing", &path))?;
-        let slot = encode_slot(1, &body::encode(state).map_err(|p| misuse(&path, p))?);
+        let slot = encode_slot(1, &body::encode(state, None).map_err(|p| misuse(&path, p))?);
         file.write_at(0, &[slot]).map_err(StorageError::io("writing", &path))?;
         file.fsync().map_err(StorageError::io("fsync of", &path))?;
-        Ok(ControlFile { path, file, slot: 0, sequence: 1 })
+        Ok(ControlFile { path, file, slot: 0, sequence: 1, durable_lsn: None })
     }
 
     /// Opens the file in `dir`, picks the newest valid slot and makes it durable anew.
@@ -86,11 +88,11 @@ impl ControlFile {
         let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, 1)?];
         let (slot, sequence, raw) = newest(&path, slots)?;
         let body = raw.slice(HEADER_LEN..);
-        let state = body::decode(body)
+        let (state, durable_lsn) = body::decode(body)
             .map_err(|problem| StorageError::Corrupt { path: path.clone(), problem: problem.to_string() })?;
         file.write_at(offset(slot), &[raw]).map_err(StorageError::io("writing", &path))?;
         file.fdatasync().map_err(StorageError::io("fdatasync of", &path))?;
-        Ok((ControlFile { path, file, slot, sequence }, state))
+        Ok((ControlFile { path, file, slot, sequence, durable_lsn }, state))
     }
 
     /// Writes `state` durably.
@@ -98,7 +100,26 @@ impl ControlFile {
     /// # Errors
     /// Whatever the disk says; the state written last still stands then, and this call may be repeated: it writes anew.
     pub fn persist(&mut self, state: &ControlState) -> Result<(), StorageError> {
-        let body = body::encode(state).map_err(|p| misuse(&self.path, p))?;
+        self.write(state, self.durable_lsn)
+    }
+
+    /// Below this every byte of the log was once synced; `None`: not noted. See [`ControlFile::note_durable`].
+    pub fn durable_lsn(&self) -> Option<Lsn> {
+        self.durable_lsn
+    }
+
+    /// Notes durably that every byte of the log below `to` is durable. Needed where records do not vouch for the bytes.
+    ///
+    /// # Errors
+    /// As for [`ControlFile::persist`].
+    pub fn note_durable(&mut self, state: &ControlState, to: Lsn) -> Result<(), StorageError> {
+        self.write(state, Some(to))?;
+        self.durable_lsn = Some(to);
+        Ok(())
+    }
+
+    fn write(&mut self, state: &ControlState, durable_lsn: Option<Lsn>) -> Result<(), StorageError> {
+        let body = body::encode(state, durable_lsn).map_err(|p| misuse(&self.path, p))?;
         let (slot, sequence) = (1 - self.slot, self.sequence + 1);
         self.file
             .write_at(offset(slot), &[encode_slot(sequence, &body)])

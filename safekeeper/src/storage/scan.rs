@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pgformat::wal::page::{PageHeader, header_len};
+use pgformat::wal::page::{FIRST_IS_OVERWRITE, PageHeader, header_len};
 use pgformat::wal::{EndReason, StreamConfig, WalDecoder, WalError, find_end_of_wal};
 use pgformat::{Lsn, PgMajor, WAL_PAGE_SIZE};
 
@@ -56,19 +56,46 @@ impl<'a> LogFiles<'a> {
 }
 
 /// Finds the end of the log by decoding from `from`, a record boundary that is known to be good.
-pub(super) fn find_log_end(segments: &Segments, state: &ControlState, from: Lsn) -> Result<LogEnd, StorageError> {
+///
+/// Up to `durable` the bytes are known to have been synced. Behind it they count only where a record's checksum vouches for
+/// them: nothing does for a record that was left unfinished and overwritten, so the log ends before such a one.
+pub(super) fn find_log_end(
+    segments: &Segments,
+    state: &ControlState,
+    from: Lsn,
+    durable: Option<Lsn>,
+) -> Result<LogEnd, StorageError> {
     let Some(cfg) = stream_config(state) else {
         return Ok(LogEnd { flush_lsn: from, last_record_start: None });
     };
     let prev = last_record_before(segments, state, from)?;
     let mut files = LogFiles::new(segments);
-    let found = find_end_of_wal(cfg, from, prev, |at| files.read(at, READ_SIZE))?;
+    let found = find_end_of_wal(cfg, from, prev, |at| {
+        // Ends at a page's end, so that no page header is split.
+        let bytes = files.read(at, READ_SIZE - at.page_offset())?;
+        let checked = at.max(durable.unwrap_or(at));
+        let trusted = overwrites(at, &bytes)
+            .find(|page| *page >= checked)
+            .map_or(bytes.len(), |page| usize::try_from(page.bytes_since(at)).expect("inside what was read"));
+        Ok::<_, StorageError>(bytes.slice(..trusted))
+    })?;
     if let EndReason::Invalid(e) = &found.reason
         && !e.is_end_of_log()
     {
         tracing::warn!(end = %found.boundary, reason = %e, "the log ends at bytes that are no torn write");
     }
     Ok(LogEnd { flush_lsn: found.boundary, last_record_start: found.last_record_start })
+}
+
+/// Pages among `bytes`, which begin at `at`, whose first record replaces an unfinished one. A header that is split counts.
+pub(super) fn overwrites(at: Lsn, bytes: &[u8]) -> impl Iterator<Item = Lsn> {
+    let first = (WAL_PAGE_SIZE - at.page_offset()) % WAL_PAGE_SIZE;
+    let flagged = |offset: &u64| {
+        let flags = usize::try_from(*offset).ok().and_then(|o| bytes.get(o + 2..o + 4));
+        flags.is_none_or(|f| u16::from_le_bytes([f[0], f[1]]) & FIRST_IS_OVERWRITE != 0)
+    };
+    let pages = (first..bytes.len() as u64).step_by(WAL_PAGE_SIZE as usize);
+    pages.filter(flagged).map(move |offset| at.add(offset))
 }
 
 /// Start of the record that ends at boundary `end`, when the log held has one.

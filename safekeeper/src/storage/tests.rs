@@ -75,6 +75,11 @@ struct Log {
 
 impl Log {
     fn new(rng: &mut fastrand::Rng) -> Log {
+        Log::build(rng, true)
+    }
+
+    /// `crashes`: with records that the primary left unfinished and replaced.
+    fn build(rng: &mut fastrand::Rng, crashes: bool) -> Log {
         let mut b = builder();
         let mut boundaries = vec![b.position()];
         let stop = Lsn::new(8 * u64::from(SEG) + 9000);
@@ -87,6 +92,11 @@ impl Log {
                     b.switch()
                 }
                 2 if rng.u8(..8) == 0 => b.noop_until_segment_end(),
+                // The primary crashed in the middle of a record.
+                6 if crashes => {
+                    b.abort_record_at_page(rng.u32(40_000..90_000), rng.u32(1..4));
+                    b.overwrite_contrecord()
+                }
                 3..6 => b.noop(rng.u32(20_000..200_000)),
                 _ => b.noop(rng.u32(26..6000)),
             };
@@ -278,7 +288,7 @@ fn a_failed_fdatasync_closes_the_log_until_it_is_opened_and_written_anew() {
         let mut lost = false;
         for seed in 0..20 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let log = Log::new(&mut rng);
+            let log = Log::build(&mut rng, false);
             let disk = FakeDisk::new(lies);
             create(&disk).expect("created");
             let (mut storage, _, _) = open(&disk).expect("opened");
@@ -341,6 +351,36 @@ fn a_failed_directory_sync_brings_no_removed_wal_back() {
         assert!(create(&disk).is_err() && open(&disk).is_err(), "sync {nth}");
         create(&disk).expect("created");
         open(&disk).expect("it is there");
+    }
+}
+
+/// The bytes of a record that was left unfinished and replaced have no checksum: they count only when a sync covered them.
+#[test]
+fn an_overwritten_record_counts_only_when_it_was_synced() {
+    let mut b = builder();
+    let before = b.noop(1000).end;
+    b.abort_record_at_page(60_000, 5);
+    let replaced = b.overwrite_contrecord().end;
+    let end = b.noop(5000).end;
+    let log = Log { bytes: b.bytes().to_vec(), boundaries: vec![Lsn::new(START), before, replaced, end] };
+    for synced in [false, true] {
+        let disk = FakeDisk::new(Lies::None);
+        create(&disk).expect("created");
+        let (mut storage, control, _) = open(&disk).expect("opened");
+        storage.write(Lsn::new(START), &[log.slice(Lsn::new(START), end)]).expect("written");
+        if synced {
+            storage.flush().expect("synced");
+        }
+        // The process is killed: the page cache shows everything.
+        let after = disk.after_kill();
+        let (mut storage, found, now) = open(&after).expect("opened");
+        assert_eq!(found, control);
+        assert_eq!(now.expect("a log").flush_lsn, if synced { end } else { before });
+        // What a cut removes is not trusted when it comes again.
+        storage.truncate(before).expect("cut");
+        storage.write(before, &[log.slice(before, end)]).expect("written");
+        let (_, _, now) = open(&after.after_kill()).expect("opened");
+        assert_eq!(now.expect("a log").flush_lsn, before);
     }
 }
 

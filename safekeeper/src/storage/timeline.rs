@@ -88,8 +88,12 @@ impl TimelineStorage {
         dir: &Path,
     ) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
         let (control, state) = ControlFile::open(&**disk, dir)?;
-        let (wal, end) = WalStorage::open(Arc::clone(disk), dir, &state)?;
-        Ok((TimelineStorage { control, state: state.clone(), wal }, state, end))
+        let (wal, end) = WalStorage::open(Arc::clone(disk), dir, &state, control.durable_lsn())?;
+        let mut storage = TimelineStorage { control, state: state.clone(), wal };
+        if let Some(end) = end {
+            storage.forget_durable(end.flush_lsn)?;
+        }
+        Ok((storage, state, end))
     }
 
     /// The log.
@@ -115,7 +119,8 @@ impl TimelineStorage {
     /// # Errors
     /// As there.
     pub fn flush(&mut self) -> Result<(), StorageError> {
-        self.wal.flush()
+        self.wal.flush()?;
+        self.vouch()
     }
 
     /// See [`WalStorage::truncate`].
@@ -123,7 +128,28 @@ impl TimelineStorage {
     /// # Errors
     /// As there.
     pub fn truncate(&mut self, to: Lsn) -> Result<LogEnd, StorageError> {
-        self.wal.truncate(to, &self.state)
+        self.forget_durable(to)?;
+        let end = self.wal.truncate(to, &self.state)?;
+        self.vouch()?;
+        Ok(end)
+    }
+
+    /// Notes that the bytes up to the end are durable, when no record vouches for all of them. Rare: after a crash of the
+    /// primary in the middle of a record.
+    fn vouch(&mut self) -> Result<(), StorageError> {
+        if let Some(to) = self.wal.write_lsn().filter(|_| self.wal.unvouched()) {
+            self.control.note_durable(&self.state, to)?;
+            self.wal.vouched();
+        }
+        Ok(())
+    }
+
+    /// What comes behind `end` from now on is not durable, whatever was there before.
+    fn forget_durable(&mut self, end: Lsn) -> Result<(), StorageError> {
+        if self.control.durable_lsn() > Some(end) {
+            self.control.note_durable(&self.state, end)?;
+        }
+        Ok(())
     }
 
     /// See [`ControlFile::persist`].

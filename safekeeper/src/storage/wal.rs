@@ -16,7 +16,7 @@ use pgformat::{Lsn, Tli};
 
 use super::disk::Disk;
 use super::error::StorageError;
-use super::scan::{find_log_end, last_record_before, stream_config};
+use super::scan::{find_log_end, last_record_before, overwrites, stream_config};
 use super::segment::{Segment, Segments};
 use crate::core::{ControlState, LogEnd};
 
@@ -37,6 +37,8 @@ pub struct WalStorage {
     /// tli of the newest segment, for the next one's name.
     tli: Tli,
     poisoned: bool,
+    /// Whether bytes were written for which no record will vouch; see [`WalStorage::unvouched`].
+    unvouched: bool,
 }
 
 /// Prepares the next segment; run beside the writer.
@@ -83,7 +85,8 @@ impl WalStorage {
         segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
 
-    /// Opens the log: makes durable what is there, finds its end, and clears what lies behind.
+    /// Opens the log: makes durable what is there, finds its end, and clears what lies behind. `durable` as in
+    /// [`ControlFile::durable_lsn`](super::control::ControlFile::durable_lsn).
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -91,10 +94,18 @@ impl WalStorage {
         disk: Arc<dyn Disk>,
         dir: &Path,
         state: &ControlState,
+        durable: Option<Lsn>,
     ) -> Result<(WalStorage, Option<LogEnd>), StorageError> {
         let segments = Arc::new(Segments::open(disk, dir, state.seg_size)?);
-        let mut wal =
-            WalStorage { segments, current: None, dirty: Vec::new(), write_lsn: None, tli: Tli(1), poisoned: false };
+        let mut wal = WalStorage {
+            segments,
+            current: None,
+            dirty: Vec::new(),
+            write_lsn: None,
+            tli: Tli(1),
+            poisoned: false,
+            unvouched: false,
+        };
         let Some(from) = state.commit_lsn.or(state.timeline_start_lsn) else {
             // No log was begun, or its beginning was not recorded and so never counted.
             wal.segments.remove_from(0)?;
@@ -102,7 +113,7 @@ impl WalStorage {
         };
         wal.tli = state.tli_at(from).unwrap_or(Tli(1));
         wal.write_anew(from.page_start())?;
-        let end = find_log_end(&wal.segments, state, from)?;
+        let end = find_log_end(&wal.segments, state, from, durable)?;
         wal.cut(end.flush_lsn)?;
         Ok((wal, Some(end)))
     }
@@ -145,6 +156,7 @@ impl WalStorage {
                 wal.current = Some(segment);
             }
             wal.write_lsn = Some(end);
+            wal.unvouched |= replaces_a_record(begin, bufs);
             Ok(())
         })
     }
@@ -179,6 +191,17 @@ impl WalStorage {
             let last_record_start = last_record_before(&wal.segments, state, to)?;
             Ok(LogEnd { flush_lsn: to, last_record_start })
         })
+    }
+
+    /// Whether an unfinished record was replaced in what was written since the last [`WalStorage::vouched`]. Its bytes have
+    /// no checksum, so a restart cannot tell whether all of them got to the disk: it must be noted that they did.
+    pub fn unvouched(&self) -> bool {
+        self.unvouched
+    }
+
+    /// It was noted.
+    pub fn vouched(&mut self) {
+        self.unvouched = false;
     }
 
     /// The next segment to be prepared, when the log is being written and it is not there.
@@ -330,6 +353,18 @@ fn rewrite(segment: &Segment, offset: u64, len: u64) -> Result<(), StorageError>
         at = end + REWRITE_PAGE;
     }
     Ok(())
+}
+
+/// Whether a page in the written bytes begins by replacing an unfinished record. In doubt it does.
+fn replaces_a_record(begin: Lsn, bufs: &[Bytes]) -> bool {
+    let mut at = begin;
+    let mut found = false;
+    for buf in bufs {
+        // A header split between two slices shows as one whose flags are missing, or as a slice that begins inside it.
+        found |= overwrites(at, buf).next().is_some() || (1..4).contains(&at.page_offset());
+        at = at.add(buf.len() as u64);
+    }
+    found
 }
 
 /// tli in the header of a page, when `bytes` begins with one.

@@ -23,7 +23,7 @@ const SOURCE_VANILLA: u8 = 1;
 const SOURCE_WALPROPOSER: u8 = 2;
 
 /// The body; an error says which limit the state exceeds.
-pub(super) fn encode(s: &ControlState) -> Result<Vec<u8>, String> {
+pub(super) fn encode(s: &ControlState, durable_lsn: Option<Lsn>) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(FIXED_LEN + s.history.entries().len() * HISTORY_ENTRY_LEN + 1024);
     out.extend_from_slice(s.ttid.tenant_id.bytes());
     out.extend_from_slice(s.ttid.timeline_id.bytes());
@@ -40,8 +40,7 @@ pub(super) fn encode(s: &ControlState) -> Result<Vec<u8>, String> {
     for lsn in [s.timeline_start_lsn, s.local_start_lsn, s.commit_lsn, s.peer_horizon_lsn] {
         out.extend_from_slice(&Lsn::to_wire(lsn).to_le_bytes());
     }
-    // Room for a backup position, so that it can come without a new version of everything before it.
-    out.extend_from_slice(&0u64.to_le_bytes());
+    out.extend_from_slice(&Lsn::to_wire(durable_lsn).to_le_bytes());
     out.extend_from_slice(&s.mconf.generation.0.to_le_bytes());
     for set in [&s.mconf.members, &s.mconf.new_members] {
         out.extend_from_slice(&count_u16(set.len(), MEMBERS_MAX, "members")?.to_le_bytes());
@@ -77,7 +76,7 @@ fn count_u16(n: usize, max: usize, what: &str) -> Result<u16, String> {
     u16::try_from(count(n, max, what)?).map_err(|_| format!("{n} {what}"))
 }
 
-pub(super) fn decode(body: Bytes) -> Result<ControlState, DecodeError> {
+pub(super) fn decode(body: Bytes) -> Result<(ControlState, Option<Lsn>), DecodeError> {
     let mut r = Reader::new("control file", body);
     let ttid = TenantTimelineId::new(TenantId::new(r.array("tenant id")?), TimelineId::new(r.array("timeline id")?));
     let source = match r.u8("source")? {
@@ -96,7 +95,7 @@ pub(super) fn decode(body: Bytes) -> Result<ControlState, DecodeError> {
     let local_start_lsn = Lsn::from_wire(r.u64_le("local start")?);
     let commit_lsn = Lsn::from_wire(r.u64_le("commit position")?);
     let peer_horizon_lsn = Lsn::from_wire(r.u64_le("peer horizon")?);
-    r.u64_le("reserved")?;
+    let durable_lsn = Lsn::from_wire(r.u64_le("durable position")?);
     let generation = Generation(r.u32_le("generation")?);
     let counts = (r.u16_le("members")?, r.u16_le("new members")?);
     let history_len = r.u32_le("history length")?;
@@ -107,7 +106,7 @@ pub(super) fn decode(body: Bytes) -> Result<ControlState, DecodeError> {
     let history = history(&mut r, history_len)?;
     let pg_history = pg_history(&mut r, pg_history_len)?;
     r.finish()?;
-    Ok(ControlState {
+    let state = ControlState {
         ttid,
         source,
         system_id,
@@ -122,7 +121,8 @@ pub(super) fn decode(body: Bytes) -> Result<ControlState, DecodeError> {
         commit_lsn,
         peer_horizon_lsn,
         pg_history,
-    })
+    };
+    Ok((state, durable_lsn))
 }
 
 fn members(r: &mut Reader, n: u16) -> Result<Vec<Member>, DecodeError> {

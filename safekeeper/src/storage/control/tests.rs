@@ -120,7 +120,7 @@ fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
     newer.term = Term(10);
     control.persist(&newer).expect("written");
     let path = dir().join(CONTROL_FILE);
-    let used = HEADER_LEN + body::encode(&newer).expect("fits").len();
+    let used = HEADER_LEN + body::encode(&newer, None).expect("fits").len();
     for at in 0..used {
         let hurt = disk.after_kill();
         hurt.flip(&path, SLOT_SIZE + at);
