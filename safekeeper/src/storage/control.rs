@@ -68,7 +68,8 @@ impl ControlFile {
         let file = disk.open(&path, OpenMode::CreateNew).map_err(|e| no_space_or(e, "creating", &path))?;
         let size = 2 * SLOT_SIZE as u64;
         file.allocate(size).map_err(|e| no_space_or(e, "allocating", &path))?;
-        // Written blocks, not merely reserved ones: overwriting them later needs no room at all, not even for metadata.
+        // Written blocks, not merely reserved ones: overwriting them later needs no room at all, not even for
+        // metadata.
         let zeros = Bytes::from(vec![0; SLOT_SIZE]);
         file.write_at(0, &[zeros.clone(), zeros]).map_err(|e| no_space_or(e, "writing", &path))?;
         let slot = encode_slot(1, &body::encode(state, None).map_err(|p| misuse(&path, p))?);
@@ -98,7 +99,8 @@ impl ControlFile {
     /// Writes `state` durably.
     ///
     /// # Errors
-    /// Whatever the disk says; the state written last still stands then, and this call may be repeated: it writes anew.
+    /// Whatever the disk says; the state written last still stands then, and this call may be repeated: it writes
+    /// anew.
     pub fn persist(&mut self, state: &ControlState) -> Result<(), StorageError> {
         self.write(state, self.durable_lsn)
     }
@@ -108,7 +110,8 @@ impl ControlFile {
         self.durable_lsn
     }
 
-    /// Notes durably that every byte of the log below `to` is durable. Needed where records do not vouch for the bytes.
+    /// Notes durably that every byte of the log below `to` is durable. Needed where records do not vouch for the
+    /// bytes.
     ///
     /// # Errors
     /// As for [`ControlFile::persist`].
@@ -146,8 +149,8 @@ pub(super) fn no_space_or(e: std::io::Error, what: &'static str, path: &Path) ->
     }
 }
 
-/// Layout: magic 8, version 4, body length 4, sequence 8, CRC32C 4, zero 4, body. The CRC covers all of it with its own
-/// four bytes taken as zeros. Header and CRC stay as they are in every later version.
+/// Layout: magic 8, version 4, body length 4, sequence 8, CRC32C 4, zero 4, body. The CRC covers all of it with its
+/// own four bytes taken as zeros. Header and CRC stay as they are in every later version.
 fn encode_slot(sequence: u64, body: &[u8]) -> Bytes {
     let len = u32::try_from(body.len()).expect("a body is smaller than a slot");
     let mut out = Vec::with_capacity(HEADER_LEN + body.len());

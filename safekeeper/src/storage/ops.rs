@@ -1,8 +1,8 @@
 //! Effects of the acceptor run against storage, grouped: many writes and flushes become one gather write and one
 //! fdatasync.
 //!
-//! Owner of the queue of what is still to be done. The same code runs in the drivers and in the simulator. Order is the
-//! acceptor's; only neighbouring writes and flushes are merged.
+//! Owner of the queue of what is still to be done. The same code runs in the drivers and in the simulator. Order is
+//! the acceptor's; only neighbouring writes and flushes are merged.
 
 use std::collections::VecDeque;
 

@@ -57,8 +57,9 @@ impl<'a> LogFiles<'a> {
 
 /// Finds the end of the log by decoding from `from`, a record boundary that is known to be good.
 ///
-/// Up to `durable` the bytes are known to have been synced. Behind it they count only where a record's checksum vouches for
-/// them: nothing does for a record that was left unfinished and overwritten, so the log ends before such a one.
+/// Up to `durable` the bytes are known to have been synced. Behind it they count only where a record's checksum
+/// vouches for them: nothing does for a record that was left unfinished and overwritten, so the log ends before such a
+/// one.
 pub(super) fn find_log_end(
     segments: &Segments,
     state: &ControlState,
@@ -87,7 +88,8 @@ pub(super) fn find_log_end(
     Ok(LogEnd { flush_lsn: found.boundary, last_record_start: found.last_record_start })
 }
 
-/// Pages among `bytes`, which begin at `at`, whose first record replaces an unfinished one. A header that is split counts.
+/// Pages among `bytes`, which begin at `at`, whose first record replaces an unfinished one. A header that is split
+/// counts.
 pub(super) fn overwrites(at: Lsn, bytes: &[u8]) -> impl Iterator<Item = Lsn> {
     let first = (WAL_PAGE_SIZE - at.page_offset()) % WAL_PAGE_SIZE;
     let flagged = |offset: &u64| {
@@ -112,8 +114,8 @@ pub(super) fn last_record_before(
     while let Some(start) = record_start_before(&mut files, &cfg, floor, before)? {
         match decode_last(&mut files, &cfg, start, end)? {
             Ok(found) => return Ok(found),
-            // A start just behind an unfinished record that was overwritten is none: the decoder must have seen what it
-            // overwrote. Further back.
+            // A start just behind an unfinished record that was overwritten is none: the decoder must have seen what
+            // it overwrote. Further back.
             Err(reason) => {
                 tracing::debug!(%start, %end, %reason, "reading back to the last record begins further back");
                 before = start;

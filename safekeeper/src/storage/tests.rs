@@ -66,8 +66,8 @@ fn builder() -> WalBuilder {
     WalBuilder::new(stream_config(&state()).expect("known"), Lsn::new(START), None)
 }
 
-/// The whole log from its start, as the primary has it: records of many sizes, ends at a page's and at a segment's end,
-/// a switch, over several segments. Also every record boundary.
+/// The whole log from its start, as the primary has it: records of many sizes, ends at a page's and at a segment's
+/// end, a switch, over several segments. Also every record boundary.
 struct Log {
     bytes: Vec<u8>,
     boundaries: Vec<Lsn>,
@@ -354,7 +354,8 @@ fn a_failed_directory_sync_brings_no_removed_wal_back() {
     }
 }
 
-/// The bytes of a record that was left unfinished and replaced have no checksum: they count only when a sync covered them.
+/// The bytes of a record that was left unfinished and replaced have no checksum: they count only when a sync covered
+/// them.
 #[test]
 fn an_overwritten_record_counts_only_when_it_was_synced() {
     let mut b = builder();

@@ -134,8 +134,8 @@ impl TimelineStorage {
         Ok(end)
     }
 
-    /// Notes that the bytes up to the end are durable, when no record vouches for all of them. Rare: after a crash of the
-    /// primary in the middle of a record.
+    /// Notes that the bytes up to the end are durable, when no record vouches for all of them. Rare: after a crash of
+    /// the primary in the middle of a record.
     fn vouch(&mut self) -> Result<(), StorageError> {
         if let Some(to) = self.wal.write_lsn().filter(|_| self.wal.unvouched()) {
             self.control.note_durable(&self.state, to)?;

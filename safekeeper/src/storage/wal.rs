@@ -193,8 +193,8 @@ impl WalStorage {
         })
     }
 
-    /// Whether an unfinished record was replaced in what was written since the last [`WalStorage::vouched`]. Its bytes have
-    /// no checksum, so a restart cannot tell whether all of them got to the disk: it must be noted that they did.
+    /// Whether an unfinished record was replaced in what was written since the last [`WalStorage::vouched`]. Its bytes
+    /// have no checksum, so a restart cannot tell whether all of them got to the disk: it must be noted that they did.
     pub fn unvouched(&self) -> bool {
         self.unvouched
     }
