@@ -3,6 +3,7 @@ SECONDS ?= 60
 SEED ?= 0
 SEEDS ?= 1000
 FROM ?= 0
+BUG ?=
 
 .PHONY: setup build demo test lint sim chaos bench
 
@@ -17,7 +18,7 @@ demo: build
 	cargo run -q -p walfabric --bin walfabric -- demo
 
 # The gate: lint, every test, 1000 simulated schedules, a minute of chaos.
-test: lint
+test: lint build
 	cargo test --workspace
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) chaos SECONDS=60
@@ -26,9 +27,9 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# Deterministic simulation: any number of seeds; one seed replays exactly (FROM=seed SEEDS=1).
+# Deterministic simulation: any number of seeds; one seed replays exactly (FROM=seed SEEDS=1); BUG=name plants a bug.
 sim: setup
-	cargo run -q -p tests --bin sim -- --seeds $(SEEDS) --from $(FROM)
+	cargo run -q -p tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(BUG),--bug $(BUG))
 
 # Real processes, killed at random; SEED=0 draws one and prints it.
 chaos: build

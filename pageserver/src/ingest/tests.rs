@@ -193,8 +193,8 @@ async fn a_failed_sync_or_write_stops_and_counts_for_nothing() {
         assert_eq!(faulty.calls.load(Ordering::Relaxed), calls, "nothing is tried again on the same bytes");
         assert!(!ingest.has_room());
         drop(ingest);
-        // A restart finds what it finds, but counts it only when it was written anew and synced: after a failed sync the
-        // kernel takes bytes for clean that never reached the disk.
+        // A restart finds what it finds, but counts it only when it was written anew and synced: after a failed sync
+        // the kernel takes bytes for clean that never reached the disk.
         if fault == Fault::Sync {
             faulty.arm(Fault::Sync);
             assert!(recover::open(&dir, &disk).is_err(), "no position before the sync");

@@ -16,8 +16,8 @@ use crate::fabric::{Fabric, FabricDir, Plan, ProcessPlan, StopStyle};
 /// How long an orderly stop may take before the next step: PostgreSQL goes from fast to immediate, others are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// With `--supervise`, what died sooner than this after its start is started again only after this time: a process that cannot
-/// run must not be started in a tight loop.
+/// With `--supervise`, what died sooner than this after its start is started again only after this time: a process that
+/// cannot run must not be started in a tight loop.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// State shared by the supervisor's threads.
