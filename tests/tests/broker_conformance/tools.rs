@@ -102,7 +102,8 @@ fn get_options(random: &mut fastrand::Rng) -> GetOptions {
     };
     if random.bool() {
         let order = if random.bool() { SortOrder::Ascend } else { SortOrder::Descend };
-        // By key there are no ties. Two puts of one transaction share their mod revision, and etcd's sort is not stable.
+        // By key there are no ties. Two puts of one transaction share their mod revision, and etcd's sort is not
+        // stable.
         options = options.with_sort(SortTarget::Key, order);
     }
     if random.u8(..4) == 0 {
