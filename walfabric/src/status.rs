@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use proto::Lsn;
 use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
+use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
-use proto::broker::{Broker, Keys};
 use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
 use serde::Serialize;
 
@@ -377,9 +377,4 @@ impl Status {
         }
         out
     }
-}
-
-/// Key layout default, for `--broker` without a prefix.
-pub fn default_prefix() -> String {
-    Keys::new(proto::broker::keys::DEFAULT_PREFIX).prefix().to_owned()
 }
