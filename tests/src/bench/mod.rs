@@ -1,11 +1,15 @@
-//! Benchmarks against peers: paired, interleaved blocks on one machine, ratios with their spread, CPU and pressure
-//! beside wall time.
+//! Benchmarks against peers: paired, interleaved blocks on one machine, ratios with their spread; CPU, syncs, bytes and
+//! pressure beside wall time.
 //!
-//! Every system has a cluster of its own, configured alike, and only the one under test gets load. Rounds go through
-//! the systems forwards and backwards in turn (ABBA), so that a slow drift of the machine hits all of them; a ratio is
-//! taken inside a round.
+//! Only the system under test gets load. Pairs run forwards and backwards in turn (ABBA), so that a slow drift of the
+//! machine hits both sides; a ratio is taken inside a pair. Every part of the table is a file in `parts/` and hands
+//! figures to one [`run::Run`], which prints them, judges them against their goals and keeps the raw results.
 
+pub mod figure;
 pub mod load;
+pub mod parts;
+pub mod run;
 pub mod stats;
 pub mod system;
 pub mod usage;
+pub mod window;

@@ -3,7 +3,7 @@
 use walfabric::supervisor::descendants;
 
 /// `sysconf(_SC_CLK_TCK)` on every Linux that PostgreSQL runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub(super) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds of a process with all that it reaped so far (fields 14 to 17 of `/proc/PID/stat`); zero when it is gone.
 fn cpu_seconds_of(pid: u32) -> f64 {
@@ -19,6 +19,25 @@ pub fn cpu_seconds(roots: &[u32]) -> f64 {
         .iter()
         .map(|root| cpu_seconds_of(*root) + descendants(*root).into_iter().map(cpu_seconds_of).sum::<f64>())
         .sum()
+}
+
+/// CPU seconds of this process with all that it reaped, and of its descendants outside of the trees below `roots`.
+pub(super) fn cpu_seconds_of_others(roots: &[u32]) -> f64 {
+    let this = std::process::id();
+    let known: Vec<u32> = roots.iter().flat_map(|root| descendants(*root).into_iter().chain([*root])).collect();
+    let others = descendants(this).into_iter().filter(|pid| !known.contains(pid));
+    cpu_seconds_of(this) + others.map(cpu_seconds_of).sum::<f64>()
+}
+
+/// Bytes that the trees below `roots` caused to be sent to the disk (`write_bytes` of `/proc/PID/io`); what already
+/// ended processes wrote is not in it.
+pub fn written_bytes(roots: &[u32]) -> u64 {
+    let of = |pid: u32| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        line.and_then(|n| n.trim().parse().ok()).unwrap_or_default()
+    };
+    roots.iter().map(|root| of(*root) + descendants(*root).into_iter().map(of).sum::<u64>()).sum()
 }
 
 /// Resident memory of one process in MiB.
