@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build demo test lint sim chaos bench
+.PHONY: setup build demo test lint guard guard-print sim chaos bench
 
 setup:
 	@scripts/setup.sh
@@ -17,15 +17,25 @@ build: setup
 demo: build
 	cargo run -q -p walfabric --bin walfabric -- demo
 
-# The gate: lint, every test, 1000 simulated schedules, a minute of chaos.
+# The gate: lint, every test, the hot paths' guards, 1000 simulated schedules, a minute of chaos.
 test: lint build
 	cargo test --workspace
+	$(MAKE) guard
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) chaos SECONDS=60
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# Instructions of the hot paths against their limits, counted by valgrind (allocations: tests/tests/allocations.rs).
+guard: setup
+	cargo run -q -p tests --bin hotpath
+
+# The figures of now, to set limits by (tests/src/guard/mod.rs).
+guard-print: setup
+	cargo run -q -p tests --bin hotpath -- --print
+	cargo test -q -p tests --test allocations hot_paths_allocate -- --nocapture
 
 # Deterministic simulation: any number of seeds; one seed replays exactly (FROM=seed SEEDS=1); BUG=name plants a bug.
 sim: setup

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing on a Debian-like machine: PostgreSQL 15, etcd (conformance tests), the protobuf compiler, a C linker.
+# Installs what is missing on a Debian-like machine: PostgreSQL 15, etcd (conformance tests), valgrind (guards), the protobuf compiler, a C linker.
 # Does nothing, and asks nobody, when everything is there.
 set -euo pipefail
 
@@ -9,6 +9,7 @@ command -v protoc >/dev/null || need protobuf-compiler
 command -v etcd >/dev/null || need etcd-server
 command -v etcdctl >/dev/null || need etcd-client
 command -v cc >/dev/null || need gcc
+command -v valgrind >/dev/null || need valgrind
 if ! ls /usr/lib/postgresql/1[4-8]/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then need postgresql; fi
 if ! ls /usr/lib/postgresql/1[4-8]/bin/pgbench >/dev/null 2>&1 && ! command -v pgbench >/dev/null; then need postgresql-contrib; fi
 

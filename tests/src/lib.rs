@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check;
 pub mod fabric;
+pub mod guard;
 pub mod process;
 pub mod sim;
 pub mod wait;

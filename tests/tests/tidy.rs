@@ -241,7 +241,7 @@ fn readme_and_gate_agree() {
         assert!(readme.contains(command), "README.md does not show `{command}`");
     }
     assert!(gate.contains("make test"), ".ci/run does not run `make test`");
-    for target in ["setup", "demo", "test", "lint", "sim", "chaos", "bench"] {
+    for target in ["setup", "demo", "test", "lint", "guard", "sim", "chaos", "bench"] {
         assert!(make.lines().any(|l| l.starts_with(&format!("{target}:"))), "Makefile has no target {target}");
     }
 }

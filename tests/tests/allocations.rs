@@ -1,0 +1,65 @@
+//! Allocations per operation of every hot path (`tests/src/guard`), in the steady state, against their limits.
+//!
+//! `cargo test -p tests --test allocations -- --nocapture` prints the figures of now. A limit is a ratchet: it fails
+//! when exceeded, and also when one more allocation per operation would pass unseen.
+
+use std::hint::black_box;
+
+use tests::guard::{HotPath, PATHS};
+
+/// Operations before the count: buffers reach their size, first steps are over.
+const WARM_UP: usize = 1_000;
+/// Operations counted.
+const COUNTED: usize = 1_000;
+
+/// Allocations (growth of a buffer counts as one) per operation; `beside` runs beside each one.
+fn per_operation(path: &HotPath, beside: fn()) -> f64 {
+    let mut load = (path.start)(WARM_UP + COUNTED);
+    (0..WARM_UP).for_each(|_| load());
+    let counted = allocation_counter::measure(|| {
+        (0..COUNTED).for_each(|_| {
+            load();
+            beside();
+        });
+    });
+    counted.count_total as f64 / COUNTED as f64
+}
+
+fn judge(path: &HotPath, measured: f64) -> Result<(), String> {
+    let HotPath { name, operation, allocations_max: limit, allocations_why: why, .. } = path;
+    if measured <= *limit {
+        return Ok(());
+    }
+    Err(format!(
+        "{name}: {measured:.3} allocations per operation, allowed are {limit} ({why}); the operation: {operation}.\n\
+         Find what was added; when it is worth it, raise the limit in tests/src/guard/mod.rs and say why in the commit."
+    ))
+}
+
+/// Goal: no hot path allocates more than it did. Method: count the allocations of 1000 operations.
+#[test]
+fn hot_paths_allocate_within_their_limits() {
+    println!("{:<24} {:>10} {:>10}", "allocations per op.", "measured", "limit");
+    let mut over = Vec::new();
+    for path in &PATHS {
+        let measured = per_operation(path, || {});
+        println!("{:<24} {measured:>10.3} {:>10}", path.name, path.allocations_max);
+        over.extend(judge(path, measured).err());
+    }
+    assert!(over.is_empty(), "{}", over.join("\n"));
+}
+
+/// Goal: the guard is not blind, on any path. Method: every operation allocates once more, a single byte.
+#[test]
+fn one_more_allocation_is_over_every_limit() {
+    for path in &PATHS {
+        let measured = per_operation(path, || drop(black_box(Box::new(0u8))));
+        let limit = path.allocations_max;
+        assert!(
+            judge(path, measured).is_err(),
+            "{}: {measured:.3} allocations, one of them planted, pass the limit of {limit}: the path got better; lower \
+             the limit in tests/src/guard/mod.rs",
+            path.name
+        );
+    }
+}
