@@ -49,14 +49,7 @@ struct Cli {
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("pageserver: the runtime cannot be started: {e}");
-            return ExitCode::from(exit::ERROR);
-        }
-    };
-    ExitCode::from(runtime.block_on(run(cli.args)))
+    runtime::block_on("pageserver", run(cli.args))
 }
 
 /// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`proto::runtime::exit`].

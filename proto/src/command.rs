@@ -51,6 +51,9 @@ pub struct StartWalPush {
     pub allow_timeline_creation: bool,
     /// `primary_epoch 'N'`; required by vanilla timelines.
     pub primary_epoch: Option<PrimaryEpoch>,
+    /// `feedback 'prompt'|'lazy'`: whether a pageserver's position comes at once, or with the answer to an append, of
+    /// which those that say nothing new are left out; prompt when absent.
+    pub lazy_feedback: bool,
 }
 
 /// `START_REPLICATION`.

@@ -185,20 +185,17 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // The supervisor is plain threads: it must not share a process with a runtime.
     if let Command::Supervise(o) = &cli.command {
-        return report(FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir)).map(|()| exit::OK));
+        let supervised = FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir));
+        return ExitCode::from(exit_code(supervised.map(|()| exit::OK)));
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return report(Err(e.into())),
-    };
-    report(runtime.block_on(run(cli.command)))
+    proto::runtime::block_on("walfabric", async { exit_code(run(cli.command).await) })
 }
 
-fn report(result: Result<u8>) -> ExitCode {
-    ExitCode::from(result.unwrap_or_else(|e| {
+fn exit_code(result: Result<u8>) -> u8 {
+    result.unwrap_or_else(|e| {
         eprintln!("walfabric: {e:#}");
         exit::ERROR
-    }))
+    })
 }
 
 async fn run(command: Command) -> Result<u8> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use pgformat::Lsn;
 use proto::consensus::{AppendRequest, ProtoVersion};
 use proto::feedback::PageserverFeedback;
@@ -157,6 +158,7 @@ impl Driver {
             min_term: min_term.max(survey.term),
             start_lsn: Some(survey.log.start),
             heartbeat_ms: ProposerConfig::HEARTBEAT_MS,
+            commit_lag_ms: ProposerConfig::COMMIT_LAG_MS,
             silence_ms: ProposerConfig::SILENCE_MS,
             // Jitter, so that shims and safekeepers that lost each other together do not come back in step.
             reconnect_ms: fastrand::u64(ProposerConfig::RECONNECT_MS / 2..=ProposerConfig::RECONNECT_MS),
@@ -309,6 +311,10 @@ impl Driver {
             let due = s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
             if due {
                 s.report.queue(&mut s.stream.writer, false);
+                // At once when the socket takes it, which it nearly always does; the rest goes out with the next look.
+                if s.stream.writer.flush().now_or_never().transpose()?.is_some() {
+                    s.report.flushed(&mut s.stream.writer);
+                }
             }
         }
         Ok(())

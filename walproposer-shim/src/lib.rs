@@ -81,14 +81,7 @@ pub(crate) struct Context {
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("walproposer-shim: the runtime cannot be started: {e}");
-            return ExitCode::from(exit::ERROR);
-        }
-    };
-    ExitCode::from(runtime.block_on(run(cli.args)))
+    runtime::block_on("walproposer-shim", run(cli.args))
 }
 
 /// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`proto::runtime::exit`].

@@ -14,7 +14,7 @@ use proto::id::{NodeId, SystemId, Term};
 use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError, sqlstate};
 use tokio::time::timeout;
 
-use crate::config::{CONNECT_TIMEOUT, Config};
+use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
 use crate::wal_reader::{ReadError, WalReader};
 
 /// Limit for one question to a safekeeper that accepted the connection.
@@ -57,8 +57,13 @@ pub(crate) fn shown(address: &(String, u16)) -> String {
 
 /// The command that opens a proposer's session. The timeline must exist: a shim never creates one.
 pub(crate) fn push_command(config: &Config) -> String {
+    // Only a reported apply position makes commits wait for a pageserver.
+    let feedback = match config.apply_source {
+        ApplySource::Flush => "lazy",
+        ApplySource::Pageserver => "prompt",
+    };
     format!(
-        "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '{}')",
+        "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '{}', feedback '{feedback}')",
         config.primary_epoch
     )
 }

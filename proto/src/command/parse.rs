@@ -153,7 +153,12 @@ impl<'a> Tokens<'a> {
     }
 
     fn start_wal_push(mut self) -> Result<Command, SqlError> {
-        let mut push = StartWalPush { version: ProtoVersion::V2, allow_timeline_creation: true, primary_epoch: None };
+        let mut push = StartWalPush {
+            version: ProtoVersion::V2,
+            allow_timeline_creation: true,
+            primary_epoch: None,
+            lazy_feedback: false,
+        };
         let command = self.command;
         for (name, text) in self.options()? {
             match name.as_str() {
@@ -169,6 +174,16 @@ impl<'a> Tokens<'a> {
                 }
                 "allow_timeline_creation" => push.allow_timeline_creation = value(command, "a truth value", &text)?,
                 "primary_epoch" => push.primary_epoch = Some(PrimaryEpoch(value(command, "primary_epoch", &text)?)),
+                "feedback" => {
+                    push.lazy_feedback = match text.as_str() {
+                        "prompt" => false,
+                        "lazy" => true,
+                        _ => {
+                            let problem = format!("{command}: feedback {text:?} is not known");
+                            return Err(SqlError::invalid_value(problem).with_hint("It is 'prompt' or 'lazy'."));
+                        }
+                    }
+                }
                 _ => {}
             }
         }

@@ -16,16 +16,25 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn start_wal_push() {
-    let bare = StartWalPush { version: ProtoVersion::V2, allow_timeline_creation: true, primary_epoch: None };
+    let bare = StartWalPush {
+        version: ProtoVersion::V2,
+        allow_timeline_creation: true,
+        primary_epoch: None,
+        lazy_feedback: false,
+    };
     assert_eq!(parse("START_WAL_PUSH"), Command::StartWalPush(bare));
     assert_eq!(parse("start_wal_push ();"), Command::StartWalPush(bare));
     let full = StartWalPush {
         version: ProtoVersion::V3,
         allow_timeline_creation: false,
         primary_epoch: Some(PrimaryEpoch(7)),
+        lazy_feedback: true,
     };
-    let text = "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '7', later 'x')";
+    let text = "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '7', feedback 'lazy', \
+                later 'x')";
     assert_eq!(parse(text), Command::StartWalPush(full));
+    assert_eq!(parse("START_WAL_PUSH (feedback 'prompt')"), Command::StartWalPush(bare));
+    assert_eq!(refused("START_WAL_PUSH (feedback 'never')"), sqlstate::INVALID_PARAMETER_VALUE);
     assert_eq!(refused("START_WAL_PUSH (proto_version '4')"), sqlstate::INVALID_PARAMETER_VALUE);
     assert_eq!(refused("START_WAL_PUSH (primary_epoch '-1')"), sqlstate::INVALID_PARAMETER_VALUE);
     for bad in [

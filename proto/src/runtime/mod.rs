@@ -4,6 +4,7 @@ pub mod datadir;
 mod http;
 mod logging;
 mod metrics;
+mod program;
 mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod time;
 pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_body, serve_http};
 pub use logging::init_logging;
 pub use metrics::metrics_router;
+pub use program::block_on;
 pub use shutdown::shutdown_on_signals;
 pub use time::{pg_now, rfc3339, rfc3339_now};
 

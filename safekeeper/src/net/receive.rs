@@ -147,7 +147,7 @@ pub(super) async fn create_implicitly(
         Err(e @ CreateError::Io { .. }) => return Err(SqlError::new(sqlstate::IO_ERROR, e.to_string())),
         Err(e) => return Err(SqlError::new(sqlstate::FOREIGN_CLUSTER, e.to_string())),
     };
-    handle.connect_proposer(command.version, command.primary_epoch).map_err(|refused| refused.0)
+    handle.connect_proposer(command).map_err(|refused| refused.0)
 }
 
 /// A timeline that is not here, with what to do about it.

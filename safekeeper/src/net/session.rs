@@ -111,7 +111,7 @@ async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWal
     };
     Span::current().record("ttid", tracing::field::display(ttid));
     let port = match ctx.timelines.get(ttid) {
-        Some(handle) => match handle.connect_proposer(c.version, c.primary_epoch) {
+        Some(handle) => match handle.connect_proposer(&c) {
             Ok(port) => Some(port),
             Err(refused) => return refuse(ctx, connection, &refused.0).await,
         },

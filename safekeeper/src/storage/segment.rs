@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use bytes::Bytes;
 use pgformat::wal::page::PageHeader;
 use pgformat::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
 
@@ -24,7 +25,14 @@ pub struct Segments {
     index: RwLock<BTreeMap<u64, Tli>>,
     spare: Mutex<Option<Segment>>,
     spare_bytes: AtomicU64,
+    /// The writer waits for a segment: whoever prepares one comes to an end.
+    hurry: AtomicBool,
 }
+
+/// Zeros written at a time, and synced, when a segment is filled beforehand: small, so that the syncs of commits are
+/// not held up behind them.
+const FILL_STEP: usize = 256 << 10;
+static ZEROS: [u8; FILL_STEP] = [0; FILL_STEP];
 
 /// An open segment.
 #[derive(Clone, Debug)]
@@ -51,6 +59,7 @@ impl Segments {
             index: RwLock::default(),
             spare: Mutex::default(),
             spare_bytes: AtomicU64::new(0),
+            hurry: AtomicBool::new(false),
         };
         for (segno, tlis) in named {
             let kept = segments.choose(segno, tlis)?;
@@ -105,7 +114,9 @@ impl Segments {
     /// Creates a segment, or takes the one prepared, durably but for its content.
     pub(super) fn create(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
         // Held over I/O on purpose: a preparation under way would create the very same file.
+        self.hurry.store(true, Ordering::Relaxed);
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        self.hurry.store(false, Ordering::Relaxed);
         let segment = match spare.take() {
             Some(s) if s.segno == segno && s.tli == tli => s,
             Some(other) => {
@@ -120,12 +131,18 @@ impl Segments {
     }
 
     /// Prepares a segment that will be needed next. No error: when it cannot be, its creation will say so.
-    pub(super) fn prepare(&self, segno: u64, tli: Tli) {
+    ///
+    /// `filled`: with zeros written, not only reserved. A sync behind a small write into reserved blocks has to write
+    /// their state as well, a second trip to the disk; into blocks that were written before it has not.
+    pub(super) fn prepare(&self, segno: u64, tli: Tli, filled: bool) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.is_some() || self.tli_of(segno).is_some() {
             return;
         }
-        match self.create_file(segno, tli) {
+        let created = self
+            .create_file(segno, tli)
+            .and_then(|segment| if filled { self.fill(&segment).map(|()| segment) } else { Ok(segment) });
+        match created {
             Ok(segment) => {
                 *spare = Some(segment);
                 self.spare_bytes.store(self.seg_size.bytes(), Ordering::Relaxed);
@@ -190,6 +207,22 @@ impl Segments {
         file.fsync().map_err(StorageError::io("fsync of", &path))?;
         self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))?;
         Ok(Segment { segno, tli, path, file })
+    }
+
+    /// Writes zeros into a segment that nobody uses yet, until it is wanted.
+    fn fill(&self, segment: &Segment) -> Result<(), StorageError> {
+        let mut at = 0;
+        while at < self.seg_size.bytes() && !self.hurry.load(Ordering::Relaxed) {
+            let written = segment.file.write_at(at, &[Bytes::from_static(&ZEROS)]);
+            let synced = written.and_then(|()| segment.file.fdatasync());
+            if let Err(e) = synced {
+                // A file whose sync failed is not trusted with WAL.
+                self.disk.remove(&segment.path).map_err(StorageError::io("removing", &segment.path))?;
+                return Err(StorageError::io("filling", &segment.path)(e));
+            }
+            at += FILL_STEP as u64;
+        }
+        Ok(())
     }
 
     fn choose(&self, segno: u64, mut tlis: Vec<Tli>) -> Result<Tli, StorageError> {

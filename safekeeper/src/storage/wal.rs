@@ -22,6 +22,9 @@ use crate::core::{ControlState, LogEnd};
 
 /// Bytes per step when uncertain WAL is written anew.
 const REWRITE_STEP: u64 = 1 << 20;
+/// Groups below this size, on average, are worth a segment filled with zeros beforehand; larger ones write so much
+/// between two syncs that writing everything twice costs more.
+const FILLED_BELOW: u64 = 64 << 10;
 /// Granularity at which zeros are left out of it: a WAL page.
 const REWRITE_PAGE: usize = 8192;
 
@@ -39,6 +42,8 @@ pub struct WalStorage {
     poisoned: bool,
     /// Whether bytes were written for which no record will vouch; see [`WalStorage::unvouched`].
     unvouched: bool,
+    /// Bytes per group lately: a running mean over about 16 groups.
+    mean_group: u64,
 }
 
 /// Prepares the next segment; run beside the writer.
@@ -47,6 +52,7 @@ pub struct SpareJob {
     segments: Arc<Segments>,
     segno: u64,
     tli: Tli,
+    filled: bool,
 }
 
 impl SpareJob {
@@ -57,7 +63,7 @@ impl SpareJob {
 
     /// Allocates it. Failure is silent: the writer meets it when it needs the segment.
     pub fn run(&self) {
-        self.segments.prepare(self.segno, self.tli);
+        self.segments.prepare(self.segno, self.tli, self.filled);
     }
 }
 
@@ -105,6 +111,7 @@ impl WalStorage {
             tli: Tli(1),
             poisoned: false,
             unvouched: false,
+            mean_group: 0,
         };
         let Some(from) = state.commit_lsn.or(state.timeline_start_lsn) else {
             // No log was begun, or its beginning was not recorded and so never counted.
@@ -156,6 +163,7 @@ impl WalStorage {
                 wal.current = Some(segment);
             }
             wal.write_lsn = Some(end);
+            wal.mean_group = if wal.mean_group == 0 { len } else { (wal.mean_group * 15 + len) / 16 };
             wal.unvouched |= replaces_a_record(begin, bufs);
             Ok(())
         })
@@ -207,7 +215,8 @@ impl WalStorage {
     /// The next segment to be prepared, when the log is being written and it is not there.
     pub fn spare_job(&self) -> Option<SpareJob> {
         let current = self.current.as_ref()?;
-        Some(SpareJob { segments: Arc::clone(&self.segments), segno: current.segno + 1, tli: current.tli })
+        let filled = self.mean_group < FILLED_BELOW;
+        Some(SpareJob { segments: Arc::clone(&self.segments), segno: current.segno + 1, tli: current.tli, filled })
     }
 
     /// Gives back what only an active timeline needs: the prepared segment and open files.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proto::consensus::{AcceptorMessage, AppendResponse};
 use proto::net::SqlError;
@@ -11,6 +12,9 @@ use tokio::sync::{Semaphore, mpsc};
 use super::port::PortEvent;
 use super::shared::Feedback;
 use crate::core::{ConnId, WriteId};
+
+/// Below a proposer's heartbeat (1 s), above any pause between commits that is worth a saving.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// All connections of a timeline.
 #[derive(Debug, Default)]
@@ -29,13 +33,25 @@ struct Conn {
     last_append: Option<AppendResponse>,
     /// Number of the newest feedback sent.
     feedback_seen: u64,
+    /// Feedback comes with answers only, and no answer that says nothing new.
+    lazy: bool,
+    /// When an append was answered last.
+    answered_at: Instant,
     closed: bool,
 }
 
 impl Conns {
-    pub(super) fn insert(&mut self, id: ConnId, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore>) {
-        let conn =
-            Conn { events, budget, waiting: VecDeque::new(), last_append: None, feedback_seen: 0, closed: false };
+    pub(super) fn insert(&mut self, id: ConnId, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore>, lazy: bool) {
+        let conn = Conn {
+            events,
+            budget,
+            waiting: VecDeque::new(),
+            last_append: None,
+            feedback_seen: 0,
+            lazy,
+            answered_at: Instant::now(),
+            closed: false,
+        };
         self.conns.insert(id, conn);
     }
 
@@ -90,10 +106,20 @@ impl Conn {
     fn send_ready(&mut self, done: Option<WriteId>, feedback: &Feedback) {
         while let Some((_, mut message)) = self.waiting.pop_front_if(|(after, _)| *after <= done) {
             if let AcceptorMessage::Append(response) = &mut message {
+                if self.says_nothing_new(response) {
+                    continue;
+                }
                 self.complete(response, feedback);
             }
             self.send(message);
         }
+    }
+
+    /// Whether a proposer that takes feedback lazily learns nothing from this answer: an append without WAL told us a
+    /// commit position. Heartbeats come far enough apart to be answered always.
+    fn says_nothing_new(&self, response: &AppendResponse) -> bool {
+        let same = |last: &AppendResponse| (last.term, last.flush_lsn) == (response.term, response.flush_lsn);
+        self.lazy && self.answered_at.elapsed() < QUIET && self.last_append.as_ref().is_some_and(same)
     }
 
     /// Adds feedback that this proposer has not seen. A deposed one, without positions, gets none.
@@ -103,6 +129,7 @@ impl Conn {
             return;
         }
         self.last_append = Some(response.clone());
+        self.answered_at = Instant::now();
         if let Some((number, newest)) = feedback.after(self.feedback_seen) {
             self.feedback_seen = number;
             response.pageserver_feedback = Some(newest);
@@ -111,7 +138,7 @@ impl Conn {
 
     fn spread(&mut self, feedback: &Feedback) {
         // A full queue of answers is no reason to wait: the next answer carries it.
-        while self.events.capacity() > 0 && !self.closed {
+        while self.events.capacity() > 0 && !self.closed && !self.lazy {
             let Some(last) = &self.last_append else { return };
             let Some((number, newest)) = feedback.after(self.feedback_seen) else { return };
             let mut response = last.clone();

@@ -31,6 +31,13 @@ const BATCH_COMMANDS: usize = 256;
 /// held.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// A group up to this size may be synced on the spot: more takes the disk long enough for a thread to be worth waking.
+const ON_THE_SPOT_BYTES: usize = 64 << 10;
+/// A disk whose last group took longer gets a thread: meanwhile this one serves the rest of the node.
+const ON_THE_SPOT_MAX: Duration = Duration::from_millis(1);
+/// Two timelines that write within this time share the disk: their syncs go to threads, where they overlap.
+const ALONE_AFTER: Duration = Duration::from_millis(1);
+
 /// The driver of one timeline.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -49,6 +56,8 @@ pub(super) struct Driver {
     /// Budget of what is gathered, and of what the disk works on.
     permits: (Vec<OwnedSemaphorePermit>, Vec<OwnedSemaphorePermit>),
     disk: DiskState,
+    /// Duration of the last group.
+    last_took: Option<Duration>,
     stopped: Option<Stopped>,
     /// Delay before the next attempt, while stopped.
     backoff: Duration,
@@ -117,6 +126,7 @@ impl Driver {
             gathered: 0,
             permits: (Vec::new(), Vec::new()),
             disk: DiskState::Ready(Box::new(opened.storage)),
+            last_took: None,
             stopped: None,
             backoff: heal::BACKOFF_MIN,
             spare: None,
@@ -128,7 +138,7 @@ impl Driver {
     /// Runs until shut down: what was received is durable by then and the commit position is persisted.
     pub(super) async fn run(mut self) {
         loop {
-            self.give_disk_its_turn();
+            while self.give_disk_its_turn() {}
             if self.stopping && self.is_settled() {
                 break;
             }
@@ -182,9 +192,9 @@ impl Driver {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Connect { conn, version, primary_epoch, events, budget } => {
-                self.conns.insert(conn, events, budget);
-                self.step(Input::Connected { conn, version, primary_epoch });
+            Command::Connect { conn, command, events, budget } => {
+                self.conns.insert(conn, events, budget, command.lazy_feedback);
+                self.step(Input::Connected { conn, version: command.version, primary_epoch: command.primary_epoch });
             }
             Command::Message { conn, message, permit } => {
                 self.permits.0.push(permit);
@@ -233,11 +243,11 @@ impl Driver {
         }
     }
 
-    /// Starts the next group when the disk is free. Whatever is not covered by a flush yet is covered now: the queue
-    /// ran empty, or enough was gathered.
-    fn give_disk_its_turn(&mut self) {
+    /// Starts the next group when the disk is free; true when it is done already. Whatever is not covered by a flush
+    /// yet is covered now: the queue ran empty, or enough was gathered.
+    fn give_disk_its_turn(&mut self) -> bool {
         if !matches!(self.disk, DiskState::Ready(_)) {
-            return;
+            return false;
         }
         if self.acceptor.dirty() && !self.acceptor.busy() {
             self.step(Input::FlushNow);
@@ -245,16 +255,33 @@ impl Driver {
         }
         let rest = std::mem::take(&mut self.idle.rest_due);
         if self.ops.is_empty() && !rest {
-            return;
+            return false;
         }
+        let on_the_spot = !rest && self.may_sync_on_the_spot();
         let DiskState::Ready(storage) = std::mem::replace(&mut self.disk, DiskState::Dead) else {
             unreachable!("checked above");
         };
         let turn = Turn { storage: *storage, ops: std::mem::take(&mut self.ops), rest };
         self.gathered = 0;
         self.permits.1.append(&mut self.permits.0);
+        if on_the_spot {
+            let result = turn.run(&self.metrics);
+            self.turn_done(Ok(result));
+            self.publish();
+            return true;
+        }
         let metrics = self.metrics.clone();
         self.disk = DiskState::Working(tokio::task::spawn_blocking(move || turn.run(&metrics)));
+        false
+    }
+
+    /// Whether the next group is run without waking another thread: two wake-ups cost as much as a fast disk's sync.
+    /// Only for a small group of a timeline that has the disk to itself, and only while the disk is fast.
+    fn may_sync_on_the_spot(&self) -> bool {
+        let alone = self.home.alone_since(self.shared.ttid, ALONE_AFTER);
+        let appends = self.ops.iter().all(|op| matches!(op, Op::Write { .. } | Op::Flush(_)));
+        let fast = self.last_took.is_some_and(|took| took < ON_THE_SPOT_MAX);
+        alone && appends && fast && self.gathered <= ON_THE_SPOT_BYTES
     }
 
     fn turn_done(&mut self, result: Result<TurnResult, tokio::task::JoinError>) {
@@ -262,6 +289,7 @@ impl Driver {
             Ok(result) => result,
             Err(panic) => return self.fail(&StorageError::Misuse(format!("storage panicked: {panic}"))),
         };
+        self.last_took = Some(result.took);
         if result.failure.is_none() && result.ops.iter().all(|op| op.wal_len() == 0) {
             self.permits.1.clear();
         }

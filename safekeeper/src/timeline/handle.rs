@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use pgformat::Lsn;
 use proto::api::{SafekeeperTimelineStatus, shown};
-use proto::consensus::ProtoVersion;
+use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
-use proto::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
+use proto::id::{NodeId, TenantTimelineId, Term};
 use proto::net::{SqlError, sqlstate};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -137,11 +137,7 @@ impl TimelineHandle {
     ///
     /// # Errors
     /// While the timeline is stopped, or shut down.
-    pub fn connect_proposer(
-        &self,
-        version: ProtoVersion,
-        primary_epoch: Option<PrimaryEpoch>,
-    ) -> Result<ProposerPort, ConnectRefused> {
+    pub fn connect_proposer(&self, command: &StartWalPush) -> Result<ProposerPort, ConnectRefused> {
         if let Some(stopped) = &self.shared.positions.borrow().stopped {
             let text = format!("timeline {} is stopped: {}", self.shared.ttid, stopped.reason);
             return Err(ConnectRefused(SqlError::fatal(stopped.code, text)));
@@ -149,7 +145,7 @@ impl TimelineHandle {
         let conn = self.shared.next_conn();
         let budget = Arc::new(Semaphore::new(self.shared.queue_bytes as usize));
         let (events, receiver) = mpsc::channel(ANSWERS_MAX);
-        let connect = Command::Connect { conn, version, primary_epoch, events, budget: Arc::clone(&budget) };
+        let connect = Command::Connect { conn, command: *command, events, budget: Arc::clone(&budget) };
         self.shared
             .commands
             .send(connect)

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
@@ -118,6 +118,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     config: TimelinesConfig,
     metrics: StorageMetrics,
+    last_turn: Arc<Mutex<Option<(TenantTimelineId, Instant)>>>,
     map: RwLock<BTreeMap<TenantTimelineId, TimelineHandle>>,
     /// Held while a timeline is created or the registry shuts down: the running drivers.
     drivers: tokio::sync::Mutex<Drivers>,
@@ -153,6 +154,7 @@ impl Timelines {
                 disk,
                 config,
                 metrics: StorageMetrics::default(),
+                last_turn: Arc::default(),
                 map: RwLock::default(),
                 drivers: tokio::sync::Mutex::default(),
                 changes: watch::Sender::new(0),
@@ -248,7 +250,9 @@ impl Timelines {
 
     fn home(&self, ttid: TenantTimelineId) -> Home {
         let dir = self.inner.config.dir.join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string());
-        Home { disk: Arc::clone(&self.inner.disk), dir, node_id: self.inner.config.node_id }
+        let inner = &self.inner;
+        let last_turn = Arc::clone(&inner.last_turn);
+        Home { disk: Arc::clone(&inner.disk), dir, node_id: inner.config.node_id, last_turn }
     }
 
     /// Directories that are named like tenants and timelines.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::consensus::{ProposerMessage, ProtoVersion};
+use proto::command::StartWalPush;
+use proto::consensus::ProposerMessage;
 use proto::feedback::PageserverFeedback;
-use proto::id::{NodeId, PrimaryEpoch, TenantTimelineId};
+use proto::id::{NodeId, TenantTimelineId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::handle::Positions;
@@ -42,21 +43,9 @@ pub(super) struct View {
 /// What handles ask of the driver. Unbounded as a channel, bounded by the ports' budgets of bytes.
 #[derive(Debug)]
 pub(super) enum Command {
-    Connect {
-        conn: ConnId,
-        version: ProtoVersion,
-        primary_epoch: Option<PrimaryEpoch>,
-        events: mpsc::Sender<PortEvent>,
-        budget: Arc<Semaphore>,
-    },
-    Message {
-        conn: ConnId,
-        message: ProposerMessage,
-        permit: OwnedSemaphorePermit,
-    },
-    Disconnect {
-        conn: ConnId,
-    },
+    Connect { conn: ConnId, command: StartWalPush, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore> },
+    Message { conn: ConnId, message: ProposerMessage, permit: OwnedSemaphorePermit },
+    Disconnect { conn: ConnId },
     Shutdown,
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::CreateTimelineRequest;
+use proto::command::StartWalPush;
 use proto::consensus::{
     AcceptorMessage, AppendRequest, AppendResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtoVersion,
     TermLsn, VoteRequest,
@@ -25,6 +26,10 @@ use crate::storage::scan::stream_config;
 use crate::storage::tests::{prehistory, state};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
+fn push(version: ProtoVersion, primary_epoch: Option<PrimaryEpoch>) -> StartWalPush {
+    StartWalPush { version, allow_timeline_creation: false, primary_epoch, lazy_feedback: false }
+}
 
 fn request(state: &ControlState) -> CreateTimelineRequest {
     CreateTimelineRequest {
@@ -82,8 +87,8 @@ struct Proposer {
 }
 
 impl Proposer {
-    async fn greeted(handle: &TimelineHandle) -> (PortSender, PortReceiver) {
-        let port = handle.connect_proposer(ProtoVersion::V3, Some(PrimaryEpoch(1))).expect("connected");
+    async fn greeted(handle: &TimelineHandle, command: StartWalPush) -> (PortSender, PortReceiver) {
+        let port = handle.connect_proposer(&command).expect("connected");
         let (mut sender, mut receiver) = port.split();
         let state = state();
         let greeting = ProposerGreeting {
@@ -101,8 +106,12 @@ impl Proposer {
     }
 
     /// Elected at the end of what the safekeeper has, which must be a prefix of `all`.
-    async fn elect(handle: &TimelineHandle, term: u64, mut all: Vec<u8>) -> Proposer {
-        let (mut sender, mut receiver) = Proposer::greeted(handle).await;
+    async fn elect(handle: &TimelineHandle, term: u64, all: Vec<u8>) -> Proposer {
+        Proposer::elect_by(handle, push(ProtoVersion::V3, Some(PrimaryEpoch(1))), term, all).await
+    }
+
+    async fn elect_by(handle: &TimelineHandle, command: StartWalPush, term: u64, mut all: Vec<u8>) -> Proposer {
+        let (mut sender, mut receiver) = Proposer::greeted(handle, command).await;
         let state = state();
         let generation = state.mconf.generation;
         let term = Term(term);
@@ -220,7 +229,7 @@ async fn wal_is_written_acknowledged_committed_read_and_there_after_a_restart() 
     assert_eq!((status.flush_lsn, status.commit_lsn, status.term), (end, end, Term(1)));
     assert!(status.streaming && status.stopped.is_none() && status.wal_bytes >= 4 << 20);
     timelines.shutdown().await;
-    assert!(handle.connect_proposer(ProtoVersion::V3, Some(PrimaryEpoch(1))).is_err());
+    assert!(handle.connect_proposer(&push(ProtoVersion::V3, Some(PrimaryEpoch(1)))).is_err());
     assert!(matches!(within("the end", late.wait()).await, Err(WalReadError::Closed)));
 
     let timelines = open(&disk.after_power_loss(&mut fastrand::Rng::with_seed(3)), config());
@@ -284,6 +293,34 @@ async fn feedback_reaches_the_proposer_at_once_and_a_new_one_with_its_first_answ
 }
 
 #[tokio::test]
+async fn a_lazy_proposer_gets_feedback_with_the_next_answer_and_no_answer_that_says_nothing_new() {
+    let disk = FakeDisk::new(Lies::None);
+    let (_timelines, handle) = created(&disk, config()).await;
+    let lazy = StartWalPush { lazy_feedback: true, ..push(ProtoVersion::V3, Some(PrimaryEpoch(1))) };
+    let mut p = Proposer::elect_by(&handle, lazy, 1, Vec::new()).await;
+    let end = p.write(&handle, 10_000).await;
+    let feedback = PageserverFeedback { last_received_lsn: Some(end), ..PageserverFeedback::default() };
+    handle.record_feedback(NodeId(5), feedback.clone());
+    // The commit position that `write` told last is not answered: what comes next belongs to new WAL.
+    p.wal.noop(100);
+    let next = p.wal.position();
+    p.send().await;
+    let answer = p.answer().await;
+    assert_eq!((answer.flush_lsn, answer.pageserver_feedback), (Some(next), Some(feedback)));
+    // A heartbeat, which comes after a pause, is answered.
+    within("an answer to a heartbeat", async {
+        loop {
+            p.append(next, Bytes::new(), Some(next)).await;
+            tokio::select! {
+                answer = p.answer() => break assert_eq!(answer.flush_lsn, Some(next)),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {} // between two looks
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_acknowledgements_and_heals_without_loss() {
     let disk = FakeDisk::new(Lies::None);
     let small = TimelinesConfig { queue_bytes: 256 << 10, ..config() };
@@ -299,7 +336,7 @@ async fn a_full_disk_stops_acknowledgements_and_heals_without_loss() {
         let now = until(&handle, "stopped", |now| now.stopped.is_some()).await;
         assert_eq!(now.stopped.expect("stopped").code, "53100");
         assert!(handle.status().stopped.is_some_and(|why| why.contains("disk full")));
-        assert!(handle.connect_proposer(ProtoVersion::V3, Some(PrimaryEpoch(1))).is_err(), "says so at once");
+        assert!(handle.connect_proposer(&push(ProtoVersion::V3, Some(PrimaryEpoch(1)))).is_err(), "says so at once");
         let stuck = handle.positions().borrow().flush_lsn;
         disk.set_room(None);
         stuck
@@ -435,7 +472,7 @@ async fn a_walproposer_timeline_begins_with_its_first_election_only_when_allowed
     let handle = timelines.for_greeting(&greeting).await.expect("made").expect("allowed");
     let start = Lsn::new(5 * (1 << 20) + 3 * 8192 + 1000);
     assert!(matches!(handle.wal_reader(ReadMode::Committed, start), Err(WalReadError::Empty)));
-    let (mut sender, mut receiver) = handle.connect_proposer(ProtoVersion::V2, None).expect("connected").split();
+    let (mut sender, mut receiver) = handle.connect_proposer(&push(ProtoVersion::V2, None)).expect("connected").split();
     let generation = proto::id::Generation::NONE;
     sender.send(ProposerMessage::Greeting(greeting)).await.expect("sent");
     within("greeting", receiver.recv()).await.expect("greeted");

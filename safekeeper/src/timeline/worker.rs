@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use proto::id::NodeId;
+use proto::id::{NodeId, TenantTimelineId};
 
 use super::metrics::StorageMetrics;
 use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
@@ -20,6 +20,8 @@ pub(super) struct Home {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) node_id: NodeId,
+    /// Which timeline of the node gave the disk work last, and when.
+    pub(super) last_turn: Arc<Mutex<Option<(TenantTimelineId, Instant)>>>,
 }
 
 /// Acceptor and storage of a timeline that was just opened.
@@ -49,6 +51,13 @@ impl OpenFailure {
 }
 
 impl Home {
+    /// Notes that `ttid` gives the disk work now; true when no other timeline of the node did so for `quiet`.
+    pub(super) fn alone_since(&self, ttid: TenantTimelineId, quiet: Duration) -> bool {
+        let mut last = self.last_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.replace((ttid, Instant::now()));
+        before.is_none_or(|(other, at)| other == ttid || at.elapsed() >= quiet)
+    }
+
     pub(super) fn open(&self) -> Result<Opened, OpenFailure> {
         let (storage, state, end) = TimelineStorage::open(&self.disk, &self.dir)?;
         let acceptor = Acceptor::open(AcceptorConfig::new(self.node_id), state, end)?;
@@ -76,6 +85,8 @@ pub(super) struct TurnResult {
     /// Next segment to prepare.
     pub(super) spare: Option<SpareJob>,
     pub(super) failure: Option<StorageError>,
+    /// Duration of the group.
+    pub(super) took: Duration,
 }
 
 impl Turn {
@@ -88,6 +99,7 @@ impl Turn {
             failure: None,
             ops: VecDeque::new(),
             storage: self.storage,
+            took: Duration::ZERO,
         };
         if self.rest
             && let Err(e) = result.storage.rest()
@@ -109,6 +121,7 @@ impl Turn {
             }
             Err(e) => result.failure = Some(e),
         }
+        result.took = started.elapsed();
         result.ops = self.ops;
         result
     }

@@ -206,8 +206,13 @@ impl Proposer {
             history: self.history.clone(),
         };
         if let Some(known) = self.peers.get_mut(peer.0) {
-            known.session =
-                Session::Streaming(Stream { sent: start, written: start, last_sent_at: now, told_commit: None });
+            known.session = Session::Streaming(Stream {
+                sent: start,
+                written: start,
+                last_sent_at: now,
+                told_commit: None,
+                tell_at: None,
+            });
             known.last_heard = now;
         }
         effects.push(Effect::Send { peer, message: ProposerMessage::Elected(elected) });

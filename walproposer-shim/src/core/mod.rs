@@ -52,6 +52,9 @@ pub struct ProposerConfig {
     pub start_lsn: Option<Lsn>,
     /// An append without WAL goes out after this time without another, milliseconds.
     pub heartbeat_ms: u64,
+    /// An acceptor that feeds no pageserver hears of a commit after this time, when no append tells it before,
+    /// milliseconds.
+    pub commit_lag_ms: u64,
     /// A session is closed when an answer is due and nothing came for this long, milliseconds.
     pub silence_ms: u64,
     /// Pause between two attempts to connect, milliseconds.
@@ -61,8 +64,11 @@ pub struct ProposerConfig {
 }
 
 impl ProposerConfig {
-    /// Heartbeat 1 s, silence limit 10 s, reconnect 1 s.
+    /// Heartbeat 1 s, silence limit 10 s, reconnect 1 s, commit lag 20 ms: while commits follow each other nobody waits
+    /// for it, and behind the last one a reader sees it before a person would.
     pub const HEARTBEAT_MS: u64 = 1_000;
+    /// See [`ProposerConfig::HEARTBEAT_MS`].
+    pub const COMMIT_LAG_MS: u64 = 20;
     /// See [`ProposerConfig::HEARTBEAT_MS`].
     pub const SILENCE_MS: u64 = 10_000;
     /// See [`ProposerConfig::HEARTBEAT_MS`].
@@ -126,6 +132,8 @@ pub struct Proposer {
     received: Option<Lsn>,
     commit_lsn: Option<Lsn>,
     truncate_lsn: Option<Lsn>,
+    /// The newest position of a pageserver that any acceptor passed on.
+    fed: Option<Lsn>,
 }
 
 impl Proposer {
@@ -150,6 +158,7 @@ impl Proposer {
             received: None,
             commit_lsn: None,
             truncate_lsn: None,
+            fed: None,
             config,
         })
     }

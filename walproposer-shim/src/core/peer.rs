@@ -22,6 +22,8 @@ pub(super) struct Peer {
     pub(super) acked: Option<Lsn>,
     pub(super) persisted_commit: Option<Lsn>,
     pub(super) last_heard: u64,
+    /// When it last passed on a pageserver's position that was newer than all before.
+    pub(super) feeds_at: Option<u64>,
 }
 
 /// Stage of a session.
@@ -61,6 +63,16 @@ pub(super) struct Stream {
     pub(super) last_sent_at: u64,
     /// Commit position that it was told last.
     pub(super) told_commit: Option<Lsn>,
+    /// When it hears of a newer commit position at the latest.
+    pub(super) tell_at: Option<u64>,
+}
+
+impl Stream {
+    /// When an append without WAL goes out, unless another one does before.
+    fn due(&self, heartbeat_ms: u64) -> u64 {
+        let heartbeat = self.last_sent_at.saturating_add(heartbeat_ms);
+        self.tell_at.map_or(heartbeat, |at| at.min(heartbeat))
+    }
 }
 
 impl Peer {
@@ -73,6 +85,7 @@ impl Peer {
             acked: None,
             persisted_commit: None,
             last_heard: 0,
+            feeds_at: None,
         }
     }
 
@@ -101,7 +114,7 @@ impl Peer {
         let silence = self.owes_answer().then(|| self.last_heard.saturating_add(config.silence_ms));
         let own = match &self.session {
             Session::Offline { retry_at } => Some(*retry_at),
-            Session::Streaming(s) => Some(s.last_sent_at.saturating_add(config.heartbeat_ms)),
+            Session::Streaming(s) => Some(s.due(config.heartbeat_ms)),
             _ => None,
         };
         [silence, own].into_iter().flatten().min()
@@ -158,7 +171,7 @@ impl Proposer {
                 continue;
             }
             let heartbeat = self.config.heartbeat_ms;
-            if known.stream().is_some_and(|s| s.last_sent_at.saturating_add(heartbeat) <= now) {
+            if known.stream().is_some_and(|s| s.due(heartbeat) <= now) {
                 self.send_heartbeat(now, peer, effects);
             }
         }

@@ -44,8 +44,7 @@ impl Proposer {
             head.begin_lsn = stream.sent;
             head.end_lsn = full.min(source_end).min(available);
             stream.sent = head.end_lsn;
-            stream.last_sent_at = now;
-            stream.told_commit = commit;
+            stream.told(now, commit);
             effects.push(Effect::Append { peer, head: head.clone() });
         }
         stream.sent > before
@@ -58,8 +57,7 @@ impl Proposer {
         if let Some(stream) = self.stream_mut(peer) {
             head.begin_lsn = stream.sent;
             head.end_lsn = stream.sent;
-            stream.last_sent_at = now;
-            stream.told_commit = commit;
+            stream.told(now, commit);
             effects.push(Effect::Send { peer, message: ProposerMessage::Append(head) });
         }
     }
@@ -96,13 +94,18 @@ impl Proposer {
         known.acked = known.acked.max(ack.flush_lsn);
         known.persisted_commit = known.persisted_commit.max(ack.commit_lsn);
         if let Some(feedback) = ack.pageserver_feedback {
+            if feedback.last_received_lsn > self.fed {
+                self.fed = feedback.last_received_lsn;
+                known.feeds_at = Some(now);
+            }
             effects.push(Effect::Feedback { peer, feedback });
         }
         self.advance(now, effects);
         Ok(())
     }
 
-    /// Recomputes commit and truncate positions; a moved commit goes to every acceptor at once.
+    /// Recomputes commit and truncate positions; a moved commit goes out with the next append, see
+    /// [`Proposer::tell_commit`].
     fn advance(&mut self, now: u64, effects: &mut Vec<Effect>) {
         let start = self.term_start;
         // I4: an acknowledgement below the own term's start says nothing about this term's log.
@@ -122,14 +125,32 @@ impl Proposer {
         }
     }
 
+    /// Tells an acceptor the commit position: with WAL when there is some to send, else by itself.
+    ///
+    /// By itself only where somebody is waiting for it: to the acceptor that feeds a pageserver. The others hear of it
+    /// with the next append, or after `commit_lag_ms` when none comes: a message, an answer and two wake-ups less for
+    /// each commit and each of them.
     fn tell_commit(&mut self, now: u64, peer: PeerId, effects: &mut Vec<Effect>) {
         let window = self.config.window;
         self.pump(now, peer, effects);
         let commit = self.commit_lsn;
-        let untold = |s: &Stream| s.told_commit < commit && s.in_flight() < window;
-        if self.peers.get(peer.0).and_then(Peer::stream).is_some_and(untold) {
-            self.send_heartbeat(now, peer, effects);
+        let (waiting, lag) = (self.is_awaited(now, peer), self.config.commit_lag_ms);
+        let Some(stream) = self.stream_mut(peer) else { return };
+        if stream.told_commit >= commit || stream.in_flight() >= window {
+            return;
         }
+        if waiting {
+            self.send_heartbeat(now, peer, effects);
+        } else if stream.tell_at.is_none() {
+            stream.tell_at = Some(now.saturating_add(lag));
+        }
+    }
+
+    /// Whether a pageserver, or whoever is unknown to us, waits for the commit position of this acceptor: it passed on
+    /// a pageserver's newest position a short while ago, or none did.
+    fn is_awaited(&self, now: u64, peer: PeerId) -> bool {
+        let lately = |p: &Peer| p.feeds_at.is_some_and(|at| at.saturating_add(self.config.heartbeat_ms) > now);
+        self.peers.get(peer.0).is_some_and(lately) || !self.peers.iter().any(lately)
     }
 
     /// What every append of this moment has in common.
@@ -155,6 +176,11 @@ impl Proposer {
 }
 
 impl Stream {
+    /// An append with this commit position goes out.
+    fn told(&mut self, now: u64, commit: Option<Lsn>) {
+        (self.last_sent_at, self.told_commit, self.tell_at) = (now, commit, None);
+    }
+
     /// Bytes handed to the driver and not yet written to the socket.
     fn in_flight(&self) -> u64 {
         self.sent.get() - self.written.get()

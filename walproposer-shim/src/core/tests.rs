@@ -5,6 +5,7 @@ use proto::consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, Member, MemberConf,
     ProposerMessage, TermHistory, TermLsn, VoteResponse,
 };
+use proto::feedback::PageserverFeedback;
 use proto::id::{Generation, NodeId, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 
 use super::*;
@@ -40,6 +41,7 @@ fn config(mconf: MemberConf, addresses: usize) -> ProposerConfig {
         min_term: Term::ZERO,
         start_lsn: None,
         heartbeat_ms: ProposerConfig::HEARTBEAT_MS,
+        commit_lag_ms: ProposerConfig::COMMIT_LAG_MS,
         silence_ms: ProposerConfig::SILENCE_MS,
         reconnect_ms: ProposerConfig::RECONNECT_MS,
         window: 300_000,
@@ -206,6 +208,37 @@ fn commit_is_what_a_quorum_has_and_starts_at_the_own_term() {
     let out = rig.ack(2, 1_000);
     assert!(out.contains(&Effect::Committed { commit_lsn: lsn(1_000) }));
     assert!(rig.ack(1, 100).is_empty(), "nothing falls");
+}
+
+#[test]
+fn only_who_feeds_a_pageserver_hears_of_a_commit_by_itself() {
+    let mut rig = Rig::elected();
+    rig.step(Input::WalAvailable { end: lsn(1_000) });
+    rig.ack(0, 600);
+    let told = |peer| (peer, Some(lsn(600)));
+    assert_eq!(heartbeats(&rig.ack(1, 600)), [told(0), told(1), told(2)], "nobody is known to feed one");
+    let fed = |at| PageserverFeedback { last_received_lsn: Some(lsn(at)), ..PageserverFeedback::default() };
+    let with = |message, feedback| {
+        let AcceptorMessage::Append(ack) = message else { panic!("an acknowledgement") };
+        AcceptorMessage::Append(AppendResponse { pageserver_feedback: Some(feedback), ..ack })
+    };
+    let ack = |at| response(Generation(1), Term(1), Some(lsn(at)));
+    rig.hear(2, with(ack(700), fed(600)));
+    // The same position by way of the broker, later, says nothing about who feeds.
+    rig.hear(0, with(ack(600), fed(600)));
+    let told = |peer| (peer, Some(lsn(700)));
+    assert_eq!(heartbeats(&rig.ack(1, 700)), [told(2)], "the others hear of it with the next append");
+    assert_eq!(rig.proposer.next_timeout(), Some(20), "or a little later");
+    let out = rig.step(Input::WalAvailable { end: lsn(1_100) });
+    assert_eq!(appends(&out).len(), 3);
+    assert!(rig.proposer.next_timeout() > Some(20), "it rode on that one");
+    rig.ack(1, 900);
+    assert_eq!(heartbeats(&rig.ack(2, 900)), [(2, Some(lsn(900)))]);
+    rig.now = 20;
+    assert_eq!(heartbeats(&rig.step(Input::Tick)), [(0, Some(lsn(900))), (1, Some(lsn(900)))]);
+    rig.now = 1_010;
+    rig.ack(1, 1_000);
+    assert_eq!(heartbeats(&rig.ack(0, 1_000)).len(), 3, "it has not fed one for a while");
 }
 
 #[test]

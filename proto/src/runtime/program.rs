@@ -1,0 +1,21 @@
+//! The thread that a program runs on.
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use super::exit;
+
+/// Runs `program` to its end and gives its exit code; `name` is for the message when it cannot even start.
+///
+/// One thread does all that does not block; disk work goes to the runtime's blocking threads. Between a socket and an
+/// acknowledgement nothing then crosses from one thread to another but the sync itself: on the commit path a wake-up
+/// of another thread costs more than the work it hands over (docs/adr/0005-one-thread.md).
+pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => ExitCode::from(runtime.block_on(program)),
+        Err(e) => {
+            eprintln!("{name}: the runtime cannot be started: {e}");
+            ExitCode::from(exit::ERROR)
+        }
+    }
+}
