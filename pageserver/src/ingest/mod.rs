@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! 1. bytes enter without gap and without overlap, and only after the decoder accepted them;
-//! 2. `disk_consistent_lsn` is a record boundary and moves only after the fdatasync of everything below it;
+//! 2. `disk_consistent_lsn` is a record boundary and moves only after the fdatasync of everything below it; nobody waits
+//!    for that, so it runs beside the writes, seldom (`docs/adr/0005-lazy-sync.md`);
 //! 3. after a failed write or sync nothing is written, synced or reported any more until a restart reads the disk
 //!    again.
 
@@ -30,11 +31,17 @@ use tokio::task::JoinHandle;
 use crate::metrics::Metrics;
 use control::Control;
 use spool::{Piece, Spool};
-use worker::{Flushed, Job, Save, Write};
+use worker::{Job, Save, Sync, Write, Written};
 
 /// WAL received and not yet written, per timeline. Two of these may exist, one being written and one filling up:
 /// enough to keep a disk of 1 GB/s busy through a 10 ms sync, small enough for hundreds of timelines.
 pub(crate) const PENDING_BYTES_MAX: usize = 8 << 20;
+/// So much written WAL makes a sync due: enough that its cost does not show, little to receive again after a power cut.
+const SYNC_BYTES: u64 = 8 << 20;
+/// Less is synced this long after its first byte was written: what reads the durable position has seconds.
+const SYNC_AGE: Duration = Duration::from_millis(500);
+/// Beyond this much unsynced WAL nothing is written until a sync has ended: a slow disk slows the sender.
+const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// The control file is saved when its position is this old ...
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// ... and a failed allocation is tried again this often.
@@ -61,11 +68,20 @@ pub(crate) struct Position {
     pub(crate) disk_consistent_lsn: Lsn,
 }
 
+/// End of a record, and where that record starts; no start before the first one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Boundary {
+    end: Lsn,
+    start: Option<Lsn>,
+}
+
 /// What came of blocking work.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// Bytes went into the files: there is space.
+    Written,
     /// `disk_consistent_lsn` may have moved.
-    Flushed,
+    Synced,
     /// Nothing that the outside sees.
     Quiet,
     /// The disk is full: nothing was written, it is tried again.
@@ -86,7 +102,13 @@ pub(crate) struct Ingest {
     pending_bytes: usize,
     /// End of the bytes handed to the writing thread, whole records or not.
     handed_out: Lsn,
+    /// Up to here the records are in the files.
+    written: Boundary,
+    /// Bytes in the files that no sync covers yet, and since when there are any.
+    unsynced: u64,
+    unsynced_since: Option<tokio::time::Instant>,
     write: Job<Write>,
+    sync: Job<Sync>,
     save: Job<Save>,
     prepare: Option<JoinHandle<()>>,
     retry_at: Option<tokio::time::Instant>,
@@ -113,7 +135,11 @@ impl Ingest {
             pending: Vec::new(),
             pending_bytes: 0,
             handed_out: position.last_record_lsn,
+            written: Boundary { end: position.last_record_lsn, start: position.last_record_start },
+            unsynced: 0,
+            unsynced_since: None,
             write: Job::new(spool),
+            sync: Job::new(()),
             save: Job::new(file),
             prepare: None,
             retry_at: None,
@@ -143,7 +169,7 @@ impl Ingest {
     /// # Errors
     /// Why nothing can be written.
     pub(crate) async fn begin(&mut self) -> Result<Lsn, String> {
-        self.settle().await;
+        self.write_out().await;
         if let Some(why) = &self.stopped {
             return Err(why.clone());
         }
@@ -151,7 +177,7 @@ impl Ingest {
         if self.handed_out > start {
             let to = self.handed_out;
             self.write.start(Write::Zero { from: start, to }, &self.metrics);
-            self.settle().await;
+            self.write_out().await;
         }
         if let Some(why) = &self.stopped {
             return Err(why.clone());
@@ -184,8 +210,8 @@ impl Ingest {
 
     /// Hands what is pending to the writing thread, unless that one is busy: then it goes with the next batch.
     pub(crate) fn start_write(&mut self) {
-        let waits_for_space = self.retry_at.is_some();
-        if self.pending.is_empty() || waits_for_space || self.stopped.is_some() || !self.write.is_idle() {
+        let waits = self.retry_at.is_some() || (self.unsynced >= UNSYNCED_BYTES_MAX && !self.sync.is_idle());
+        if self.pending.is_empty() || waits || self.stopped.is_some() || !self.write.is_idle() {
             return;
         }
         let pieces = std::mem::take(&mut self.pending);
@@ -193,35 +219,49 @@ impl Ingest {
         if let Some(last) = pieces.last() {
             self.handed_out = last.at.add(last.wal.len() as u64);
         }
-        let (boundary, last_record_start) = (self.position.last_record_lsn, self.position.last_record_start);
-        self.write.start(Write::Append { pieces, boundary, last_record_start }, &self.metrics);
+        let end = Boundary { end: self.position.last_record_lsn, start: self.position.last_record_start };
+        self.write.start(Write::Append { pieces, end }, &self.metrics);
     }
 
     /// Waits until blocking work is done and takes its result. Never ends when none is under way. Cancel safe.
     pub(crate) async fn event(&mut self) -> Event {
-        let retry_at = self.retry_at;
+        let wake_at = self.wake_at();
         tokio::select! {
             done = self.write.done() => self.on_written(done),
+            done = self.sync.done() => self.on_synced(done),
             done = self.save.done() => self.on_saved(done),
-            () = sleep_until(retry_at) => {
-                self.retry_at = None;
-                self.start_write();
+            () = sleep_until(wake_at) => {
+                if self.retry_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                    self.retry_at = None;
+                    self.start_write();
+                }
+                self.start_due_sync();
                 Event::Quiet
             }
         }
     }
 
-    /// Writes and syncs all that is pending and saves the position, as far as the disk lets it: for the end of a
-    /// stream.
-    pub(crate) async fn settle(&mut self) {
+    /// Writes all that is pending, as far as the disk lets it: the next stream may begin. Syncs nothing.
+    pub(crate) async fn write_out(&mut self) {
         loop {
             if self.retry_at.take().is_some() {
                 // What could not be written is given back to the senders: they hold it, see `begin`.
                 self.forget_unwritten();
             }
             self.start_write();
-            let idle = self.write.is_idle() && self.save.is_idle();
-            if idle && (self.pending.is_empty() || self.stopped.is_some()) {
+            if self.write.is_idle() && (self.pending.is_empty() || self.stopped.is_some()) {
+                return;
+            }
+            self.event().await;
+        }
+    }
+
+    /// Writes and syncs all that is pending, as far as the disk lets it: for the end of a stream that nobody follows.
+    pub(crate) async fn settle(&mut self) {
+        loop {
+            self.write_out().await;
+            self.start_sync();
+            if self.sync.is_idle() && self.save.is_idle() {
                 return;
             }
             self.event().await;
@@ -238,34 +278,79 @@ impl Ingest {
     fn forget_unwritten(&mut self) {
         self.pending.clear();
         self.pending_bytes = 0;
-        self.position.last_record_lsn = self.position.disk_consistent_lsn;
-        self.position.last_record_start = self.control.last_record_start;
+        self.position.last_record_lsn = self.written.end;
+        self.position.last_record_start = self.written.start;
     }
 
-    fn on_written(&mut self, done: Result<Flushed, String>) -> Event {
+    fn on_written(&mut self, done: Result<Written, String>) -> Event {
         match done {
             Err(why) => self.stop(why),
             // What was under way when something else failed: nothing counts any more.
             Ok(_) if self.stopped.is_some() => Event::Quiet,
-            Ok(Flushed::Zeroed) => Event::Quiet,
-            Ok(Flushed::Full { mut pieces, why }) => {
+            Ok(Written::Zeroed) => {
+                self.unsynced_since.get_or_insert_with(tokio::time::Instant::now);
+                Event::Quiet
+            }
+            Ok(Written::Full { mut pieces, why }) => {
                 pieces.append(&mut self.pending);
                 self.pending_bytes = pieces.iter().map(|p| p.wal.len()).sum();
                 self.pending = pieces;
                 self.retry_at = Some(tokio::time::Instant::now() + SPACE_RETRY);
                 Event::Full(why)
             }
-            Ok(Flushed::Durable { boundary, last_record_start }) => {
-                assert!(boundary >= self.position.disk_consistent_lsn, "invariant 2: it never goes back");
-                self.position.disk_consistent_lsn = boundary;
-                self.control.disk_consistent_lsn = boundary;
-                self.control.last_record_start = last_record_start;
-                self.start_write();
-                self.start_save(SAVE_INTERVAL);
+            Ok(Written::Appended { end, bytes }) => {
+                self.written = end;
+                self.unsynced += bytes;
+                self.unsynced_since.get_or_insert_with(tokio::time::Instant::now);
+                // Before the next write: it needs the spool for a moment.
+                self.start_due_sync();
                 self.start_prepare();
-                Event::Flushed
+                self.start_write();
+                Event::Written
             }
         }
+    }
+
+    fn on_synced(&mut self, done: Result<Boundary, String>) -> Event {
+        match done {
+            Err(why) => self.stop(why),
+            Ok(_) if self.stopped.is_some() => Event::Quiet,
+            Ok(Boundary { end, start }) => {
+                assert!(end >= self.position.disk_consistent_lsn, "invariant 2: it never goes back");
+                self.position.disk_consistent_lsn = end;
+                self.control.disk_consistent_lsn = end;
+                self.control.last_record_start = start;
+                self.start_save(SAVE_INTERVAL);
+                self.start_due_sync();
+                self.start_write();
+                Event::Synced
+            }
+        }
+    }
+
+    /// When something is to be done that no blocking work tells.
+    fn wake_at(&self) -> Option<tokio::time::Instant> {
+        // While something is written or synced, its end looks whether a sync is due.
+        let idle = self.sync.is_idle() && self.write.is_idle() && self.stopped.is_none();
+        let sync_at = self.unsynced_since.filter(|_| idle).map(|since| since + SYNC_AGE);
+        self.retry_at.into_iter().chain(sync_at).min()
+    }
+
+    fn start_due_sync(&mut self) {
+        if self.unsynced >= SYNC_BYTES || self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AGE) {
+            self.start_sync();
+        }
+    }
+
+    /// Syncs what is in the files, beside the writes that follow. Only what was written before counts.
+    fn start_sync(&mut self) {
+        if self.unsynced_since.is_none() || self.stopped.is_some() || !self.sync.is_idle() {
+            return;
+        }
+        let Some(spool) = self.write.idle_mut() else { return };
+        let files = spool.take_dirty();
+        (self.unsynced, self.unsynced_since) = (0, None);
+        self.sync.start(Sync { files, end: self.written }, &self.metrics);
     }
 
     fn on_saved(&mut self, done: Result<Control, String>) -> Event {

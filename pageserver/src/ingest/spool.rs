@@ -84,16 +84,39 @@ impl Layout {
 
 struct OpenSegment {
     no: u64,
-    file: File,
-    /// Written since the last sync.
+    file: Arc<File>,
+    /// Written since it was last given away to be synced.
     dirty: bool,
+}
+
+/// Files with bytes that are not synced yet.
+pub(crate) struct Dirty {
+    disk: Arc<dyn Disk>,
+    files: Vec<(PathBuf, Arc<File>)>,
+}
+
+impl Dirty {
+    /// Makes durable what was written to them before they were given away. Returns their number.
+    ///
+    /// # Errors
+    /// See [`SpoolError`].
+    pub(crate) fn sync(self) -> Result<u64, SpoolError> {
+        for (path, file) in &self.files {
+            self.disk.sync_data(file).map_err(|source| SpoolError::Failed {
+                operation: "fdatasync",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        Ok(self.files.len() as u64)
+    }
 }
 
 /// The writing side.
 pub(crate) struct Spool {
     layout: Layout,
     disk: Arc<dyn Disk>,
-    /// Few: the one written to, and at a border the one before it until the next sync.
+    /// Few: the one written to, and those before it until the next sync.
     open: Vec<OpenSegment>,
 }
 
@@ -148,26 +171,27 @@ impl Spool {
         }
     }
 
-    /// Makes all that was written durable. Returns the number of files synced.
+    /// Makes all that was written durable.
     ///
     /// # Errors
     /// See [`SpoolError`].
-    pub(crate) fn sync(&mut self) -> Result<u64, SpoolError> {
-        let mut synced = 0;
+    pub(crate) fn sync(&mut self) -> Result<(), SpoolError> {
+        self.take_dirty().sync().map(drop)
+    }
+
+    /// Gives away what must be synced to make durable all that was written so far; writes may go on meanwhile. When
+    /// that sync fails nothing may be written any more.
+    pub(crate) fn take_dirty(&mut self) -> Dirty {
+        let mut files = Vec::new();
         for s in self.open.iter_mut().filter(|s| s.dirty) {
-            self.disk.sync_data(&s.file).map_err(|source| SpoolError::Failed {
-                operation: "fdatasync",
-                path: self.layout.path(s.no),
-                source,
-            })?;
             s.dirty = false;
-            synced += 1;
+            files.push((self.layout.path(s.no), s.file.clone()));
         }
-        // All clean: only the newest will be written again.
+        // All are given away: only the newest will be written again.
         if let Some(newest) = self.open.iter().map(|s| s.no).max() {
             self.open.retain(|s| s.no == newest);
         }
-        Ok(synced)
+        Dirty { disk: self.disk.clone(), files }
     }
 
     /// Makes `[from, to)` read as zeros; not synced. Segments that do not exist are left so.
@@ -263,7 +287,7 @@ impl Spool {
             None => {
                 let path = self.layout.path(no);
                 let file = match self.disk.open_allocated(&path, self.layout.seg.bytes()) {
-                    Ok(file) => file,
+                    Ok(file) => Arc::new(file),
                     Err(source) if is_no_space(&source) => return Err(SpoolError::NoSpace { path, source }),
                     Err(source) => return Err(SpoolError::Failed { operation: "allocate", path, source }),
                 };

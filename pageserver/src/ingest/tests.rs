@@ -166,6 +166,58 @@ async fn a_cut_anywhere_recovers_to_a_record_boundary_and_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_written_counts_as_durable_only_after_a_sync_which_comes_with_time_or_with_bytes() {
+    let tmp = tempfile::tempdir().expect("temp dir");
+    let mut ingest = create(&tmp.path().join("t/l"));
+    let mut b = builder();
+    let first = b.noop(1000);
+    let (_, wal) = b.take();
+    ingest.begin().await.expect("begins");
+    let began = std::time::Instant::now();
+    ingest.take(START, wal).expect("valid");
+    ingest.start_write();
+    assert!(matches!(ingest.event().await, Event::Written));
+    assert_eq!(ingest.position().last_record_lsn, first.end);
+    assert_eq!(ingest.position().disk_consistent_lsn, START, "written is not durable");
+    while !matches!(ingest.event().await, Event::Synced) {}
+    assert!(began.elapsed() >= SYNC_AGE, "nobody hurries");
+    assert_eq!(ingest.position().disk_consistent_lsn, first.end);
+    // A long record: bytes alone make it due.
+    b.noop(u32::try_from(SYNC_BYTES).expect("small"));
+    let (at, wal) = b.take();
+    ingest.take(at, wal).expect("valid");
+    ingest.start_write();
+    assert!(matches!(ingest.event().await, Event::Written));
+    assert!(!ingest.sync.is_idle(), "enough to be synced at once");
+    while !matches!(ingest.event().await, Event::Synced) {}
+    assert_eq!(ingest.position().disk_consistent_lsn, b.position());
+}
+
+#[tokio::test]
+async fn the_next_stream_begins_without_a_sync_and_takes_over_the_one_under_way() {
+    let tmp = tempfile::tempdir().expect("temp dir");
+    let mut ingest = create(&tmp.path().join("t/l"));
+    let mut b = builder();
+    let first = b.noop(1000);
+    let (_, wal) = b.take();
+    ingest.begin().await.expect("begins");
+    ingest.take(START, wal).expect("valid");
+    assert_eq!(ingest.begin().await, Ok(first.end), "it goes on behind what was received");
+    assert_eq!(ingest.position().disk_consistent_lsn, START, "without a sync");
+    ingest.start_sync();
+    let second = b.noop(1000);
+    let (at, wal) = b.take();
+    ingest.take(at, wal).expect("valid");
+    ingest.write_out().await;
+    while !matches!(ingest.event().await, Event::Synced) {
+        assert_eq!(ingest.position().disk_consistent_lsn, START);
+    }
+    assert!(ingest.position().disk_consistent_lsn >= first.end);
+    ingest.settle().await;
+    assert_eq!(ingest.position().disk_consistent_lsn, second.end);
+}
+
+#[tokio::test]
 async fn a_failed_sync_or_write_stops_and_counts_for_nothing() {
     for fault in [Fault::Sync, Fault::Write] {
         let tmp = tempfile::tempdir().expect("temp dir");
@@ -247,7 +299,7 @@ async fn a_full_disk_acknowledges_nothing_and_heals() {
     assert!(matches!(ingest.event().await, Event::Quiet), "tried again after a while");
     assert!(matches!(ingest.event().await, Event::Full(_)));
     faulty.full.store(false, Ordering::Relaxed);
-    while !matches!(ingest.event().await, Event::Flushed) {}
+    while !matches!(ingest.event().await, Event::Synced) {}
     let end = *ends.last().expect("records");
     assert_eq!(ingest.position().disk_consistent_lsn, end);
     // A stream that ends while the disk is full gives its WAL back.

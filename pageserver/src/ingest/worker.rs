@@ -6,8 +6,9 @@ use std::time::Instant;
 use pgformat::Lsn;
 use tokio::task::JoinHandle;
 
+use super::Boundary;
 use super::control::{Control, ControlFile};
-use super::spool::{Piece, Spool, SpoolError};
+use super::spool::{Dirty, Piece, Spool, SpoolError};
 use crate::metrics::Metrics;
 
 /// A kind of blocking work.
@@ -50,6 +51,14 @@ impl<T: Task> Job<T> {
         }
     }
 
+    /// The resource for a short change that does not block, while no work is under way.
+    pub(super) fn idle_mut(&mut self) -> Option<&mut T::Resource> {
+        match &mut self.0 {
+            State::Idle(resource) => Some(resource),
+            _ => None,
+        }
+    }
+
     /// Starts work; the caller has checked [`Job::is_idle`].
     pub(super) fn start(&mut self, task: T, metrics: &Arc<Metrics>) {
         match std::mem::replace(&mut self.0, State::Lost) {
@@ -80,19 +89,20 @@ impl<T: Task> Job<T> {
     }
 }
 
-/// Work on the spool.
+/// Work on the spool: none of it waits for the disk to be synced.
 pub(super) enum Write {
-    /// Write and sync; then everything below `boundary` is durable.
-    Append { pieces: Vec<Piece>, boundary: Lsn, last_record_start: Option<Lsn> },
+    /// Write; then every record below `end` is in the files.
+    Append { pieces: Vec<Piece>, end: Boundary },
     /// Zero what is left of an unfinished record.
     Zero { from: Lsn, to: Lsn },
 }
 
 /// What came of it.
-pub(super) enum Flushed {
-    Durable {
-        boundary: Lsn,
-        last_record_start: Option<Lsn>,
+pub(super) enum Written {
+    /// The pieces are in the files, so many bytes.
+    Appended {
+        end: Boundary,
+        bytes: u64,
     },
     Zeroed,
     /// Nothing was written.
@@ -104,23 +114,35 @@ pub(super) enum Flushed {
 
 impl Task for Write {
     type Resource = Spool;
-    type Output = Flushed;
+    type Output = Written;
 
-    fn run(self, spool: &mut Spool, metrics: &Metrics) -> Result<Flushed, String> {
+    fn run(self, spool: &mut Spool, _: &Metrics) -> Result<Written, String> {
         match self {
-            Write::Zero { from, to } => spool.zero(from, to).map(|()| Flushed::Zeroed).map_err(|e| e.to_string()),
-            Write::Append { pieces, boundary, last_record_start } => {
-                match spool.write(&pieces) {
-                    Ok(()) => {}
-                    Err(e @ SpoolError::NoSpace { .. }) => return Ok(Flushed::Full { pieces, why: e.to_string() }),
-                    Err(e) => return Err(e.to_string()),
-                }
-                let began = Instant::now();
-                let files = spool.sync().map_err(|e| e.to_string())?;
-                metrics.synced(files, began.elapsed());
-                Ok(Flushed::Durable { boundary, last_record_start })
-            }
+            Write::Zero { from, to } => spool.zero(from, to).map(|()| Written::Zeroed).map_err(|e| e.to_string()),
+            Write::Append { pieces, end } => match spool.write(&pieces) {
+                Ok(()) => Ok(Written::Appended { end, bytes: pieces.iter().map(|p| p.wal.len() as u64).sum() }),
+                Err(e @ SpoolError::NoSpace { .. }) => Ok(Written::Full { pieces, why: e.to_string() }),
+                Err(e) => Err(e.to_string()),
+            },
         }
+    }
+}
+
+/// Syncs files beside the writes; then every record below `end` is durable.
+pub(super) struct Sync {
+    pub(super) files: Dirty,
+    pub(super) end: Boundary,
+}
+
+impl Task for Sync {
+    type Resource = ();
+    type Output = Boundary;
+
+    fn run(self, (): &mut (), metrics: &Metrics) -> Result<Boundary, String> {
+        let began = Instant::now();
+        let files = self.files.sync().map_err(|e| e.to_string())?;
+        metrics.synced(files, began.elapsed());
+        Ok(self.end)
     }
 }
 

@@ -49,7 +49,7 @@ impl Receiver {
     pub(super) async fn run(mut self, guard: StreamGuard, seq: u64) -> StreamEnd {
         let mut feedback = Feedback::new();
         let mut last_message = Instant::now();
-        feedback.changed(self.lease.position());
+        feedback.changed(self.lease.position(), Instant::now());
         self.lease.note_choice_seq(seq);
         let end = loop {
             if !self.lease.has_room() {
@@ -78,7 +78,7 @@ impl Receiver {
         // First the news, so that the next choice does not wait for the disk; then the disk; then the next stream.
         let kind = end.kind(guard.is_replaced());
         self.timeline.tell(crate::choose::Input::StreamEnded { seq, how: kind }).await;
-        self.finish(&end, &mut feedback).await;
+        self.finish(&end, &mut feedback, &guard).await;
         drop(guard);
         end
     }
@@ -104,12 +104,12 @@ impl Receiver {
         self.publish_position();
         match event {
             Event::Quiet => {}
-            Event::Flushed => {
+            Event::Written => {
                 if self.timeline.set_full(None) {
                     tracing::info!(timeline = %self.timeline.ttid, "space has returned, WAL is being written again");
                 }
-                feedback.changed(self.lease.position());
             }
+            Event::Synced => feedback.changed(self.lease.position(), Instant::now()),
             Event::Full(why) => {
                 if self.timeline.set_full(Some(&why)) {
                     let ttid = self.timeline.ttid;
@@ -143,7 +143,7 @@ impl Receiver {
         if taken > 0 {
             self.publish_position();
             self.lease.start_write();
-            feedback.changed(self.lease.position());
+            feedback.changed(self.lease.position(), Instant::now());
         }
         Ok(())
     }
@@ -201,11 +201,17 @@ impl Receiver {
     }
 
     /// Everything received goes to disk, the sender hears how far that is, and why this is the end.
-    async fn finish(mut self, end: &StreamEnd, feedback: &mut Feedback) {
+    async fn finish(mut self, end: &StreamEnd, feedback: &mut Feedback, guard: &StreamGuard) {
         if matches!(end, StreamEnd::Shutdown) {
             self.lease.close().await;
         } else {
-            self.lease.settle().await;
+            self.lease.write_out().await;
+            // The next stream does not wait for a sync: it takes over whatever is under way.
+            tokio::select! {
+                biased;
+                () = guard.cancelled().cancelled() => {}
+                () = self.lease.settle() => {}
+            }
         }
         self.publish_position();
         if let Some(why) = self.lease.stopped() {
