@@ -9,11 +9,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::error::NetError;
 use super::frame::{Expect, Frame, FrameError, HEADER, take_frame};
+use crate::consensus::MAX_SEND_SIZE;
 
 /// First size of a receive buffer: an idle session should not hold much.
 const READ_MIN: usize = 8 << 10;
-/// Size that it grows to while reads fill it: one system call then brings two messages of the largest kind.
-const READ_MAX: usize = 256 << 10;
+/// Size that it grows to while reads fill it: room for two messages of the largest kind with their heads, so that a
+/// stream of them leaves next to nothing of a third one to be copied into the next buffer.
+const READ_MAX: usize = 2 * (MAX_SEND_SIZE + 64);
 /// Room made at once for the rest of a long frame; a peer that announces 16 MiB must send them before it is given them.
 const ROOM_MAX: usize = 1 << 20;
 /// Bodies up to this size are copied behind their head: cheaper than one more element of a gather write.
@@ -81,16 +83,34 @@ impl Incoming {
     /// One read; 0 at the end of the stream. `needed` is how many bytes are surely still to come.
     async fn fill(&mut self, needed: usize) -> Result<usize, RecvError> {
         let spare = self.buffer.capacity() - self.buffer.len();
-        // A read into a sliver would cost a system call for little; a frame's rest should come in one piece.
-        if spare < needed.min(ROOM_MAX) || spare < HEADER.max(self.read_size / 8) {
-            self.buffer.reserve(self.read_size.max(needed.min(ROOM_MAX)));
+        let needed = needed.min(ROOM_MAX);
+        // A read into a sliver would cost a system call for little, but less than to copy the frame that it ends.
+        let sliver = HEADER.max(self.read_size / 8);
+        let inside = self.buffer.len() >= HEADER;
+        if spare < needed || (spare < sliver && !inside) {
+            self.make_room(needed);
         }
         let spare = self.buffer.capacity() - self.buffer.len();
         let n = self.socket.read_buf(&mut self.buffer).await.map_err(RecvError::Io)?;
-        if n == spare {
+        if n == spare && spare >= sliver {
             self.read_size = (self.read_size * 2).min(READ_MAX);
         }
         Ok(n)
+    }
+
+    /// Moves the frame that has begun to the front of a buffer with room for `needed` more bytes: the old one when
+    /// nobody holds a part of it, otherwise one that is no longer than it has to be, since WAL that is kept keeps the
+    /// whole buffer.
+    fn make_room(&mut self, needed: usize) {
+        let begun = self.buffer.len();
+        // A very long frame gets as much again as has come, so that it is not copied for each step.
+        let more = if begun < ROOM_MAX { needed } else { needed.max(begun) };
+        let size = self.read_size.max(begun + more);
+        if !self.buffer.try_reclaim(size - begun) {
+            let mut fresh = BytesMut::with_capacity(size);
+            fresh.put_slice(&self.buffer);
+            self.buffer = fresh;
+        }
     }
 }
 
@@ -237,5 +257,75 @@ impl Outgoing {
             Err(e) if e.kind() == std::io::ErrorKind::NotConnected => Ok(()),
             other => other.map_err(|e| NetError::io(&self.peer, e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::super::frame::FROM_CLIENT_COPY;
+    use super::*;
+
+    /// Gives `bytes` in pieces of the sizes of `pieces`, in turn.
+    struct Pieces {
+        bytes: Bytes,
+        pieces: Vec<usize>,
+        turn: usize,
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+            let piece = self.pieces[self.turn % self.pieces.len()];
+            self.turn += 1;
+            let len = piece.min(to.remaining()).min(self.bytes.len());
+            to.put_slice(&self.bytes.split_to(len));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn body(n: usize, len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 31 + n * 7) as u8).collect()
+    }
+
+    /// The bodies that come out when bodies of `lens` go in.
+    async fn through(lens: &[usize], pieces: Vec<usize>) -> Vec<Bytes> {
+        let mut bytes = BytesMut::new();
+        for (n, len) in lens.iter().enumerate() {
+            bytes.put_u8(b'd');
+            bytes.put_u32(u32::try_from(len + 4).expect("short"));
+            bytes.put_slice(&body(n, *len));
+        }
+        let socket = Pieces { bytes: bytes.freeze(), pieces, turn: 0 };
+        let mut incoming = Incoming::new(Box::new(socket), Arc::from("test"));
+        let mut out = Vec::new();
+        while let Some(frame) = incoming.frame(FROM_CLIENT_COPY).await.expect("frames") {
+            out.push(frame.body);
+        }
+        out
+    }
+
+    #[tokio::test]
+    async fn frames_come_out_whole_however_they_arrive() {
+        let lens = [0, 1, 200, 131_117, 5, 131_117, 131_117, 3 << 20, 70_000, 0, 9 << 20, 131_117, 40];
+        for pieces in [vec![usize::MAX], vec![1, 3, 4096, 100_000], vec![65_536, 7], vec![300_000, 2, 131_000]] {
+            let out = through(&lens, pieces.clone()).await;
+            assert_eq!(out.len(), lens.len());
+            for (n, (got, len)) in out.iter().zip(lens).enumerate() {
+                assert!(got[..] == body(n, len), "body {n} of {len} bytes, pieces {pieces:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_largest_messages_share_a_buffer_two_by_two() {
+        let len = MAX_SEND_SIZE + 45;
+        let out = through(&[len; 40], vec![usize::MAX]).await;
+        let adjacent = |a: &Bytes, b: &Bytes| b.as_ptr() as usize == a.as_ptr() as usize + len + HEADER;
+        let shared: Vec<bool> = out.windows(2).skip(20).map(|w| adjacent(&w[0], &w[1])).collect();
+        assert!(shared.windows(2).all(|w| w[0] != w[1]), "each buffer holds exactly two: {shared:?}");
     }
 }
