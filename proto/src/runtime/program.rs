@@ -9,7 +9,7 @@ use super::exit;
 ///
 /// One thread does all that does not block; disk work goes to the runtime's blocking threads. Between a socket and an
 /// acknowledgement nothing then crosses from one thread to another but the sync itself: on the commit path a wake-up
-/// of another thread costs more than the work it hands over (docs/adr/0005-one-thread.md).
+/// of another thread costs more than the work it hands over (docs/adr/0005-commit-path.md).
 pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => ExitCode::from(runtime.block_on(program)),
