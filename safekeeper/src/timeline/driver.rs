@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// A group up to this size may be synced on the spot: more takes the disk long enough for a thread to be worth waking.
 const ON_THE_SPOT_BYTES: usize = 64 << 10;
 /// A disk whose last group took longer gets a thread: meanwhile this one serves the rest of the node.
-const ON_THE_SPOT_MAX: Duration = Duration::from_millis(1);
+const ON_THE_SPOT_MAX: Duration = Duration::from_millis(4);
 /// Two timelines that write within this time share the disk: their syncs go to threads, where they overlap.
 const ALONE_AFTER: Duration = Duration::from_millis(1);
 
