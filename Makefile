@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build demo test lint guard guard-print sim chaos bench
+.PHONY: setup build build-release demo test lint guard guard-print sim chaos bench bench-quick bench-full
 
 setup:
 	@scripts/setup.sh
@@ -45,6 +45,18 @@ sim: setup
 chaos: build
 	cargo run -q -p tests --bin chaos -- --seconds $(SECONDS) --seed $(SEED)
 
-# Ratios against peers run side by side.
-bench: build
-	cargo run -q -p tests --bin bench
+# Ratios against peers run side by side, in a release build; raw results go to target/bench/results.jsonl.
+# The table: every part with at least nine pairs where it compares, under 25 minutes after the build.
+bench: build-release
+	cargo run -q --release -p tests --bin bench -- --extent table
+
+# Every part, short: that it works and roughly where it stands, under 4 minutes after the build. Too short for a claim.
+bench-quick: build-release
+	cargo run -q --release -p tests --bin bench -- --extent quick
+
+# Longer blocks, more rounds, and what doesn't fit the table's time; `--list` of the program shows each part's budget.
+bench-full: build-release
+	cargo run -q --release -p tests --bin bench -- --extent full
+
+build-release: setup
+	cargo build --release --workspace --bins

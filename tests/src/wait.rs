@@ -34,3 +34,8 @@ pub fn until_blocking<T>(what: &str, patience: Duration, mut look: impl FnMut() 
         std::thread::sleep(STEP);
     }
 }
+
+/// Lets time pass while something else is measured. Never for waiting: what has to happen is looked for with [`until`].
+pub fn elapse(time: Duration) {
+    std::thread::sleep(time);
+}

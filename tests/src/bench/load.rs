@@ -1,18 +1,27 @@
 //! One block of load: pgbench for a few seconds, with every transaction's latency.
 
 use std::path::Path;
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
 use super::stats::percentile;
 use super::system::System;
 use super::usage;
+use super::window::{Crowd, Window};
+use crate::wait;
 
-/// What one block measured.
-#[derive(Clone, Copy, Debug)]
+/// Time at the beginning of a block that is not measured: connections, prepared statements, caches that the block of
+/// another system pushed out.
+const LEAD_IN: Duration = Duration::from_secs(1);
+/// How long before pgbench's end the measured stretch ends: what a backend wrote can only be read while it lives.
+const TAIL: Duration = Duration::from_millis(50);
+
+/// What one block measured, after its lead-in.
+#[derive(Clone, Debug)]
 pub struct Block {
-    /// Transactions per second, connection time left out.
+    /// Transactions per second.
     pub tps: f64,
     /// Median latency, microseconds.
     pub p50_us: f64,
@@ -20,11 +29,31 @@ pub struct Block {
     pub p99_us: f64,
     /// CPU milliseconds of the whole system per transaction.
     pub cpu_ms_per_txn: f64,
-    /// Share of the block during which some task waited for a CPU.
-    pub pressure: f64,
+    /// Bytes that the whole system sent to the disk per transaction.
+    pub written_per_txn: f64,
+    /// How crowded the machine was.
+    pub crowd: Crowd,
+    /// Transactions of the whole block, lead-in included: what a counter read before and after it is divided by.
+    pub transactions: usize,
 }
 
-fn pgbench(system: &System) -> Result<std::process::Command> {
+/// One transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Txn {
+    /// When it ended, microseconds since the epoch.
+    pub end_us: u64,
+    /// How long it took, microseconds.
+    pub latency_us: u64,
+}
+
+/// pgbench under way; killed when dropped.
+pub struct Load {
+    child: Child,
+    logs: tempfile::TempDir,
+    name: &'static str,
+}
+
+fn pgbench(system: &System) -> Result<Command> {
     let user = walfabric::postgres::run_as()?;
     let mut command = walfabric::postgres::command(&system.bin_dir, "pgbench", user);
     let config: tokio_postgres::Config = system.conninfo.parse()?;
@@ -33,7 +62,7 @@ fn pgbench(system: &System) -> Result<std::process::Command> {
     Ok(command)
 }
 
-/// Makes pgbench's tables.
+/// Makes pgbench's tables. No checkpoint comes after it (see `system::SETTINGS`), so no block pays for full page images.
 ///
 /// # Errors
 /// With what pgbench said.
@@ -43,45 +72,112 @@ pub fn initialise(system: &System, scale: u32) -> Result<()> {
     Ok(())
 }
 
-/// Runs `pgbench -N` with `clients` for `seconds`.
+impl Load {
+    /// Starts `pgbench -N` with `clients` for `seconds`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(system: &System, dir: &Path, clients: u32, seconds: u32) -> Result<Load> {
+        let logs = tempfile::Builder::new().prefix("block-").tempdir_in(dir)?;
+        if let Some((uid, gid)) = walfabric::postgres::run_as()? {
+            std::os::unix::fs::chown(logs.path(), Some(uid), Some(gid))?;
+        }
+        let child = pgbench(system)?
+            .args(["-N", "-n", "-M", "prepared", "-l", "-c", &clients.to_string(), "-j", &clients.min(2).to_string()])
+            .args(["-T", &seconds.to_string()])
+            .current_dir(logs.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start pgbench")?;
+        Ok(Load { child, logs, name: system.name })
+    }
+
+    /// Waits for its end; gives every transaction by the time of its end.
+    ///
+    /// # Errors
+    /// With what pgbench said; also when a client was aborted.
+    pub fn finish(mut self) -> Result<Vec<Txn>> {
+        let mut said = String::new();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            std::io::Read::read_to_string(&mut pipe, &mut said)?;
+        }
+        let status = self.child.wait()?;
+        ensure!(status.success(), "pgbench on {}: {status}: {said}", self.name);
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(self.logs.path())? {
+            let text = std::fs::read_to_string(entry?.path())?;
+            all.extend(text.lines().filter_map(txn));
+        }
+        all.sort_unstable_by_key(|t| t.end_us);
+        Ok(all)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A line of pgbench's log: client, transaction, latency, script, second, microsecond.
+fn txn(line: &str) -> Option<Txn> {
+    let mut fields = line.split_whitespace().skip(2);
+    let latency_us = fields.next()?.parse().ok()?;
+    let (second, micro): (u64, u64) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(Txn { end_us: second * 1_000_000 + micro, latency_us })
+}
+
+/// The clock of pgbench's log.
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The latency below which `share` of `txns` lies, microseconds.
+pub fn latency_us(txns: &[Txn], share: f64) -> Option<f64> {
+    let mut latencies: Vec<u64> = txns.iter().map(|t| t.latency_us).collect();
+    latencies.sort_unstable();
+    percentile(&latencies, share).map(|us| us as f64)
+}
+
+/// Runs `pgbench -N` with `clients` for `seconds` (at least two: the first one is the lead-in).
 ///
 /// # Errors
 /// With what pgbench said.
 pub fn run(system: &System, dir: &Path, clients: u32, seconds: u32) -> Result<Block> {
-    let logs = tempfile::Builder::new().prefix("block-").tempdir_in(dir)?;
-    if let Some((uid, gid)) = walfabric::postgres::run_as()? {
-        std::os::unix::fs::chown(logs.path(), Some(uid), Some(gid))?;
-    }
     let pids = system.pids()?;
-    let (cpu, pressure, began) = (usage::cpu_seconds(&pids), usage::cpu_pressure_us(), Instant::now());
-    let output = pgbench(system)?
-        .args(["-N", "-n", "-M", "prepared", "-l", "-c", &clients.to_string(), "-j", &clients.min(2).to_string()])
-        .args(["-T", &seconds.to_string()])
-        .current_dir(logs.path())
-        .output()?;
-    let (wall, cpu) = (began.elapsed(), usage::cpu_seconds(&pids) - cpu);
-    let waited = usage::cpu_pressure_us().zip(pressure).map_or(0, |(after, before)| after - before);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "pgbench on {}: {}", system.name, String::from_utf8_lossy(&output.stderr));
-    let tps = text.lines().find_map(|l| l.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok());
-    let mut latencies = latencies(logs.path())?;
-    latencies.sort_unstable();
-    let at = |share| percentile(&latencies, share).map(|us| us as f64).context("pgbench logged no transaction");
+    let (load, began) = (Load::start(system, dir, clients, seconds)?, Instant::now());
+    wait::elapse(LEAD_IN);
+    let (window, written, from) = (Window::open(&pids), usage::written_bytes(&pids), now_us());
+    wait::elapse((Duration::from_secs(seconds.into()) - TAIL).saturating_sub(began.elapsed()));
+    let (written, to) = (usage::written_bytes(&pids).saturating_sub(written), now_us());
+    let elapsed = window.close();
+    let all = load.finish()?;
+    let measured: Vec<Txn> = all.iter().filter(|t| (from..to).contains(&t.end_us)).copied().collect();
+    let at = |share| latency_us(&measured, share).context("pgbench logged no transaction");
+    let count = measured.len() as f64;
     Ok(Block {
-        tps: tps.context("pgbench printed no tps")?,
+        tps: count * 1e6 / (to - from) as f64,
         p50_us: at(0.5)?,
         p99_us: at(0.99)?,
-        cpu_ms_per_txn: cpu * 1000.0 / latencies.len() as f64,
-        pressure: waited as f64 / wall.as_micros() as f64,
+        cpu_ms_per_txn: elapsed.cpu_seconds * 1000.0 / count,
+        written_per_txn: written as f64 / count,
+        crowd: elapsed.crowd,
+        transactions: all.len(),
     })
 }
 
-/// Third column of pgbench's per-transaction logs: microseconds.
-fn latencies(dir: &Path) -> Result<Vec<u64>> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let text = std::fs::read_to_string(entry?.path())?;
-        all.extend(text.lines().filter_map(|l| l.split_whitespace().nth(2)?.parse::<u64>().ok()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log() {
+        let read = txn("0 199 2241 0 1175850568 995598").expect("a transaction");
+        assert_eq!((read.end_us, read.latency_us), (1_175_850_568_995_598, 2241));
+        assert!(txn("pgbench: error").is_none());
     }
-    Ok(all)
 }

@@ -1,10 +1,12 @@
 //! One run of the benchmarks: extent, time budget, raw results, the table at the end.
 
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures::FutureExt;
 use serde_json::Value;
 
 use super::figure::{Figure, HEAD, Verdict};
@@ -41,6 +43,7 @@ pub struct Run {
     part: String,
     figures: Vec<(String, Figure)>,
     spent: Vec<(String, Duration, Duration)>,
+    failed: usize,
     began: Instant,
 }
 
@@ -61,6 +64,7 @@ impl Run {
             part: String::new(),
             figures: Vec::new(),
             spent: Vec::new(),
+            failed: 0,
             began: Instant::now(),
         })
     }
@@ -70,18 +74,26 @@ impl Run {
         self.dir.path()
     }
 
-    /// Runs a part and notes how long it took against its budget. A part that fails is told and the others go on.
+    /// Runs a part and notes how long it took against its budget. A part that fails or
+    /// panics (a deadline of the harness) is told and the others go on.
     pub async fn part(&mut self, name: &str, budget: Duration, part: impl AsyncFnOnce(&mut Run) -> Result<()>) {
         name.clone_into(&mut self.part);
         println!("\n== {name} (budget {} s)", budget.as_secs());
         let began = Instant::now();
-        if let Err(e) = part(self).await {
+        let ended = AssertUnwindSafe(part(self)).catch_unwind().await;
+        if let Err(e) = ended.unwrap_or_else(|panic| Err(anyhow!("{}", words(panic.as_ref())))) {
+            self.failed += 1;
             println!("FAILED: {e:#}");
             let gone = Figure::of(format!("{name}: failed: {e:#}"), &[]).goal(super::figure::Goal::AtMost(0.0));
             self.figures.push((name.to_owned(), gone));
         }
         println!("({name}: {:.0} s of {} s)", began.elapsed().as_secs_f64(), budget.as_secs());
         self.spent.push((name.to_owned(), began.elapsed(), budget));
+    }
+
+    /// How many parts failed to run.
+    pub fn failed(&self) -> usize {
+        self.failed
     }
 
     /// Keeps a raw result: the part's name is added.
@@ -121,4 +133,9 @@ impl Run {
         println!("raw results: {}", self.raw_path.display());
         self.figures.iter().filter(|(_, f)| missed(f)).count()
     }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let owned = panic.downcast_ref::<String>().cloned();
+    owned.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "a panic".to_owned())
 }

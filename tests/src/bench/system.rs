@@ -11,8 +11,17 @@ use crate::fabric::TestFabric;
 use crate::process::{Postgres, Process};
 use crate::wait;
 
+/// PostgreSQL without a standby.
+pub const PLAIN: &str = "no standby";
+/// Three receivers, two of which must have a commit.
+pub const ANY_TWO: &str = "ANY 2 of 3 pg_receivewal";
+/// One synchronous streaming standby.
+pub const STANDBY: &str = "one streaming standby";
+/// Ours.
+pub const WALFABRIC: &str = "walfabric";
+
 /// Settings that every cluster gets, so that no checkpoint falls into one system's block only.
-const SETTINGS: [&str; 3] = ["checkpoint_timeout = '1h'", "max_wal_size = '16GB'", "autovacuum = off"];
+pub const SETTINGS: [&str; 3] = ["checkpoint_timeout = '1h'", "max_wal_size = '16GB'", "autovacuum = off"];
 
 /// A running system.
 pub struct System {
@@ -42,7 +51,7 @@ impl System {
     /// When it does not start.
     pub async fn plain(dir: &Path) -> Result<System> {
         let primary = Postgres::start(dir, "plain").await?;
-        System::own("no standby", primary, Vec::new(), None).await
+        System::own(PLAIN, primary, Vec::new(), None).await
     }
 
     /// Three `pg_receivewal --synchronous`, two of which must have a commit.
@@ -63,7 +72,7 @@ impl System {
             receivers.push(Process::spawn(command, &dir.join(format!("rx{n}.log")))?);
         }
         synchronous(&client, "ANY 2 (rx1, rx2, rx3)", 3).await?;
-        System::own("ANY 2 of 3 pg_receivewal", primary, receivers, None).await
+        System::own(ANY_TWO, primary, receivers, None).await
     }
 
     /// One streaming standby.
@@ -83,7 +92,7 @@ impl System {
         standby.restart().await?;
         let client = sql::connect(&primary.conninfo()).await?;
         synchronous(&client, "FIRST 1 (standby1)", 1).await?;
-        System::own("one streaming standby", primary, Vec::new(), Some(standby)).await
+        System::own(STANDBY, primary, Vec::new(), Some(standby)).await
     }
 
     /// A fabric with three safekeepers and one pageserver.
@@ -94,7 +103,7 @@ impl System {
         let fabric = TestFabric::up(&[])?;
         let pg = fabric.read()?.postgres.context("no PostgreSQL")?;
         configure(&pg.conninfo()).await?;
-        Ok(System { name: "walfabric", conninfo: pg.conninfo(), bin_dir: pg.bin_dir, kind: Kind::Fabric(fabric) })
+        Ok(System { name: WALFABRIC, conninfo: pg.conninfo(), bin_dir: pg.bin_dir, kind: Kind::Fabric(fabric) })
     }
 
     async fn own(

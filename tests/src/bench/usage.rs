@@ -40,10 +40,19 @@ pub fn written_bytes(roots: &[u32]) -> u64 {
     roots.iter().map(|root| of(*root) + descendants(*root).into_iter().map(of).sum::<u64>()).sum()
 }
 
-/// Resident memory of one process in MiB.
+/// Resident memory of one process in MiB; zero when it is gone.
 pub fn rss_mib(pid: u32) -> f64 {
+    status_mib(pid, "VmRSS:")
+}
+
+/// The most memory that one process ever had resident, in MiB; zero when it is gone.
+pub fn peak_rss_mib(pid: u32) -> f64 {
+    status_mib(pid, "VmHWM:")
+}
+
+fn status_mib(pid: u32, key: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"));
+    let line = status.lines().find(|l| l.starts_with(key));
     line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
 }
 

@@ -1,1 +1,6 @@
 //! The parts of the table, one file each: `run(&mut Run)` measures and hands figures over.
+
+pub mod commit;
+pub mod memory;
+pub mod stall;
+pub mod unsynced;
