@@ -49,7 +49,7 @@ fn said(command: &mut Command) -> Option<String> {
 fn commit() -> Option<String> {
     let git = |args: &[&str]| said(Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args));
     let id = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changed| !changed.is_empty());
+    let dirty = git(&["status", "--porcelain"]).is_some_and(|changed| !changed.is_empty());
     Some(if dirty { format!("{id}-dirty") } else { id })
 }
 

@@ -15,7 +15,7 @@ use crate::wait;
 /// Time at the beginning of a block that is not measured: connections, prepared statements, caches that the block of
 /// another system pushed out.
 const LEAD_IN: Duration = Duration::from_secs(1);
-/// How long before pgbench's end the measured stretch ends: what a backend wrote can only be read while it lives.
+/// How long before pgbench's end the measured stretch ends, so that all clients are busy throughout.
 const TAIL: Duration = Duration::from_millis(50);
 
 /// What one block measured, after its lead-in.
@@ -29,8 +29,8 @@ pub struct Block {
     pub p99_us: f64,
     /// CPU milliseconds of the whole system per transaction.
     pub cpu_ms_per_txn: f64,
-    /// Bytes that the whole system sent to the disk per transaction.
-    pub written_per_txn: f64,
+    /// Bytes that the disk got per transaction, from anyone (the other systems are idle); `None` without a disk.
+    pub written_per_txn: Option<f64>,
     /// How crowded the machine was.
     pub crowd: Crowd,
     /// Transactions of the whole block, lead-in included: what a counter read before and after it is divided by.
@@ -62,13 +62,15 @@ fn pgbench(system: &System) -> Result<Command> {
     Ok(command)
 }
 
-/// Makes pgbench's tables. No checkpoint comes after it (see `system::SETTINGS`), so no block pays for full page images.
+/// Makes pgbench's tables. No checkpoint comes after it (see `system::SETTINGS`), so no block pays for full page images;
+/// and the tables are written back here, so that no block pays for that either.
 ///
 /// # Errors
 /// With what pgbench said.
 pub fn initialise(system: &System, scale: u32) -> Result<()> {
     let output = pgbench(system)?.args(["-i", "-q", "-s", &scale.to_string()]).current_dir("/").output()?;
     ensure!(output.status.success(), "pgbench -i on {}: {}", system.name, String::from_utf8_lossy(&output.stderr));
+    rustix::fs::sync();
     Ok(())
 }
 
@@ -151,9 +153,9 @@ pub fn run(system: &System, dir: &Path, clients: u32, seconds: u32) -> Result<Bl
     let pids = system.pids()?;
     let (load, began) = (Load::start(system, dir, clients, seconds)?, Instant::now());
     wait::elapse(LEAD_IN);
-    let (window, written, from) = (Window::open(&pids), usage::written_bytes(&pids), now_us());
+    let (window, written, from) = (Window::open(&pids), usage::disk_written_bytes(dir), now_us());
     wait::elapse((Duration::from_secs(seconds.into()) - TAIL).saturating_sub(began.elapsed()));
-    let (written, to) = (usage::written_bytes(&pids).saturating_sub(written), now_us());
+    let (written, to) = (usage::disk_written_bytes(dir).zip(written).map(|(after, before)| after - before), now_us());
     let elapsed = window.close();
     let all = load.finish()?;
     let measured: Vec<Txn> = all.iter().filter(|t| (from..to).contains(&t.end_us)).copied().collect();
@@ -164,7 +166,7 @@ pub fn run(system: &System, dir: &Path, clients: u32, seconds: u32) -> Result<Bl
         p50_us: at(0.5)?,
         p99_us: at(0.99)?,
         cpu_ms_per_txn: elapsed.cpu_seconds * 1000.0 / count,
-        written_per_txn: written as f64 / count,
+        written_per_txn: written.map(|bytes| bytes as f64 / count),
         crowd: elapsed.crowd,
         transactions: all.len(),
     })

@@ -62,7 +62,7 @@ async fn one(run: &mut Run, system: &System, shape: Shape, round: usize) -> Resu
     Ok(Round { block, syncs_per_commit })
 }
 
-/// One value of every round.
-pub fn samples(rounds: &[Round], value: fn(&Block) -> f64) -> Vec<Sample> {
-    rounds.iter().map(|r| Sample { value: value(&r.block), crowd: r.block.crowd }).collect()
+/// One value of every round that has it.
+pub fn samples(rounds: &[Round], value: fn(&Block) -> Option<f64>) -> Vec<Sample> {
+    rounds.iter().filter_map(|r| Some(Sample { value: value(&r.block)?, crowd: r.block.crowd })).collect()
 }

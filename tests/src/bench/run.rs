@@ -38,6 +38,7 @@ pub struct Run {
     /// How much is measured.
     pub extent: Extent,
     dir: tempfile::TempDir,
+    part_dir: PathBuf,
     raw: std::fs::File,
     raw_path: PathBuf,
     part: String,
@@ -56,9 +57,11 @@ impl Run {
         std::fs::create_dir_all(raw.parent().context("--raw needs a directory")?)?;
         let mut file = std::fs::File::create(raw)?;
         writeln!(file, "{environment}")?;
+        let dir = tempfile::Builder::new().prefix("walfabric-bench-").tempdir()?;
         Ok(Run {
             extent,
-            dir: tempfile::Builder::new().prefix("walfabric-bench-").tempdir()?,
+            part_dir: dir.path().to_owned(),
+            dir,
             raw: file,
             raw_path: raw.to_owned(),
             part: String::new(),
@@ -69,9 +72,9 @@ impl Run {
         })
     }
 
-    /// A scratch directory on the disk under test, gone at the end.
+    /// The part's scratch directory on the disk under test, gone when the part has ended.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.part_dir
     }
 
     /// Runs a part and notes how long it took against its budget. A part that fails or
@@ -80,8 +83,7 @@ impl Run {
         name.clone_into(&mut self.part);
         println!("\n== {name} (budget {} s)", budget.as_secs());
         let began = Instant::now();
-        let ended = AssertUnwindSafe(part(self)).catch_unwind().await;
-        if let Err(e) = ended.unwrap_or_else(|panic| Err(anyhow!("{}", words(panic.as_ref())))) {
+        if let Err(e) = self.in_its_directory(part).await {
             self.failed += 1;
             println!("FAILED: {e:#}");
             let gone = Figure::of(format!("{name}: failed: {e:#}"), &[]).goal(super::figure::Goal::AtMost(0.0));
@@ -89,6 +91,14 @@ impl Run {
         }
         println!("({name}: {:.0} s of {} s)", began.elapsed().as_secs_f64(), budget.as_secs());
         self.spent.push((name.to_owned(), began.elapsed(), budget));
+    }
+
+    async fn in_its_directory(&mut self, part: impl AsyncFnOnce(&mut Run) -> Result<()>) -> Result<()> {
+        self.part_dir = self.dir.path().join(&self.part);
+        std::fs::create_dir(&self.part_dir)?;
+        let ended = AssertUnwindSafe(part(self)).catch_unwind().await;
+        std::fs::remove_dir_all(&self.part_dir)?;
+        ended.unwrap_or_else(|panic| Err(anyhow!("{}", words(panic.as_ref()))))
     }
 
     /// How many parts failed to run.

@@ -131,6 +131,17 @@ impl System {
         }
     }
 
+    /// What its primary is configured with beside the defaults, as `name=value`.
+    ///
+    /// # Errors
+    /// When the primary does not answer.
+    pub async fn settings(&self) -> Result<Vec<String>> {
+        let client = sql::connect(&self.conninfo).await?;
+        let query =
+            "SELECT name || '=' || setting FROM pg_settings WHERE source LIKE '%file%' OR source = 'command line'";
+        Ok(client.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
     /// The fabric behind it, if it is one.
     pub fn fabric(&self) -> Option<&TestFabric> {
         match &self.kind {

@@ -1,5 +1,8 @@
 //! What processes used, and how crowded the machine was, from `/proc`.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use walfabric::supervisor::descendants;
 
 /// `sysconf(_SC_CLK_TCK)` on every Linux that PostgreSQL runs on.
@@ -30,7 +33,8 @@ pub(super) fn cpu_seconds_of_others(roots: &[u32]) -> f64 {
 }
 
 /// Bytes that the trees below `roots` caused to be sent to the disk (`write_bytes` of `/proc/PID/io`); what already
-/// ended processes wrote is not in it.
+/// ended processes wrote is not in it. Kernels with large folios charge the whole folio for a write of one page (tens
+/// of times too much for a WAL): for what a disk really got, see [`disk_written_bytes`].
 pub fn written_bytes(roots: &[u32]) -> u64 {
     let of = |pid: u32| -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -38,6 +42,15 @@ pub fn written_bytes(roots: &[u32]) -> u64 {
         line.and_then(|n| n.trim().parse().ok()).unwrap_or_default()
     };
     roots.iter().map(|root| of(*root) + descendants(*root).into_iter().map(of).sum::<u64>()).sum()
+}
+
+/// Bytes that the disk below `dir` got since boot, from anyone; `None` for a file system without a block device.
+pub fn disk_written_bytes(dir: &Path) -> Option<u64> {
+    let device = std::fs::metadata(dir).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    // Field 7: sectors of 512 bytes, whatever the disk's own are.
+    Some(text.split_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
 }
 
 /// Resident memory of one process in MiB; zero when it is gone.
