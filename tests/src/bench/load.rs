@@ -159,13 +159,15 @@ pub fn run(system: &System, dir: &Path, clients: u32, seconds: u32) -> Result<Bl
     let elapsed = window.close();
     let all = load.finish()?;
     let measured: Vec<Txn> = all.iter().filter(|t| (from..to).contains(&t.end_us)).copied().collect();
-    let at = |share| latency_us(&measured, share).context("pgbench logged no transaction");
+    let at = |share| latency_us(&measured, share).context("pgbench logged no transaction in the measured stretch");
     let count = measured.len() as f64;
+    let tps = count * 1e6 / (to - from).max(1) as f64;
     Ok(Block {
-        tps: count * 1e6 / (to - from) as f64,
+        tps,
         p50_us: at(0.5)?,
         p99_us: at(0.99)?,
-        cpu_ms_per_txn: elapsed.cpu_seconds * 1000.0 / count,
+        // By rates: reading `/proc` takes time, so the two stretches are not exactly equal.
+        cpu_ms_per_txn: elapsed.cpu_seconds / elapsed.seconds * 1000.0 / tps,
         written_per_txn: written.map(|bytes| bytes as f64 / count),
         crowd: elapsed.crowd,
         transactions: all.len(),

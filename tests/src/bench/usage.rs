@@ -3,8 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use walfabric::supervisor::descendants;
-
 /// `sysconf(_SC_CLK_TCK)` on every Linux that PostgreSQL runs on.
 pub(super) const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -16,20 +14,36 @@ fn cpu_seconds_of(pid: u32) -> f64 {
     ticks / TICKS_PER_SECOND
 }
 
+/// `roots` and everything below them, by one pass over `/proc`: a pass per root would take longer than some blocks.
+fn trees(roots: &[u32]) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let (mut found, mut next) = (roots.to_vec(), 0);
+    while let Some(of) = found.get(next).copied() {
+        let below: Vec<u32> = parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid).collect();
+        found.extend(below.into_iter().filter(|pid| !roots.contains(pid)));
+        next += 1;
+    }
+    found
+}
+
+/// Field 4 of `/proc/PID/stat`; the command name before it is in parentheses and may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// CPU seconds of the trees below `roots`.
 pub fn cpu_seconds(roots: &[u32]) -> f64 {
-    roots
-        .iter()
-        .map(|root| cpu_seconds_of(*root) + descendants(*root).into_iter().map(cpu_seconds_of).sum::<f64>())
-        .sum()
+    trees(roots).into_iter().map(cpu_seconds_of).sum()
 }
 
 /// CPU seconds of this process with all that it reaped, and of its descendants outside of the trees below `roots`.
 pub(super) fn cpu_seconds_of_others(roots: &[u32]) -> f64 {
-    let this = std::process::id();
-    let known: Vec<u32> = roots.iter().flat_map(|root| descendants(*root).into_iter().chain([*root])).collect();
-    let others = descendants(this).into_iter().filter(|pid| !known.contains(pid));
-    cpu_seconds_of(this) + others.map(cpu_seconds_of).sum::<f64>()
+    let known = trees(roots);
+    let ours = trees(&[std::process::id()]);
+    ours.into_iter().filter(|pid| !known.contains(pid)).map(cpu_seconds_of).sum()
 }
 
 /// Bytes that the trees below `roots` caused to be sent to the disk (`write_bytes` of `/proc/PID/io`); what already
@@ -41,7 +55,7 @@ pub fn written_bytes(roots: &[u32]) -> u64 {
         let line = text.lines().find_map(|l| l.strip_prefix("write_bytes: "));
         line.and_then(|n| n.trim().parse().ok()).unwrap_or_default()
     };
-    roots.iter().map(|root| of(*root) + descendants(*root).into_iter().map(of).sum::<u64>()).sum()
+    trees(roots).into_iter().map(of).sum()
 }
 
 /// Bytes that the disk below `dir` got since boot, from anyone; `None` for a file system without a block device.
@@ -74,4 +88,22 @@ pub fn cpu_pressure_us() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/pressure/cpu").ok()?;
     let some = text.lines().find(|l| l.starts_with("some"))?;
     some.rsplit_once("total=")?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_holds_its_roots_once_and_their_children() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat starts");
+        let me = std::process::id();
+        let found = trees(&[me, child.id()]);
+        assert_eq!(found.iter().filter(|pid| **pid == child.id()).count(), 1, "{found:?}");
+        assert!(trees(&[me]).contains(&child.id()));
+        child.kill().expect("cat dies");
+        child.wait().expect("cat is reaped");
+        assert!(!trees(&[me]).contains(&child.id()));
+    }
 }

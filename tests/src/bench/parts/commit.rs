@@ -145,7 +145,7 @@ async fn count(run: &mut Run, system: &System) -> Result<Result<Counted>> {
         }
     }
     let before = syncs::own(system).await?;
-    let block = load::run(system, run.dir(), 16, run.extent.pick(2, 3, 4))?;
+    let block = load::run(system, run.dir(), 16, run.extent.pick(2, 3, 4)).context("counting syncs with perf stat")?;
     let after = syncs::own(system).await?;
     let kernel = counters.into_iter().map(Counter::stop).collect::<Result<Vec<f64>>>()?;
     let own: f64 = after.iter().sum::<f64>() - before.iter().sum::<f64>();
