@@ -14,7 +14,7 @@ fn cpu_seconds_of(pid: u32) -> f64 {
     ticks / TICKS_PER_SECOND
 }
 
-/// `roots` and everything below them, by one pass over `/proc`: a pass per root would take longer than some blocks.
+/// `roots` and everything below them, by one pass over `/proc`, so that looking takes little of a block.
 fn trees(roots: &[u32]) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten();
     let pids = pids.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -10,7 +10,7 @@ use crate::bench::figure::{Figure, Goal, Sample};
 use crate::bench::load::{self, Block};
 use crate::bench::parts::memory;
 use crate::bench::rounds::{Round, Shape, interleave, samples};
-use crate::bench::run::Run;
+use crate::bench::run::{Extent, Run};
 use crate::bench::stats::spread;
 use crate::bench::syncs::{self, Counter};
 use crate::bench::system::{ANY_TWO, STANDBY, System, WALFABRIC};
@@ -54,7 +54,9 @@ pub async fn run(run: &mut Run) -> Result<()> {
         let settings = system.settings().await?;
         run.raw(json!({"system": system.name, "settings": settings}))?;
         load::initialise(system, run.extent.pick(2, 10, 10))?;
-        load::run(system, run.dir(), 4, run.extent.pick(2, 3, 3)).context("warming up")?;
+        if run.extent > Extent::Quick {
+            load::run(system, run.dir(), 4, 3).context("warming up")?;
+        }
     }
     let (rounds, seconds) = (run.extent.pick(1, 9, 21), run.extent.pick(2, 4, 5));
     for clients in CLIENTS {
