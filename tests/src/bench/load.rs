@@ -62,8 +62,8 @@ fn pgbench(system: &System) -> Result<Command> {
     Ok(command)
 }
 
-/// Makes pgbench's tables. No checkpoint comes after it (see `system::SETTINGS`), so no block pays for full page images;
-/// and the tables are written back here, so that no block pays for that either.
+/// Makes pgbench's tables. No checkpoint comes after it (see `system::SETTINGS`), so no block pays for full page
+/// images; and the tables are written back here, so that no block pays for that either.
 ///
 /// # Errors
 /// With what pgbench said.

@@ -133,8 +133,8 @@ impl Run {
             }
         }
         println!(
-            "\nn = samples or pairs; pressure = share of the time some task waited for a CPU (PSI), \"!\" beyond the limit; \
-            foreign = CPU share of others.\n"
+            "\nn = samples or pairs; pressure = share of the time some task waited for a CPU (PSI), \"!\" beyond the \
+            limit; foreign = CPU share of others.\n"
         );
         for (name, spent, budget) in &self.spent {
             println!("{name:<28} {:>6.0} s of {:>4} s", spent.as_secs_f64(), budget.as_secs());
