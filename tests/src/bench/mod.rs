@@ -6,13 +6,18 @@
 //! figures to one [`run::Run`], which prints them, judges them against their goals and keeps the raw results.
 
 pub mod environment;
+pub mod disk;
 pub mod figure;
+pub mod keeper;
 pub mod load;
 pub mod parts;
 pub mod rounds;
+pub mod primary;
+pub mod proposer;
 pub mod run;
 pub mod stats;
 pub mod syncs;
 pub mod system;
 pub mod usage;
+pub mod wal;
 pub mod window;

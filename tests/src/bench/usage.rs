@@ -46,6 +46,14 @@ pub(super) fn cpu_seconds_of_others(roots: &[u32]) -> f64 {
     ours.into_iter().filter(|pid| !known.contains(pid)).map(cpu_seconds_of).sum()
 }
 
+/// CPU seconds of the children that this process has reaped (fields 16 and 17 of `/proc/self/stat`).
+pub fn cpu_seconds_of_reaped() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
+    let ticks: f64 = fields.iter().skip(13).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
+    ticks / TICKS_PER_SECOND
+}
+
 /// Bytes that the trees below `roots` caused to be sent to the disk (`write_bytes` of `/proc/PID/io`); what already
 /// ended processes wrote is not in it. Kernels with large folios charge the whole folio for a write of one page (tens
 /// of times too much for a WAL): for what a disk really got, see [`disk_written_bytes`].

@@ -4,3 +4,8 @@ pub mod commit;
 pub mod memory;
 pub mod stall;
 pub mod unsynced;
+pub mod catchup;
+pub mod cost;
+pub mod idle;
+pub mod proposers;
+pub mod trickle;
