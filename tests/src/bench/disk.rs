@@ -9,19 +9,30 @@ use anyhow::Result;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 
+use super::usage;
+
 /// Bytes per write, and per fdatasync when there is one for each.
 const STEP: usize = 1 << 20;
 
-/// Writes `bytes` to a preallocated file below `dir`, with an fdatasync after each MiB or one at the end; MiB/s.
+/// How fast, and for how much CPU time.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequential {
+    /// MiB per second.
+    pub mib_per_second: f64,
+    /// CPU milliseconds per MiB: copying to the page cache and handing to the disk, which no writer can save.
+    pub cpu_ms_per_mib: f64,
+}
+
+/// Writes `bytes` to a preallocated file below `dir`, with an fdatasync after each MiB or one at the end.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn sequential(dir: &Path, bytes: &Bytes, sync_each: bool) -> Result<f64> {
+pub fn sequential(dir: &Path, bytes: &Bytes, sync_each: bool) -> Result<Sequential> {
     let path = dir.join("sequential");
     let file = File::create(&path)?;
     fallocate(&file, FallocateFlags::empty(), 0, bytes.len() as u64)?;
     file.sync_all()?;
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), usage::cpu_seconds_of_this());
     for (n, step) in bytes.chunks(STEP).enumerate() {
         file.write_all_at(step, (n * STEP) as u64)?;
         if sync_each {
@@ -29,7 +40,8 @@ pub fn sequential(dir: &Path, bytes: &Bytes, sync_each: bool) -> Result<f64> {
         }
     }
     fdatasync(&file)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), usage::cpu_seconds_of_this() - cpu);
     std::fs::remove_file(&path)?;
-    Ok(bytes.len() as f64 / f64::from(1 << 20) / seconds)
+    let mib = bytes.len() as f64 / f64::from(1 << 20);
+    Ok(Sequential { mib_per_second: mib / seconds, cpu_ms_per_mib: cpu * 1000.0 / mib })
 }

@@ -46,12 +46,21 @@ pub(super) fn cpu_seconds_of_others(roots: &[u32]) -> f64 {
     ours.into_iter().filter(|pid| !known.contains(pid)).map(cpu_seconds_of).sum()
 }
 
-/// CPU seconds of the children that this process has reaped (fields 16 and 17 of `/proc/self/stat`).
+/// CPU seconds of this process alone (fields 14 and 15 of `/proc/self/stat`).
+pub fn cpu_seconds_of_this() -> f64 {
+    own_ticks(11) / TICKS_PER_SECOND
+}
+
+/// CPU seconds of the children that this process has reaped (fields 16 and 17).
 pub fn cpu_seconds_of_reaped() -> f64 {
+    own_ticks(13) / TICKS_PER_SECOND
+}
+
+/// User and system time, which stand so many fields behind the name.
+fn own_ticks(skip: usize) -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
-    let ticks: f64 = fields.iter().skip(13).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
-    ticks / TICKS_PER_SECOND
+    fields.iter().skip(skip).take(2).filter_map(|f| f.parse::<f64>().ok()).sum()
 }
 
 /// Bytes that the trees below `roots` caused to be sent to the disk (`write_bytes` of `/proc/PID/io`); what already

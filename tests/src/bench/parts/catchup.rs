@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::bench::disk;
+use crate::bench::disk::{self, Sequential};
 use crate::bench::figure::{Figure, Goal, Sample};
 use crate::bench::keeper::{Keeper, rss_peak_mib, ttid};
 use crate::bench::primary::Primary;
@@ -40,7 +40,7 @@ pub async fn run(run: &mut Run) -> Result<()> {
     let mut primary = Primary::start(run.dir(), run.extent.pick(256 << 20, 1 << 30, 1 << 30)).await?;
     println!("{:.0} MiB of WAL of a PostgreSQL, {rounds} pairs (9 in the full run)", primary.wal.len() as f64 / MIB);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    let (mut of_disk, mut of_stream) = (Vec::new(), Vec::new());
+    let (mut of_disk, mut of_stream, mut bare_cpu) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         for first in [true, false] {
             if first == (round % 2 == 0) {
@@ -53,13 +53,17 @@ pub async fn run(run: &mut Run) -> Result<()> {
         }
         let (synced, streamed) = disk_speed(run, &primary)?;
         let speed = ours.last().map_or(f64::NAN, |b: &Block| b.mib_per_second.value);
-        run.raw(json!({"what": "disk", "round": round, "mib_per_second_synced": synced, "mib_per_second": streamed}))?;
-        of_disk.push(Sample::exact(speed / synced * 100.0));
-        of_stream.push(Sample::exact(speed / streamed * 100.0));
+        run.raw(json!({"what": "disk", "round": round, "mib_per_second_synced": synced.mib_per_second,
+            "cpu_ms_per_mib_synced": synced.cpu_ms_per_mib, "mib_per_second": streamed.mib_per_second,
+            "cpu_ms_per_mib": streamed.cpu_ms_per_mib}))?;
+        of_disk.push(Sample::exact(speed / synced.mib_per_second * 100.0));
+        of_stream.push(Sample::exact(speed / streamed.mib_per_second * 100.0));
+        bare_cpu.push(Sample::exact(synced.cpu_ms_per_mib));
     }
     figures(run, &ours, &theirs);
     run.figure(Figure::of("catch-up, % of the disk's sequential writes, fdatasync each MiB", &of_disk));
     run.figure(Figure::of("catch-up, % of the disk's sequential writes, one fdatasync", &of_stream));
+    run.figure(Figure::of("a bare sequential write, fdatasync each MiB, CPU ms per MiB", &bare_cpu));
     Ok(())
 }
 
@@ -121,7 +125,7 @@ async fn receive(run: &mut Run, primary: &mut Primary, round: usize) -> Result<B
     })
 }
 
-fn disk_speed(run: &Run, primary: &Primary) -> Result<(f64, f64)> {
+fn disk_speed(run: &Run, primary: &Primary) -> Result<(Sequential, Sequential)> {
     let write = |dir: &Path, each: bool| tokio::task::block_in_place(|| disk::sequential(dir, &primary.wal, each));
     let speeds = (write(run.dir(), true)?, write(run.dir(), false)?);
     rustix::fs::sync();

@@ -39,8 +39,11 @@ pub async fn run(run: &mut Run) -> Result<()> {
     files(run, &keeper.data_dir(), count)?;
 
     let start = keeper.restart().await?.as_secs_f64();
-    run.raw(json!({"what": "start", "timelines": count, "seconds": start}))?;
+    let synced = keeper.syncs().await?;
+    run.raw(json!({"what": "start", "timelines": count, "seconds": start, "syncs": synced.json()}))?;
     run.figure(Figure::of(format!("{count} idle timelines: start after kill -9, s"), &[Sample::exact(start)]));
+    let each = Sample::exact(synced.total() as f64 / f64::from(count));
+    run.figure(Figure::of("start after kill -9, syncs per timeline", &[each]));
     keeper.settled().await?;
     memory(run, "after a restart", count, bare, rss_mib(keeper.pid()))?;
     let listed = keeper.listed().await?;
