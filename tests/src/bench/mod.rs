@@ -5,15 +5,15 @@
 //! machine hits both sides; a ratio is taken inside a pair. Every part of the table is a file in `parts/` and hands
 //! figures to one [`run::Run`], which prints them, judges them against their goals and keeps the raw results.
 
-pub mod environment;
 pub mod disk;
+pub mod environment;
 pub mod figure;
 pub mod keeper;
 pub mod load;
 pub mod parts;
-pub mod rounds;
 pub mod primary;
 pub mod proposer;
+pub mod rounds;
 pub mod run;
 pub mod stats;
 pub mod syncs;

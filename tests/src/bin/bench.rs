@@ -30,18 +30,19 @@ struct Args {
 type Part = (&'static str, [u64; 3]);
 
 /// Every part, in the order in which they run.
-const PARTS: [Part; 11] = [
-    ("commit", [60, 560, 1500]),
-    ("unsynced", [20, 120, 260]),
-    ("stall", [22, 90, 240]),
+const PARTS: [Part; 12] = [
+    ("commit", [50, 560, 1500]),
+    ("unsynced", [24, 120, 260]),
+    ("stall", [18, 90, 240]),
     ("memory", [15, 30, 60]),
-    ("catchup", [20, 150, 600]),
+    ("catchup", [30, 150, 600]),
+    ("cost", [12, 50, 200]),
     ("push", [15, 120, 600]),
     ("kills", [20, 130, 600]),
-    ("proposers", [15, 60, 300]),
+    ("proposers", [8, 40, 300]),
     ("idle", [15, 60, 300]),
     ("trickle", [10, 45, 150]),
-    ("sim", [10, 25, 120]),
+    ("sim", [6, 20, 120]),
 ];
 
 /// Seconds of all parts together, for one extent.
@@ -63,6 +64,11 @@ async fn measure(name: &str, run: &mut Run) -> Result<()> {
         "unsynced" => parts::unsynced::run(run).await,
         "stall" => parts::stall::run(run).await,
         "memory" => parts::memory::run(run).await,
+        "catchup" => parts::catchup::run(run).await,
+        "cost" => parts::cost::run(run).await,
+        "proposers" => parts::proposers::run(run).await,
+        "idle" => parts::idle::run(run).await,
+        "trickle" => parts::trickle::run(run).await,
         other => bail!("there is no part {other}"),
     }
 }

@@ -37,6 +37,7 @@ impl Rig {
             min_term: Term::ZERO,
             start_lsn: None,
             heartbeat_ms: ProposerConfig::HEARTBEAT_MS,
+            commit_lag_ms: ProposerConfig::COMMIT_LAG_MS,
             silence_ms: ProposerConfig::SILENCE_MS,
             reconnect_ms: ProposerConfig::RECONNECT_MS,
             window: ProposerConfig::WINDOW,

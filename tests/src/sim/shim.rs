@@ -60,6 +60,7 @@ pub(crate) fn config(
         min_term,
         start_lsn: profile.foreign.then_some(start),
         heartbeat_ms: 60,
+        commit_lag_ms: ProposerConfig::COMMIT_LAG_MS,
         silence_ms: 400,
         reconnect_ms: profile.reconnect_ms,
         window: profile.window,

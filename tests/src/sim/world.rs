@@ -10,6 +10,7 @@ use fastrand::Rng;
 use pgformat::{Lsn, Tli};
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{AcceptorMessage, Member, MemberConf, ProposerMessage, ProtoVersion};
+use proto::feedback::PageserverFeedback;
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 use safekeeper::core::{ConnId, ControlState, Input as NodeInput, NextAction};
 use safekeeper::storage::Op;
@@ -367,7 +368,15 @@ impl World {
     fn after_node(&mut self, node: usize, out: Vec<Out>) -> Result<(), Violation> {
         for event in out {
             match event {
-                Out::Send(ConnId(key), message) => {
+                Out::Send(ConnId(key), mut message) => {
+                    // The first node feeds a pageserver: the others hear of commits later than it does.
+                    if let AcceptorMessage::Append(answer) = &mut message
+                        && node == 0
+                    {
+                        let last_received_lsn = answer.flush_lsn;
+                        answer.pageserver_feedback =
+                            Some(PageserverFeedback { last_received_lsn, ..PageserverFeedback::default() });
+                    }
                     let message = AcceptorMessage::decode(ProtoVersion::V3, message.encode(ProtoVersion::V3));
                     let message = message.expect("what one side writes the other reads");
                     self.checks.promises.sent(self.nodes[node].id, &message);
