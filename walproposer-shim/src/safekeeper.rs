@@ -63,7 +63,8 @@ pub(crate) fn push_command(config: &Config) -> String {
         ApplySource::Pageserver => "prompt",
     };
     format!(
-        "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '{}', feedback '{feedback}')",
+        "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '{}', \
+         feedback '{feedback}')",
         config.primary_epoch
     )
 }

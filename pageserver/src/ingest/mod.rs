@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //! 1. bytes enter without gap and without overlap, and only after the decoder accepted them;
-//! 2. `disk_consistent_lsn` is a record boundary and moves only after the fdatasync of everything below it; nobody waits
-//!    for that, so it runs beside the writes, seldom (`docs/adr/0006-lazy-sync.md`);
+//! 2. `disk_consistent_lsn` is a record boundary and moves only after the fdatasync of everything below it; nobody
+//!    waits for that, so it runs beside the writes, seldom (`docs/adr/0006-lazy-sync.md`);
 //! 3. after a failed write or sync nothing is written, synced or reported any more until a restart reads the disk
 //!    again.
 

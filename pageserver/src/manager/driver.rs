@@ -52,6 +52,8 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mp
         published: None,
     };
     driver.publish_record();
+    // The broker may have shown everything before this timeline was attached, and stay silent for long.
+    driver.timeline.view_changed.notify_one();
     driver.work(&mut events).await;
 }
 

@@ -30,8 +30,8 @@ fn start_wal_push() {
         primary_epoch: Some(PrimaryEpoch(7)),
         lazy_feedback: true,
     };
-    let text = "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '7', feedback 'lazy', \
-                later 'x')";
+    let text = "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false', primary_epoch '7', \
+                feedback 'lazy', later 'x')";
     assert_eq!(parse(text), Command::StartWalPush(full));
     assert_eq!(parse("START_WAL_PUSH (feedback 'prompt')"), Command::StartWalPush(bare));
     assert_eq!(refused("START_WAL_PUSH (feedback 'never')"), sqlstate::INVALID_PARAMETER_VALUE);

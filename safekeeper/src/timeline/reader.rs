@@ -11,6 +11,7 @@ use bytes::Bytes;
 use pgformat::{Lsn, WAL_PAGE_SIZE};
 use proto::id::Term;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::handle::Positions;
 use super::shared::Shared;
@@ -84,9 +85,23 @@ pub struct WalReader {
     positions: watch::Receiver<Positions>,
     mode: ReadMode,
     position: Lsn,
+    ahead: Ahead,
+}
+
+/// What is read from files beyond the position: one thread's turn brings more than one message, and the next turn runs
+/// while this one's bytes go out. At most two turns' bytes are held, and only by a reader that is behind.
+#[derive(Debug, Default)]
+struct Ahead {
     /// The segment read last, kept open.
     open: Option<OpenSegment>,
+    /// Read and not handed out yet: where it starts, and the bytes, whole pages.
+    read: Option<(Lsn, Bytes)>,
+    /// Being read, from there on.
+    reading: Option<(Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>)>,
 }
+
+/// Bytes per turn: eight messages of the largest size.
+const READ_AHEAD: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 struct OpenSegment {
@@ -103,7 +118,7 @@ impl WalReader {
             return Err(WalReadError::BelowStart { start, held });
         }
         let positions = shared.positions.clone();
-        let reader = WalReader { shared, positions, mode, position: start, open: None };
+        let reader = WalReader { shared, positions, mode, position: start, ahead: Ahead::default() };
         reader.limit()?;
         Ok(reader)
     }
@@ -150,8 +165,12 @@ impl WalReader {
         let wanted = start.add((max as u64).max(WAL_PAGE_SIZE)).min(available);
         let end = if wanted < available { wanted.page_start() } else { wanted };
         let bytes = match self.read_ring(start, end) {
-            Some(bytes) => bytes,
-            None => vec![self.read_file(start, end).await?],
+            Some(bytes) => {
+                // Caught up: nothing is read ahead any more.
+                (self.ahead.read, self.ahead.reading) = (None, None);
+                bytes
+            }
+            None => vec![self.read_file(start, end, available).await?],
         };
         // What was read under another term may have been cut away while it was read.
         self.limit()?;
@@ -180,17 +199,47 @@ impl WalReader {
         (start.add(len) == end).then_some(slices)
     }
 
-    async fn read_file(&mut self, start: Lsn, end: Lsn) -> Result<Bytes, WalReadError> {
+    /// Bytes of `[start, end)` from the files, or of its beginning up to a page border.
+    async fn read_file(&mut self, start: Lsn, end: Lsn, available: Lsn) -> Result<Bytes, WalReadError> {
+        if self.ahead.read.as_ref().is_none_or(|(at, _)| *at != start) {
+            let fitting = self.ahead.reading.take_if(|(at, _)| *at == start);
+            let (_, turn) = match fitting {
+                Some(turn) => turn,
+                None => self.start_reading(start, end.max(ahead_of(start, available))),
+            };
+            // Kept where it is until it is done: whoever cancels this loses no bytes, the next call waits for them.
+            let (_, turn) = self.ahead.reading.insert((start, turn));
+            let done = turn.await;
+            self.ahead.reading = None;
+            let (open, bytes) = done.map_err(|e| io(start, std::io::Error::other(e)))??;
+            self.ahead.open = Some(open);
+            self.ahead.read = Some((start, bytes));
+        }
+        let (_, mut bytes) = self.ahead.read.take().expect("filled above");
+        let wanted = usize::try_from(end.bytes_since(start)).unwrap_or(usize::MAX);
+        let out = bytes.split_to(wanted.min(bytes.len()));
+        let next = start.add(out.len() as u64);
+        if !bytes.is_empty() {
+            self.ahead.read = Some((next, bytes));
+        } else if ahead_of(next, available) > next && self.ahead.reading.is_none() {
+            self.ahead.reading = Some(self.start_reading(next, ahead_of(next, available)));
+        }
+        Ok(out)
+    }
+
+    fn start_reading(&mut self, start: Lsn, end: Lsn) -> (Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>) {
         let view = self.shared.view();
         let seg = view.segments.seg_size();
         let end = end.min(seg.start_of(start.segment_no(seg) + 1));
-        let cached =
-            self.open.take().filter(|o| o.segno == start.segment_no(seg) && Arc::ptr_eq(&o.segments, &view.segments));
-        let read = tokio::task::spawn_blocking(move || read_segment(cached, view.segments, start, end));
-        let (open, bytes) = read.await.map_err(|e| io(start, std::io::Error::other(e)))??;
-        self.open = Some(open);
-        Ok(bytes)
+        let fits = |o: &OpenSegment| o.segno == start.segment_no(seg) && Arc::ptr_eq(&o.segments, &view.segments);
+        let cached = self.ahead.open.take().filter(fits);
+        (start, tokio::task::spawn_blocking(move || read_segment(cached, view.segments, start, end)))
     }
+}
+
+/// How far a turn that begins at `start` goes: whole pages, so that no message is cut inside of one.
+fn ahead_of(start: Lsn, available: Lsn) -> Lsn {
+    start.add(READ_AHEAD).min(available).page_start().max(start)
 }
 
 fn io(at: Lsn, source: std::io::Error) -> WalReadError {
