@@ -10,6 +10,7 @@ pub mod environment;
 pub mod figure;
 pub mod keeper;
 pub mod load;
+pub mod look;
 pub mod parts;
 pub mod primary;
 pub mod proposer;

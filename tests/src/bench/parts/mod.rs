@@ -9,3 +9,6 @@ pub mod proposers;
 pub mod stall;
 pub mod trickle;
 pub mod unsynced;
+pub mod kills;
+pub mod push;
+pub mod sim;
