@@ -174,13 +174,18 @@ impl Fabric {
     }
 
     pub(super) async fn start_with(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut Config)) -> Fabric {
+        let f = Fabric::start_unattached(disk, adjust).await;
+        assert_eq!(f.ps.attach().await, 201);
+        f
+    }
+
+    pub(super) async fn start_unattached(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut Config)) -> Fabric {
         let tmp = tempfile::tempdir().expect("temp dir");
         let any = "127.0.0.1:0".parse().expect("an address");
         let broker = BrokerProcess::start(tmp.path().join("broker"), any).await;
         let mut config = config(broker.address, tmp.path().join("ps"));
         adjust(&mut config);
         let ps = Pageserver::start(config, disk).await;
-        assert_eq!(ps.attach().await, 201);
         Fabric { tmp, broker, ps }
     }
 

@@ -17,6 +17,20 @@ use crate::ingest::disk::RealDisk;
 use crate::ingest::faulty::{Fault, FaultyDisk};
 
 #[tokio::test]
+async fn a_timeline_attached_when_the_broker_has_nothing_new_to_show_gets_its_choice() {
+    let f = Fabric::start_unattached(Arc::new(RealDisk), |_| {}).await;
+    let one = f.safekeeper(1, START.add(8));
+    eventually("the safekeeper is seen", || async {
+        let (_, table) = f.ps.get("/v1/show/safekeepers").await;
+        String::from_utf8_lossy(&table).contains("127.0.0.1:1").then_some(())
+    })
+    .await;
+    assert_eq!(f.ps.attach().await, 201);
+    assert_eq!(one.choice_after(0).await.0.safekeeper_id, NodeId(1));
+    f.ps.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_pusher_is_replaced_at_once() {
     let f = Fabric::start().await;
     let (one, two) = (f.safekeeper(1, START.add(8)), f.safekeeper(2, START));

@@ -97,8 +97,11 @@ struct Ahead {
     /// Read and not handed out yet: where it starts, and the bytes, whole pages.
     read: Option<(Lsn, Bytes)>,
     /// Being read, from there on.
-    reading: Option<(Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>)>,
+    reading: Option<Turn>,
 }
+
+/// A turn under way, and where it starts.
+type Turn = (Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>);
 
 /// Bytes per turn: eight messages of the largest size.
 const READ_AHEAD: u64 = 1 << 20;
@@ -227,7 +230,7 @@ impl WalReader {
         Ok(out)
     }
 
-    fn start_reading(&mut self, start: Lsn, end: Lsn) -> (Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>) {
+    fn start_reading(&mut self, start: Lsn, end: Lsn) -> Turn {
         let view = self.shared.view();
         let seg = view.segments.seg_size();
         let end = end.min(seg.start_of(start.segment_no(seg) + 1));

@@ -69,7 +69,10 @@ async fn measure(name: &str, run: &mut Run) -> Result<()> {
         "proposers" => parts::proposers::run(run).await,
         "idle" => parts::idle::run(run).await,
         "trickle" => parts::trickle::run(run).await,
-        other => bail!("there is no part {other}"),
+        "push" => parts::push::run(run).await,
+        "kills" => parts::kills::run(run).await,
+        "sim" => parts::sim::run(run).await,
+        other => bail!("part {other} is listed and not known"),
     }
 }
 

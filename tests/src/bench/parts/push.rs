@@ -149,8 +149,6 @@ impl Subject {
         ensure!(pids.len() >= 2, "safekeepers and the pageserver should run");
         let window = Window::open(&pids);
         self.look.attach().await?;
-        // A pageserver looks for whom to choose when a safekeeper's record on the broker moves; a commit moves it.
-        self.client.batch_execute("SELECT pg_logical_emit_message(true, 'bench', 'choose')").await?;
         let (mut began, mut start, mut reached) = (Instant::now(), None, None);
         let (_, durable) = poll("the push", PATIENCE, async || {
             let looked = Instant::now();
