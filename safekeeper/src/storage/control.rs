@@ -5,7 +5,7 @@
 //! state and ends with one fdatasync: no rename, no allocation, so that it works on a full disk. Invariants: the slot
 //! of the last successful write is never touched before the next one succeeded; after opening, the state given out is
 //! durable, because its slot was written and synced anew (a killed process may have left bytes in the page cache whose
-//! sync had failed).
+//! sync had failed). [`TimelineStorage`](super::TimelineStorage) may leave that sync to one for many files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub const CONTROL_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"WFSKCTL\0";
 const HEADER_LEN: usize = 32;
+/// Bytes of a slot that are read first: a state with short histories fits.
+const FIRST_READ: usize = 4096;
 
 // The largest body fits: fixed part, two member sets, both histories.
 const _: () = assert!(
@@ -81,9 +83,21 @@ impl ControlFile {
     /// Opens the file in `dir`, picks the newest valid slot and makes it durable anew.
     ///
     /// # Errors
+    /// As for [`ControlFile::read`].
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
+        let (control, state) = ControlFile::read(disk, dir)?;
+        control.write_anew()?;
+        control.sync()?;
+        Ok((control, state))
+    }
+
+    /// Opens the file in `dir` and picks the newest valid slot, which may not be durable: see
+    /// [`ControlFile::write_anew`].
+    ///
+    /// # Errors
     /// [`StorageError::Corrupt`] when neither slot is valid, [`StorageError::UnknownVersion`], and whatever the disk
     /// says.
-    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
         let path = dir.join(CONTROL_FILE);
         let file = disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;
         let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, 1)?];
@@ -91,9 +105,30 @@ impl ControlFile {
         let body = raw.slice(HEADER_LEN..);
         let (state, durable_lsn) = body::decode(body)
             .map_err(|problem| StorageError::Corrupt { path: path.clone(), problem: problem.to_string() })?;
-        file.write_at(offset(slot), &[raw]).map_err(StorageError::io("writing", &path))?;
-        file.fdatasync().map_err(StorageError::io("fdatasync of", &path))?;
         Ok((ControlFile { path, file, slot, sequence, durable_lsn }, state))
+    }
+
+    /// Writes the newest valid slot once more, without a sync: what a killed process left may look clean and not be on
+    /// disk.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub(super) fn write_anew(&self) -> Result<(), StorageError> {
+        let Slot::Valid { raw, .. } = read_slot(&*self.file, &self.path, self.slot)? else {
+            return Err(StorageError::Corrupt {
+                path: self.path.clone(),
+                problem: "a slot changed its content".into(),
+            });
+        };
+        self.file.write_at(offset(self.slot), &[raw]).map_err(StorageError::io("writing", &self.path))
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        self.file.fdatasync().map_err(StorageError::io("fdatasync of", &self.path))
     }
 
     /// Writes `state` durably.
@@ -166,23 +201,38 @@ fn encode_slot(sequence: u64, body: &[u8]) -> Bytes {
 }
 
 fn read_slot(file: &dyn DiskFile, path: &Path, slot: u8) -> Result<Slot, StorageError> {
-    let mut raw = vec![0; SLOT_SIZE];
-    let read = file.read_at(offset(slot), &mut raw).map_err(StorageError::io("reading", path))?;
-    if read < raw.len() {
+    if file.len().map_err(StorageError::io("measuring", path))? < offset(slot) + SLOT_SIZE as u64 {
         return Ok(Slot::Damaged("shorter than a slot"));
     }
+    // Most of a slot is zeros: a start with thousands of timelines reads only what is used.
+    let mut raw = vec![0; FIRST_READ];
+    file.read_at(offset(slot), &mut raw).map_err(StorageError::io("reading", path))?;
     if raw.iter().all(|b| *b == 0) {
         return Ok(Slot::Damaged("never written"));
+    }
+    let used = HEADER_LEN + body_len(&raw);
+    if (FIRST_READ..=SLOT_SIZE).contains(&used) {
+        raw.resize(used, 0);
+        file.read_at(offset(slot), &mut raw).map_err(StorageError::io("reading", path))?;
     }
     Ok(check_slot(raw))
 }
 
+fn u32_in(raw: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]])
+}
+
+/// As the header says, right or wrong.
+fn body_len(raw: &[u8]) -> usize {
+    u32_in(raw, 12) as usize
+}
+
 fn check_slot(mut raw: Vec<u8>) -> Slot {
-    let u32_at = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+    let u32_at = |at: usize| u32_in(&raw, at);
     if raw[..8] != MAGIC {
         return Slot::Damaged("wrong magic");
     }
-    let (version, len, crc) = (u32_at(8), u32_at(12) as usize, u32_at(24));
+    let (version, len, crc) = (u32_at(8), body_len(&raw), u32_at(24));
     let sequence = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
     if len > SLOT_SIZE - HEADER_LEN {
         return Slot::Damaged("length beyond the slot");

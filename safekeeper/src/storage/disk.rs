@@ -48,7 +48,9 @@ pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
     /// Makes the names in a directory durable.
     fn fsync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Renames a file or directory; the target must not exist as a directory with content.
+    /// Renames a file or directory; the target must not exist as a directory with content. One change, as in every
+    /// file system with a journal: after a power loss the one name is there or the other, and syncing either's
+    /// directory makes it durable.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -58,7 +60,8 @@ pub trait Disk: Send + Sync + Debug {
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
     /// Whether the path exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
-    /// Writes back everything of the file system that holds `path`: what a killed process left in the page cache.
+    /// Writes back everything of the file system that holds `path`: what a killed process left in the page cache. An
+    /// error of a write-back since the last call fails it (Linux 5.8 and later).
     fn sync_all(&self, path: &Path) -> io::Result<()>;
 }
 

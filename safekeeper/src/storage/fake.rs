@@ -20,6 +20,8 @@ pub(crate) enum Lies {
     None,
     /// fdatasync does nothing.
     NoFdatasync,
+    /// fsync does nothing.
+    NoFsync,
     /// fsync_dir does nothing.
     NoDirSync,
     /// Zeroing a range of an existing file does nothing.
@@ -61,7 +63,8 @@ enum Node {
 enum NameOp {
     Add(PathBuf, Node),
     Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
+    /// With what the name leads to: a name that was never durable by itself is there under its new one.
+    Rename(PathBuf, PathBuf, Node),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -186,13 +189,14 @@ impl NameOp {
         match self {
             NameOp::Add(path, node) => drop(names.insert(path.clone(), *node)),
             NameOp::Remove(path) => drop(names.remove(path)),
-            NameOp::Rename(from, to) => {
+            NameOp::Rename(from, to, node) => {
                 let moved: Vec<PathBuf> = names.keys().filter(|p| p.starts_with(from)).cloned().collect();
                 for path in moved {
                     let node = names.remove(&path).expect("listed");
                     let rest = path.strip_prefix(from).expect("filtered");
                     names.insert(if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) }, node);
                 }
+                names.insert(to.clone(), *node);
             }
         }
     }
@@ -200,7 +204,7 @@ impl NameOp {
     fn touches(&self, dir: &Path) -> bool {
         match self {
             NameOp::Add(path, _) | NameOp::Remove(path) => path.parent() == Some(dir),
-            NameOp::Rename(from, to) => from.parent() == Some(dir) || to.parent() == Some(dir),
+            NameOp::Rename(from, to, _) => from.parent() == Some(dir) || to.parent() == Some(dir),
         }
     }
 }
@@ -269,7 +273,11 @@ impl Disk for FakeDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.operation()?;
-        state.name_op(NameOp::Rename(from.to_owned(), to.to_owned()));
+        let node = *state.names.get(from).ok_or_else(not_found)?;
+        if state.names.keys().any(|p| p.parent() == Some(to)) {
+            return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+        }
+        state.name_op(NameOp::Rename(from.to_owned(), to.to_owned(), node));
         Ok(())
     }
 
@@ -339,7 +347,7 @@ impl FakeFile {
         state.operation()?;
         let fails = data_only && state.failing_syncs > 0;
         state.failing_syncs -= u32::from(fails);
-        let lie = data_only && state.lies == Lies::NoFdatasync;
+        let lie = state.lies == if data_only { Lies::NoFdatasync } else { Lies::NoFsync };
         let content = state.files.get_mut(&self.id).expect("files stay");
         if lie {
             return Ok(());

@@ -10,6 +10,7 @@
 //! | [`segment`] | segment files: names, creation, index |
 //! | [`wal`] | writing, syncing and cutting the log |
 //! | [`scan`] | the end of the log and its last record |
+//! | [`shared_dir`] | syncs of a directory that several threads change |
 //! | [`timeline`] | one timeline's directory |
 //! | [`ops`] | the acceptor's effects, grouped and run |
 
@@ -21,6 +22,7 @@ pub(crate) mod fake;
 pub mod ops;
 pub mod scan;
 pub mod segment;
+pub mod shared_dir;
 pub mod timeline;
 pub mod wal;
 

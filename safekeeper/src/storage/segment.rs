@@ -130,6 +130,13 @@ impl Segments {
         Ok(segment)
     }
 
+    /// Creates a segment whose blocks, length and name are the caller's to sync.
+    pub(super) fn create_unsynced(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        let segment = self.allocate_file(segno, tli)?;
+        self.write_index().insert(segno, tli);
+        Ok(segment)
+    }
+
     /// Prepares a segment that will be needed next. No error: when it cannot be, its creation will say so.
     ///
     /// `filled`: with zeros written, not only reserved. A sync behind a small write into reserved blocks has to write
@@ -187,6 +194,13 @@ impl Segments {
     }
 
     fn create_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        let segment = self.allocate_file(segno, tli)?;
+        segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))?;
+        self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))?;
+        Ok(segment)
+    }
+
+    fn allocate_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
         let path = self.path(segno, tli);
         let file = match self.disk.open(&path, OpenMode::CreateNew) {
             // Left behind by an attempt that failed half-way.
@@ -204,8 +218,6 @@ impl Segments {
             }
             return Err(no_space_or(e, "allocating", &path));
         }
-        file.fsync().map_err(StorageError::io("fsync of", &path))?;
-        self.disk.fsync_dir(&self.dir).map_err(StorageError::io("fsync of", &self.dir))?;
         Ok(Segment { segno, tli, path, file })
     }
 

@@ -9,11 +9,12 @@ use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{Member, MemberConf};
-use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, TimelineId};
+use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 
 use super::disk::{Disk, OpenMode};
 use super::fake::{FakeDisk, Lies};
 use super::scan::stream_config;
+use super::shared_dir::SharedDir;
 use super::*;
 use crate::core::{ControlState, LogEnd};
 
@@ -47,19 +48,29 @@ fn target() -> PathBuf {
     PathBuf::from("/data/tenant/timeline")
 }
 
-fn staging() -> &'static Path {
-    Path::new("/data/tmp/x")
-}
-
 fn create(disk: &FakeDisk) -> Result<(), StorageError> {
+    // No name is used twice.
+    let staging = PathBuf::from(format!("/data/tmp/{}", disk.operations()));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    disk.create_dir_all(Path::new("/data/tmp")).map_err(StorageError::io("creating", staging()))?;
-    TimelineStorage::create(&disk, staging(), &target(), &state(), prehistory(&state()))
+    disk.create_dir_all(Path::new("/data/tmp")).map_err(StorageError::io("creating", &staging))?;
+    let [above, parent] = ["/data", "/data/tenant"].map(|dir| SharedDir::new(PathBuf::from(dir)));
+    timeline::make_parent(&*disk, &above, parent.path())?;
+    TimelineStorage::create(&disk, &staging, (&parent, &target()), &state(), prehistory(&state()))
 }
 
 fn open(disk: &FakeDisk) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     TimelineStorage::open(&disk, &target())
+}
+
+/// As a starting process does.
+fn start(disk: &FakeDisk) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
+    let sync_all = || disk.sync_all(&target()).map_err(StorageError::io("syncing", &target()));
+    sync_all()?;
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let found = TimelineStorage::open_at_start(&disk, &target())?;
+    sync_all()?;
+    Ok(found)
 }
 
 fn builder() -> WalBuilder {
@@ -189,7 +200,7 @@ fn append(disk: &FakeDisk, log: &Log, rng: &mut fastrand::Rng, told: &mut Told) 
 
 /// What a restart must find: everything told, nothing that was never written, zeros behind the end.
 fn check(disk: &FakeDisk, log: &Log, told: &Told) -> Result<(), String> {
-    let opened = open(disk);
+    let opened = start(disk);
     if !told.created && matches!(opened, Err(StorageError::Io { .. })) {
         return Ok(());
     }
@@ -242,14 +253,14 @@ fn life(seed: u64, lies: Lies, cut_within: u64) -> Result<(), String> {
     // A restart that is itself cut short changes nothing.
     let halfway = after.after_kill();
     halfway.die_at(halfway.operations() + rng.u64(..12));
-    if open(&halfway).is_ok() || rng.bool() {
+    if start(&halfway).is_ok() || rng.bool() {
         let twice = if rng.bool() { halfway.after_kill() } else { halfway.after_power_loss(&mut rng) };
         check(&twice, &log, &told).map_err(|e| format!("seed {seed}, second restart: {e}; {told:?}"))?;
     }
     let reported = after.after_kill();
     check(&reported, &log, &told).map_err(|e| format!("seed {seed}: {e}; {told:?}"))?;
     // What a restart reported is durable.
-    let end = match open(&reported) {
+    let end = match start(&reported) {
         Ok((_, _, Some(end))) => end.flush_lsn,
         _ => return Ok(()),
     };
@@ -313,6 +324,47 @@ fn a_failed_fdatasync_closes_the_log_until_it_is_opened_and_written_anew() {
     }
 }
 
+#[test]
+fn a_failed_sync_of_a_directory_fails_all_who_changed_it_before() {
+    let disk = FakeDisk::new(Lies::None);
+    let dir = SharedDir::new(PathBuf::from("/data"));
+    let changed = |name: &str| {
+        let ticket = dir.begin();
+        disk.create_dir_all(&dir.path().join(name)).expect("made");
+        ticket
+    };
+    let [a, b] = ["a", "b"].map(changed);
+    disk.fail_dir_sync(1);
+    dir.sync(&disk, a).expect_err("injected");
+    dir.sync(&disk, b).expect_err("the failed sync was b's as well");
+    let c = changed("c");
+    dir.sync(&disk, c).expect("synced");
+    for seed in 0..10 {
+        let there = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed)).list(dir.path()).expect("listed");
+        assert_eq!(there.into_iter().map(|e| e.name).collect::<Vec<_>>(), ["c"]);
+    }
+}
+
+/// What a start shows is durable, whatever a process before it failed to sync.
+#[test]
+fn a_start_writes_anew_the_state_whose_sync_failed() {
+    for lies in [Lies::None, Lies::NoRewrite] {
+        let lost = (0..20).any(|seed| {
+            let disk = FakeDisk::new(lies);
+            create(&disk).expect("created");
+            let (mut storage, mut control, _) = open(&disk).expect("opened");
+            control.term = Term(9);
+            disk.fail_fdatasyncs(1);
+            storage.persist(&control).expect_err("injected");
+            let killed = disk.after_kill();
+            assert_eq!(start(&killed).expect("opened").1.term, Term(9), "the page cache shows it");
+            let lost_power = killed.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            open(&lost_power).expect("opened").1.term != Term(9)
+        });
+        assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
+    }
+}
+
 /// A removal whose directory sync failed may be undone by the next power loss, whatever a later sync says.
 fn cut_with_failing_directory(seed: u64, lies: Lies) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -345,12 +397,16 @@ fn a_failed_directory_sync_brings_no_removed_wal_back() {
     let noticed = (0..30).find_map(|seed| cut_with_failing_directory(seed, Lies::NoZeroing).err());
     assert!(noticed.is_some(), "a cut that only removes files must be noticed");
     // A timeline whose name is not durable does not exist, and the same request makes it later.
-    for nth in 1..=6 {
-        let disk = FakeDisk::new(Lies::None);
-        disk.fail_dir_sync(nth);
-        assert!(create(&disk).is_err() && open(&disk).is_err(), "sync {nth}");
-        create(&disk).expect("created");
-        open(&disk).expect("it is there");
+    for nth in 1..=3 {
+        for seed in 0..30 {
+            let disk = FakeDisk::new(Lies::None);
+            disk.fail_dir_sync(nth);
+            assert!(create(&disk).is_err() && open(&disk).is_err(), "sync {nth}");
+            create(&disk).expect("created");
+            open(&disk.after_kill()).expect("it is there");
+            let lost_power = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            open(&lost_power).unwrap_or_else(|e| panic!("sync {nth}, seed {seed}: {e}"));
+        }
     }
 }
 

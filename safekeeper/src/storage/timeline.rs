@@ -11,8 +11,12 @@ use pgformat::Lsn;
 use super::control::ControlFile;
 use super::disk::Disk;
 use super::error::StorageError;
+use super::shared_dir::SharedDir;
 use super::wal::WalStorage;
 use crate::core::{ControlState, LogEnd};
+
+/// What opening gives: the timeline, its state, and the end of its log when one was begun.
+pub type Found = (TimelineStorage, ControlState, Option<LogEnd>);
 
 /// An open timeline directory.
 #[derive(Debug)]
@@ -23,41 +27,75 @@ pub struct TimelineStorage {
     wal: WalStorage,
 }
 
+/// What is known of the files before a timeline is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Opening {
+    /// This process created it just now: every byte and every name was synced, nothing is in doubt.
+    Fresh,
+    /// See [`TimelineStorage::open_at_start`].
+    AtStart,
+    /// A sync may have failed, in this process or in one before it.
+    Anew,
+}
+
+/// Makes the directory `dir` in `above`, in which timelines are created, durably. One caller at a time for one `dir`.
+///
+/// # Errors
+/// Whatever the disk says; repeat it then before anything is created in `dir`.
+pub fn make_parent(disk: &dyn Disk, above: &SharedDir, dir: &Path) -> Result<(), StorageError> {
+    let ticket = above.begin();
+    let creating = StorageError::io("creating", dir);
+    let there = disk.exists(dir).and_then(|there| Ok(there && disk.list(dir)?.is_empty()));
+    let made = there.and_then(|empty| {
+        if empty {
+            // Left by an attempt whose sync failed: its name may not be durable, and syncing again would not tell.
+            disk.remove_dir_all(dir)?;
+        }
+        disk.create_dir_all(dir)
+    });
+    made.map_err(creating)?;
+    // A timeline is found by way of this name.
+    above.sync(disk, ticket).map_err(StorageError::io("fsync of", above.path()))
+}
+
 impl TimelineStorage {
-    /// Builds a timeline in `staging`, which must not exist, and moves it to `target`; durable when this returns.
+    /// Builds a timeline in `staging`, which must not exist, and moves it to `target` in `parent`, which is there
+    /// durably (see [`make_parent`]); durable when this returns.
+    ///
+    /// Not synced: the directory above `staging`. Nothing is looked for by the name there; whether it is durable
+    /// before the rename does not matter, and with the rename it goes ([`Disk::rename`] is one change).
     ///
     /// # Errors
     /// Whatever the disk says. Nothing is left at `target`; when the last directory sync failed and power goes before
-    /// the removal is durable, it may be there after a restart, whole.
+    /// the move back is durable, it may be there after a restart, whole.
     pub fn create(
         disk: &Arc<dyn Disk>,
         staging: &Path,
-        target: &Path,
+        (parent, target): (&SharedDir, &Path),
         state: &ControlState,
         prehistory: Bytes,
     ) -> Result<(), StorageError> {
         let built = Self::build(disk, staging, state, prehistory).and_then(|()| {
-            let parent = target.parent().unwrap_or(target);
-            disk.create_dir_all(parent).map_err(StorageError::io("creating", parent))?;
-            if let Some(above) = parent.parent() {
-                disk.fsync_dir(above).map_err(StorageError::io("fsync of", above))?;
-            }
-            disk.rename(staging, target).map_err(StorageError::io("renaming to", target))
+            let ticket = parent.begin();
+            disk.rename(staging, target).map_err(StorageError::io("renaming to", target))?;
+            Ok(ticket)
         });
-        if let Err(e) = built {
-            // Wiped at the next start in any case.
-            if let Err(e) = disk.remove_dir_all(staging) {
-                tracing::debug!(error = %e, "half-built timeline not removed");
+        let ticket = match built {
+            Ok(ticket) => ticket,
+            Err(e) => {
+                // Wiped at the next start in any case.
+                if let Err(e) = disk.remove_dir_all(staging) {
+                    tracing::debug!(error = %e, "half-built timeline not removed");
+                }
+                return Err(e);
             }
-            return Err(e);
-        }
-        let synced = [target.parent(), staging.parent()]
-            .into_iter()
-            .flatten()
-            .try_for_each(|dir| disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir)));
+        };
+        // The name is what is acknowledged.
+        let synced = parent.sync(&**disk, ticket).map_err(StorageError::io("fsync of", parent.path()));
         if synced.is_err() {
-            // Its name may not be durable, and syncing again would not tell: a repeated request builds it anew.
-            if let Err(e) = disk.remove_dir_all(target) {
+            // Its name may not be durable, and syncing again would not tell: a repeated request builds it anew. Moved
+            // back and not removed: a removal that is durable before the move would leave half a timeline at `target`.
+            if let Err(e) = disk.rename(target, staging) {
                 tracing::warn!(error = %e, path = %target.display(), "a timeline whose creation failed is not removed");
             }
         }
@@ -71,24 +109,58 @@ impl TimelineStorage {
         prehistory: Bytes,
     ) -> Result<(), StorageError> {
         disk.create_dir_all(staging).map_err(StorageError::io("creating", staging))?;
+        // Each file's content is synced: the target's name must never be durable without it.
         WalStorage::create(Arc::clone(disk), staging, state, prehistory)?;
         ControlFile::create(&**disk, staging, state)?;
-        for dir in [Some(staging), staging.parent()].into_iter().flatten() {
-            disk.fsync_dir(dir).map_err(StorageError::io("fsync of", dir))?;
-        }
-        Ok(())
+        // And so must the names inside.
+        disk.fsync_dir(staging).map_err(StorageError::io("fsync of", staging))
     }
 
     /// Opens a timeline: what is given out is durable, and behind the end of the log there are only zeros.
     ///
     /// # Errors
     /// See [`StorageError`]; [`StorageError::is_corruption`] when it must not be served.
-    pub fn open(
-        disk: &Arc<dyn Disk>,
-        dir: &Path,
-    ) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
-        let (control, state) = ControlFile::open(&**disk, dir)?;
-        let (wal, end) = WalStorage::open(Arc::clone(disk), dir, &state, control.durable_lsn())?;
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+        Self::open_as(disk, dir, Opening::Anew)
+    }
+
+    /// Opens a timeline at the start of a process that called [`Disk::sync_all`] before it touched anything. What is
+    /// given out is durable, and may be reported, only after another [`Disk::sync_all`]: one for all timelines,
+    /// instead of two syncs for each that has no WAL.
+    ///
+    /// The control file's state is written anew, as ever: only so does the later sync cover pages that look clean and
+    /// are not on disk. A directory from which nothing is removed is not synced: the first `sync_all` did it, and a
+    /// removal that it did not cover brings back no more than a segment that begins with zeros.
+    ///
+    /// # Errors
+    /// As for [`TimelineStorage::open`].
+    pub fn open_at_start(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+        Self::open_as(disk, dir, Opening::AtStart)
+    }
+
+    /// Opens a timeline that this process created just now, without a write.
+    ///
+    /// # Errors
+    /// As for [`TimelineStorage::open`].
+    pub fn open_fresh(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+        Self::open_as(disk, dir, Opening::Fresh)
+    }
+
+    fn open_as(disk: &Arc<dyn Disk>, dir: &Path, opening: Opening) -> Result<Found, StorageError> {
+        let (control, state) = ControlFile::read(&**disk, dir)?;
+        if opening != Opening::Fresh {
+            control.write_anew()?;
+        }
+        if opening == Opening::Anew {
+            control.sync()?;
+        }
+        let durable = control.durable_lsn();
+        let (wal, end) = match opening {
+            Opening::Fresh => WalStorage::open_fresh(Arc::clone(disk), dir, &state)?,
+            Opening::AtStart | Opening::Anew => {
+                WalStorage::open(Arc::clone(disk), dir, &state, durable, opening == Opening::AtStart)?
+            }
+        };
         let mut storage = TimelineStorage { control, state: state.clone(), wal };
         if let Some(end) = end {
             storage.forget_durable(end.flush_lsn)?;

@@ -86,13 +86,14 @@ impl WalStorage {
         }
         let segments = Segments::open(disk, dir, state.seg_size)?;
         let tli = tli_in_page(&prehistory).or(state.tli_at(first)).unwrap_or(Tli(1));
-        let segment = segments.create(first.segment_no(state.seg_size), tli)?;
+        let segment = segments.create_unsynced(first.segment_no(state.seg_size), tli)?;
         segment.file.write_at(0, &[prehistory]).map_err(StorageError::io("writing", &segment.path))?;
         segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
 
     /// Opens the log: makes durable what is there, finds its end, and clears what lies behind. `durable` as in
-    /// [`ControlFile::durable_lsn`](super::control::ControlFile::durable_lsn).
+    /// [`ControlFile::durable_lsn`](super::control::ControlFile::durable_lsn). `names_durable`: the directory was
+    /// synced since the last process changed it, and need not be when nothing is removed from it.
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -101,9 +102,50 @@ impl WalStorage {
         dir: &Path,
         state: &ControlState,
         durable: Option<Lsn>,
+        names_durable: bool,
     ) -> Result<(WalStorage, Option<LogEnd>), StorageError> {
+        let mut wal = Self::listed(disk, dir, state)?;
+        let nothing_there = names_durable && wal.segments.numbers().is_empty();
+        let Some(from) = state.commit_lsn.or(state.timeline_start_lsn) else {
+            // No log was begun, or its beginning was not recorded and so never counted.
+            if !nothing_there {
+                wal.segments.remove_from(0)?;
+            }
+            return Ok((wal, None));
+        };
+        wal.tli = state.tli_at(from).unwrap_or(Tli(1));
+        wal.write_anew(from.page_start())?;
+        let end = find_log_end(&wal.segments, state, from, durable)?;
+        if nothing_there && end.flush_lsn.segment_offset(state.seg_size) == 0 {
+            wal.write_lsn = Some(end.flush_lsn);
+        } else {
+            wal.cut(end.flush_lsn)?;
+        }
+        Ok((wal, Some(end)))
+    }
+
+    /// Opens a log that [`WalStorage::create`] made and this process synced just now: it ends where it starts, and
+    /// what is behind it is zeros.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn open_fresh(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        state: &ControlState,
+    ) -> Result<(WalStorage, Option<LogEnd>), StorageError> {
+        let mut wal = Self::listed(disk, dir, state)?;
+        let Some(start) = state.timeline_start_lsn else { return Ok((wal, None)) };
+        let held = wal.segments.tli_of(start.segment_no(state.seg_size));
+        wal.tli = held.or(state.tli_at(start)).unwrap_or(Tli(1));
+        wal.write_lsn = Some(start);
+        let end = find_log_end(&wal.segments, state, start, None)?;
+        Ok((wal, Some(end)))
+    }
+
+    fn listed(disk: Arc<dyn Disk>, dir: &Path, state: &ControlState) -> Result<WalStorage, StorageError> {
         let segments = Arc::new(Segments::open(disk, dir, state.seg_size)?);
-        let mut wal = WalStorage {
+        Ok(WalStorage {
             segments,
             current: None,
             dirty: Vec::new(),
@@ -112,17 +154,7 @@ impl WalStorage {
             poisoned: false,
             unvouched: false,
             mean_group: 0,
-        };
-        let Some(from) = state.commit_lsn.or(state.timeline_start_lsn) else {
-            // No log was begun, or its beginning was not recorded and so never counted.
-            wal.segments.remove_from(0)?;
-            return Ok((wal, None));
-        };
-        wal.tli = state.tli_at(from).unwrap_or(Tli(1));
-        wal.write_anew(from.page_start())?;
-        let end = find_log_end(&wal.segments, state, from, durable)?;
-        wal.cut(end.flush_lsn)?;
-        Ok((wal, Some(end)))
+        })
     }
 
     /// The segments, for readers.

@@ -7,6 +7,9 @@
 //! | [`reader`] | reading WAL in order, from memory or files |
 //! | [`registry`] | all timelines of this safekeeper |
 //! | `create` | checks of a creation request |
+//! | `turns` | creations of one timeline, one after the other |
+//! | `tenants` | which tenants' directories are durable |
+//! | `load` | opening many timelines at a time |
 //! | `driver` | the task that owns acceptor and storage |
 //! | `conns` | answers, sent when what they wait for is durable |
 //! | `worker` | groups of disk effects on blocking threads |
@@ -18,12 +21,15 @@ mod conns;
 mod create;
 mod driver;
 pub mod handle;
+mod load;
 mod metrics;
 pub mod port;
 pub mod reader;
 pub mod registry;
 mod ring;
 mod shared;
+mod tenants;
+mod turns;
 mod worker;
 
 pub use create::CreateError;

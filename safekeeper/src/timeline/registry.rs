@@ -1,10 +1,13 @@
 //! All timelines of this safekeeper. Owner of the map; each timeline's state is its driver's.
 //!
 //! Layout below the data directory: `<tenant>/<timeline>/`, and `tmp/`, where timelines are built before they are moved
-//! to their place. `tmp/` is emptied at every start. Creations are serialised; nothing else takes their lock.
+//! to their place. `tmp/` is emptied at every start: a name in it never leads to a timeline that is in its place, since
+//! a rename is one change. Creations of one timeline take turns, those of different ones overlap; a timeline is in the
+//! map when, and only when, its creation is durable.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,7 @@ use prometheus_client::registry::Registry;
 use proto::api::CreateTimelineRequest;
 use proto::consensus::ProposerGreeting;
 use proto::id::{NodeId, TenantTimelineId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -22,7 +25,10 @@ use super::driver::Driver;
 use super::handle::{Positions, TimelineHandle};
 use super::metrics::StorageMetrics;
 use super::shared::{Command, Shared, View};
+use super::tenants::Tenants;
+use super::turns::Turns;
 use super::worker::{Home, OpenFailure, Opened};
+use super::{load, turns};
 use crate::core::ControlState;
 use crate::storage::disk::Disk;
 use crate::storage::{StorageError, TimelineStorage};
@@ -35,6 +41,8 @@ const RING_BYTES: usize = 8 << 20;
 const QUEUE_BYTES: u32 = 4 << 20;
 /// Without WAL for this long a timeline gives back its ring and its prepared segment.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// Creations at work at a time: the disk merges the syncs of this many, and each holds a thread and 256 KiB.
+const CREATIONS_MAX: usize = 32;
 /// How long a shutdown waits for the drivers.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 
@@ -120,8 +128,14 @@ struct Inner {
     metrics: StorageMetrics,
     last_turn: Arc<Mutex<Option<(TenantTimelineId, Instant)>>>,
     map: RwLock<BTreeMap<TenantTimelineId, TimelineHandle>>,
-    /// Held while a timeline is created or the registry shuts down: the running drivers.
+    /// The running drivers; held until they ended when the registry shuts down.
     drivers: tokio::sync::Mutex<Drivers>,
+    /// Which timelines are being created.
+    turns: Turns,
+    tenants: Tenants,
+    creations: Semaphore,
+    /// Creations begun: names in `tmp/` never come twice.
+    begun: AtomicU64,
     changes: watch::Sender<u64>,
 }
 
@@ -129,12 +143,11 @@ struct Inner {
 struct Drivers {
     tasks: JoinSet<()>,
     closed: bool,
-    created: u64,
 }
 
 impl Timelines {
-    /// Loads every timeline below `config.dir` and starts its driver. Blocks on the disk; needs a tokio runtime around
-    /// it.
+    /// Loads every timeline below `config.dir`, many at a time, and starts its driver. Blocks on the disk; needs a
+    /// tokio runtime around it.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -143,7 +156,7 @@ impl Timelines {
             let path = path.clone();
             move |source| RegistryError::Io { path, source }
         };
-        // A killed process leaves writes in the page cache: they are made durable before any position is reported.
+        // A killed process leaves writes and names in the page cache: they are made durable before anything is removed.
         disk.sync_all(&config.dir).map_err(io(&config.dir))?;
         let staging = config.dir.join(STAGING_DIR);
         disk.remove_dir_all(&staging).map_err(io(&staging))?;
@@ -152,22 +165,25 @@ impl Timelines {
         let registry = Timelines {
             inner: Arc::new(Inner {
                 disk,
+                tenants: Tenants::new(config.dir.clone()),
                 config,
                 metrics: StorageMetrics::default(),
                 last_turn: Arc::default(),
                 map: RwLock::default(),
                 drivers: tokio::sync::Mutex::default(),
+                turns: Turns::default(),
+                creations: Semaphore::new(CREATIONS_MAX),
+                begun: AtomicU64::new(0),
                 changes: watch::Sender::new(0),
             }),
         };
         let mut drivers = Drivers::default();
-        for ttid in registry.find()? {
-            let home = registry.home(ttid);
-            let opened = home.open().map_err(|e| load_error(ttid, &e))?;
-            if opened.storage.persisted().ttid != ttid {
-                let problem = format!("its control file belongs to {}", opened.storage.persisted().ttid);
-                return Err(RegistryError::Corrupt { ttid, problem });
-            }
+        let loaded = load::open_all(&registry.find()?, |ttid| registry.load(ttid))?;
+        // What opening wrote becomes durable before any position is reported: once for all of them.
+        let (disk, dir) = (&registry.inner.disk, &registry.inner.config.dir);
+        disk.sync_all(dir).map_err(io(dir))?;
+        for (ttid, (home, opened)) in loaded {
+            registry.inner.tenants.found(ttid.tenant_id);
             registry.start(&mut drivers, ttid, home, opened);
         }
         *registry.inner.drivers.try_lock().expect("nobody else has the registry yet") = drivers;
@@ -180,15 +196,16 @@ impl Timelines {
     /// See [`CreateError`].
     pub async fn create(&self, request: CreateTimelineRequest, prehistory: Bytes) -> Result<Creation, CreateError> {
         let plan = create::plan(self.inner.config.node_id, request, prehistory)?;
-        let mut drivers = self.inner.drivers.lock().await;
-        if let Some(handle) = self.get(plan.state.ttid) {
-            let held = Arc::clone(handle.shared());
-            return blocking(plan.state.ttid, move || create::compare(&plan, &held))
-                .await
-                .map(|()| Creation::Unchanged);
-        }
-        self.build(&mut drivers, plan).await?;
-        Ok(Creation::Created)
+        let (ttid, timelines) = (plan.state.ttid, self.clone());
+        to_its_end(ttid, async move {
+            let turn = timelines.inner.turns.take(ttid).await;
+            if let Some(handle) = timelines.get(ttid) {
+                let held = Arc::clone(handle.shared());
+                return blocking(ttid, move || create::compare(&plan, &held)).await.map(|()| Creation::Unchanged);
+            }
+            timelines.build(plan, &turn).await.map(|()| Creation::Created)
+        })
+        .await
     }
 
     /// The timeline that a foreign walproposer's greeting names, created when allowed and not there; `None` when it is
@@ -204,12 +221,16 @@ impl Timelines {
             return Ok(None);
         }
         let plan = create::plan_implicit(greeting)?;
-        let mut drivers = self.inner.drivers.lock().await;
-        // Another connection may have been faster.
-        if self.get(greeting.ttid).is_none() {
-            self.build(&mut drivers, plan).await?;
-        }
-        Ok(self.get(greeting.ttid))
+        let (ttid, timelines) = (greeting.ttid, self.clone());
+        to_its_end(ttid, async move {
+            let turn = timelines.inner.turns.take(ttid).await;
+            // Another connection may have been faster.
+            if timelines.get(ttid).is_none() {
+                timelines.build(plan, &turn).await?;
+            }
+            Ok(timelines.get(ttid))
+        })
+        .await
     }
 
     /// A timeline, when it exists.
@@ -272,25 +293,53 @@ impl Timelines {
         Ok(found)
     }
 
-    async fn build(&self, drivers: &mut Drivers, plan: Plan) -> Result<(), CreateError> {
-        let ttid = plan.state.ttid;
-        if drivers.closed {
-            return Err(CreateError::Invalid("this safekeeper is being stopped".to_owned()));
+    fn load(&self, ttid: TenantTimelineId) -> Result<(Home, Opened), RegistryError> {
+        let home = self.home(ttid);
+        let opened = home.open(TimelineStorage::open_at_start).map_err(|e| load_error(ttid, &e))?;
+        if opened.storage.persisted().ttid != ttid {
+            let problem = format!("its control file belongs to {}", opened.storage.persisted().ttid);
+            return Err(RegistryError::Corrupt { ttid, problem });
         }
-        drivers.created += 1;
-        let name = format!("{}_{}_{}", ttid.tenant_id, ttid.timeline_id, drivers.created);
+        Ok((home, opened))
+    }
+
+    /// Only in a turn of that timeline.
+    async fn build(&self, plan: Plan, turn: &turns::Turn<'_>) -> Result<(), CreateError> {
+        let ttid = plan.state.ttid;
+        debug_assert_eq!(turn.ttid(), ttid, "another timeline's turn");
+        let stopping = || CreateError::Invalid("this safekeeper is being stopped".to_owned());
+        let _slot = self.inner.creations.acquire().await.map_err(|_| stopping())?;
+        if self.inner.drivers.lock().await.closed {
+            return Err(stopping());
+        }
+        let begun = self.inner.begun.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}_{}_{begun}", ttid.tenant_id, ttid.timeline_id);
         let staging = self.inner.config.dir.join(STAGING_DIR).join(name);
         let home = self.home(ttid);
         let opened = blocking(ttid, {
-            let home = home.clone();
+            let (home, inner) = (home.clone(), Arc::clone(&self.inner));
             move || {
-                TimelineStorage::create(&home.disk, &staging, &home.dir, &plan.state, plan.prehistory)
-                    .map_err(|e| io_error(ttid, e))?;
-                home.open().map_err(|e| CreateError::Io { ttid, source: std::io::Error::other(e) })
+                let made = inner.tenants.ensure(&*home.disk, ttid.tenant_id).and_then(|tenant| {
+                    let target = (&*tenant, &*home.dir);
+                    TimelineStorage::create(&home.disk, &staging, target, &plan.state, plan.prehistory)
+                });
+                made.map_err(|e| io_error(ttid, e))?;
+                home.open(TimelineStorage::open_fresh).map_err(|e| {
+                    // Whole, but not served: out of the way of the next attempt.
+                    if let Err(e) = home.disk.rename(&home.dir, &staging) {
+                        warn!(%ttid, error = %e, "a timeline whose creation failed is not removed");
+                    }
+                    CreateError::Io { ttid, source: std::io::Error::other(e) }
+                })
             }
         })
         .await?;
-        self.start(drivers, ttid, home, opened);
+        let mut drivers = self.inner.drivers.lock().await;
+        if drivers.closed {
+            // It is there, whole; the next start serves it.
+            return Err(stopping());
+        }
+        self.start(&mut drivers, ttid, home, opened);
         info!(%ttid, "timeline created");
         Ok(())
     }
@@ -318,6 +367,15 @@ impl Timelines {
         drop(map);
         self.inner.changes.send_modify(|n| *n += 1);
     }
+}
+
+/// Runs `work` to its end also when nobody waits for it any longer: its turn must not end before its blocking part.
+async fn to_its_end<T: Send + 'static>(
+    ttid: TenantTimelineId,
+    work: impl Future<Output = Result<T, CreateError>> + Send + 'static,
+) -> Result<T, CreateError> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|panic| CreateError::Io { ttid, source: std::io::Error::other(panic) })?
 }
 
 async fn blocking<T: Send + 'static>(

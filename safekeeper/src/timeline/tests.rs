@@ -456,6 +456,85 @@ async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
     assert_eq!(timelines.list().len(), 2);
 }
 
+/// Two timelines of one tenant at the same time, the disk dying at operation `cut`; then power loss and restart.
+async fn creation_cut(cut: u64, seed: u64, lies: Lies) -> Result<bool, String> {
+    let disk = FakeDisk::new(lies);
+    let timelines = open(&disk, config());
+    disk.die_at(disk.operations() + cut);
+    let states = [[2; 16], [3; 16]].map(|id| {
+        let ttid = TenantTimelineId::new(state().ttid.tenant_id, proto::id::TimelineId::new(id));
+        ControlState { ttid, ..state() }
+    });
+    let create = |state: &ControlState| timelines.create(request(state), prehistory(state));
+    let told = tokio::join!(create(&states[0]), create(&states[1]));
+    let told = [told.0.is_ok(), told.1.is_ok()];
+    let after = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+    let again = Timelines::open(Arc::new(after.clone()), config()).map_err(|e| format!("no start: {e}"))?;
+    for (state, told) in states.iter().zip(told) {
+        if !told && again.get(state.ttid).is_none() {
+            // Nothing is left that stands in the way.
+            let made = again.create(request(state), prehistory(state)).await;
+            made.map_err(|e| format!("not created again: {e}"))?;
+        }
+        // Whole: equal in every parameter and every byte of the prehistory.
+        match again.create(request(state), prehistory(state)).await {
+            Ok(Creation::Unchanged) => {}
+            other => return Err(format!("told {told}, {}: {other:?}", state.ttid)),
+        }
+    }
+    // And what was served is durable.
+    let kept = Timelines::open(Arc::new(after.after_power_loss(&mut fastrand::Rng::with_seed(seed + 1))), config());
+    let kept = kept.map_err(|e| format!("no second start: {e}"))?;
+    if states.iter().any(|state| kept.get(state.ttid).is_none()) {
+        return Err("served and lost".to_owned());
+    }
+    Ok(told == [true, true])
+}
+
+#[tokio::test]
+async fn a_creation_is_whole_or_not_there_wherever_power_is_cut() {
+    let mut cut = 0;
+    let mut completed = 0;
+    while completed < 10 {
+        for seed in 0..12 {
+            let told = creation_cut(cut, seed, Lies::None).await;
+            completed += u32::from(told.unwrap_or_else(|e| panic!("cut at {cut}, seed {seed}: {e}")));
+        }
+        cut += 1;
+        assert!(cut < 200, "both are created at some time");
+    }
+    for lies in [Lies::NoFsync, Lies::NoDirSync] {
+        let mut noticed = false;
+        for seed in 0..12 {
+            noticed |= creation_cut(cut, seed, lies).await.is_err();
+        }
+        assert!(noticed, "{lies:?} was not noticed");
+    }
+}
+
+#[tokio::test]
+async fn equal_creations_at_the_same_time_make_one_timeline() {
+    let disk = FakeDisk::new(Lies::None);
+    let timelines = open(&disk, config());
+    let (state, bytes) = (state(), prehistory(&state()));
+    let other = CreateTimelineRequest { primary_epoch: PrimaryEpoch(2), ..request(&state) };
+    let create = || timelines.create(request(&state), bytes.clone());
+    let (a, b, c) = tokio::join!(create(), create(), create());
+    let made = [a, b, c].map(|made| made.expect("created"));
+    assert_eq!(made.iter().filter(|made| **made == Creation::Created).count(), 1, "{made:?}");
+    assert!(matches!(timelines.create(other, bytes).await, Err(CreateError::Conflict { .. })));
+    // A caller that goes away does not end its turn.
+    let fresh = ControlState {
+        ttid: TenantTimelineId::new(state.ttid.tenant_id, proto::id::TimelineId::new([7; 16])),
+        ..state
+    };
+    let gone = timelines.create(request(&fresh), prehistory(&fresh));
+    assert!(futures::FutureExt::now_or_never(gone).is_none());
+    timelines.create(request(&fresh), prehistory(&fresh)).await.expect("created or there");
+    timelines.shutdown().await;
+    assert_eq!(open(&disk.after_kill(), config()).list().len(), 2);
+}
+
 #[tokio::test]
 async fn a_walproposer_timeline_begins_with_its_first_election_only_when_allowed() {
     let disk = FakeDisk::new(Lies::None);

@@ -2,7 +2,7 @@
 //! storage is moved in and comes back with the result, so nothing is locked.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use proto::id::{NodeId, TenantTimelineId};
 use super::metrics::StorageMetrics;
 use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
 use crate::storage::disk::Disk;
+use crate::storage::timeline::Found;
 use crate::storage::wal::SpareJob;
 use crate::storage::{Op, StorageError, TimelineStorage, run_group};
 
@@ -58,8 +59,12 @@ impl Home {
         before.is_none_or(|(other, at)| other == ttid || at.elapsed() >= quiet)
     }
 
-    pub(super) fn open(&self) -> Result<Opened, OpenFailure> {
-        let (storage, state, end) = TimelineStorage::open(&self.disk, &self.dir)?;
+    /// Opens it; `how` is one of [`TimelineStorage`]'s.
+    pub(super) fn open(
+        &self,
+        how: fn(&Arc<dyn Disk>, &Path) -> Result<Found, StorageError>,
+    ) -> Result<Opened, OpenFailure> {
+        let (storage, state, end) = how(&self.disk, &self.dir)?;
         let acceptor = Acceptor::open(AcceptorConfig::new(self.node_id), state, end)?;
         Ok(Opened { acceptor, storage })
     }

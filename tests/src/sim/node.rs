@@ -4,7 +4,7 @@
 //! operations and messages, completions become inputs.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
 use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, Refusal, WriteId};
 use safekeeper::storage::disk::Disk;
+use safekeeper::storage::shared_dir::SharedDir;
+use safekeeper::storage::timeline::Found;
 use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
 
 use super::bug::Bug;
@@ -83,20 +85,34 @@ impl Node {
         let up = |path: &str| self.shared.create_dir_all(&PathBuf::from(path));
         up("/data").and_then(|()| up("/staging")).expect("a fresh disk works");
         self.shared.fsync_dir(&PathBuf::from("/")).expect("a fresh disk works");
-        TimelineStorage::create(&self.shared, &staging, &Self::dir(), state, Bytes::copy_from_slice(prehistory))
+        let target = (&SharedDir::new(PathBuf::from("/data")), &*Self::dir());
+        TimelineStorage::create(&self.shared, &staging, target, state, Bytes::copy_from_slice(prehistory))
     }
 
     /// Comes up with what the disk holds; returns the state and the end of the log found.
     pub(crate) fn open(&mut self, sync_first: bool) -> Result<(ControlState, Option<Lsn>), OpenFailure> {
         self.disk.set_opening(true);
-        let opened =
-            if sync_first { self.shared.sync_all(&Self::dir()).map_err(|_| OpenFailure::Disk) } else { Ok(()) }
-                .and_then(|()| self.open_storage());
+        let sync_all = || self.shared.sync_all(&Self::dir()).map_err(|_| OpenFailure::Disk);
+        // As a starting safekeeper does for all its timelines, or as a running one does for one of them.
+        let opened = if sync_first {
+            sync_all().and_then(|()| self.open_storage(TimelineStorage::open_at_start)).and_then(|opened| {
+                sync_all()?;
+                Ok(opened)
+            })
+        } else {
+            self.open_storage(TimelineStorage::open)
+        };
         self.disk.set_opening(false);
-        opened
+        opened.map(|(live, state, end)| {
+            self.live = Some(live);
+            (state, end)
+        })
     }
 
-    fn open_storage(&mut self) -> Result<(ControlState, Option<Lsn>), OpenFailure> {
+    fn open_storage(
+        &self,
+        open: impl FnOnce(&Arc<dyn Disk>, &Path) -> Result<Found, StorageError>,
+    ) -> Result<(Live, ControlState, Option<Lsn>), OpenFailure> {
         let down = |e: StorageError| match e {
             // A name that is gone, or damaged bytes: no retry helps.
             e if e.is_corruption() => OpenFailure::Damaged(e.to_string()),
@@ -105,13 +121,13 @@ impl Node {
             }
             _ => OpenFailure::Disk,
         };
-        let (storage, mut state, end) = TimelineStorage::open(&self.shared, &Self::dir()).map_err(down)?;
+        let (storage, mut state, end) = open(&self.shared, &Self::dir()).map_err(down)?;
         if self.bug == Some(Bug::WrongHistory) {
             misplace_last_term(&mut state);
         }
         let config = AcceptorConfig { commit_persist_ms: 200, ..AcceptorConfig::new(NodeId(self.id)) };
         let acceptor = Acceptor::open(config, state.clone(), end).map_err(|e| OpenFailure::Damaged(e.to_string()))?;
-        self.live = Some(Live {
+        let live = Live {
             storage,
             acceptor,
             ops: VecDeque::new(),
@@ -120,8 +136,8 @@ impl Node {
             io_due: false,
             flush_due: false,
             tick_due: None,
-        });
-        Ok((state, end.map(|e| e.flush_lsn)))
+        };
+        Ok((live, state, end.map(|e| e.flush_lsn)))
     }
 
     pub(crate) fn go_down(&mut self, power: bool) {

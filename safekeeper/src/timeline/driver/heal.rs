@@ -123,7 +123,7 @@ impl Driver {
                 // It works on the same files; its outcome does not matter.
                 let _ = job.await;
             }
-            let opening = tokio::task::spawn_blocking(move || home.open()).await;
+            let opening = tokio::task::spawn_blocking(move || home.open(TimelineStorage::open)).await;
             opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         }))
     }
