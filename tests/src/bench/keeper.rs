@@ -29,7 +29,7 @@ pub const NODE: NodeId = NodeId(1);
 /// A start or a creation that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The broker counts as settled when nothing was written for so long: nodes write at most once a second and key.
-const SETTLED_AFTER: Duration = Duration::from_secs(3);
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// A safekeeper and its broker; both end, and their files go, when it is dropped.
 pub struct Keeper {

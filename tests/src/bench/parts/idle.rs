@@ -26,8 +26,8 @@ const KIB_AIM: f64 = 16.0;
 /// # Errors
 /// When the safekeeper does not do its part.
 pub async fn run(run: &mut Run) -> Result<()> {
-    let count: u32 = run.extent.pick(1000, 5000, 5000);
-    let quiet = Duration::from_secs(run.extent.pick(10, 10, 30));
+    let count: u32 = run.extent.pick(500, 5000, 5000);
+    let quiet = Duration::from_secs(run.extent.pick(3, 10, 30));
     let origin = Origin::synthetic(SEGMENT)?;
     let mut keeper = Keeper::start(run.dir()).await?;
     keeper.settled().await?;

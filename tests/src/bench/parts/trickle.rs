@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at};
@@ -16,6 +17,8 @@ use crate::bench::wal::{Origin, Records};
 use crate::bench::window::Window;
 
 const SEGMENT: u32 = 1 << 20;
+/// Timelines that are made ready at a time.
+const CONCURRENT: usize = 16;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Commits before anything is measured: by then every timeline has been published.
 const WARM_UP: usize = 3;
@@ -25,15 +28,16 @@ const WARM_UP: usize = 3;
 /// # Errors
 /// When the safekeeper does not do its part.
 pub async fn run(run: &mut Run) -> Result<()> {
-    let (count, seconds): (u32, usize) = run.extent.pick((200, 10), (1000, 15), (1000, 20));
+    let (count, seconds): (u32, usize) = run.extent.pick((100, 3), (1000, 15), (1000, 20));
     let origin = Origin::synthetic(SEGMENT)?;
     let records = Records::build(&origin, &[200], 1 << 17)?;
     let keeper = Keeper::start(run.dir()).await?;
-    let mut proposers = Vec::new();
-    for n in 1..=count {
+    let elected = async |n| {
         keeper.create(ttid(n), &origin).await?;
-        proposers.push(Proposer::elected(&keeper, ttid(n), &origin).await?);
-    }
+        Proposer::elected(&keeper, ttid(n), &origin).await
+    };
+    let all = futures::stream::iter(1..=count).map(elected).buffered(CONCURRENT);
+    let proposers: Vec<Proposer> = all.try_collect().await?;
     let events = keeper.events().await;
     let begin = Instant::now() + PERIOD;
     let mut tasks = JoinSet::new();
