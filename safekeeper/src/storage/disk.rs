@@ -48,9 +48,8 @@ pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
     /// Makes the names in a directory durable.
     fn fsync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Renames a file or directory; the target must not exist as a directory with content. One change, as in every
-    /// file system with a journal: after a power loss the one name is there or the other, and syncing either's
-    /// directory makes it durable.
+    /// Renames a file or directory; the target must not exist as a directory with content. Durable when both
+    /// directories are synced; until then a power loss may leave either name, or, without a journal, both.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;

@@ -55,7 +55,9 @@ fn create(disk: &FakeDisk) -> Result<(), StorageError> {
     disk.create_dir_all(Path::new("/data/tmp")).map_err(StorageError::io("creating", &staging))?;
     let [above, parent] = ["/data", "/data/tenant"].map(|dir| SharedDir::new(PathBuf::from(dir)));
     timeline::make_parent(&*disk, &above, parent.path())?;
-    TimelineStorage::create(&disk, &staging, (&parent, &target()), &state(), prehistory(&state()))
+    let staging_dir = SharedDir::new(PathBuf::from("/data/tmp"));
+    let staging = (&staging_dir, &*staging);
+    TimelineStorage::create(&disk, staging, (&parent, &target()), &state(), prehistory(&state()))
 }
 
 fn open(disk: &FakeDisk) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {

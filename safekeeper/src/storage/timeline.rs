@@ -62,26 +62,26 @@ impl TimelineStorage {
     /// Builds a timeline in `staging`, which must not exist, and moves it to `target` in `parent`, which is there
     /// durably (see [`make_parent`]); durable when this returns.
     ///
-    /// Not synced: the directory above `staging`. Nothing is looked for by the name there; whether it is durable
-    /// before the rename does not matter, and with the rename it goes ([`Disk::rename`] is one change).
+    /// The directory above `staging` is synced too, behind the other: a file system without a journal may keep the old
+    /// name beside the new one over a power loss, and wiping it at the next start would empty the timeline.
     ///
     /// # Errors
     /// Whatever the disk says. Nothing is left at `target`; when the last directory sync failed and power goes before
     /// the move back is durable, it may be there after a restart, whole.
     pub fn create(
         disk: &Arc<dyn Disk>,
-        staging: &Path,
+        (above, staging): (&SharedDir, &Path),
         (parent, target): (&SharedDir, &Path),
         state: &ControlState,
         prehistory: Bytes,
     ) -> Result<(), StorageError> {
         let built = Self::build(disk, staging, state, prehistory).and_then(|()| {
-            let ticket = parent.begin();
+            let tickets = [(parent, parent.begin()), (above, above.begin())];
             disk.rename(staging, target).map_err(StorageError::io("renaming to", target))?;
-            Ok(ticket)
+            Ok(tickets)
         });
-        let ticket = match built {
-            Ok(ticket) => ticket,
+        let tickets = match built {
+            Ok(tickets) => tickets,
             Err(e) => {
                 // Wiped at the next start in any case.
                 if let Err(e) = disk.remove_dir_all(staging) {
@@ -90,8 +90,10 @@ impl TimelineStorage {
                 return Err(e);
             }
         };
-        // The name is what is acknowledged.
-        let synced = parent.sync(&**disk, ticket).map_err(StorageError::io("fsync of", parent.path()));
+        // The new name is what is acknowledged, and that the old one is gone.
+        let synced = tickets
+            .into_iter()
+            .try_for_each(|(dir, ticket)| dir.sync(&**disk, ticket).map_err(StorageError::io("fsync of", dir.path())));
         if synced.is_err() {
             // Its name may not be durable, and syncing again would not tell: a repeated request builds it anew. Moved
             // back and not removed: a removal that is durable before the move would leave half a timeline at `target`.

@@ -31,6 +31,7 @@ use super::worker::{Home, OpenFailure, Opened};
 use super::{load, turns};
 use crate::core::ControlState;
 use crate::storage::disk::Disk;
+use crate::storage::shared_dir::SharedDir;
 use crate::storage::{StorageError, TimelineStorage};
 
 /// Where timelines are built.
@@ -133,6 +134,8 @@ struct Inner {
     /// Which timelines are being created.
     turns: Turns,
     tenants: Tenants,
+    /// Where timelines are built.
+    staging: SharedDir,
     creations: Semaphore,
     /// Creations begun: names in `tmp/` never come twice.
     begun: AtomicU64,
@@ -166,6 +169,7 @@ impl Timelines {
             inner: Arc::new(Inner {
                 disk,
                 tenants: Tenants::new(config.dir.clone()),
+                staging: SharedDir::new(config.dir.join(STAGING_DIR)),
                 config,
                 metrics: StorageMetrics::default(),
                 last_turn: Arc::default(),
@@ -321,7 +325,8 @@ impl Timelines {
             move || {
                 let made = inner.tenants.ensure(&*home.disk, ttid.tenant_id).and_then(|tenant| {
                     let target = (&*tenant, &*home.dir);
-                    TimelineStorage::create(&home.disk, &staging, target, &plan.state, plan.prehistory)
+                    let staging = (&inner.staging, &*staging);
+                    TimelineStorage::create(&home.disk, staging, target, &plan.state, plan.prehistory)
                 });
                 made.map_err(|e| io_error(ttid, e))?;
                 home.open(TimelineStorage::open_fresh).map_err(|e| {

@@ -86,7 +86,8 @@ impl Node {
         up("/data").and_then(|()| up("/staging")).expect("a fresh disk works");
         self.shared.fsync_dir(&PathBuf::from("/")).expect("a fresh disk works");
         let target = (&SharedDir::new(PathBuf::from("/data")), &*Self::dir());
-        TimelineStorage::create(&self.shared, &staging, target, state, Bytes::copy_from_slice(prehistory))
+        let staging = (&SharedDir::new(PathBuf::from("/staging")), &*staging);
+        TimelineStorage::create(&self.shared, staging, target, state, Bytes::copy_from_slice(prehistory))
     }
 
     /// Comes up with what the disk holds; returns the state and the end of the log found.
