@@ -11,12 +11,20 @@ use super::control::{Control, ControlFile};
 use super::spool::{Dirty, Piece, Spool, SpoolError};
 use crate::metrics::Metrics;
 
+/// So much goes into the page cache in a few microseconds. At the end of a segment that was not prepared in time it may
+/// take a sync of the new one, once in a while.
+const ON_THE_SPOT_BYTES: usize = 32 << 10;
+
 /// A kind of blocking work.
 pub(super) trait Task: Send + 'static {
     /// What it works on.
     type Resource: Send + 'static;
     /// What comes of it.
     type Output: Send + 'static;
+    /// Whether it takes less time than waking another thread for it.
+    fn is_short(&self) -> bool {
+        false
+    }
     /// Does it. An error ends the timeline's ingest.
     fn run(self, on: &mut Self::Resource, metrics: &Metrics) -> Result<Self::Output, String>;
 }
@@ -26,8 +34,22 @@ type Done<T> = (<T as Task>::Resource, Result<<T as Task>::Output, String>);
 enum State<T: Task> {
     Idle(T::Resource),
     Busy(JoinHandle<Done<T>>),
+    /// Done on the spot; nobody asked for the outcome yet.
+    Done(Done<T>),
     /// The work panicked: its resource is lost.
     Lost,
+}
+
+impl<T: Task> State<T> {
+    fn take_done(&mut self) -> Option<Done<T>> {
+        match std::mem::replace(self, State::Lost) {
+            State::Done(done) => Some(done),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// A resource and the work under way on it.
@@ -40,7 +62,7 @@ impl<T: Task> Job<T> {
 
     /// Whether no work is under way.
     pub(super) fn is_idle(&self) -> bool {
-        !matches!(self.0, State::Busy(_))
+        !matches!(self.0, State::Busy(_) | State::Done(_))
     }
 
     /// The resource, while no work is under way.
@@ -59,9 +81,13 @@ impl<T: Task> Job<T> {
         }
     }
 
-    /// Starts work; the caller has checked [`Job::is_idle`].
+    /// Starts work, and does it when it is short; the caller has checked [`Job::is_idle`].
     pub(super) fn start(&mut self, task: T, metrics: &Arc<Metrics>) {
         match std::mem::replace(&mut self.0, State::Lost) {
+            State::Idle(mut resource) if task.is_short() => {
+                let output = task.run(&mut resource, metrics);
+                self.0 = State::Done((resource, output));
+            }
             State::Idle(mut resource) => {
                 let metrics = metrics.clone();
                 self.0 = State::Busy(tokio::task::spawn_blocking(move || {
@@ -75,6 +101,10 @@ impl<T: Task> Job<T> {
 
     /// Waits for the work under way; for ever when there is none. Cancel safe.
     pub(super) async fn done(&mut self) -> Result<T::Output, String> {
+        if let Some((resource, output)) = self.0.take_done() {
+            self.0 = State::Idle(resource);
+            return output;
+        }
         let State::Busy(handle) = &mut self.0 else { return std::future::pending().await };
         match handle.await {
             Ok((resource, output)) => {
@@ -115,6 +145,11 @@ pub(super) enum Written {
 impl Task for Write {
     type Resource = Spool;
     type Output = Written;
+
+    fn is_short(&self) -> bool {
+        let Write::Append { pieces, .. } = self else { return false };
+        pieces.iter().map(|p| p.wal.len()).sum::<usize>() <= ON_THE_SPOT_BYTES
+    }
 
     fn run(self, spool: &mut Spool, _: &Metrics) -> Result<Written, String> {
         match self {

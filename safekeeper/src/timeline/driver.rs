@@ -31,6 +31,9 @@ const BATCH_COMMANDS: usize = 256;
 /// held.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// WAL gathered while the disk works, at most: half of a connection's queue, so that with a slow disk one half is
+/// received while the other is written.
+const GATHERED_MAX: usize = 2 * BATCH_BYTES;
 /// A group up to this size may be synced on the spot: more takes the disk long enough for a thread to be worth waking.
 const ON_THE_SPOT_BYTES: usize = 64 << 10;
 /// A disk whose last group took longer gets a thread: meanwhile this one serves the rest of the node.
@@ -166,7 +169,7 @@ impl Driver {
     }
 
     async fn wake(&mut self) -> Wake {
-        let takes_commands = !self.acceptor.busy() && self.gathered < 4 * BATCH_BYTES && !self.stopping;
+        let takes_commands = !self.acceptor.busy() && self.gathered < GATHERED_MAX && !self.stopping;
         let timer = self.next_timer();
         tokio::select! {
             result = working(&mut self.disk) => result,
