@@ -70,8 +70,7 @@ impl Drop for Process {
 /// # Panics
 /// When the machine has none.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    walfabric::ports::free(1).expect("a free port")[0]
 }
 
 /// A PostgreSQL cluster of the test's own, run as the right user. The postmaster is killed with all its backends when

@@ -8,12 +8,14 @@
 //! | [`timeline`] | one-time bootstrap of a timeline, protection |
 //! | [`status`] | every node, asked at call time |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
+//! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
 pub mod demo;
 pub mod fabric;
 pub mod http;
 pub mod ledger;
+pub mod ports;
 pub mod postgres;
 pub mod proof;
 pub mod ready;

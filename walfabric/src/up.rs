@@ -1,6 +1,6 @@
 //! `walfabric up`: makes or resumes a fabric of separate processes and waits until it protects commits.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::fabric::{
 };
 use crate::http::Http;
 use crate::supervisor::{self, Client, Request};
-use crate::{postgres, ready, sql, timeline};
+use crate::{ports, postgres, ready, sql, timeline};
 
 /// How long one process may take until it answers.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -173,7 +173,7 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     std::fs::create_dir_all(dir.root().join("log"))
         .with_context(|| format!("cannot create {}", dir.root().display()))?;
     let count = 3 + 2 * (safekeepers + pageservers);
-    let mut ports = free_ports(usize::try_from(count)?)?.into_iter();
+    let mut ports = ports::free(usize::try_from(count)?)?.into_iter();
     let mut address = || ports.next().map(|p| format!("127.0.0.1:{p}")).context("out of ports");
     let broker = match args.broker.as_deref() {
         None | Some("embedded") => BrokerEntry {
@@ -306,14 +306,6 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
         add("shim".to_owned(), own("walproposer-shim", &args), None, StopStyle::Terminate, ready);
     }
     Ok(plan)
-}
-
-/// Ports that are free now, all different. They are let go again, so a crowded machine can still lose one before it is
-/// used.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("no free ports")?;
-    listeners.iter().map(|l| Ok(l.local_addr()?.port())).collect()
 }
 
 fn ensure_supervisor(dir: &FabricDir) -> Result<()> {

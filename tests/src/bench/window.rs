@@ -7,8 +7,9 @@ use super::usage;
 /// CPU pressure above which a measurement may be noisy: the share of a block during which some task waited for a CPU.
 pub const PRESSURE_MAX: f64 = 0.60;
 /// Foreign share of the machine's CPU time above which pressure counts as noise. A load that keeps both CPUs busy makes
-/// pressure by itself: that is not noise, it is the measurement.
-pub const FOREIGN_MAX: f64 = 0.05;
+/// pressure by itself: that is not noise, it is the measurement. The kernel's own threads, which write back and deliver
+/// for the load, count as foreign: about 5 % at 16 clients with nobody else on the machine.
+pub const FOREIGN_MAX: f64 = 0.10;
 
 /// How crowded the machine was.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -36,9 +36,9 @@ struct Block {
 /// # Errors
 /// When PostgreSQL or the safekeeper does not do its part.
 pub async fn run(run: &mut Run) -> Result<()> {
-    let rounds = run.extent.pick(1, 5, 9);
+    let rounds = run.extent.pick(1, 9, 15);
     let mut primary = Primary::start(run.dir(), run.extent.pick(256 << 20, 1 << 30, 1 << 30)).await?;
-    println!("{:.0} MiB of WAL of a PostgreSQL, {rounds} pairs (9 in the full run)", primary.wal.len() as f64 / MIB);
+    println!("{:.0} MiB of WAL of a PostgreSQL, {rounds} pairs", primary.wal.len() as f64 / MIB);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut of_disk, mut of_stream, mut bare_cpu) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {

@@ -51,11 +51,12 @@ fn one(run: &mut Run, system: &System, fabric: &TestFabric, victim: &str, pushes
     let window = Window::open(&system.pids()?);
     let load = Load::start(system, run.dir(), 4, SECONDS)?;
     wait::elapse(BEFORE);
+    // Up to here: the CPU time of a process that is killed cannot be told from others' any more.
+    let crowd = window.close().crowd;
     let began = load::now_us();
     fabric.ok(&["kill", victim])?;
     let killed = load::now_us();
     let all = load.finish()?;
-    let crowd = window.close().crowd;
     let before: Vec<Txn> = all.iter().filter(|t| (began - SECOND_US..began).contains(&t.end_us)).copied().collect();
     // The signal fell between the two moments.
     let overlaps = |t: &&Txn| t.end_us >= began && t.end_us - t.latency_us <= killed + SECOND_US;
