@@ -39,3 +39,8 @@ pub fn until_blocking<T>(what: &str, patience: Duration, mut look: impl FnMut() 
 pub fn elapse(time: Duration) {
     std::thread::sleep(time);
 }
+
+/// Lets time pass that is itself what is measured, or the rhythm of a load: never a wait for something to happen.
+pub async fn pass(length: Duration) {
+    tokio::time::sleep(length).await;
+}

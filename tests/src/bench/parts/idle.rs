@@ -14,6 +14,7 @@ use crate::bench::run::Run;
 use crate::bench::usage::rss_mib;
 use crate::bench::wal::Origin;
 use crate::bench::window::Window;
+use crate::wait;
 
 const SEGMENT: u32 = 1 << 20;
 /// Creations asked for at a time.
@@ -80,7 +81,7 @@ async fn at_rest(run: &mut Run, keeper: &Keeper, count: u32, length: Duration) -
     let events = keeper.events().await;
     let (revision, seen) = (keeper.revision().await?, events.count());
     let window = Window::open(&[keeper.pid()]);
-    tokio::time::sleep(length).await; // between two looks
+    wait::pass(length).await;
     let elapsed = window.close();
     let (writes, puts) = (keeper.revision().await? - revision, events.count() - seen);
     run.raw(json!({"what": "at rest", "timelines": count, "seconds": elapsed.seconds, "broker_revisions": writes,

@@ -15,6 +15,7 @@ use crate::bench::run::Run;
 use crate::bench::usage::rss_mib;
 use crate::bench::wal::{Origin, Records};
 use crate::bench::window::Window;
+use crate::wait;
 
 const SEGMENT: u32 = 1 << 20;
 /// Timelines that are made ready at a time.
@@ -45,10 +46,10 @@ pub async fn run(run: &mut Run) -> Result<()> {
         let first = begin + PERIOD * n / count;
         tasks.spawn(trickle(proposer, records.clone(), first, WARM_UP + seconds + 1));
     }
-    tokio::time::sleep_until(begin + PERIOD * u32::try_from(WARM_UP)?).await; // between two looks
+    wait::pass((begin + PERIOD * u32::try_from(WARM_UP)?).saturating_duration_since(Instant::now())).await;
     let (revision, seen, before) = (keeper.revision().await?, events.count(), keeper.syncs().await?);
     let window = Window::open(&[keeper.pid()]);
-    tokio::time::sleep(PERIOD * u32::try_from(seconds)?).await; // between two looks
+    wait::pass(PERIOD * u32::try_from(seconds)?).await;
     let elapsed = window.close();
     let synced = keeper.syncs().await?.since(&before);
     let (writes, puts) = (keeper.revision().await? - revision, events.count() - seen);
