@@ -18,6 +18,7 @@ mod choose;
 pub mod config;
 mod http;
 mod ingest;
+mod key;
 mod manager;
 mod metrics;
 mod net;
@@ -25,6 +26,7 @@ mod node;
 mod receive;
 mod rows;
 pub mod server;
+mod store;
 mod timeline;
 
 use std::process::ExitCode;

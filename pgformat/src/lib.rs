@@ -7,9 +7,17 @@
 //! |---|---|
 //! | [`lsn`] | [`Lsn`], [`SegSize`], page and segment arithmetic |
 //! | [`version`] | supported majors and where they differ, one table |
-//! | [`wal`] | WAL pages and records: decoder, builder, end of log |
+//! | [`wal`] | WAL pages and records: decoder, bodies, images, builder, end of log |
+//! | [`rel`] | relations, forks, blocks |
+//! | [`page`] | pages: header, line pointers, items, checksum |
+//! | [`redo`] | what a record does to a page |
+//! | [`read`] | fields of little-endian structs |
 
 pub mod lsn;
+pub mod page;
+pub mod read;
+pub mod redo;
+pub mod rel;
 pub mod version;
 pub mod wal;
 

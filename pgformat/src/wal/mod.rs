@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`page`] | page headers |
 //! | [`record`] | record headers, the records that change how the stream is read |
+//! | [`body`] | block references and data of a record |
+//! | [`image`] | full-page images |
 //! | [`decoder`] | [`WalDecoder`]: checks a stream and finds its record boundaries |
 //! | [`scan`] | the end of a written log |
 //! | [`prehistory`] | the first segment's bytes before the log's start |
@@ -17,9 +19,11 @@
 //! **Boundary** means: the 8-aligned end of a record, before any page header that follows; after a SWITCH record the
 //! start of the next segment.
 
+pub mod body;
 pub mod build;
 pub mod decoder;
 pub mod error;
+pub mod image;
 pub mod page;
 pub mod prehistory;
 pub mod record;

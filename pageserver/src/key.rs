@@ -1,0 +1,184 @@
+//! What the page store holds things under: an ordered key for every block and every piece of metadata.
+//!
+//! A key's 18 bytes order as its fields do, so neighbouring blocks of a fork are neighbours, and a fork, a relation
+//! and a database are ranges. Blocks are *dense*: within a fork's size each has a version. Everything else is *sparse*:
+//! it is looked up or scanned, its absence is normal, and its end is a tombstone.
+
+use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFileLocator, RelFork};
+use std::fmt;
+use std::ops::Range;
+
+/// Length of a key on disk.
+pub(crate) const KEY_LEN: usize = 18;
+
+/// What kind of thing a key names; the first byte of its order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A block of a relation: spc, db, rel, fork, blk.
+    Block = 0x10,
+    /// Blocks of a fork (u32, little-endian), by spc, db, rel, fork; its tombstone means that the fork is gone.
+    RelSize = 0x20,
+    /// A database's directory, by spc, db: see `ingest`.
+    Database = 0x30,
+    /// A relation map file, by spc, db.
+    RelMap = 0x31,
+    /// A tablespace's path, by spc.
+    Tablespace = 0x32,
+    /// A page of an SLRU: spc = which SLRU, blk = page number.
+    SlruPage = 0x40,
+    /// Pages of an SLRU segment (u32), spc = which SLRU, blk = segment number.
+    SlruSegment = 0x41,
+    /// A prepared transaction, rel = high and blk = low half of its 64-bit xid.
+    TwoPhase = 0x50,
+    /// Counters and settings that the control file is made of.
+    Control = 0x60,
+    /// A replication origin's progress, blk = its number.
+    Origin = 0x61,
+    /// A restore point: spc and db = its LSN.
+    RestorePoint = 0x62,
+    /// PostgreSQL's own timelines: blk = tli.
+    TliHistory = 0x63,
+    /// A piece of the list of transactions' ends: spc and db = LSN of its first record.
+    XactIndex = 0x70,
+    /// A piece of the list of record starts: spc and db = LSN of its first record.
+    RecordIndex = 0x71,
+}
+
+impl Kind {
+    const ALL: [Kind; 14] = [
+        Kind::Block,
+        Kind::RelSize,
+        Kind::Database,
+        Kind::RelMap,
+        Kind::Tablespace,
+        Kind::SlruPage,
+        Kind::SlruSegment,
+        Kind::TwoPhase,
+        Kind::Control,
+        Kind::Origin,
+        Kind::RestorePoint,
+        Kind::TliHistory,
+        Kind::XactIndex,
+        Kind::RecordIndex,
+    ];
+
+    fn new(number: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|k| *k as u8 == number)
+    }
+}
+
+/// A key. Fields that a kind does not use are zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Key {
+    /// What it names.
+    pub(crate) kind: Kind,
+    /// Tablespace, or what the kind says.
+    pub(crate) spc: u32,
+    /// Database.
+    pub(crate) db: u32,
+    /// Relation file number.
+    pub(crate) rel: u32,
+    /// Fork number.
+    pub(crate) fork: u8,
+    /// Block number.
+    pub(crate) blk: u32,
+}
+
+impl Key {
+    /// The smallest key of a kind.
+    pub(crate) const fn first(kind: Kind) -> Key {
+        Key { kind, spc: 0, db: 0, rel: 0, fork: 0, blk: 0 }
+    }
+
+    /// A block.
+    pub(crate) const fn block(tag: BlockTag) -> Key {
+        Key { blk: tag.blk, ..Key::fork(Kind::Block, tag.fork) }
+    }
+
+    /// The size of a fork.
+    pub(crate) const fn rel_size(fork: RelFork) -> Key {
+        Key::fork(Kind::RelSize, fork)
+    }
+
+    /// Something of a database.
+    pub(crate) const fn of_database(kind: Kind, spc: u32, db: u32) -> Key {
+        Key { spc, db, ..Key::first(kind) }
+    }
+
+    /// Something by a number.
+    pub(crate) const fn numbered(kind: Kind, spc: u32, blk: u32) -> Key {
+        Key { spc, blk, ..Key::first(kind) }
+    }
+
+    /// Something by a 64-bit number, an LSN for example.
+    pub(crate) const fn at(kind: Kind, number: u64) -> Key {
+        Key { spc: (number >> 32) as u32, db: (number & 0xFFFF_FFFF) as u32, ..Key::first(kind) }
+    }
+
+    const fn fork(kind: Kind, fork: RelFork) -> Key {
+        let RelFileLocator { spc, db, rel } = fork.rel;
+        Key { kind, spc, db, rel, fork: fork.fork as u8, blk: 0 }
+    }
+
+    /// The block that a key of kind [`Kind::Block`] names.
+    pub(crate) fn tag(&self) -> Option<BlockTag> {
+        let fork = Fork::new(self.fork).filter(|_| self.kind == Kind::Block)?;
+        let rel = RelFileLocator { spc: self.spc, db: self.db, rel: self.rel };
+        Some(BlockTag { fork: RelFork { rel, fork }, blk: self.blk as BlockNumber })
+    }
+
+    /// The 18 bytes, which order as the key does: kind, spc, db, rel, fork, blk, numbers big-endian.
+    pub(crate) fn to_bytes(self) -> [u8; KEY_LEN] {
+        let mut b = [0; KEY_LEN];
+        b[0] = self.kind as u8;
+        b[1..5].copy_from_slice(&self.spc.to_be_bytes());
+        b[5..9].copy_from_slice(&self.db.to_be_bytes());
+        b[9..13].copy_from_slice(&self.rel.to_be_bytes());
+        b[13] = self.fork;
+        b[14..18].copy_from_slice(&self.blk.to_be_bytes());
+        b
+    }
+
+    /// From the 18 bytes; `None` for an unknown kind.
+    pub(crate) fn from_bytes(b: &[u8; KEY_LEN]) -> Option<Key> {
+        let word = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        Some(Key { kind: Kind::new(b[0])?, spc: word(1), db: word(5), rel: word(9), fork: b[13], blk: word(14) })
+    }
+
+    /// All keys of a kind.
+    pub(crate) fn all_of(kind: Kind) -> Range<Key> {
+        let last = Key { spc: u32::MAX, db: u32::MAX, rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..Key::first(kind) };
+        Key::first(kind)..last
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tag() {
+            Some(tag) => write!(f, "{tag}"),
+            None => {
+                write!(f, "{:?} {}/{}/{}/{}/{}", self.kind, self.spc, self.db, self.rel, self.fork, self.blk)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_order_as_keys_do() {
+        let mut keys: Vec<Key> = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| {
+                [0, 1, 255, 256, u32::MAX].map(|n| Key { kind, spc: n, db: n / 3, rel: !n, fork: n as u8 & 3, blk: n })
+            })
+            .collect();
+        keys.sort();
+        assert!(keys.is_sorted_by_key(|k| k.to_bytes()));
+        assert!(keys.iter().all(|k| Key::from_bytes(&k.to_bytes()) == Some(*k)));
+        assert_eq!(Key::from_bytes(&[0xFF; KEY_LEN]), None);
+    }
+}

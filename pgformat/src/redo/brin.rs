@@ -1,0 +1,12 @@
+//! Redo of brin.
+
+use super::{Change, Context, RedoError};
+use crate::page::Page;
+
+/// Applies one change.
+///
+/// # Errors
+/// See [`RedoError`].
+pub fn redo(_page: &mut Page, change: &Change<'_>, _ctx: &Context) -> Result<(), RedoError> {
+    Err(change.unknown())
+}
