@@ -140,6 +140,38 @@ pub struct AttachRequest {
     pub pg_history: Vec<PgHistoryEntry>,
 }
 
+/// `POST /v1/tenant/T/timeline/L/import` on a pageserver: attaches the timeline and copies the cluster that writes it.
+/// Repeating it while the copy is under way or done changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// The timeline.
+    pub attach: AttachRequest,
+    /// libpq connection string of the running cluster, as the pageserver reaches it.
+    pub from: String,
+}
+
+/// How far an import is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ImportStatus {
+    /// waiting, copying, replaying, done.
+    pub state: String,
+    /// Bytes copied by this attempt.
+    pub bytes: u64,
+    /// What the cluster said its size was; 0 = unknown.
+    pub bytes_total: u64,
+    /// Milliseconds since this attempt began; of a finished copy, how long it took.
+    pub elapsed_ms: u64,
+    /// The copied pages are versions of this position; 0/0 = unknown yet.
+    pub start_lsn: Lsn,
+    /// End of the backup: reads below it are refused; 0/0 = unknown yet.
+    pub end_lsn: Lsn,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+}
+
 /// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PageserverTimelineStatus {
@@ -167,6 +199,12 @@ pub struct PageserverTimelineStatus {
     pub lag_bytes: u64,
     /// Why ingest stopped, when it did.
     pub stopped: Option<String>,
+    /// Pages can be read from here on; 0/0 = not yet, or attached without an import.
+    #[serde(default = "unknown")]
+    pub readable_from: Lsn,
+    /// How far its import is; none without one.
+    #[serde(default)]
+    pub import: Option<ImportStatus>,
 }
 
 /// A choice as shown over HTTP, by SHOW CHOICES and on the broker.
@@ -243,6 +281,10 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not, or what is degraded.
     pub reasons: Vec<String>,
+}
+
+fn unknown() -> Lsn {
+    shown(None)
 }
 
 /// A position for JSON, where unknown is 0/0.

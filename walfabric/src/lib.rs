@@ -14,6 +14,7 @@
 pub mod demo;
 pub mod fabric;
 pub mod http;
+pub mod import;
 pub mod ledger;
 pub mod ports;
 pub mod postgres;

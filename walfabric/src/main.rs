@@ -119,6 +119,8 @@ struct StatusOptions {
 enum TimelineCommand {
     /// Create a timeline for a primary: slot, members, pageservers; repeating it changes nothing
     Create(CreateOptions),
+    /// As create, and the pageservers copy the running cluster, so that they serve its pages; shows the progress
+    Import(CreateOptions),
     /// Set synchronous_standby_names on the primary, once its shim streams
     Protect(ProtectOptions),
 }
@@ -126,7 +128,7 @@ enum TimelineCommand {
 #[derive(Args)]
 struct CreateOptions {
     /// libpq connection string of the primary (a superuser, or REPLICATION with pg_monitor)
-    #[arg(long)]
+    #[arg(long, visible_alias = "from", value_name = "CONNINFO")]
     primary: String,
     /// URL of the broker
     #[arg(long)]
@@ -206,7 +208,8 @@ async fn run(command: Command) -> Result<u8> {
         Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name).await,
         Command::Down(o) => verbs::down(&o.dir),
         Command::Status(o) => run_status(o).await,
-        Command::Timeline(TimelineCommand::Create(o)) => run_create(o).await,
+        Command::Timeline(TimelineCommand::Create(o)) => run_create(o, false).await,
+        Command::Timeline(TimelineCommand::Import(o)) => run_create(o, true).await,
         Command::Timeline(TimelineCommand::Protect(o)) => {
             timeline::protect(&o.primary, o.timeline_id, Duration::from_secs(60)).await?;
             println!("commits of {} wait for the quorum", o.timeline_id);
@@ -257,7 +260,7 @@ async fn run_status(o: StatusOptions) -> Result<u8> {
     Ok(if o.check && status.degraded() { exit::NOT_READY } else { exit::OK })
 }
 
-async fn run_create(o: CreateOptions) -> Result<u8> {
+async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
     let random = timeline::random_ttid();
     let ttid =
         TenantTimelineId::new(o.tenant_id.unwrap_or(random.tenant_id), o.timeline_id.unwrap_or(random.timeline_id));
@@ -268,6 +271,7 @@ async fn run_create(o: CreateOptions) -> Result<u8> {
         ttid,
         safekeepers: o.safekeepers,
         pageservers: o.pageservers,
+        import,
     };
     let created = timeline::create(&args).await?;
     let addresses: Vec<_> = created.safekeepers.iter().map(|(_, pg)| pg.as_str()).collect();
@@ -287,6 +291,10 @@ async fn run_create(o: CreateOptions) -> Result<u8> {
     );
     println!("and last, make commits wait for the quorum:");
     println!("  walfabric timeline protect --primary '{}' --timeline-id {}", args.primary, ttid.timeline_id);
+    if import {
+        // Ending this command does not end the import; given again, it follows on.
+        walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
+    }
     Ok(exit::OK)
 }
 

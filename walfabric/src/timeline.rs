@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
-use proto::api::{AttachRequest, CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource};
+use proto::api::{
+    AttachRequest, CreateTimelineRequest, ImportRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource,
+};
 use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, SCHEMA, TimelineConfRecord};
 use proto::consensus::{Member, MemberConf};
@@ -38,6 +40,8 @@ pub struct CreateArgs {
     pub safekeepers: Vec<u64>,
     /// Pageservers by node id; empty: every pageserver that the broker shows.
     pub pageservers: Vec<u64>,
+    /// Whether the pageservers copy the cluster, so that they can serve its pages.
+    pub import: bool,
 }
 
 /// What was made, or was there already.
@@ -47,6 +51,8 @@ pub struct Created {
     pub start_lsn: Lsn,
     /// The members' libpq addresses, by id.
     pub safekeepers: Vec<(NodeId, String)>,
+    /// The pageservers' HTTP addresses, by id.
+    pub pageservers: Vec<(NodeId, String)>,
     /// Whether anything had to be made.
     pub changed: bool,
 }
@@ -93,13 +99,19 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
         wal_seg_size: primary.seg_size,
         pg_history: primary.history,
     };
+    let (verb, body) = if args.import {
+        ("import", serde_json::to_vec(&ImportRequest { attach, from: args.primary.clone() })?)
+    } else {
+        ("attach", serde_json::to_vec(&attach)?)
+    };
+    let path = format!("{}/{verb}", timeline_path(args.ttid));
     for node in &pageservers {
-        let path = format!("/v1/tenant/{}/timeline/{}/attach", args.ttid.tenant_id, args.ttid.timeline_id);
-        let sent = http.post(&node.http, &path, serde_json::to_vec(&attach)?, "application/json").await;
+        let sent = http.post(&node.http, &path, body.clone(), "application/json").await;
         changed |= sent.with_context(|| format!("pageserver {} did not take the timeline", node.id))?;
     }
     let safekeepers = members.into_iter().map(|n| (n.id, n.pg)).collect();
-    Ok(Created { start_lsn, safekeepers, changed })
+    let pageservers = pageservers.into_iter().map(|n| (n.id, n.http)).collect();
+    Ok(Created { start_lsn, safekeepers, pageservers, changed })
 }
 
 async fn inspect(client: &tokio_postgres::Client, conninfo: &str) -> Result<Primary> {
@@ -180,7 +192,7 @@ async fn nodes(broker: &Broker, prefix: &str, ids: &[u64], kind: &str) -> Result
     Ok(found)
 }
 
-fn timeline_path(ttid: TenantTimelineId) -> String {
+pub(crate) fn timeline_path(ttid: TenantTimelineId) -> String {
     format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)
 }
 

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use proto::Lsn;
 use proto::api::{PageserverTimelineStatus, ShimStatus};
-use proto::id::TenantTimelineId;
+use proto::id::{NodeId, TenantTimelineId};
 
 use crate::fabric::{
     BrokerEntry, Fabric, FabricDir, NodeEntry, Plan, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
 };
 use crate::http::Http;
 use crate::supervisor::{self, Client, Request};
-use crate::{ports, postgres, ready, sql, timeline};
+use crate::{import, ports, postgres, ready, sql, timeline};
 
 /// How long one process may take until it answers.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -90,6 +90,7 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Re
         ttid: TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id),
         safekeepers: fabric.safekeepers.iter().map(|s| s.id).collect(),
         pageservers: fabric.pageservers.iter().map(|p| p.id).collect(),
+        import: true,
     };
     let created = timeline::create(&create).await.context("cannot create the timeline")?;
     println!("timeline     starts at {}", created.start_lsn);
@@ -98,6 +99,8 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Re
     wait_protected(dir, fabric).await?;
     println!("shim         streams, commits wait for the quorum");
     let lsn = durable_commit(pg).await?;
+    let addresses: Vec<_> = fabric.pageservers.iter().map(|p| (NodeId(p.id), p.http.clone())).collect();
+    import::follow(&addresses, create.ttid, &mut |line| println!("             {line}")).await?;
     wait_pageservers(fabric, lsn).await?;
     println!("first commit durable on the quorum and ingested by the pageserver at {lsn}");
     Ok(())
