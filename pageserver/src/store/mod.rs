@@ -1,3 +1,40 @@
 //! The page store: every version of every key, in layers.
+//!
+//! A version is (key, LSN, kind, value). Versions arrive in batches, stand in an open layer in memory, and are written
+//! as immutable layer files. A read at an LSN collects a key's versions from the newest base at or below it.
+//!
+//! Everything listed here is synchronous: memory, bytes and search. What reads files blocks its thread;
+//! [`Snapshot::try_history_cached`] never does.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`value`] | what is stored under a key at an LSN |
+//! | [`batch`] | what ingest hands over in one go |
+//! | [`open`] | the layer in memory that is appended to |
+//! | [`layer`] | the immutable layer file: format, writer, reader |
+//! | [`history`] | a key's versions up to an LSN |
+//! | [`cache`] | decoded blocks, bounded in bytes, one for the process |
+//! | [`set`] | which layers a timeline has, swapped atomically |
+//! | [`snapshot`] | reads |
+//! | [`merge`] | several layers as one ordered stream |
+//! | [`redo`] | from a history to a page |
 
+pub(crate) mod batch;
+pub(crate) mod cache;
+pub(crate) mod error;
+pub(crate) mod history;
+pub(crate) mod layer;
+pub(crate) mod merge;
+pub(crate) mod open;
+pub(crate) mod redo;
+pub(crate) mod set;
+pub(crate) mod snapshot;
 pub(crate) mod value;
+
+pub(crate) use batch::Batch;
+pub(crate) use cache::BlockCache;
+pub(crate) use error::StoreError;
+pub(crate) use history::{History, Version};
+pub(crate) use layer::{Layer, LayerSummary, LayerWriter, ReadAt, WriteOptions};
+pub(crate) use set::{LayerMap, LayerSet};
+pub(crate) use snapshot::Snapshot;

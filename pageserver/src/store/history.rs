@@ -1,0 +1,102 @@
+//! A key's versions up to an LSN, and how they are gathered from layers that overlap.
+
+use bytes::Bytes;
+use pgformat::Lsn;
+
+use super::value::ValueKind;
+use crate::key::Key;
+
+/// One version of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    /// End of the record that made it.
+    pub(crate) lsn: Lsn,
+    /// How to read the value.
+    pub(crate) kind: ValueKind,
+    /// The value, see [`ValueKind`].
+    pub(crate) value: Bytes,
+}
+
+/// All that decides a key's state at an LSN.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct History {
+    /// Which key.
+    pub(crate) key: Key,
+    /// The LSN asked for.
+    pub(crate) lsn: Lsn,
+    /// Oldest first: the newest base at or below the LSN, if there is one, then the changes up to the LSN. No base and
+    /// changes only: the page grew by itself and starts as zeros. Empty: the key was never written.
+    pub(crate) versions: Vec<Version>,
+}
+
+impl History {
+    /// The last version.
+    pub(crate) fn newest(&self) -> Option<&Version> {
+        self.versions.last()
+    }
+
+    /// Whether the key exists at this LSN: written, and not ended by a tombstone.
+    pub(crate) fn exists(&self) -> bool {
+        self.newest().is_some_and(|v| v.kind != ValueKind::Tombstone)
+    }
+}
+
+/// Gathers one key's history. Sources may be visited in any order and may overlap; from each, versions come newest
+/// first.
+#[derive(Debug)]
+pub(super) struct Gather {
+    key: Key,
+    lsn: Lsn,
+    /// LSN of the newest base seen: nothing older counts.
+    base: Option<Lsn>,
+    versions: Vec<Version>,
+}
+
+impl Gather {
+    /// Of `key`, up to and including `lsn`.
+    pub(super) const fn new(key: Key, lsn: Lsn) -> Gather {
+        Gather { key, lsn, base: None, versions: Vec::new() }
+    }
+
+    /// Which key.
+    pub(super) const fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Newest LSN that counts.
+    pub(super) const fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Whether a source with versions in `first..=last` can still contribute. One that ends at the base's own LSN
+    /// cannot: it would repeat the base.
+    pub(super) fn needs(&self, first: Lsn, last: Lsn) -> bool {
+        first <= self.lsn && self.base.is_none_or(|base| last > base)
+    }
+
+    /// Takes a version at or below the LSN; says whether older ones of the same source are needed.
+    pub(super) fn add(&mut self, version: Version) -> bool {
+        if self.base.is_some_and(|base| version.lsn <= base) {
+            return false;
+        }
+        let is_base = version.kind.is_base();
+        if is_base {
+            self.base = Some(version.lsn);
+        }
+        self.versions.push(version);
+        !is_base
+    }
+
+    /// The history: ordered, without repetitions, starting with the newest base.
+    pub(super) fn finish(self) -> History {
+        let Gather { key, lsn, base, mut versions } = self;
+        if let Some(base) = base {
+            versions.retain(|v| v.lsn > base || v.lsn == base && v.kind.is_base());
+        }
+        // One source gives newest first; several give runs, for which this sort is made.
+        versions.reverse();
+        versions.sort_by_key(|v| v.lsn);
+        versions.dedup_by_key(|v| v.lsn);
+        History { key, lsn, versions }
+    }
+}

@@ -1,0 +1,1 @@
+//! Header, index and footer of a layer file.

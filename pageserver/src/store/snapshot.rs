@@ -1,0 +1,106 @@
+//! Reads: the layers of one moment.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+
+use super::error::StoreError;
+use super::history::{Gather, History, Version};
+use super::merge::{LayerIter, merge};
+use super::set::LayerSet;
+use super::value::ValueKind;
+use crate::key::Key;
+
+/// The layers of one moment. Cheap to clone; keeps its layers alive.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    set: Arc<LayerSet>,
+}
+
+impl Snapshot {
+    pub(super) const fn new(set: Arc<LayerSet>) -> Snapshot {
+        Snapshot { set }
+    }
+
+    /// The layers.
+    pub(crate) fn set(&self) -> &LayerSet {
+        &self.set
+    }
+
+    /// A key's versions that decide its state at `lsn`. May read files.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is damaged where the key's versions are.
+    pub(crate) fn history(&self, key: Key, lsn: Lsn) -> Result<History, StoreError> {
+        let mut gather = Gather::new(key, lsn);
+        self.gather_memory(&mut gather);
+        for layer in &self.set.layers {
+            layer.gather(&mut gather)?;
+        }
+        Ok(gather.finish())
+    }
+
+    /// [`Snapshot::history`] if nothing has to be read for it; never blocks on a file.
+    pub(crate) fn try_history_cached(&self, key: Key, lsn: Lsn) -> Option<History> {
+        let mut gather = Gather::new(key, lsn);
+        self.gather_memory(&mut gather);
+        self.set.layers.iter().all(|layer| layer.gather_cached(&mut gather)).then(|| gather.finish())
+    }
+
+    /// Histories of several keys, in their order; best when the keys are sorted.
+    pub(crate) fn histories(&self, keys: &[Key], lsn: Lsn) -> Vec<Result<History, StoreError>> {
+        keys.iter().map(|key| self.history(*key, lsn)).collect()
+    }
+
+    /// A piece of metadata; `None` when there is none at this LSN.
+    ///
+    /// # Errors
+    /// As [`Snapshot::history`]; [`StoreError::NotABlob`] when the key holds a page.
+    pub(crate) fn blob(&self, key: Key, lsn: Lsn) -> Result<Option<Bytes>, StoreError> {
+        match self.history(key, lsn)?.versions.pop() {
+            None => Ok(None),
+            Some(v) if v.kind == ValueKind::Tombstone => Ok(None),
+            Some(v) if v.kind == ValueKind::Blob => Ok(Some(v.value)),
+            Some(v) => Err(StoreError::NotABlob { key, lsn: v.lsn }),
+        }
+    }
+
+    /// The newest version at or below `lsn` of each key in `range`, keys ascending, without those that a tombstone
+    /// ended. Made for sparse keys: everything is held in memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::history`].
+    pub(crate) fn scan(&self, range: Range<Key>, lsn: Lsn) -> Result<Vec<(Key, Version)>, StoreError> {
+        let mut found: Vec<(Key, Version)> = Vec::new();
+        for next in merge(self.iters(range)) {
+            let (key, version) = next?;
+            if version.lsn > lsn {
+                continue;
+            }
+            match found.last_mut() {
+                Some(last) if last.0 == key => last.1 = version,
+                _ => found.push((key, version)),
+            }
+        }
+        found.retain(|(_, v)| v.kind != ValueKind::Tombstone);
+        Ok(found)
+    }
+
+    /// The versions of all layers in a range of keys, to be merged.
+    pub(crate) fn iters(&self, range: Range<Key>) -> Vec<LayerIter> {
+        let open = self.memory().map(|open| LayerIter::Open(open.clone().iter(range.clone())));
+        let files = self.set.layers.iter().map(|layer| LayerIter::File(layer.iter(range.clone())));
+        open.chain(files).collect()
+    }
+
+    /// Layers in memory, newest first.
+    fn memory(&self) -> impl Iterator<Item = &Arc<super::open::OpenLayer>> {
+        std::iter::once(&self.set.open).chain(self.set.frozen.iter().rev())
+    }
+
+    fn gather_memory(&self, gather: &mut Gather) {
+        self.memory().for_each(|open| open.gather(gather));
+    }
+}
