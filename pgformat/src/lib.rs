@@ -9,6 +9,7 @@
 //! | [`version`] | supported majors and where they differ, one table |
 //! | [`wal`] | WAL pages and records: decoder, bodies, images, builder, end of log |
 //! | [`rel`] | relations, forks, blocks |
+//! | [`slru`] | the page arrays beside relations |
 //! | [`page`] | pages: header, line pointers, items, checksum |
 //! | [`redo`] | what a record does to a page |
 //! | [`read`] | fields of little-endian structs |
@@ -18,8 +19,10 @@ pub mod page;
 pub mod read;
 pub mod redo;
 pub mod rel;
+pub mod slru;
 pub mod version;
 pub mod wal;
 
 pub use lsn::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
+pub use slru::Slru;
 pub use version::PgMajor;

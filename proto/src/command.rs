@@ -11,8 +11,9 @@ mod tests;
 use pgformat::{Lsn, Tli};
 
 use crate::consensus::ProtoVersion;
-use crate::id::{NodeId, PrimaryEpoch, Term};
+use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::net::SqlError;
+use crate::pagestream;
 
 /// One command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,13 @@ pub enum Command {
     StartReplication(StartReplication),
     /// `START_PUSH_REPLICATION (options)`: a safekeeper offers WAL to the pageserver that chose it.
     StartPush(StartPush),
+    /// `pagestream_v2|pagestream_v3 TENANT TIMELINE`: a client reads pages.
+    Pagestream {
+        /// Version of the messages.
+        version: pagestream::Version,
+        /// The timeline read from.
+        ttid: TenantTimelineId,
+    },
     /// `IDENTIFY_SYSTEM`.
     IdentifySystem,
     /// `TIMELINE_STATUS`.

@@ -8,6 +8,7 @@
 //! | [`consensus`] | START_WAL_PUSH messages (v3 and v2), member sets, term history, the quorum function | yes |
 //! | [`feedback`] | pageserver feedback key-values | yes |
 //! | [`replication`] | `w k r h z i` messages of replication and push streams | yes |
+//! | [`pagestream`] | page requests and replies (v3 and v2) | yes |
 //! | [`api`] | JSON bodies of the HTTP interfaces | yes |
 //! | [`broker`] | broker records and keys (pure), client, embedded server | no |
 //! | [`net`] | libpq sessions, dialled and accepted, and the CopyBoth stream | no |
@@ -21,6 +22,7 @@ pub mod consensus;
 pub mod feedback;
 pub mod id;
 pub mod net;
+pub mod pagestream;
 pub mod replication;
 pub mod runtime;
 

@@ -6,8 +6,9 @@ use pgformat::{Lsn, Tli};
 
 use super::{Command, StartPush, StartReplication, StartWalPush};
 use crate::consensus::ProtoVersion;
-use crate::id::{NodeId, PrimaryEpoch, Term};
+use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::net::SqlError;
+use crate::pagestream::Version;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Token {
@@ -28,6 +29,8 @@ pub(super) fn command(text: &str) -> Result<Command, SqlError> {
         "START_WAL_PUSH" => Tokens::of(first, rest)?.start_wal_push(),
         "START_REPLICATION" => Tokens::of(first, rest)?.start_replication(),
         "START_PUSH_REPLICATION" => Tokens::of(first, rest)?.start_push(),
+        "PAGESTREAM_V3" => Tokens::of(first, rest)?.pagestream(Version::V3),
+        "PAGESTREAM_V2" => Tokens::of(first, rest)?.pagestream(Version::V2),
         "IDENTIFY_SYSTEM" => Tokens::of(first, rest)?.end().map(|()| Command::IdentifySystem),
         "TIMELINE_STATUS" => Tokens::of(first, rest)?.end().map(|()| Command::TimelineStatus),
         "TIMELINE_HISTORY" => {
@@ -150,6 +153,12 @@ impl<'a> Tokens<'a> {
                 return Err(self.expected(", or )", found));
             }
         }
+    }
+
+    fn pagestream(mut self, version: Version) -> Result<Command, SqlError> {
+        let ttid = TenantTimelineId::new(self.number("a tenant id")?, self.number("a timeline id")?);
+        self.end()?;
+        Ok(Command::Pagestream { version, ttid })
     }
 
     fn start_wal_push(mut self) -> Result<Command, SqlError> {

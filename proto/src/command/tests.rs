@@ -92,6 +92,20 @@ fn start_push_replication() {
 }
 
 #[test]
+fn pagestream() {
+    let (tenant, timeline) = ("000102030405060708090a0b0c0d0e0f", "F0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
+    let ttid = TenantTimelineId::new(tenant.parse().expect("an id"), timeline.parse().expect("an id"));
+    let want = |version| Command::Pagestream { version, ttid };
+    assert_eq!(parse(&format!("pagestream_v3 {tenant} {timeline}")), want(pagestream::Version::V3));
+    assert_eq!(parse(&format!("PAGESTREAM_V2 {tenant} {timeline};")), want(pagestream::Version::V2));
+    assert!(matches!(parse(&format!("pagestream {tenant} {timeline}")), Command::Unknown(_)));
+    assert_eq!(refused("pagestream_v3"), sqlstate::SYNTAX_ERROR);
+    assert_eq!(refused(&format!("pagestream_v3 {tenant}")), sqlstate::SYNTAX_ERROR);
+    assert_eq!(refused(&format!("pagestream_v3 {tenant} {timeline} x")), sqlstate::SYNTAX_ERROR);
+    assert_eq!(refused(&format!("pagestream_v3 {tenant}-0001 {timeline}")), sqlstate::INVALID_PARAMETER_VALUE);
+}
+
+#[test]
 fn small_commands() {
     assert_eq!(parse(" identify_system ; "), Command::IdentifySystem);
     assert_eq!(parse("TIMELINE_STATUS"), Command::TimelineStatus);
@@ -108,7 +122,7 @@ fn small_commands() {
 
 proptest::proptest! {
     #[test]
-    fn any_text_is_answered(text in ".{0,200}", word in "(START_WAL_PUSH|START_REPLICATION|SET|SHOW) [ -~]{0,80}") {
+    fn any_text_is_answered(text in ".{0,200}", word in "(START_WAL_PUSH|START_REPLICATION|SET|SHOW|pagestream_v3) [ -~]{0,80}") {
         let _ = Command::parse(&text);
         let _ = Command::parse(&word);
     }

@@ -23,6 +23,8 @@ pub mod sqlstate {
     pub const INVALID_AUTHORIZATION: &str = "28000";
     /// The command does not follow the grammar.
     pub const SYNTAX_ERROR: &str = "42601";
+    /// The relation does not exist at the LSN asked for.
+    pub const UNDEFINED_TABLE: &str = "42P01";
     /// A named thing does not exist (slot, setting).
     pub const UNDEFINED_OBJECT: &str = "42704";
     /// A named thing exists already, with other parameters.
@@ -72,6 +74,16 @@ pub mod sqlstate {
     pub const TERM_CHANGED: &str = "WF011";
     /// An LSN lies before or after what exists.
     pub const LSN_OUT_OF_RANGE: &str = "WF012";
+    /// A block lies beyond the end of its fork.
+    pub const BEYOND_END: &str = "WF013";
+    /// The relation was there and was dropped before the LSN asked for.
+    pub const RELATION_DROPPED: &str = "WF014";
+    /// Pages as of that LSN are not kept, or never were consistent.
+    pub const LSN_TOO_OLD: &str = "WF015";
+    /// The WAL up to the LSN asked for did not come in time.
+    pub const LSN_NOT_REACHED: &str = "WF016";
+    /// A record could not be redone, so the page is not known.
+    pub const PAGE_NOT_REDONE: &str = "WF017";
 }
 
 /// An error with SQLSTATE as libpq carries it.

@@ -12,6 +12,9 @@ use crate::net::startup::StartupParams;
 
 /// Prepared statements that one session may hold; stock clients hold one.
 const STATEMENTS_MAX: usize = 64;
+/// How the commands begin that start a stream.
+const STREAMS: [&str; 2] = ["START_", "PAGESTREAM_"];
+
 /// What the client waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
@@ -193,7 +196,7 @@ impl ServerState {
         };
         let blank = query.trim_matches([' ', '\t', '\r', '\n', ';']).is_empty();
         // A stream has no columns, and must not start before Execute.
-        if blank || query.trim_start().get(..6).is_some_and(|w| w.eq_ignore_ascii_case("START_")) {
+        if blank || STREAMS.iter().any(|s| starts_with(&query, s)) {
             outgoing.put(|out| put_frame(out, b'n', |_| {}));
             return Ok(Step::Next);
         }
@@ -290,6 +293,10 @@ fn put_binary_row(out: &mut BytesMut, types: &[ColumnType], row: &[Option<String
             out.extend_from_slice(&bytes.unwrap_or_default());
         }
     });
+}
+
+fn starts_with(query: &str, word: &str) -> bool {
+    query.trim_start().get(..word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word))
 }
 
 fn string(body: &mut Bytes) -> Result<String, SqlError> {
