@@ -295,6 +295,8 @@ impl Timeline {
             source_commit_lsn: commit,
             lag_bytes: commit.bytes_since(position.last_record_lsn),
             stopped: trouble.stopped.or(trouble.full),
+            readable_from: shown(None),
+            import: None,
         }
     }
 
