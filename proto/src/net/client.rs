@@ -26,6 +26,19 @@ pub struct QueryResult {
     pub tag: String,
 }
 
+/// A step of the answer to a command that copies out ([`ClientConnection::start_query`]).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum QueryEvent {
+    /// One statement's rows and tag; the tag alone behind a copy.
+    Result(QueryResult),
+    /// A copy to us begins.
+    CopyOut,
+    /// One CopyData payload of it.
+    Data(Bytes),
+    /// It is over.
+    CopyDone,
+}
+
 /// A dialled session, ready for queries.
 pub struct ClientConnection {
     incoming: Incoming,
@@ -122,6 +135,47 @@ impl ClientConnection {
     pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<QueryResult>, NetError> {
         self.send_query(sql).await?;
         self.results().await
+    }
+
+    /// Sends a command whose answer is read with [`ClientConnection::next_event`]: one that copies out.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub async fn start_query(&mut self, sql: &str) -> Result<(), NetError> {
+        self.send_query(sql).await
+    }
+
+    /// The next step of the answer; `None` when the session is ready again. Cancel safe but for a statement whose rows
+    /// have begun to come.
+    ///
+    /// # Errors
+    /// See [`NetError`]. After an error the session is of no use.
+    pub async fn next_event(&mut self) -> Result<Option<QueryEvent>, NetError> {
+        let mut current = QueryResult::default();
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                b'T' => {
+                    current.columns =
+                        read_row_description(frame.body).ok_or_else(|| self.malformed("RowDescription"))?;
+                }
+                b'D' => current.rows.push(read_data_row(frame.body).ok_or_else(|| self.malformed("DataRow"))?),
+                b'C' => {
+                    let mut body = frame.body;
+                    current.tag = take_cstr(&mut body).unwrap_or_default();
+                    return Ok(Some(QueryEvent::Result(current)));
+                }
+                b'H' => return Ok(Some(QueryEvent::CopyOut)),
+                b'd' => return Ok(Some(QueryEvent::Data(frame.body))),
+                b'c' => return Ok(Some(QueryEvent::CopyDone)),
+                b'E' => return Err(NetError::server(self.incoming.peer(), read_error(frame.body))),
+                b'Z' => {
+                    self.busy = false;
+                    return Ok(None);
+                }
+                tag => return Err(self.unexpected(tag, "in the answer to a command")),
+            }
+        }
     }
 
     /// Sends a command that must answer with CopyBothResponse.

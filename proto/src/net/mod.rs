@@ -24,7 +24,7 @@ pub mod startup;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientConnection, QueryResult};
+pub use client::{ClientConnection, QueryEvent, QueryResult};
 pub use conninfo::{ConnectOptions, ConninfoError};
 pub use copy::{CopyEvent, CopyReader, CopyWriter};
 pub use error::{NetError, SqlError, sqlstate};
