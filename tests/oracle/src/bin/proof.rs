@@ -1,0 +1,84 @@
+//! `proof`: runs the judges of redo over recorded logs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use oracle::control::Control;
+use oracle::log::Log;
+use oracle::pages::Pages;
+use oracle::plant::{Bug, Plant};
+use oracle::replay::Replayer;
+use pgformat::Lsn;
+use pgformat::wal::record::rmgr_name;
+
+#[derive(Parser)]
+#[command(about = "PostgreSQL as the judge of redo")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replays the log of a stopped cluster and compares each page with the images in it.
+    Check(Check),
+}
+
+#[derive(Args)]
+struct Check {
+    /// The cluster's pg_wal.
+    #[arg(long)]
+    wal: PathBuf,
+    /// A copy of the data directory, taken when the cluster was shut down: its pages are where redo starts, from its
+    /// last checkpoint on. Without it pages are taken from their first image.
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// First record; by default where the base's redo starts, or the first one in the folder.
+    #[arg(long)]
+    from: Option<Lsn>,
+    /// Stop before the record at this position.
+    #[arg(long)]
+    to: Option<Lsn>,
+    /// Compare images of this resource manager only.
+    #[arg(long, value_parser = rmgr)]
+    rmgr: Option<u8>,
+    /// Plant a bug into redo of this resource manager: the check must then fail.
+    #[arg(long, value_parser = rmgr)]
+    plant: Option<u8>,
+    /// The planted bug leaves out a change instead of flipping a bit.
+    #[arg(long)]
+    skip: bool,
+}
+
+fn rmgr(name: &str) -> Result<u8> {
+    let found = (0..=21).find(|rmid| rmgr_name(*rmid).is_some_and(|n| n.eq_ignore_ascii_case(name)));
+    found.with_context(|| format!("no resource manager is called {name}"))
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Check(args) => check(&args),
+    }
+}
+
+fn check(args: &Check) -> Result<ExitCode> {
+    let log = Log::open(&args.wal)?;
+    let plant = args.plant.map(|rmid| Plant::new(rmid, if args.skip { Bug::Skip } else { Bug::Flip }, 20));
+    let pages = Pages::new(args.base.as_deref());
+    let mut replayer = Replayer::new(log.version, pages, args.rmgr, plant);
+    let control = args.base.as_deref().map(Control::read).transpose()?;
+    control.iter().for_each(|control| replayer.log_hints(control));
+    let from = match args.from.or(control.map(|control| control.redo)) {
+        Some(from) => from,
+        None => log.first_record()?,
+    };
+    let end = log.read(from, args.to, |record| replayer.record(record))?;
+    print!("{}", replayer.report.text());
+    println!("{from} to {end}");
+    if replayer.report.total().records == 0 {
+        bail!("there was no record");
+    }
+    Ok(if replayer.report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

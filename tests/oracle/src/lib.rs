@@ -1,0 +1,25 @@
+//! PostgreSQL as the judge of redo: recorded logs are replayed by [`pgformat::redo`] and compared, byte by byte, with
+//! what PostgreSQL itself says each page is.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`types`] | every type of record that PostgreSQL can write, and why some are never seen |
+//! | [`control`] | a stopped cluster's control file |
+//! | [`log`] | reads the segments of a stopped cluster |
+//! | [`pages`], [`effects`] | the state of all pages, and what records do to relations as a whole |
+//! | [`mask`] | what PostgreSQL does not compare |
+//! | [`allowed`] | the closed list of differences that PostgreSQL's own replay would show |
+//! | [`replay`] | judge (a): images of `wal_consistency_checking` |
+//! | [`plant`] | bugs to show that the judges notice |
+//! | [`report`] | counts and their table |
+
+pub mod allowed;
+pub mod control;
+pub mod effects;
+pub mod log;
+pub mod mask;
+pub mod pages;
+pub mod plant;
+pub mod replay;
+pub mod report;
+pub mod types;

@@ -1,0 +1,232 @@
+//! Judge (a): redoes a log record by record and compares every image that is there for checking with the page that our
+//! redo made.
+//!
+//! Each change goes through its stored form before it is applied, so that what is proved is what a page store replays.
+//! A failure is counted once: the page is then taken from the image, and later changes start from there.
+
+use anyhow::{Context as _, Result};
+use pgformat::page::Page;
+use pgformat::redo::{self, Change, RedoError, rmid};
+use pgformat::rel::{BlockTag, Fork};
+use pgformat::wal::Record;
+use pgformat::wal::body::{self, BlockRef, Body};
+use pgformat::{Lsn, PgMajor};
+
+use crate::allowed::{Against, Case, Verdict, judge};
+use crate::control::Control;
+use crate::effects::{self, Effect};
+use crate::mask::{Kind, mask};
+use crate::pages::Pages;
+use crate::plant::Plant;
+use crate::report::Report;
+use crate::types::RecordType;
+
+/// Replays a log.
+pub struct Replayer {
+    version: PgMajor,
+    /// Whether the cluster has data checksums.
+    checksums: bool,
+    /// Whether it has `wal_log_hints`, as of the last record.
+    wal_log_hints: bool,
+    /// The pages as of the last record.
+    pub pages: Pages,
+    /// What was found.
+    pub report: Report,
+    /// Databases (tablespace, database) that were created with `STRATEGY wal_log`.
+    logged_databases: Vec<(u32, u32)>,
+    plant: Option<Plant>,
+    only: Option<u8>,
+    stored: Vec<u8>,
+}
+
+impl Replayer {
+    /// Over `pages`. `only`: images of other resource managers are not compared.
+    pub fn new(version: PgMajor, pages: Pages, only: Option<u8>, plant: Option<Plant>) -> Replayer {
+        Replayer {
+            version,
+            checksums: false,
+            wal_log_hints: false,
+            pages,
+            report: Report::new(version),
+            logged_databases: Vec::new(),
+            plant,
+            only,
+            stored: Vec::new(),
+        }
+    }
+
+    /// The cluster has data checksums, or had `wal_log_hints` before the first record.
+    pub fn log_hints(&mut self, control: &Control) {
+        self.checksums = control.has_checksums;
+        self.wal_log_hints = control.wal_log_hints;
+    }
+
+    /// Whether the planted bug has happened; `true` without one.
+    pub fn planted(&self) -> bool {
+        self.plant.as_ref().is_none_or(Plant::is_done)
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// When the record cannot be taken apart. What is wrong with a page goes to the report.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        let t = RecordType::of(&record.header);
+        let body = body::parse(&record.data, self.version)?;
+        self.report.of(t).records += 1;
+        let effect = effects::effect(t, record.header.info, body.main, self.version)?;
+        const PARAMETER_CHANGE: u8 = 0x60;
+        if (t.rmid, t.info) == (rmid::XLOG, PARAMETER_CHANGE) {
+            self.wal_log_hints = body.main.get(24).is_some_and(|hints| *hints != 0);
+        }
+        if let Effect::LogDatabase(database) = effect {
+            self.logged_databases.push(database);
+        }
+        effects::apply(&mut self.pages, &effect)?;
+        for block in &body.blocks {
+            self.report.of(t).blocks += 1;
+            // The free space map is not redone: its content is a hint, and PostgreSQL repairs it.
+            if block.tag.fork.fork != Fork::Fsm {
+                self.block(t, record, &body, block).with_context(|| block.tag.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn block<'a>(&mut self, t: RecordType, record: &Record, body: &Body<'a>, block: &BlockRef<'a>) -> Result<()> {
+        let (tag, end) = (block.tag, record.end);
+        let ctx = redo::Context { version: self.version, end };
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.clear();
+        Change::of(&record.header, body, block, self.checksums || self.wal_log_hints).encode(&mut stored);
+        let change = Change::decode(&stored, tag.fork.fork, tag.blk)?;
+        if let Some(image) = block.applied_image() {
+            self.report.of(t).restored += 1;
+            let mut page = Page::zeroed();
+            image.restore(&mut page)?;
+            if !page.is_new() {
+                page.set_lsn(end);
+            }
+            let result = redo::after_image(&mut page, &change, &ctx);
+            self.keep(t, record.start, tag, page, result);
+        } else {
+            let expected = self.expected_page(block, end)?;
+            self.change(t, record.start, &change, &ctx, tag, expected);
+        }
+        self.stored = stored;
+        Ok(())
+    }
+
+    /// The image that the page is to be compared with, as a page.
+    fn expected_page(&self, block: &BlockRef<'_>, end: Lsn) -> Result<Option<Box<Page>>> {
+        let Some(image) = block.image else { return Ok(None) };
+        let mut page = Page::zeroed();
+        image.restore(&mut page)?;
+        if !page.is_new() {
+            page.set_lsn(end);
+        }
+        Ok(Some(page))
+    }
+
+    fn change(
+        &mut self,
+        t: RecordType,
+        at: Lsn,
+        change: &Change<'_>,
+        ctx: &redo::Context,
+        tag: BlockTag,
+        expected: Option<Box<Page>>,
+    ) {
+        if !change.init && self.pages.get(tag).is_none() {
+            // A map page that was never written reads as zeros; a primary makes it without a record.
+            if tag.fork.fork == Fork::Vm {
+                self.pages.put(tag, Page::zeroed());
+            } else if let Some(page) = expected {
+                if !self.pages.is_spoilt(tag) {
+                    self.report.of(t).seeded += 1;
+                }
+                self.pages.put(tag, page);
+                return;
+            } else if t.rmid == rmid::XLOG || self.pages.is_spoilt(tag) {
+                return;
+            } else {
+                self.report.of(t).missing += 1;
+                self.report.example(t, || format!("{at} {tag}: the page is not known"));
+                return;
+            }
+        }
+        let mut page = self.pages.get(tag).cloned().unwrap_or_default();
+        let result = match &mut self.plant {
+            Some(plant) => plant.redo(&mut page, change, ctx, tag),
+            None => redo::redo(&mut page, change, ctx),
+        };
+        let failed = result.is_err();
+        self.report.of(t).redone += 1;
+        self.keep(t, at, tag, page, result);
+        let Some(expected) = expected else { return };
+        if failed {
+            self.pages.put(tag, expected);
+        } else if t.rmid != rmid::XLOG && self.only.is_none_or(|only| only == t.rmid) {
+            self.compare(t, at, tag, expected);
+        }
+    }
+
+    fn keep(&mut self, t: RecordType, at: Lsn, tag: BlockTag, page: Box<Page>, result: Result<(), RedoError>) {
+        match result {
+            Ok(()) => self.pages.put(tag, page),
+            Err(e) => {
+                self.report.of(t).errors += 1;
+                self.report.example(t, || format!("{at} {tag}: {e}"));
+                self.pages.forget(tag);
+            }
+        }
+    }
+
+    fn compare(&mut self, t: RecordType, at: Lsn, tag: BlockTag, expected: Box<Page>) {
+        let Some(kind) = Kind::of_record(t.rmid, tag) else { return };
+        let Some(ours) = self.pages.get(tag).cloned() else { return };
+        self.report.of(t).compared += 1;
+        let case = Case { against: Against::Image, tag, kind, logged_database: self.is_logged_database(tag) };
+        match verdict(&ours, &expected, &case) {
+            Ok(verdict) if verdict.left.is_empty() => {
+                verdict.used.iter().for_each(|n| self.report.allowed[*n] += 1);
+            }
+            result => {
+                self.report.of(t).mismatches += 1;
+                self.report.example(t, || format!("{at} {tag}: {}", describe(&result, &ours, &expected)));
+                self.pages.put(tag, expected);
+            }
+        }
+    }
+
+    /// Whether the database of a page was created with `STRATEGY wal_log`.
+    pub fn is_logged_database(&self, tag: BlockTag) -> bool {
+        self.logged_databases.contains(&(tag.fork.rel.spc, tag.fork.rel.db))
+    }
+}
+
+/// Compares two pages after masking.
+///
+/// # Errors
+/// When one of them cannot be masked: its header contradicts itself.
+pub fn verdict(ours: &Page, theirs: &Page, case: &Case) -> Result<Verdict> {
+    let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
+    mask(&mut theirs, case.kind, case.tag).context("the primary's page")?;
+    mask(&mut ours, case.kind, case.tag).context("our page")?;
+    Ok(judge(&mut ours, &mut theirs, case))
+}
+
+/// The first bytes that differ, in words.
+pub fn describe(result: &Result<Verdict>, ours: &Page, theirs: &Page) -> String {
+    let verdict = match result {
+        Ok(verdict) => verdict,
+        Err(e) => return format!("{e:#}"),
+    };
+    let bytes: Vec<String> = verdict
+        .left
+        .iter()
+        .take(12)
+        .map(|at| format!("{at}: {:02x} instead of {:02x}", ours.0[*at], theirs.0[*at]))
+        .collect();
+    format!("{} bytes differ: {} (ours {ours:?}, primary's {theirs:?})", verdict.left.len(), bytes.join(", "))
+}
