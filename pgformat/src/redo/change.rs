@@ -173,10 +173,13 @@ fn needed_main<'a>(rmid: u8, info: u8, block: &BlockRef<'_>, main: &'a [u8]) -> 
     const DELETE: u8 = 0x10;
     const UPDATE: u8 = 0x20;
     const HOT_UPDATE: u8 = 0x40;
+    const INPLACE: u8 = 0x70;
     let len = match (rmid, info & 0x70) {
         (rmid::HEAP, DELETE) => 8,
         // Old tuples and keys follow the fixed part.
         (rmid::HEAP, UPDATE | HOT_UPDATE) => 14,
+        // Invalidations follow the tuple's number.
+        (rmid::HEAP, INPLACE) => 2,
         // Only the leaf, block 0, and its metadata page need the tuples of a pending list; all have data of their own.
         (rmid::HEAP2, _) if block.tag.fork.fork == Fork::Vm => main.len().min(8),
         _ => main.len(),

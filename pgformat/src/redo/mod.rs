@@ -27,11 +27,18 @@ pub mod gist;
 pub mod hash;
 pub mod heap;
 pub mod heap2;
+mod prune;
 pub mod seq;
 pub mod slru;
 pub mod spgist;
+mod tuple;
 pub mod vm;
 pub mod xlog;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod testing;
 
 pub use change::{Change, Ref};
 
@@ -147,9 +154,10 @@ impl From<Short> for RedoError {
 /// # Errors
 /// See [`RedoError`]; `page` is then spoilt.
 pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), RedoError> {
-    // A page beyond what redo touched reads as zeros; only a visibility map grows that way (`visibilitymap_pin`), and
-    // SLRU pages have no header.
-    let may_be_new = change.init || matches!(change.rmid, rmid::OUR_SLRU | rmid::OUR_VM) || vm::is_map_block(change);
+    // A page beyond what redo touched reads as zeros; only a visibility map grows that way (`visibilitymap_pin`). SLRU
+    // pages have no header, and a hint's record without an image does nothing to whatever is there.
+    let may_be_new =
+        change.init || matches!(change.rmid, rmid::XLOG | rmid::OUR_SLRU | rmid::OUR_VM) || vm::is_map_block(change);
     if !may_be_new && page.is_new() {
         return Err(RedoError::NewPage);
     }
