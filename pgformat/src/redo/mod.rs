@@ -27,10 +27,13 @@ pub mod gist;
 pub mod hash;
 pub mod heap;
 pub mod heap2;
+mod itup;
 mod prune;
 pub mod seq;
 pub mod slru;
 pub mod spgist;
+#[cfg(test)]
+mod tests;
 mod tuple;
 pub mod vm;
 pub mod xlog;
