@@ -2,13 +2,13 @@
 //!
 //! | module | records |
 //! |---|---|
-//! | [`page`] | the special space, whole pages out of a record, the metadata page |
-//! | [`posting`] | tuples that stand for several heap tuples |
-//! | [`insert`] | insertions, with or without a posting list that is split |
-//! | [`split`] | page splits |
-//! | [`dedup`] | merging of equal tuples |
-//! | [`delete`] | deletions by vacuum and by insertions |
-//! | [`unlink`] | deletion of pages, new roots |
+//! | `page` | the special space, whole pages out of a record, the metadata page |
+//! | `posting` | tuples that stand for several heap tuples |
+//! | `insert` | insertions, with or without a posting list that is split |
+//! | `split` | page splits |
+//! | `dedup` | merging of equal tuples |
+//! | `delete` | deletions by vacuum and by insertions |
+//! | `unlink` | deletion of pages, new roots |
 //!
 //! Source: PostgreSQL 14-18, `src/backend/access/nbtree/nbtxlog.c`, `src/include/access/nbtxlog.h`.
 

@@ -342,8 +342,7 @@ fn what_is_not_a_b_trees_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16000))]
 
-    /// Goal: no input makes redo panic, and no posting list it makes contradicts itself.
-    /// Method: pages, records and data that are almost right.
+    /// Goal: no input makes redo panic. Method: pages, records and data that are almost right.
     #[test]
     fn nothing_panics((mut page, info, block, main, data, major) in wild()) {
         let _ = redo(&mut page, &change(rmid::BTREE, info, block, &main, &data), &context(major));

@@ -2,9 +2,9 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`page`] | the special space, bitmaps of overflow pages |
-//! | [`meta`] | the metadata page |
-//! | [`bucket`] | tuples and chains of bucket and overflow pages |
+//! | `page` | the special space, bitmaps of overflow pages |
+//! | `meta` | the metadata page |
+//! | `bucket` | tuples and chains of bucket and overflow pages |
 //!
 //! Some records name a page only to lock it while they are redone ([`is_lock_only`]): nothing happens to it.
 //! No redo of a block needs the data of another block.
