@@ -9,17 +9,24 @@
 //! | [`version`] | supported majors and where they differ, one table |
 //! | [`wal`] | WAL pages and records: decoder, bodies, images, builder, end of log |
 //! | [`rel`] | relations, forks, blocks |
-//! | [`slru`] | the page arrays beside relations |
 //! | [`page`] | pages: header, line pointers, items, checksum |
 //! | [`redo`] | what a record does to a page |
+//! | [`effect`] | what a record does beside pages |
+//! | [`control`], [`checkpoint`] | the control file |
+//! | [`relmap`], [`twophase`], [`slru`] | relation maps, prepared transactions, the page arrays beside relations |
 //! | [`read`] | fields of little-endian structs |
 
+pub mod checkpoint;
+pub mod control;
+pub mod effect;
 pub mod lsn;
 pub mod page;
 pub mod read;
 pub mod redo;
 pub mod rel;
+pub mod relmap;
 pub mod slru;
+pub mod twophase;
 pub mod version;
 pub mod wal;
 
