@@ -89,4 +89,4 @@ fn mix(sums: &mut [u32; LANES], row: &[u32; LANES]) {
     }
 }
 
-const _: () = assert!(PAGE_SIZE % (LANES * 4) == 0);
+const _: () = assert!(PAGE_SIZE.is_multiple_of(LANES * 4));

@@ -188,7 +188,7 @@ mod tests {
                 source.push(0xFF);
                 in_group = 0;
             }
-            let len = left.min(255).max(3);
+            let len = left.clamp(3, 255);
             if len >= 18 {
                 source.extend([15, 1, (len - 18) as u8])
             } else {
