@@ -6,10 +6,10 @@
 
 use anyhow::{Context as _, Result};
 use pgformat::page::Page;
-use pgformat::redo::{self, Change, RedoError, rmid};
-use pgformat::rel::{BlockTag, Fork};
-use pgformat::wal::Record;
+use pgformat::redo::{self, Change, RedoError, rmid, vm};
+use pgformat::rel::{BlockTag, Fork, RelFork};
 use pgformat::wal::body::{self, BlockRef, Body};
+use pgformat::wal::{Record, RecordHeader};
 use pgformat::{Lsn, PgMajor};
 
 use crate::allowed::{Against, Case, Verdict, judge};
@@ -83,12 +83,33 @@ impl Replayer {
             self.logged_databases.push(database);
         }
         effects::apply(&mut self.pages, &effect)?;
+        self.clear_map(record, &body)?;
         for block in &body.blocks {
             self.report.of(t).blocks += 1;
             // The free space map is not redone: its content is a hint, and PostgreSQL repairs it.
             if block.tag.fork.fork != Fork::Fsm {
                 self.block(t, record, &body, block).with_context(|| block.tag.to_string())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Clears the bits of visibility maps that the record clears without naming their pages, by changes of our own as a
+    /// page store keeps them.
+    fn clear_map(&mut self, record: &Record, body: &Body<'_>) -> Result<()> {
+        let ctx = redo::Context { version: self.version, end: record.end };
+        for (rel, heap_blk, mask) in vm::implied_clears(&record.header, body)? {
+            let fork = RelFork { rel, fork: Fork::Vm };
+            let tag = BlockTag { fork, blk: vm::map_block(heap_blk) };
+            let Some(page) = self.pages.get(tag) else { continue };
+            let mut stored = std::mem::take(&mut self.stored);
+            stored.clear();
+            let data = vm::clear(heap_blk, mask);
+            let header = RecordHeader { rmid: rmid::OUR_VM, info: vm::CLEAR, ..record.header };
+            let block = BlockRef { id: 0, tag, will_init: false, image: None, data: &data };
+            Change::of(&header, &Body::default(), &block, false).encode(&mut stored);
+            redo::redo(page, &Change::decode(&stored, Fork::Vm, tag.blk)?, &ctx)?;
+            self.stored = stored;
         }
         Ok(())
     }
