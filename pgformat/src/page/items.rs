@@ -356,7 +356,7 @@ impl Page {
         let id = self.item_id(off)?;
         let (at, size) = (usize::from(id.off), maxalign(usize::from(id.len)));
         let inside = at >= self.upper() && at + size <= self.special() && at == maxalign(at);
-        if inside || !id.has_storage() && id.off == 0 {
+        if inside {
             return Ok(id);
         }
         Err(PageError::Item { off, max: self.max_offset(), why: "it points outside of the items" })

@@ -13,6 +13,7 @@
 //! | [`change`] | what is stored of a record for one block, and its encoding |
 //! | [`heap`], [`heap2`], [`vm`] | tables, visibility map |
 //! | [`btree`], [`hash`], [`gin`], [`gist`], [`spgist`], [`brin`] | indexes |
+//! | `index` | what several indexes share |
 //! | [`seq`], [`generic`], [`xlog`] | sequences, generic records, images |
 //! | [`slru`] | pages of clog, multixact and commit timestamps |
 //!
@@ -27,6 +28,7 @@ pub mod gist;
 pub mod hash;
 pub mod heap;
 pub mod heap2;
+mod index;
 mod itup;
 mod prune;
 pub mod seq;
