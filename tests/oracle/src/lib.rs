@@ -11,15 +11,18 @@
 //! | [`allowed`] | the closed list of differences that PostgreSQL's own replay would show |
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
 //! | [`plant`] | bugs to show that the judges notice |
+//! | [`cluster`], [`record`] | PostgreSQL servers, and the workloads that are recorded on them |
 //! | [`report`] | counts and their table |
 
 pub mod allowed;
+pub mod cluster;
 pub mod control;
 pub mod effects;
 pub mod log;
 pub mod mask;
 pub mod pages;
 pub mod plant;
+pub mod record;
 pub mod replay;
 pub mod report;
 pub mod types;

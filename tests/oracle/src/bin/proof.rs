@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use oracle::cluster::Programs;
 use oracle::control::Control;
 use oracle::log::Log;
 use oracle::pages::Pages;
 use oracle::plant::{Bug, Plant};
+use oracle::record::{Workload, record};
 use oracle::replay::Replayer;
 use pgformat::Lsn;
 use pgformat::wal::record::rmgr_name;
@@ -24,6 +26,24 @@ struct Cli {
 enum Command {
     /// Replays the log of a stopped cluster and compares each page with the images in it.
     Check(Check),
+    /// Records a workload on a PostgreSQL of its own.
+    Record(Record),
+}
+
+#[derive(Args)]
+struct Record {
+    /// Which PostgreSQL: a major, or a minor as scripts/postgres-majors.sh names it.
+    #[arg(long)]
+    major: String,
+    /// What to run.
+    #[arg(long)]
+    workload: Workload,
+    /// Where the recording goes; must not exist.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Size of the workload.
+    #[arg(long, default_value_t = 10)]
+    scale: u32,
 }
 
 #[derive(Args)]
@@ -60,6 +80,10 @@ fn rmgr(name: &str) -> Result<u8> {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Check(args) => check(&args),
+        Command::Record(args) => {
+            record(Programs::find(&args.major)?, args.workload, &args.dir, args.scale)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -1,0 +1,251 @@
+//! A PostgreSQL cluster that a recording is made of: started, fed with SQL, and stopped, never crash-restarted while
+//! its log has images to check with (PostgreSQL's own recovery can refuse them).
+//!
+//! Owner of one directory: `data`, `base` (a copy of it from before the first start), the server's socket and log.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// The longest path of a socket that Linux takes, with the name that PostgreSQL gives it.
+const SOCKET_DIR_MAX: usize = 107 - "/.s.PGSQL.5432.lock".len();
+
+/// Programs of one PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Programs(pub PathBuf);
+
+impl Programs {
+    /// Finds PostgreSQL `name`, a major or a minor: below `target/postgres`, or as Debian installs it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(name: &str) -> Result<Programs> {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/postgres").join(name).join("bin");
+        let debian = PathBuf::from(format!("/usr/lib/postgresql/{name}/bin"));
+        let found = [own, debian].into_iter().find(|dir| dir.join("initdb").exists());
+        let found = found.with_context(|| format!("there is no PostgreSQL {name}: run scripts/postgres-majors.sh"))?;
+        Ok(Programs(std::path::absolute(found)?))
+    }
+
+    /// A command, run as the user `postgres` when we are root: PostgreSQL refuses to run as root.
+    fn command(&self, program: &str) -> Command {
+        let path = self.0.join(program);
+        // psql is not part of every server's package, and speaks with all of them.
+        let path = if path.exists() { path } else { PathBuf::from(program) };
+        let mut command = if is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--"]).arg(path);
+            command
+        } else {
+            Command::new(path)
+        };
+        command.env("LC_ALL", "C.UTF-8").current_dir("/");
+        command
+    }
+}
+
+/// One cluster in its directory.
+pub struct Cluster {
+    programs: Programs,
+    root: PathBuf,
+    running: bool,
+}
+
+impl Cluster {
+    /// Makes a cluster in `root`, which must not exist.
+    ///
+    /// # Errors
+    /// Says what initdb said.
+    pub fn create(programs: Programs, root: &Path, checksums: bool) -> Result<Cluster> {
+        ensure!(!root.exists(), "{} exists already", root.display());
+        let root = std::path::absolute(root)?;
+        let len = root.as_os_str().len();
+        ensure!(len <= SOCKET_DIR_MAX, "{} is too long for a socket's directory: choose a shorter one", root.display());
+        std::fs::create_dir_all(&root)?;
+        let cluster = Cluster { programs, root, running: false };
+        cluster.own(&cluster.root)?;
+        let mut initdb = cluster.programs.command("initdb");
+        initdb.args(["--no-sync", "--auth=trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D"]);
+        initdb.arg(cluster.data());
+        // 18 has them unless told otherwise.
+        if checksums {
+            initdb.arg("-k");
+        } else if cluster.major()? >= 18 {
+            initdb.arg("--no-data-checksums");
+        }
+        run(&mut initdb)?;
+        Ok(cluster)
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    /// The copy of it.
+    pub fn base(&self) -> PathBuf {
+        self.root.join("base")
+    }
+
+    /// The directory of both, and of the socket.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The server's major.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub fn major(&self) -> Result<u32> {
+        let text = run(self.programs.command("postgres").arg("--version"))?;
+        let version = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+        let major = version.and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next());
+        major.and_then(|m| m.parse().ok()).with_context(|| format!("no version in {text:?}"))
+    }
+
+    /// Whether the server can compress images with lz4.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn has_lz4(&self) -> Result<bool> {
+        let mut postgres = self.programs.command("postgres");
+        postgres.arg("-D").arg(self.data()).args(["-c", "wal_compression=lz4", "-C", "wal_compression"]);
+        Ok(postgres.output().context("postgres -C")?.status.success())
+    }
+
+    /// Gives a file or directory to the server's user.
+    ///
+    /// # Errors
+    /// When that is not allowed.
+    pub fn own(&self, path: &Path) -> Result<()> {
+        if is_root() {
+            run(Command::new("chown").arg("postgres:").arg(path))?;
+        }
+        Ok(())
+    }
+
+    /// Changes something offline with `pg_resetwal`.
+    ///
+    /// # Errors
+    /// Says what it said.
+    pub fn reset_log(&self, options: &[&str]) -> Result<()> {
+        run(self.programs.command("pg_resetwal").args(options).arg("-D").arg(self.data())).map(drop)
+    }
+
+    /// Copies the stopped cluster: where replay starts.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn keep_base(&self) -> Result<()> {
+        ensure!(!self.running, "a base is a copy of a stopped cluster");
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(self.base())).map(drop)
+    }
+
+    /// Appends settings.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, settings: &str) -> Result<()> {
+        use std::io::Write as _;
+        let mut conf = std::fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf"))?;
+        writeln!(
+            conf,
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = 5432\nfsync = off\n{settings}",
+            self.root.display()
+        )?;
+        Ok(())
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn start(&mut self) -> Result<()> {
+        let log = self.root.join("log");
+        let mut start = self.pg_ctl("start");
+        start.arg("-l").arg(&log).args(["-t", "60"]);
+        if let Err(e) = run(&mut start) {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(10).collect();
+            bail!("{e:#}; the log ends with {lines:#?}");
+        }
+        self.running = true;
+        Ok(())
+    }
+
+    /// Stops the server: `fast` or `immediate`.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn stop(&mut self, mode: &str) -> Result<()> {
+        run(self.pg_ctl("stop").args(["-t", "120", "-m", mode]))?;
+        self.running = false;
+        Ok(())
+    }
+
+    /// Makes a standby the primary.
+    ///
+    /// # Errors
+    /// When it does not become one.
+    pub fn promote(&self) -> Result<()> {
+        run(self.pg_ctl("promote").args(["-t", "60"])).map(drop)
+    }
+
+    fn pg_ctl(&self, action: &str) -> Command {
+        let mut command = self.programs.command("pg_ctl");
+        command.arg(action).arg("-w").arg("-D").arg(self.data());
+        command
+    }
+
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = self.programs.command("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-p", "5432", "-d", database]);
+        psql.arg("-h").arg(&self.root);
+        psql
+    }
+
+    /// Runs a script: `n` is its size, `dir` a directory that the server can write to.
+    ///
+    /// # Errors
+    /// With the first statement that failed.
+    pub fn script(&self, database: &str, name: &str, text: &str, n: u32) -> Result<()> {
+        let file = self.root.join(format!("{name}.sql"));
+        std::fs::write(&file, text)?;
+        let mut psql = self.psql(database);
+        psql.args(["-v", &format!("n={n}"), "-v", &format!("dir={}", self.root.display()), "-f"]).arg(&file);
+        run(&mut psql).with_context(|| format!("{name}.sql")).map(drop)
+    }
+
+    /// Runs one statement; its rows.
+    ///
+    /// # Errors
+    /// With what the server said.
+    pub fn query(&self, database: &str, sql: &str) -> Result<String> {
+        run(self.psql(database).args(["-c", sql])).map(|rows| rows.trim().to_owned())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.running {
+            let _ = self.stop("immediate");
+        }
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}
+
+/// Runs a program to its end; what it printed.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("{:?}: {}\n{}\n{}", command.get_program(), output.status, error.trim(), text.trim());
+    }
+    Ok(text)
+}

@@ -1,0 +1,20 @@
+-- CLOG/ZEROPAGE, CLOG/TRUNCATE, CommitTs/ZEROPAGE, CommitTs/TRUNCATE, MultiXact/ZERO_OFF_PAGE, TRUNCATE_ID: the cluster
+-- starts a whole segment of transactions behind the oldest; many more are used up, then everything is frozen.
+create table burnt (a int);
+create procedure burn(n int) language plpgsql as $$
+begin
+  for i in 1..n loop
+    begin
+      insert into burnt values (i);
+    exception when division_by_zero then
+      null;
+    end;
+    if i % 5000 = 0 then
+      commit;
+    end if;
+  end loop;
+end $$;
+set synchronous_commit = off;
+set wal_consistency_checking = '';
+call burn(60000);
+truncate burnt;

@@ -1,0 +1,24 @@
+-- Gin/*: posting trees, their vacuum and page deletion; the pending list.
+create table gi (a int[], b int) with (autovacuum_enabled = off);
+create index gi_a on gi using gin (a) with (fastupdate = off);
+insert into gi select array[1, 2 + i % 3], i from generate_series(1, 40000) i;
+delete from gi where b % 2 = 0;
+vacuum gi;
+delete from gi where b between 8000 and 33000;
+vacuum gi;
+insert into gi select array[1, 2], i from generate_series(1, 500 * :n) i;
+delete from gi;
+vacuum gi;
+vacuum gi;
+create table pending (a int[]) with (autovacuum_enabled = off);
+create index pending_a on pending using gin (a) with (fastupdate = on, gin_pending_list_limit = 64);
+insert into pending select array[i, i + 1, i % 10] from generate_series(1, 1500 * :n) i;
+vacuum pending;
+insert into pending select array(select generate_series(i, i + 3000)) from generate_series(1, 3) i;
+vacuum pending;
+create table words (t text) with (autovacuum_enabled = off);
+insert into words select md5(i::text) || ' ' || (i % 50) from generate_series(1, 500 * :n) i;
+create index on words using gin (to_tsvector('simple', t));
+insert into words select 'late ' || md5((i * 3)::text) from generate_series(1, 500 * :n) i;
+delete from words where t like '%1%';
+vacuum words;

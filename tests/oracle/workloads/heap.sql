@@ -1,0 +1,97 @@
+-- Heap/*, Heap2/* and visibility maps; Storage/*; Sequence/LOG.
+create table h (id int primary key, v int, t text) with (autovacuum_enabled = off);
+alter table h alter t set storage external;
+insert into h select i, i, repeat(md5(i::text), i % 300) from generate_series(1, 200 * :n) i;
+update h set v = v + 1 where id % 2 = 0;
+update h set t = t || 'x' where id % 5 = 0;
+delete from h where id % 11 = 0;
+insert into h values (1, 1, 'c') on conflict (id) do update set v = h.v + 1;
+insert into h values (200001, 1, 'c') on conflict do nothing;
+vacuum h;
+select count(*) from (select * from h where id % 3 = 0 for update) x;
+update h set v = 0 where id = 7;
+vacuum (freeze) h;
+delete from h where id between 50 and 60;
+vacuum (freeze) h;
+cluster h using h_pkey;
+vacuum full h;
+begin;
+savepoint a;
+update h set v = -1 where id < 20;
+rollback to a;
+update h set v = -2 where id < 10;
+commit;
+truncate h;
+-- Chains of HOT updates, pruned on access.
+create table hot (id int primary key, v int, pad text) with (fillfactor = 50, autovacuum_enabled = off);
+insert into hot select i, 0, repeat('p', 50) from generate_series(1, 200 * :n) i;
+do $$ begin for k in 1..8 loop update hot set v = v + 1; commit; end loop; end $$;
+select count(*) from hot;
+update hot set pad = repeat('q', 300) where id % 4 = 0;
+vacuum hot;
+-- A tail of a table that is cut off, with its visibility map.
+create table tail (a int, b text) with (autovacuum_enabled = off);
+insert into tail select i, repeat('t', 500) from generate_series(1, 1000 * :n) i;
+vacuum tail;
+delete from tail where a > 100;
+vacuum tail;
+-- More heap pages than one byte of the map, bits set and cleared in many orders.
+create table map (a int, b text) with (autovacuum_enabled = off);
+insert into map select i, repeat('m', 400) from generate_series(1, 1000 * :n) i;
+vacuum (freeze) map;
+delete from map where a % 97 = 0;
+update map set b = 'short' where a % 89 = 0;
+select count(*) from (select 1 from map where a % 83 = 0 for key share) x;
+insert into map values (0, 'new');
+vacuum map;
+vacuum (freeze) map;
+-- Partitions, COPY with and without freezing, unlogged relations.
+create table parted (a int, b int) partition by list (a);
+create table parted1 partition of parted for values in (1);
+create table parted2 partition of parted for values in (2);
+insert into parted select 1, i from generate_series(1, 100) i;
+update parted set a = 2 where b < 50;
+select :'dir' || '/copy.txt' as copied \gset
+copy (select i, repeat('c', i % 100) from generate_series(1, 1000 * :n) i) to :'copied';
+create table cp (a int, b text);
+copy cp from :'copied';
+begin;
+create table frozen (a int, b text);
+copy frozen from :'copied' with (freeze);
+commit;
+vacuum frozen;
+insert into frozen values (1, 'x');
+delete from frozen where a = 500;
+update frozen set b = 'zz' where a = 900;
+select * from frozen where a = 234 for update;
+copy frozen from :'copied';
+create unlogged table unlogged (a int primary key, b text);
+insert into unlogged select i, 'x' from generate_series(1, 1000) i;
+alter table unlogged set logged;
+alter table unlogged set unlogged;
+create index on unlogged using hash (a);
+create index on unlogged using gin ((array[a]));
+create index on unlogged using gist (point(a, a));
+create index on unlogged using spgist (b);
+create index on unlogged using brin (a);
+create unlogged table forks_only (a int primary key, b text, c bigserial);
+-- Sequences.
+create sequence s;
+select count(nextval('s')) from generate_series(1, 200);
+alter sequence s restart;
+select nextval('s');
+create table numbered (a int generated always as identity, b int);
+insert into numbered (b) select 1 from generate_series(1, 100);
+create materialized view view as select * from cp;
+refresh materialized view view;
+create unique index on view (a);
+refresh materialized view concurrently view;
+truncate cp;
+-- DDL within one transaction, so that catalog tuples are updated and deleted by the command after.
+begin;
+create table quick (a int, b int);
+alter table quick add column c int;
+comment on table quick is 'x';
+drop table quick;
+commit;
+analyze;

@@ -1,0 +1,26 @@
+-- SPGist/*: tries, quad and k-d trees; all-the-same tuples, nulls, vacuum of roots, leaves and redirections.
+create table sp (t text, b int) with (autovacuum_enabled = off);
+create index sp_t on sp using spgist (t);
+insert into sp select 'k' || i, i from generate_series(1, 40) i;
+delete from sp where b % 2 = 0;
+vacuum sp;
+insert into sp select md5(i::text), i from generate_series(1, 2000 * :n) i;
+insert into sp select repeat('ab', i % 50) || i, i from generate_series(1, 1000 * :n) i;
+delete from sp where b % 3 = 0;
+vacuum sp;
+insert into sp select repeat('q', i % 100) || i, i from generate_series(1, 500 * :n) i;
+insert into sp select null, i from generate_series(1, 500) i;
+insert into sp select 'same', i from generate_series(1, 2000) i;
+insert into sp select repeat('long prefix ', 20) || i, i from generate_series(1, 400) i;
+insert into sp select repeat('long prefix ', 10) || md5(i::text), i from generate_series(1, 400) i;
+vacuum sp;
+create table sq (p point, b int) with (autovacuum_enabled = off);
+create index sq_quad on sq using spgist (p);
+insert into sq select point((i * 7919) % 10007, (i * 104729) % 10009), i from generate_series(1, 2000 * :n) i;
+delete from sq where b % 2 = 0;
+vacuum sq;
+create index sq_kd on sq using spgist (p kd_point_ops);
+insert into sq select point((i * 31) % 10007, (i * 37) % 10009), i from generate_series(1, 500 * :n) i;
+create table addresses (a inet) with (autovacuum_enabled = off);
+create index on addresses using spgist (a);
+insert into addresses select ('10.' || i % 256 || '.' || i / 256 || '.1')::inet from generate_series(1, 200 * :n) i;
