@@ -127,7 +127,8 @@ fn freeze_everything(cluster: &Cluster) -> Result<()> {
 fn lose_a_record(cluster: &mut Cluster) -> Result<()> {
     cluster.query("postgres", "checkpoint")?;
     cluster.query("postgres", "select pg_switch_wal()")?;
-    cluster.query("postgres", "select pg_logical_emit_message(false, 'big', repeat('z', 20000000))")?;
+    // Part of the transaction, so that its commit writes all of it.
+    cluster.query("postgres", "select pg_logical_emit_message(true, 'big', repeat('z', 20000000))")?;
     let last = cluster.query("postgres", "select pg_walfile_name(pg_current_wal_insert_lsn())")?;
     cluster.stop("immediate")?;
     let mut lost = 0;

@@ -176,6 +176,8 @@ impl Report {
                 let _ = writeln!(out, "  {text}");
             });
         }
+        let never: Vec<String> = self.never_seen().iter().map(|t| t.name(self.version)).collect();
+        let _ = writeln!(out, "never seen: {}", if never.is_empty() { "none".to_owned() } else { never.join(", ") });
         for (t, texts) in &self.examples {
             texts.iter().for_each(|text| {
                 let _ = writeln!(out, "{}: {text}", t.name(self.version));

@@ -19,14 +19,16 @@ create table wide (a text) with (autovacuum_enabled = off);
 create index wide_a on wide (a);
 alter table wide alter a set storage plain;
 insert into wide select repeat(md5(i::text), 50) from generate_series(1, 150 * :n) i;
--- Deleting all but a little of such a tree leaves a fast root.
-create table fast (a int primary key, pad text) with (autovacuum_enabled = off);
-insert into fast select i, '' from generate_series(1, 40000) i;
-delete from fast where a > 10;
+-- Deleting all but the rightmost leaf leaves a fast root below the root; filling it again splits the fast root.
+create table fast (a int primary key) with (autovacuum_enabled = off);
+set wal_consistency_checking = '';
+insert into fast select i from generate_series(1, 120000) i;
+reset wal_consistency_checking;
+delete from fast where a <= 119900;
 vacuum fast;
-select txid_current();
+begin; insert into fast values (0); commit;
 vacuum fast;
-insert into fast select i, '' from generate_series(11, 3000) i;
+insert into fast select i from generate_series(120001, 123000) i;
 -- Versions of the same logical row: bottom-up and simple deletion.
 create table versions (id int primary key, v int, w int) with (autovacuum_enabled = off);
 create index versions_v on versions (v);
