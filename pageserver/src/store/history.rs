@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pgformat::Lsn;
 
+use super::layer::KeyHash;
 use super::value::ValueKind;
 use crate::key::Key;
 
@@ -46,6 +47,7 @@ impl History {
 #[derive(Debug)]
 pub(super) struct Gather {
     key: Key,
+    hash: KeyHash,
     lsn: Lsn,
     /// LSN of the newest base seen: nothing older counts.
     base: Option<Lsn>,
@@ -54,13 +56,18 @@ pub(super) struct Gather {
 
 impl Gather {
     /// Of `key`, up to and including `lsn`.
-    pub(super) const fn new(key: Key, lsn: Lsn) -> Gather {
-        Gather { key, lsn, base: None, versions: Vec::new() }
+    pub(super) fn new(key: Key, lsn: Lsn) -> Gather {
+        Gather { key, hash: KeyHash::of(key), lsn, base: None, versions: Vec::new() }
     }
 
     /// Which key.
     pub(super) const fn key(&self) -> Key {
         self.key
+    }
+
+    /// What filters know the key by.
+    pub(super) const fn hash(&self) -> KeyHash {
+        self.hash
     }
 
     /// Newest LSN that counts.
@@ -89,7 +96,7 @@ impl Gather {
 
     /// The history: ordered, without repetitions, starting with the newest base.
     pub(super) fn finish(self) -> History {
-        let Gather { key, lsn, base, mut versions } = self;
+        let Gather { key, lsn, base, mut versions, .. } = self;
         if let Some(base) = base {
             versions.retain(|v| v.lsn > base || v.lsn == base && v.kind.is_base());
         }

@@ -38,3 +38,8 @@ pub(crate) use history::{History, Version};
 pub(crate) use layer::{Layer, LayerSummary, LayerWriter, ReadAt, WriteOptions};
 pub(crate) use set::{LayerMap, LayerSet};
 pub(crate) use snapshot::Snapshot;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

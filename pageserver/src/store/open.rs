@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, RangeBounds};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use pgformat::Lsn;
@@ -118,9 +118,9 @@ impl OpenLayer {
     }
 
     /// All versions of the keys in `range` that are here now, by (key, LSN).
-    pub(crate) fn iter(self: std::sync::Arc<Self>, range: impl RangeBounds<Key>) -> OpenIter {
+    pub(crate) fn iter(self: Arc<Self>, range: impl RangeBounds<Key>) -> OpenIter {
         let mut keys = self.read().keys(range);
-        keys.sort_unstable_by_key(|(key, _)| key.to_bytes());
+        keys.sort_unstable();
         OpenIter { layer: self, keys: keys.into_iter(), chain: Vec::new() }
     }
 }
@@ -184,22 +184,24 @@ impl Inner {
 
     /// Keys in a range, in any order, with their newest versions.
     fn keys(&self, range: impl RangeBounds<Key>) -> Vec<(Key, u32)> {
-        let only_sparse = match range.start_bound() {
-            Bound::Included(key) | Bound::Excluded(key) => key.kind != Kind::Block,
+        let from = match range.start_bound() {
+            Bound::Included(key) | Bound::Excluded(key) if key.kind != Kind::Block => *key,
+            _ => return self.newest.iter().filter(|(key, _)| range.contains(key)).map(|(k, n)| (*k, *n)).collect(),
+        };
+        let behind = |key: &Key| match range.end_bound() {
+            Bound::Included(end) => key > end,
+            Bound::Excluded(end) => key >= end,
             Bound::Unbounded => false,
         };
-        if only_sparse {
-            self.sparse.range(range).map(|key| (*key, self.newest[key])).collect()
-        } else {
-            self.newest.iter().filter(|(key, _)| range.contains(key)).map(|(key, n)| (*key, *n)).collect()
-        }
+        let keys = self.sparse.range(from..).take_while(|key| !behind(key));
+        keys.filter(|key| range.contains(key)).map(|key| (*key, self.newest[key])).collect()
     }
 }
 
 /// Versions of an open layer by (key, LSN).
 #[derive(Debug)]
 pub(crate) struct OpenIter {
-    layer: std::sync::Arc<OpenLayer>,
+    layer: Arc<OpenLayer>,
     keys: std::vec::IntoIter<(Key, u32)>,
     /// What is left of the present key, newest first.
     chain: Vec<(Key, Version)>,

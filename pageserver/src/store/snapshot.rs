@@ -8,7 +8,9 @@ use pgformat::Lsn;
 
 use super::error::StoreError;
 use super::history::{Gather, History, Version};
+use super::layer::Through;
 use super::merge::{LayerIter, merge};
+use super::open::OpenLayer;
 use super::set::LayerSet;
 use super::value::ValueKind;
 use crate::key::Key;
@@ -74,7 +76,7 @@ impl Snapshot {
     /// As [`Snapshot::history`].
     pub(crate) fn scan(&self, range: Range<Key>, lsn: Lsn) -> Result<Vec<(Key, Version)>, StoreError> {
         let mut found: Vec<(Key, Version)> = Vec::new();
-        for next in merge(self.iters(range)) {
+        for next in merge(self.iters(range, Through::Cache)) {
             let (key, version) = next?;
             if version.lsn > lsn {
                 continue;
@@ -89,14 +91,14 @@ impl Snapshot {
     }
 
     /// The versions of all layers in a range of keys, to be merged.
-    pub(crate) fn iters(&self, range: Range<Key>) -> Vec<LayerIter> {
+    pub(crate) fn iters(&self, range: Range<Key>, through: Through) -> Vec<LayerIter> {
         let open = self.memory().map(|open| LayerIter::Open(open.clone().iter(range.clone())));
-        let files = self.set.layers.iter().map(|layer| LayerIter::File(layer.iter(range.clone())));
+        let files = self.set.layers.iter().map(|layer| LayerIter::File(layer.iter(range.clone(), through)));
         open.chain(files).collect()
     }
 
     /// Layers in memory, newest first.
-    fn memory(&self) -> impl Iterator<Item = &Arc<super::open::OpenLayer>> {
+    fn memory(&self) -> impl Iterator<Item = &Arc<OpenLayer>> {
         std::iter::once(&self.set.open).chain(self.set.frozen.iter().rev())
     }
 

@@ -1,0 +1,5 @@
+//! Tests of the store's core.
+
+mod file;
+mod memory;
+mod model;
