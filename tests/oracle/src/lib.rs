@@ -4,7 +4,6 @@
 //! | module | what |
 //! |---|---|
 //! | [`types`] | every type of record that PostgreSQL can write, and why some are never seen |
-//! | [`control`] | a stopped cluster's control file |
 //! | [`log`] | reads the segments of a stopped cluster |
 //! | [`pages`], [`effects`] | the state of all pages, and what records do to relations as a whole |
 //! | [`mask`] | what PostgreSQL does not compare |
@@ -16,7 +15,6 @@
 
 pub mod allowed;
 pub mod cluster;
-pub mod control;
 pub mod effects;
 pub mod log;
 pub mod mask;

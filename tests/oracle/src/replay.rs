@@ -5,16 +5,17 @@
 //! A failure is counted once: the page is then taken from the image, and later changes start from there.
 
 use anyhow::{Context as _, Result};
+use pgformat::control::ControlFile;
+use pgformat::effect::{self, Effect};
 use pgformat::page::Page;
-use pgformat::redo::{self, Change, RedoError, rmid, vm};
-use pgformat::rel::{BlockTag, Fork, RelFork};
+use pgformat::redo::{self, Change, RedoError, rmid};
+use pgformat::rel::{BlockTag, Fork};
+use pgformat::wal::Record;
 use pgformat::wal::body::{self, BlockRef, Body};
-use pgformat::wal::{Record, RecordHeader};
 use pgformat::{Lsn, PgMajor};
 
 use crate::allowed::{Against, Case, Verdict, judge};
-use crate::control::Control;
-use crate::effects::{self, Effect};
+use crate::effects;
 use crate::mask::{Kind, mask};
 use crate::pages::Pages;
 use crate::plant::Plant;
@@ -56,9 +57,9 @@ impl Replayer {
     }
 
     /// The cluster has data checksums, or had `wal_log_hints` before the first record.
-    pub fn log_hints(&mut self, control: &Control) {
-        self.checksums = control.has_checksums;
-        self.wal_log_hints = control.wal_log_hints;
+    pub fn log_hints(&mut self, control: &ControlFile) {
+        self.checksums = control.data_checksum_version != 0;
+        self.wal_log_hints = control.parameters.wal_log_hints;
     }
 
     /// Whether the planted bug has happened; `true` without one.
@@ -74,42 +75,21 @@ impl Replayer {
         let t = RecordType::of(&record.header);
         let body = body::parse(&record.data, self.version)?;
         self.report.of(t).records += 1;
-        let effect = effects::effect(t, record.header.info, body.main, self.version)?;
-        const PARAMETER_CHANGE: u8 = 0x60;
-        if (t.rmid, t.info) == (rmid::XLOG, PARAMETER_CHANGE) {
-            self.wal_log_hints = body.main.get(24).is_some_and(|hints| *hints != 0);
+        let ctx = redo::Context { version: self.version, end: record.end };
+        let effect = effect::of(&record.header, &body, self.version)?;
+        match &effect {
+            Effect::Parameters(parameters) => self.wal_log_hints = parameters.wal_log_hints,
+            Effect::DatabaseCreate(dir) => self.logged_databases.push((dir.spc, dir.db)),
+            _ => {}
         }
-        if let Effect::LogDatabase(database) = effect {
-            self.logged_databases.push(database);
-        }
-        effects::apply(&mut self.pages, &effect)?;
-        self.clear_map(record, &body)?;
+        effects::apply(&mut self.pages, &effect, &ctx)?;
+        effects::clear_bits(&mut self.pages, &record.header, &body, &ctx)?;
         for block in &body.blocks {
             self.report.of(t).blocks += 1;
             // The free space map is not redone: its content is a hint, and PostgreSQL repairs it.
             if block.tag.fork.fork != Fork::Fsm {
                 self.block(t, record, &body, block).with_context(|| block.tag.to_string())?;
             }
-        }
-        Ok(())
-    }
-
-    /// Clears the bits of visibility maps that the record clears without naming their pages, by changes of our own as a
-    /// page store keeps them.
-    fn clear_map(&mut self, record: &Record, body: &Body<'_>) -> Result<()> {
-        let ctx = redo::Context { version: self.version, end: record.end };
-        for (rel, heap_blk, mask) in vm::implied_clears(&record.header, body)? {
-            let fork = RelFork { rel, fork: Fork::Vm };
-            let tag = BlockTag { fork, blk: vm::map_block(heap_blk) };
-            let Some(page) = self.pages.get(tag) else { continue };
-            let mut stored = std::mem::take(&mut self.stored);
-            stored.clear();
-            let data = vm::clear(heap_blk, mask);
-            let header = RecordHeader { rmid: rmid::OUR_VM, info: vm::CLEAR, ..record.header };
-            let block = BlockRef { id: 0, tag, will_init: false, image: None, data: &data };
-            Change::of(&header, &Body::default(), &block, false).encode(&mut stored);
-            redo::redo(page, &Change::decode(&stored, Fork::Vm, tag.blk)?, &ctx)?;
-            self.stored = stored;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use oracle::cluster::Programs;
-use oracle::control::Control;
+use oracle::effects::control_file;
 use oracle::log::Log;
 use oracle::pages::Pages;
 use oracle::plant::{Bug, Plant};
@@ -92,9 +92,9 @@ fn check(args: &Check) -> Result<ExitCode> {
     let plant = args.plant.map(|rmid| Plant::new(rmid, if args.skip { Bug::Skip } else { Bug::Flip }, 20));
     let pages = Pages::new(args.base.as_deref());
     let mut replayer = Replayer::new(log.version, pages, args.rmgr, plant);
-    let control = args.base.as_deref().map(Control::read).transpose()?;
+    let control = args.base.as_deref().map(|base| control_file(base, log.version)).transpose()?;
     control.iter().for_each(|control| replayer.log_hints(control));
-    let from = match args.from.or(control.map(|control| control.redo)) {
+    let from = match args.from.or(control.map(|control| control.checkpoint_copy.redo)) {
         Some(from) => from,
         None => log.first_record()?,
     };
