@@ -9,6 +9,7 @@
 //! | [`mask`] | what PostgreSQL does not compare |
 //! | [`allowed`] | the closed list of differences that PostgreSQL's own replay would show |
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
+//! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |
 //! | [`cluster`], [`record`] | PostgreSQL servers, and the workloads that are recorded on them |
 //! | [`report`] | counts and their table |
@@ -16,6 +17,7 @@
 pub mod allowed;
 pub mod cluster;
 pub mod effects;
+pub mod files;
 pub mod log;
 pub mod mask;
 pub mod pages;

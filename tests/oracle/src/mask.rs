@@ -39,6 +39,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// In reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Heap => "heap",
+            Kind::Map => "visibility map",
+            Kind::Btree => "btree",
+            Kind::Hash => "hash",
+            Kind::Gin => "gin",
+            Kind::Gist => "gist",
+            Kind::SpGist => "spgist",
+            Kind::Brin => "brin",
+            Kind::Sequence => "sequence",
+            Kind::Generic => "generic",
+        }
+    }
+
     /// By the resource manager of a record that changes the page; `None` when it has no mask.
     pub fn of_record(rmid: u8, tag: BlockTag) -> Option<Kind> {
         match rmid {

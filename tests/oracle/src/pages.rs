@@ -3,12 +3,14 @@
 //! Owner of the pages' current state. Invariant: a block is looked up in the base only while nothing in the log has
 //! removed it there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
+
+use crate::files::relation_files;
 
 /// Blocks of one file of a fork (`RELSEG_SIZE`).
 pub const BLOCKS_PER_FILE: u32 = 131_072;
@@ -47,19 +49,6 @@ impl DataDir {
         let mut page = Page::zeroed();
         file.read_exact_at(&mut page.0, u64::from(tag.blk % BLOCKS_PER_FILE) * PAGE_SIZE as u64).ok()?;
         Some(page)
-    }
-
-    /// The forks of a database in the default tablespace.
-    fn forks(&self, db: u32) -> Result<Vec<RelFork>> {
-        let dir = self.0.join("base").join(db.to_string());
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let name = entry?.file_name();
-            found.extend(
-                name.to_str().and_then(|n| parse_file_name(n, PG_DEFAULT, db)).filter(|f| f.1 == 0).map(|f| f.0),
-            );
-        }
-        Ok(found)
     }
 }
 
@@ -155,18 +144,10 @@ impl Pages {
     /// # Errors
     /// When the base cannot be read.
     pub fn copy_database(&mut self, from: (u32, u32), to: (u32, u32)) -> Result<()> {
-        if from.0 == PG_DEFAULT && !self.dropped.contains(&from) {
-            let base = self.base.clone();
-            let dir = base.as_ref().filter(|b| b.0.join("base").join(from.1.to_string()).exists());
-            for fork in dir.map(|b| b.forks(from.1)).transpose()?.unwrap_or_default() {
-                for blk in 0..self.fork(fork).base_blocks {
-                    self.get(BlockTag { fork, blk });
-                }
+        for fork in self.all_forks()?.into_iter().filter(|f| (f.rel.spc, f.rel.db) == from) {
+            for blk in 0..self.fork(fork).base_blocks {
+                self.get(BlockTag { fork, blk });
             }
-        }
-        let of_source = |f: &&RelFork| (f.rel.spc, f.rel.db) == from;
-        let forks: Vec<RelFork> = self.forks.keys().filter(of_source).copied().collect();
-        for fork in forks {
             let copied = self.fork(fork).pages.clone();
             let rel = RelFileLocator { spc: to.0, db: to.1, rel: fork.rel.rel };
             self.forks.insert(RelFork { rel, fork: fork.fork }, ForkPages { pages: copied, base_blocks: 0 });
@@ -185,8 +166,15 @@ impl Pages {
         fork.pages.keys().map(|blk| blk + 1).max().unwrap_or(0).max(fork.base_blocks)
     }
 
-    /// The forks that are known to have pages.
-    pub fn known_forks(&self) -> Vec<RelFork> {
-        self.forks.iter().filter(|(_, f)| !f.pages.is_empty()).map(|(fork, _)| *fork).collect()
+    /// The forks that the base or the log has.
+    ///
+    /// # Errors
+    /// When the base cannot be listed.
+    pub fn all_forks(&self) -> Result<BTreeSet<RelFork>> {
+        let mut forks: BTreeSet<RelFork> = self.forks.keys().copied().collect();
+        if let Some(base) = &self.base {
+            forks.extend(relation_files(&base.0)?.into_keys().map(|(fork, _)| fork));
+        }
+        Ok(forks)
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use oracle::cluster::Programs;
 use oracle::effects::control_file;
+use oracle::files;
 use oracle::log::Log;
 use oracle::pages::Pages;
 use oracle::plant::{Bug, Plant};
@@ -55,6 +56,9 @@ struct Check {
     /// last checkpoint on. Without it pages are taken from their first image.
     #[arg(long)]
     base: Option<PathBuf>,
+    /// The data directory of the cluster, shut down where the log ends: its files are compared as well.
+    #[arg(long, requires = "base")]
+    data: Option<PathBuf>,
     /// First record; by default where the base's redo starts, or the first one in the folder.
     #[arg(long)]
     from: Option<Lsn>,
@@ -99,6 +103,9 @@ fn check(args: &Check) -> Result<ExitCode> {
         None => log.first_record()?,
     };
     let end = log.read(from, args.to, |record| replayer.record(record))?;
+    if let Some(data) = &args.data {
+        files::compare(&mut replayer, data)?;
+    }
     print!("{}", replayer.report.text());
     println!("{from} to {end}");
     if replayer.report.total().records == 0 {
