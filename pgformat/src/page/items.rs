@@ -134,7 +134,11 @@ impl Page {
     pub fn check_pointers(&self) -> Result<(), PageError> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
         let ordered = PAGE_HEADER_LEN <= lower && lower <= upper && upper <= special && special <= PAGE_SIZE;
-        if ordered { Ok(()) } else { Err(PageError::Pointers { lower, upper, special }) }
+        if ordered && special == maxalign(special) {
+            Ok(())
+        } else {
+            Err(PageError::Pointers { lower, upper, special })
+        }
     }
 
     /// Adds an item behind the last line pointer; its number (`PageAddItem` without an offset, on a page without free

@@ -261,3 +261,6 @@ impl Page {
         self.0[at..at + 2].copy_from_slice(&value.to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;
