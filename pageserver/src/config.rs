@@ -12,6 +12,7 @@ use proto::id::NodeId;
 use serde::Deserialize;
 
 use crate::choose::Settings;
+use crate::store::StoreConfig;
 
 /// Flags of the pageserver. Each one can stand in the file of `--config` too; a flag wins over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -43,12 +44,21 @@ pub struct Args {
     /// Availability zone; a safekeeper in the same zone is preferred.
     #[arg(long, value_name = "NAME")]
     pub availability_zone: Option<String>,
-    /// Object storage, `file:///dir` or `s3://bucket/prefix`. Checked, but nothing is offloaded by this version.
+    /// Where pages are stored, `file:///dir` or `s3://bucket/prefix` [default: `pages` in the data directory].
     #[arg(long, value_name = "URL")]
     pub remote_storage: Option<String>,
     /// A published choice that no safekeeper dials within this many milliseconds falls to the next one [default: 1000].
     #[arg(long, value_name = "MS")]
     pub dial_timeout_ms: Option<u64>,
+    /// Memory for decoded blocks of layers, shared by all timelines, in MiB [default: 256].
+    #[arg(long, value_name = "MIB")]
+    pub cache_mib: Option<usize>,
+    /// Memory of one timeline's newest changes at which they are written as a layer, in MiB [default: 64].
+    #[arg(long, value_name = "MIB")]
+    pub layer_mib: Option<usize>,
+    /// Changes are written as a layer after so many milliseconds, however few [default: 300000].
+    #[arg(long, value_name = "MS")]
+    pub layer_age_ms: Option<u64>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -75,6 +85,9 @@ struct File {
     availability_zone: Option<String>,
     remote_storage: Option<String>,
     dial_timeout_ms: Option<u64>,
+    cache_mib: Option<usize>,
+    layer_mib: Option<usize>,
+    layer_age_ms: Option<u64>,
     log_format: Option<String>,
 }
 
@@ -97,8 +110,14 @@ pub struct Config {
     pub advertise_pg: Option<String>,
     /// Address published for HTTP; `None`: the one listened on.
     pub advertise_http: Option<String>,
-    /// Object storage, checked and unused.
+    /// Where pages are stored; `None`: below the data directory.
     pub remote_storage: Option<String>,
+    /// Bytes of decoded blocks kept in memory.
+    pub cache_bytes: usize,
+    /// Bytes of memory at which a timeline's newest changes are written.
+    pub layer_bytes: usize,
+    /// Age at which they are written.
+    pub layer_age: Duration,
     /// JSON logs instead of text.
     pub log_json: bool,
     /// Limits of the chooser and of streams.
@@ -139,6 +158,24 @@ fn file_name(flag: &str) -> String {
 }
 
 impl Config {
+    /// Where pages are stored.
+    pub(crate) fn storage_url(&self) -> String {
+        self.remote_storage.clone().unwrap_or_else(|| {
+            let dir = std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
+            format!("file://{}", dir.join("pages").display())
+        })
+    }
+
+    /// Whether that is far away.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote_storage.as_ref().is_some_and(|url| !url.starts_with("file://"))
+    }
+
+    /// Sizes and bounds of the page store.
+    pub(crate) fn store(&self) -> StoreConfig {
+        StoreConfig { layer_bytes: self.layer_bytes, layer_age: self.layer_age, ..StoreConfig::default() }
+    }
+
     /// Merges flags and file, and checks everything.
     ///
     /// # Errors
@@ -171,6 +208,16 @@ impl Config {
         if !(10..=60_000).contains(&dial_timeout_ms) {
             return Err(invalid("--dial-timeout-ms", &dial_timeout_ms.to_string(), "expected 10 to 60000"));
         }
+        let bounded = |flag, value: usize, range: std::ops::RangeInclusive<usize>| {
+            let problem = format!("expected {} to {}", range.start(), range.end());
+            if range.contains(&value) { Ok(value) } else { Err(invalid(flag, &value.to_string(), &problem)) }
+        };
+        let cache_mib = bounded("--cache-mib", a.cache_mib.or(file.cache_mib).unwrap_or(256), 1..=1 << 20)?;
+        let layer_mib = bounded("--layer-mib", a.layer_mib.or(file.layer_mib).unwrap_or(64), 1..=1024)?;
+        let layer_age_ms = a.layer_age_ms.or(file.layer_age_ms).unwrap_or(300_000);
+        if !(10..=86_400_000).contains(&layer_age_ms) {
+            return Err(invalid("--layer-age-ms", &layer_age_ms.to_string(), "expected 10 to 86400000"));
+        }
         Ok(Config {
             id: NodeId(id),
             data_dir,
@@ -181,6 +228,9 @@ impl Config {
             advertise_pg: advertised("--advertise-pg", a.advertise_pg.or(file.advertise_pg), listen_pg)?,
             advertise_http: advertised("--advertise-http", a.advertise_http.or(file.advertise_http), listen_http)?,
             remote_storage,
+            cache_bytes: cache_mib << 20,
+            layer_bytes: layer_mib << 20,
+            layer_age: Duration::from_millis(layer_age_ms),
             log_json,
             choice: Settings {
                 zone: a.availability_zone.or(file.availability_zone),
@@ -204,7 +254,10 @@ impl Config {
             ("advertise_pg", or_empty(&self.advertise_pg)),
             ("advertise_http", or_empty(&self.advertise_http)),
             ("availability_zone", or_empty(&self.choice.zone)),
-            ("remote_storage", or_empty(&self.remote_storage)),
+            ("remote_storage", self.storage_url()),
+            ("cache_mib", (self.cache_bytes >> 20).to_string()),
+            ("layer_mib", (self.layer_bytes >> 20).to_string()),
+            ("layer_age_ms", self.layer_age.as_millis().to_string()),
             ("log_format", if self.log_json { "json" } else { "text" }.to_owned()),
             ("dial_timeout_ms", self.choice.dial_timeout.as_millis().to_string()),
             ("silence_limit_s", seconds(self.choice.silence_limit)),

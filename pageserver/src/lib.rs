@@ -17,6 +17,7 @@
 mod choose;
 pub mod config;
 mod http;
+mod import;
 mod ingest;
 mod key;
 mod manager;

@@ -118,8 +118,11 @@ impl Metrics {
         self.pushes.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    pub(crate) fn received(&self, bytes: u64, records: u64) {
+    pub(crate) fn received(&self, bytes: u64) {
         self.bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn ingested(&self, records: u64) {
         self.records.inc_by(records);
     }
 

@@ -17,11 +17,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::ingest::control::{Control, HISTORY_MAX};
 use crate::ingest::disk::Disk;
+use crate::import;
 use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
-use crate::timeline::Timeline;
+use crate::store::blobs::Storage;
+use crate::store::Shared;
+use crate::timeline::{Opened, Timeline};
 
 /// Where timelines live below the data directory.
 const TENANTS: &str = "tenants";
@@ -71,17 +74,20 @@ pub(crate) struct Node {
     pub(crate) advertise_pg: String,
     advertise_http: String,
     disk: Arc<dyn Disk>,
+    storage: Storage,
+    shared: Shared,
     timelines: Mutex<BTreeMap<TenantTimelineId, Arc<Timeline>>>,
     attaching: tokio::sync::Mutex<()>,
     started: Instant,
 }
 
 impl Node {
-    /// A node without timelines. `advertise` are the addresses of its libpq and HTTP ports.
+    /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its libpq and HTTP ports.
     pub(crate) fn new(
         config: Config,
         broker: Broker,
         disk: Arc<dyn Disk>,
+        pages: (Storage, Shared),
         advertise: (String, String),
         shutdown: CancellationToken,
     ) -> Arc<Node> {
@@ -99,6 +105,8 @@ impl Node {
             advertise_pg: advertise.0,
             advertise_http: advertise.1,
             disk,
+            storage: pages.0,
+            shared: pages.1,
             timelines: Mutex::default(),
             attaching: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -198,13 +206,48 @@ impl Node {
         Ok(Attached::Created)
     }
 
+    /// Attaches a timeline and copies the cluster that writes it, unless that was done or is under way.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub(crate) async fn import(
+        self: &Arc<Node>,
+        ttid: TenantTimelineId,
+        request: AttachRequest,
+        from: String,
+    ) -> Result<Attached, AttachError> {
+        let attached = self.attach(ttid, request).await?;
+        let _one_at_a_time = self.attaching.lock().await;
+        let timeline = self.timeline(ttid).ok_or_else(|| AttachError::Disk("it is gone".to_owned()))?;
+        let Some(store) = timeline.store.clone() else {
+            return Err(AttachError::Conflict(timeline.trouble().stopped.unwrap_or_default()));
+        };
+        let importing = timeline.import.borrow().status().is_some();
+        if importing || store.readable_from().is_some() {
+            return Ok(attached);
+        }
+        let (dir, request) = (self.dir_of(ttid), import::Request { from });
+        let kept = request.clone();
+        tokio::task::spawn_blocking(move || import::write(&dir, &kept))
+            .await
+            .map_err(|e| AttachError::Disk(e.to_string()))?
+            .map_err(|e| AttachError::Disk(format!("the request cannot be kept: {e}")))?;
+        timeline.set_copying(None);
+        self.tasks.spawn(import::run(self.clone(), timeline, request));
+        tracing::info!(timeline = %ttid, "import begins");
+        Ok(Attached::Created)
+    }
+
     /// Why the node does not do its job, or does it worse than it should.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         for t in self.timelines() {
             let trouble = t.trouble();
             reasons.extend(trouble.stopped.map(|why| format!("timeline {} is stopped: {why}", t.ttid)));
-            reasons.extend(trouble.full.map(|why| format!("timeline {} waits for space: {why}", t.ttid)));
+            reasons.extend(trouble.full.map(|why| format!("timeline {} waits for storage: {why}", t.ttid)));
+            if trouble.copying {
+                reasons.push(format!("timeline {} is being imported", t.ttid));
+            }
         }
         let ready = reasons.is_empty();
         if !self.session.is_connected() {
@@ -238,7 +281,8 @@ impl Node {
         self.timelines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dir_of(&self, ttid: TenantTimelineId) -> PathBuf {
+    /// The timeline's directory on this machine.
+    pub(crate) fn dir_of(&self, ttid: TenantTimelineId) -> PathBuf {
         self.config.data_dir.join(TENANTS).join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string())
     }
 
@@ -265,32 +309,50 @@ impl Node {
     }
 
     async fn open(self: &Arc<Node>, ttid: TenantTimelineId, dir: PathBuf) {
-        let disk = self.disk.clone();
-        let recovered = tokio::task::spawn_blocking(move || recover::open(&dir, &disk)).await;
-        let recovered = recovered.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| e.to_string()));
-        let recovered = recovered.and_then(|r| {
-            if r.control.ttid == ttid && r.control.pageserver == self.config.id {
-                return Ok(r);
-            }
-            Err(format!(
-                "its control file is that of timeline {} on pageserver {}",
-                r.control.ttid, r.control.pageserver
-            ))
-        });
-        let (opened, choice_seq) = match recovered {
-            Ok(r) => {
-                let (attach, layout) = (r.control.attach.clone(), r.spool.layout().clone());
-                let choice_seq = r.control.choice_seq;
-                (Ok((attach, layout, Ingest::new(r, self.metrics.clone()))), choice_seq)
-            }
+        let opened = self.open_files(ttid, dir.clone()).await;
+        let (opened, choice_seq, request) = match opened {
+            Ok((opened, choice_seq, request)) => (Ok(opened), choice_seq, request),
             Err(why) => {
                 tracing::error!(timeline = %ttid, "cannot be opened: {why}");
-                (Err(why), 0)
+                (Err(why), 0, None)
             }
         };
         let (timeline, queue) = Timeline::new(ttid, opened, choice_seq);
         self.registry().insert(ttid, timeline.clone());
-        self.tasks.spawn(manager::driver::run(self.clone(), timeline, queue));
+        self.tasks.spawn(manager::driver::run(self.clone(), timeline.clone(), queue));
+        if let Some(request) = request {
+            self.tasks.spawn(import::run(self.clone(), timeline, request));
+        }
+    }
+
+    /// The timeline's files, with the number of its last choice and the import that is not done.
+    async fn open_files(
+        &self,
+        ttid: TenantTimelineId,
+        dir: PathBuf,
+    ) -> Result<(Opened, u64, Option<import::Request>), String> {
+        let (disk, storage, shared) = (self.disk.clone(), self.storage.clone(), self.shared.clone());
+        let (metrics, me, is_remote) = (self.metrics.clone(), self.config.id, self.config.is_remote());
+        let open = move || {
+            let request = import::read(&dir).map_err(|e| format!("the import's request: {e}"))?;
+            let opened = recover::open(&dir, &disk, &storage, &shared).map_err(|e| e.to_string())?;
+            let (control, store) = (opened.control, opened.store);
+            if control.ttid != ttid || control.pageserver != me {
+                let (other, node) = (control.ttid, control.pageserver);
+                return Err(format!("its control file is that of timeline {other} on pageserver {node}"));
+            }
+            // Pages that are still to be copied come first: until then no WAL is wanted.
+            let is_copied = store.readable_from().is_some() || request.is_none();
+            let ingest = if is_copied {
+                let engine = recover::engine(&store, &control.attach).map_err(|e| e.to_string())?;
+                Some(Ingest::new(engine, store.clone(), is_remote, metrics))
+            } else {
+                None
+            };
+            let choice_seq = control.choice_seq.max(store.choice_seq());
+            Ok((Opened { attach: control.attach, store, ingest }, choice_seq, request))
+        };
+        tokio::task::spawn_blocking(open).await.map_err(|e| e.to_string())?
     }
 }
 

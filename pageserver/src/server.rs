@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::broker::Broker;
-use proto::runtime::datadir::{DataDir, DataDirError};
+use proto::runtime::datadir::{DataDir, DataDirError, create_dir_durably};
 use proto::runtime::{self, exit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::ingest::disk::{Disk, RealDisk};
 use crate::node::Node;
+use crate::store::blobs::{self, Storage};
+use crate::store::{BlockCache, Shared};
 use crate::{http, net};
 
 /// How long the tasks of timelines may take to end.
@@ -38,6 +41,9 @@ pub enum StartError {
     /// Reading the timelines.
     #[error("data directory cannot be read: {0}")]
     Timelines(io::Error),
+    /// Where pages are to be stored.
+    #[error("storage: {0}")]
+    Storage(String),
     /// The broker's URL.
     #[error(transparent)]
     Broker(#[from] proto::broker::BrokerError),
@@ -80,9 +86,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
-        if let Some(url) = &config.remote_storage {
-            tracing::info!(%url, "remote storage is configured, but nothing is offloaded in this version");
-        }
+        let pages = storage(&config)?;
         let (pg_listener, pg) = listen(config.listen_pg)?;
         let bound = runtime::bind_http(config.listen_http)
             .map_err(|source| StartError::Listen { address: config.listen_http, source })?;
@@ -91,7 +95,7 @@ impl Server {
             config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
             config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
         );
-        let node = Node::new(config, broker, disk, advertise, cancel.clone());
+        let node = Node::new(config, broker, disk, pages, advertise, cancel.clone());
         node.open_all().await.map_err(StartError::Timelines)?;
         let http_task = tokio::spawn(bound.serve(http::router(node.clone()), cancel));
         let pg_task = tokio::spawn(net::listen::run(pg_listener, node.clone()));
@@ -124,6 +128,20 @@ impl Server {
         tracing::info!("pageserver stopped");
         exit::OK
     }
+}
+
+/// Where pages are stored, and how.
+fn storage(config: &Config) -> Result<(Storage, Shared), StartError> {
+    let url = config.storage_url();
+    if let Some(dir) = url.strip_prefix("file://") {
+        create_dir_durably(Path::new(dir)).map_err(|e| StartError::Storage(format!("{dir}: {e}")))?;
+    }
+    let (disk, runtime) = (Arc::new(blobs::RealDisk), tokio::runtime::Handle::current());
+    let storage = Storage::from_url(&url, std::env::vars(), disk, runtime);
+    let storage = storage.map_err(|e| StartError::Storage(e.to_string()))?;
+    tracing::info!(%url, "pages are stored");
+    let cache = BlockCache::new(config.cache_bytes as u64);
+    Ok((storage, Shared::new(config.store(), cache)))
 }
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

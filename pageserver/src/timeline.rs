@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::choose::{Choice, Input, Mode, Progress};
 use crate::ingest::lease::Slot;
-use crate::ingest::spool::Layout;
-use crate::ingest::{Ingest, Position};
+use crate::import::ImportState;
+use crate::ingest::{Halt, Ingest, Position};
+use crate::store::Store;
 
 /// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
 const EVENTS_MAX: usize = 64;
@@ -97,6 +98,18 @@ pub(crate) struct Trouble {
     pub(crate) stopped: Option<String>,
     /// Until space returns.
     pub(crate) full: Option<String>,
+    /// Until its pages are copied: no safekeeper is chosen.
+    pub(crate) copying: bool,
+}
+
+/// What was found when a timeline was opened.
+pub(crate) struct Opened {
+    /// What it was attached with.
+    pub(crate) attach: AttachRequest,
+    /// Its pages.
+    pub(crate) store: Arc<Store>,
+    /// Its writer; none while its pages are still to be copied.
+    pub(crate) ingest: Option<Ingest>,
 }
 
 /// The handle.
@@ -105,8 +118,10 @@ pub(crate) struct Timeline {
     pub(crate) ttid: TenantTimelineId,
     /// What it was attached with; none when its control file cannot be read.
     pub(crate) attach: Option<AttachRequest>,
-    /// Its WAL files, for readers.
-    pub(crate) layout: Option<Layout>,
+    /// Its pages; none when they cannot be opened.
+    pub(crate) store: Option<Arc<Store>>,
+    /// How far its import is.
+    pub(crate) import: watch::Sender<ImportState>,
     /// The writer, while no stream has it.
     pub(crate) slot: Arc<Slot>,
     /// What the present stream has seen.
@@ -125,26 +140,28 @@ impl Timeline {
     /// A timeline and the queue that its manager reads.
     pub(crate) fn new(
         ttid: TenantTimelineId,
-        opened: Result<(AttachRequest, Layout, Ingest), String>,
+        opened: Result<Opened, String>,
         choice_seq: u64,
     ) -> (Arc<Timeline>, mpsc::Receiver<Input>) {
         let (events, queue) = mpsc::channel(EVENTS_MAX);
         let unknown = Lsn::new(0);
         let nowhere = Position { last_record_lsn: unknown, last_record_start: None, disk_consistent_lsn: unknown };
-        let (attach, layout, ingest, stopped) = match opened {
-            Ok((attach, layout, ingest)) => (Some(attach), Some(layout), Some(ingest), None),
+        let (attach, store, ingest, stopped) = match opened {
+            Ok(Opened { attach, store, ingest }) => (Some(attach), Some(store), ingest, None),
             Err(why) => (None, None, None, Some(why)),
         };
         let position = ingest.as_ref().map_or(nowhere, Ingest::position);
+        let copying = ingest.is_none() && stopped.is_none();
         let timeline = Timeline {
             ttid,
             attach,
-            layout,
+            store,
+            import: watch::Sender::new(ImportState::default()),
             slot: Slot::new(ingest),
             gauge: StreamGauge::default(),
             view_changed: Notify::new(),
             position: watch::Sender::new(position),
-            trouble: watch::Sender::new(Trouble { stopped, full: None }),
+            trouble: watch::Sender::new(Trouble { stopped, full: None, copying }),
             offer: watch::Sender::new(None),
             stream: Mutex::new((0, None)),
             events,
@@ -166,6 +183,17 @@ impl Timeline {
     /// The stream's report of how far it is.
     pub(crate) fn set_position(&self, position: Position) {
         self.position.send_if_modified(|old| std::mem::replace(old, position) != position);
+    }
+
+    /// Storage has everything up to `lsn`; whoever flushed without a stream says so.
+    pub(crate) fn note_durable(&self, lsn: Lsn) {
+        self.position.send_if_modified(|p| {
+            let moved = p.disk_consistent_lsn < lsn && lsn <= p.last_record_lsn;
+            if moved {
+                p.disk_consistent_lsn = lsn;
+            }
+            moved
+        });
     }
 
     /// Why nothing is taken in.
@@ -190,6 +218,27 @@ impl Timeline {
             t.full = why.map(str::to_owned);
             news
         })
+    }
+
+    /// Pages are being copied, so that no WAL is wanted; or they are there, and `ingest` takes it in from now on.
+    pub(crate) fn set_copying(&self, ingest: Option<Ingest>) {
+        let copying = ingest.is_none();
+        if let Some(ingest) = ingest {
+            self.set_position(ingest.position());
+            self.slot.put(ingest);
+        }
+        self.trouble.send_modify(|t| t.copying = copying);
+        self.view_changed.notify_one();
+    }
+
+    /// The import cannot go on and begins anew.
+    pub(crate) fn import_again(&self, why: &str) {
+        self.import.send_modify(|import| import.again = Some(why.to_owned()));
+    }
+
+    /// Pages can be read from here on, once WAL is ingested up to there; none while that is not known.
+    pub(crate) fn readable_from(&self) -> Option<Lsn> {
+        self.store.as_ref()?.readable_from()
     }
 
     /// The choice that stands.
@@ -267,12 +316,13 @@ impl Timeline {
         let trouble = self.trouble();
         let offer = self.offer();
         let running = self.running();
-        let state = match (&trouble.stopped, running.as_ref().map(|r| r.choice.mode), &offer) {
-            (Some(_), _, _) => "stopped",
-            (None, Some(Mode::Push), _) => "pushed",
-            (None, Some(Mode::Pull), _) => "pulling",
-            (None, None, Some(_)) => "waiting_for_dial",
-            (None, None, None) => "idle",
+        let state = match (&trouble.stopped, trouble.copying, running.as_ref().map(|r| r.choice.mode), &offer) {
+            (Some(_), _, _, _) => "stopped",
+            (None, true, _, _) => "importing",
+            (None, false, Some(Mode::Push), _) => "pushed",
+            (None, false, Some(Mode::Pull), _) => "pulling",
+            (None, false, None, Some(_)) => "waiting_for_dial",
+            (None, false, None, None) => "idle",
         };
         let commit = shown(self.gauge.commit_lsn());
         let choice = offer.map(|o| ChoiceStatus {
@@ -289,14 +339,14 @@ impl Timeline {
             start_lsn: shown(self.attach.as_ref().map(|a| a.start_lsn)),
             last_record_lsn: position.last_record_lsn,
             disk_consistent_lsn: position.disk_consistent_lsn,
-            remote_consistent_lsn: shown(None),
+            remote_consistent_lsn: position.disk_consistent_lsn,
             choice,
             state: state.to_owned(),
             source_commit_lsn: commit,
             lag_bytes: commit.bytes_since(position.last_record_lsn),
             stopped: trouble.stopped.or(trouble.full),
-            readable_from: shown(None),
-            import: None,
+            readable_from: shown(self.readable_from().filter(|from| *from <= position.last_record_lsn)),
+            import: self.import.borrow().status(),
         }
     }
 

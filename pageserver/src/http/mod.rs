@@ -1,6 +1,4 @@
-//! The HTTP port: attach, status, WAL, tables, health, metrics.
-
-mod wal;
+//! The HTTP port: attach, import, status, tables, health, metrics.
 
 use std::sync::Arc;
 
@@ -9,8 +7,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use proto::api::{AttachRequest, ErrorBody};
+use proto::api::{AttachRequest, ErrorBody, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
+use proto::net::ConnectOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::choose::Input;
@@ -29,7 +28,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}", get(one))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/attach", post(attach))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/choose", post(choose))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}/wal", get(wal::range))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/import", post(import))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/flush", post(flush))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -108,7 +108,26 @@ async fn attach(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
         Ok(request) => request,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("attach request: {e}"), None),
     };
-    match node.attach(ttid, request).await {
+    attached(&node, ttid, node.attach(ttid, request).await)
+}
+
+async fn import(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+    let ttid = match parse_ids(ids) {
+        Ok(ttid) => ttid,
+        Err(response) => return *response,
+    };
+    let request: ImportRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("import request: {e}"), None),
+    };
+    if let Err(e) = ConnectOptions::from_conninfo(&request.from) {
+        return fail(StatusCode::BAD_REQUEST, format!("connection string of the cluster: {e}"), None);
+    }
+    attached(&node, ttid, node.import(ttid, request.attach, request.from).await)
+}
+
+fn attached(node: &Node, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {
+    match done {
         Ok(done) => {
             let code = if done == Attached::Created { StatusCode::CREATED } else { StatusCode::OK };
             let status = node.timeline(ttid).map(|t| t.status(node.config.id));
@@ -122,6 +141,25 @@ async fn attach(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
             tracing::error!(timeline = %ttid, "attach failed: {e}");
             fail(StatusCode::INTERNAL_SERVER_ERROR, e, None)
         }
+    }
+}
+
+/// Brings everything that is ingested to storage and answers when it is there, with the timeline's status.
+async fn flush(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+    let timeline = match find(&node, ids) {
+        Ok(timeline) => timeline,
+        Err(response) => return *response,
+    };
+    let Some(store) = timeline.store.clone() else {
+        return fail(StatusCode::CONFLICT, timeline.trouble().stopped.unwrap_or_default(), None);
+    };
+    match tokio::task::spawn_blocking(move || store.flush()).await {
+        Ok(Ok(durable)) => {
+            timeline.note_durable(durable.lsn());
+            Json(timeline.status(node.config.id)).into_response()
+        }
+        Ok(Err(e)) => fail(StatusCode::SERVICE_UNAVAILABLE, e.to_string(), Some("It is tried again by itself.")),
+        Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) enum Event {
 /// A running backup.
 pub(super) struct Backup {
     connection: ClientConnection,
-    version: PgMajor,
+    pub(super) version: PgMajor,
     /// Copied pages are versions of this position: the redo position of the backup's checkpoint.
     pub(super) start: Lsn,
     /// In the order in which they come (14).
@@ -125,7 +125,7 @@ impl Backup {
     ///
     /// # Errors
     /// See [`BackupError`].
-    pub(super) async fn next(&mut self, tell: &mut dyn FnMut(Event)) -> Result<Option<Lsn>, BackupError> {
+    pub(super) async fn next(&mut self, tell: &mut (dyn FnMut(Event) + Send)) -> Result<Option<Lsn>, BackupError> {
         let Some(event) = self.connection.next_event().await? else {
             return Err(unexpected("it ended without a position"));
         };
@@ -162,7 +162,7 @@ impl Archive {
     }
 
     /// A message of 15 and later: its kind, then its payload.
-    fn message(&mut self, mut data: Bytes, tell: &mut dyn FnMut(Event)) -> Result<(), BackupError> {
+    fn message(&mut self, mut data: Bytes, tell: &mut (dyn FnMut(Event) + Send)) -> Result<(), BackupError> {
         if data.is_empty() {
             return Err(unexpected("an empty message"));
         }
@@ -190,7 +190,7 @@ impl Archive {
         }
     }
 
-    fn content(&mut self, data: Bytes, tell: &mut dyn FnMut(Event)) -> Result<(), BackupError> {
+    fn content(&mut self, data: Bytes, tell: &mut (dyn FnMut(Event) + Send)) -> Result<(), BackupError> {
         let spc = self.spc;
         self.reader.feed(data, &mut |event| match event {
             tar::Event::Entry(entry) if entry.kind == EntryKind::File => {

@@ -34,11 +34,17 @@ impl Slot {
         }
     }
 
+    /// Takes the writer away for good, if it is here.
+    pub(crate) fn take_away(&self) -> Option<Ingest> {
+        self.try_take()
+    }
+
     fn try_take(&self) -> Option<Ingest> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put_back(&self, ingest: Ingest) {
+    /// Puts the writer here: a new one, or the one that was taken.
+    pub(crate) fn put(&self, ingest: Ingest) {
         *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Some(ingest);
         // notify_one keeps a permit, so a waiter that is just arming gets it.
         self.returned.notify_one();
@@ -67,7 +73,7 @@ impl std::ops::DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(ingest) = self.ingest.take() {
-            self.slot.put_back(ingest);
+            self.slot.put(ingest);
         }
     }
 }

@@ -1,35 +1,52 @@
-//! Opening a timeline's directory: create it at attach, find the end of its WAL at start.
+//! Opening a timeline: its directory on this machine, and its store.
+//!
+//! The directory says which timelines this pageserver has attached; pages and positions are in storage, and only there.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use pgformat::Lsn;
-use pgformat::wal::{EndReason, ErrorKind, StreamConfig, find_end_of_wal, synthetic_prehistory};
+use pgformat::checkpoint::CheckPoint;
+use pgformat::control::{ControlFile, DbState};
+use pgformat::effect::Parameters;
+use pgformat::wal::{StreamConfig, synthetic_prehistory};
+use pgformat::{Lsn, PgMajor, Tli};
+use proto::api::AttachRequest;
 use proto::runtime::datadir::{create_dir_durably, sync_dir};
 
-use super::control::{Control, ControlError, ControlFile};
+use super::control::{Control, ControlError, ControlFile as LocalControl};
 use super::disk::Disk;
-use super::spool::{Layout, Piece, Spool, SpoolError};
+use super::engine::Engine;
+use super::map::Mapper;
+use super::map::control::ControlState;
+use super::map::look::{At, LookError};
+use super::map::starts::Place;
 use super::stream_config;
+use crate::store::blobs::{BlobError, Storage};
+use crate::store::manifest::{Importing, Manifest, ManifestError};
+use crate::store::{Shared, Store, WriteError};
 
-/// Directory of the segments inside a timeline's directory.
-pub(crate) const WAL_DIR: &str = "wal";
+/// Where an earlier version kept WAL, inside a timeline's directory.
+const SPOOL_DIR: &str = "wal";
 /// Ending of the name of a directory whose attach was not finished.
 pub(crate) const UNFINISHED: &str = ".attaching";
-/// Bytes per read while scanning.
-const SCAN_CHUNK: usize = 1 << 20;
 
 /// Why a timeline cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// Its control file.
+    /// Its local control file.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// Its WAL files.
+    /// Storage.
     #[error(transparent)]
-    Spool(#[from] SpoolError),
+    Storage(#[from] BlobError),
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] WriteError),
+    /// What the store says was there.
+    #[error(transparent)]
+    Look(#[from] LookError),
     /// The operating system.
     #[error("{what}: {source}")]
     Io {
@@ -45,15 +62,8 @@ pub(crate) enum OpenError {
 
 /// An opened timeline.
 pub(crate) struct Recovered {
-    pub(crate) cfg: StreamConfig,
-    /// With the end of the WAL that was found.
     pub(crate) control: Control,
-    pub(crate) file: ControlFile,
-    pub(crate) spool: Spool,
-}
-
-fn layout(dir: &Path, cfg: &StreamConfig) -> Layout {
-    Layout { dir: dir.join(WAL_DIR), seg: cfg.seg_size, tlis: Arc::new(cfg.tlis.clone()) }
+    pub(crate) store: Arc<Store>,
 }
 
 fn config(control: &Control) -> Result<StreamConfig, OpenError> {
@@ -64,6 +74,7 @@ fn config(control: &Control) -> Result<StreamConfig, OpenError> {
 /// Creates the directory of a timeline: all of it or nothing, also across a crash.
 pub(crate) fn create(dir: &Path, control: &Control, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
     let cfg = config(control)?;
+    synthetic_prehistory(&cfg, control.attach.start_lsn).map_err(|e| OpenError::Invalid(e.to_string()))?;
     let parent = dir.parent().unwrap_or(Path::new("."));
     let mut unfinished = dir.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
@@ -76,76 +87,130 @@ pub(crate) fn create(dir: &Path, control: &Control, disk: &Arc<dyn Disk>) -> Res
     if tmp.exists() {
         fs::remove_dir_all(tmp).map_err(io_error("remove an unfinished attach of"))?;
     }
-    create_dir_durably(&tmp.join(WAL_DIR)).map_err(io_error("create"))?;
-    ControlFile::create(tmp, disk.clone(), control)?;
-    // Page headers below the start: PostgreSQL's tools read a segment from its first page. No position counts there.
-    let start = control.attach.start_lsn;
-    let before = synthetic_prehistory(&cfg, start).map_err(|e| OpenError::Invalid(e.to_string()))?;
-    if !before.is_empty() {
-        let mut spool = Spool::new(layout(tmp, &cfg), disk.clone());
-        spool.write(&[Piece { at: start.segment_start(cfg.seg_size), wal: before.into() }])?;
-        spool.sync()?;
-    }
-    sync_dir(&tmp.join(WAL_DIR)).and_then(|()| sync_dir(tmp)).map_err(io_error("sync"))?;
+    create_dir_durably(tmp).map_err(io_error("create"))?;
+    LocalControl::create(tmp, disk.clone(), control)?;
+    sync_dir(tmp).map_err(io_error("sync"))?;
     fs::rename(tmp, dir).and_then(|()| sync_dir(parent)).map_err(io_error("rename into"))
 }
 
-/// Opens a timeline: reads the WAL from the saved position to its end, zeroes what lies behind, syncs, and only then
-/// reports.
-pub(crate) fn open(dir: &Path, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenError> {
-    let (mut file, mut control) = ControlFile::open(dir, disk.clone())?;
-    let cfg = config(&control)?;
-    let layout = layout(dir, &cfg);
-    let saved = control.disk_consistent_lsn;
-    if saved.segment_offset(cfg.seg_size) != 0 && !layout.path(saved.segment_no(cfg.seg_size)).exists() {
-        let path = layout.path(saved.segment_no(cfg.seg_size));
-        return Err(OpenError::Invalid(format!("WAL segment {} is missing", path.display())));
+/// Opens a timeline; in storage it begins as an empty one when it is not there.
+pub(crate) fn open(
+    dir: &Path,
+    disk: &Arc<dyn Disk>,
+    storage: &Storage,
+    shared: &Shared,
+) -> Result<Recovered, OpenError> {
+    let (_, control) = LocalControl::open(dir, disk.clone())?;
+    config(&control)?;
+    let blobs = storage.timeline(control.ttid)?;
+    let store = match Store::open(shared.clone(), blobs.clone()) {
+        Err(WriteError::Manifest(ManifestError::Missing)) => {
+            let start = control.attach.start_lsn;
+            // No pages yet: see `Manifest::importing`.
+            let importing = Some(Importing { pages_at: start, end: None, rest: Default::default() });
+            Store::create(shared.clone(), blobs, Manifest { importing, ..Manifest::new(control.ttid, &control.attach) })?
+        }
+        opened => opened?,
+    };
+    forget_spool(dir, &control);
+    let there = store.manifest().attach();
+    if there != control.attach {
+        return Err(OpenError::Invalid(format!(
+            "storage has this timeline with other parameters: {there:?} instead of {:?}",
+            control.attach
+        )));
     }
-    let end = find_end_of_wal(cfg.clone(), saved, control.last_record_start, |at| layout.read(at, SCAN_CHUNK));
-    let end = end.map_err(|source| OpenError::Io { what: format!("read WAL of {}", dir.display()), source })?;
-    if let EndReason::Invalid(e) = &end.reason
-        && e.kind() != ErrorKind::EndOfLog
-    {
-        // Nothing acknowledged by object storage is lost: the safekeepers hold this WAL and it is received anew.
-        let (ttid, sound) = (control.ttid, end.boundary);
-        tracing::warn!(timeline = %ttid, "WAL after {sound} is damaged and will be received anew: {e}");
-    }
-    let mut spool = Spool::new(layout, disk.clone());
-    if let EndReason::Invalid(e) = &end.reason
-        && e.lsn() < end.boundary
-    {
-        // In the fill after a SWITCH record, which is zeros by definition.
-        spool.zero(e.lsn(), end.boundary)?;
-    }
-    clear_tail(&mut spool, &cfg, end.boundary)?;
-    // Written anew and synced first, reported after.
-    spool.rewrite(saved, end.boundary)?;
-    spool.sync()?;
-    control.disk_consistent_lsn = end.boundary;
-    control.last_record_start = end.last_record_start;
-    if end.boundary != saved {
-        file.save(&control)?;
-    }
-    Ok(Recovered { cfg, control, file, spool })
+    Ok(Recovered { control, store: Arc::new(store) })
 }
 
-/// Whatever follows the last whole record in its segment becomes zero, later segments go.
-fn clear_tail(spool: &mut Spool, cfg: &StreamConfig, end: Lsn) -> Result<(), OpenError> {
-    spool.remove_after(end)?;
-    let segment_end = end.segment_start(cfg.seg_size).add(cfg.seg_size.bytes());
-    let mut at = end;
-    while at < segment_end {
-        let tail = spool.layout().read(at, SCAN_CHUNK);
-        let tail = tail.map_err(|source| OpenError::Io { what: format!("read WAL at {at}"), source })?;
-        if tail.is_empty() {
-            break;
-        }
-        let next = at.add(tail.len() as u64);
-        // Mostly zeros already: reading is cheaper than writing them again.
-        if tail.iter().any(|b| *b != 0) {
-            spool.zero(at, next)?;
-        }
-        at = next;
+/// A version before this one kept WAL beside the control file and reported nothing as stored elsewhere, so that the
+/// safekeepers have it all.
+fn forget_spool(dir: &Path, control: &Control) {
+    let spool = dir.join(SPOOL_DIR);
+    if !spool.exists() {
+        return;
     }
-    Ok(())
+    let ttid = control.ttid;
+    tracing::warn!(
+        timeline = %ttid,
+        "{} holds WAL that an earlier version received; this one keeps pages instead and receives the WAL again from \
+         the safekeepers: the directory is removed. To serve pages, import the cluster (walfabric timeline import)",
+        spool.display()
+    );
+    if let Err(e) = fs::remove_dir_all(&spool) {
+        tracing::warn!(timeline = %ttid, "{} cannot be removed: {e}", spool.display());
+    }
+}
+
+/// The writer's engine, behind what the store has durably.
+pub(crate) fn engine(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engine, OpenError> {
+    let cfg = stream_config(attach)
+        .ok_or_else(|| OpenError::Invalid(format!("PostgreSQL {} is not supported", attach.pg_version_num)))?;
+    let version = cfg.version;
+    let manifest = store.manifest();
+    let last = Place { start: manifest.last_record_start, end: manifest.disk_consistent_lsn };
+    let snapshot = store.snapshot();
+    let look = At { snapshot: &snapshot, lsn: Lsn::MAX, version };
+    let state = match &manifest.importing {
+        // Nothing was imported: only what WAL says from the start on is known, and no page can be read.
+        Some(importing) if importing.end.is_none() => blank(attach, version),
+        _ => ControlState::load(&look, &look, last.end)?,
+    };
+    let import_end = manifest.importing.and_then(|importing| importing.end);
+    Ok(Engine::new(cfg, Mapper::new(state, last), store.clone(), import_end))
+}
+
+/// The state of a cluster of which nothing is known.
+fn blank(attach: &AttachRequest, version: PgMajor) -> ControlState {
+    let start = attach.start_lsn;
+    let tli = attach.pg_history.last().map_or(Tli(1), |e| e.tli);
+    let checkpoint_copy = CheckPoint {
+        redo: start,
+        tli,
+        prev_tli: tli,
+        full_page_writes: true,
+        wal_level: 1,
+        next_xid: 3,
+        next_oid: 0,
+        next_multi: 1,
+        next_multi_offset: 0,
+        oldest_xid: 3,
+        oldest_xid_db: 0,
+        oldest_multi: 1,
+        oldest_multi_db: 0,
+        time: 0,
+        oldest_commit_ts_xid: 0,
+        newest_commit_ts_xid: 0,
+        oldest_active_xid: 0,
+    };
+    let file = ControlFile {
+        version,
+        system_id: attach.system_id.0,
+        state: DbState::Production,
+        time: 0,
+        checkpoint: start,
+        checkpoint_copy,
+        unlogged_lsn: Lsn::new(0),
+        min_recovery_point: Lsn::new(0),
+        min_recovery_point_tli: Tli(0),
+        backup_start: Lsn::new(0),
+        backup_end: Lsn::new(0),
+        backup_end_required: false,
+        parameters: Parameters {
+            max_connections: 100,
+            max_worker_processes: 8,
+            max_wal_senders: 10,
+            max_prepared_xacts: 0,
+            max_locks_per_xact: 64,
+            wal_level: 1,
+            wal_log_hints: false,
+            track_commit_timestamp: false,
+        },
+        seg_size: attach.wal_seg_size,
+        float8_by_val: true,
+        data_checksum_version: 0,
+        char_signed: true,
+        mock_nonce: [0; 32],
+    };
+    ControlState::of_file(file, false)
 }

@@ -3,17 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgformat::Lsn;
 use tokio::task::JoinHandle;
 
-use super::Boundary;
-use super::control::{Control, ControlFile};
-use super::spool::{Dirty, Piece, Spool, SpoolError};
+use super::engine::is_final;
 use crate::metrics::Metrics;
-
-/// So much goes into the page cache in a few microseconds. At the end of a segment that was not prepared in time it may
-/// take a sync of the new one, once in a while.
-const ON_THE_SPOT_BYTES: usize = 32 << 10;
+use crate::store::Store;
 
 /// A kind of blocking work.
 pub(super) trait Task: Send + 'static {
@@ -119,76 +113,46 @@ impl<T: Task> Job<T> {
     }
 }
 
-/// Work on the spool: none of it waits for the disk to be synced.
-pub(super) enum Write {
-    /// Write; then every record below `end` is in the files.
-    Append { pieces: Vec<Piece>, end: Boundary },
-    /// Zero what is left of an unfinished record.
-    Zero { from: Lsn, to: Lsn },
+/// Writes frozen layers.
+pub(super) struct Flush {
+    /// The number of the last choice, remembered with them.
+    pub(super) choice_seq: u64,
 }
 
 /// What came of it.
-pub(super) enum Written {
-    /// The pieces are in the files, so many bytes.
-    Appended {
-        end: Boundary,
-        bytes: u64,
-    },
-    Zeroed,
-    /// Nothing was written.
-    Full {
-        pieces: Vec<Piece>,
-        why: String,
-    },
+#[derive(Debug)]
+pub(super) enum Flushed {
+    /// Nothing waits any more.
+    Done,
+    /// Storage is full or away.
+    Later(String),
+    /// Nothing is written any more until a restart.
+    Never(String),
 }
 
-impl Task for Write {
-    type Resource = Spool;
-    type Output = Written;
+impl Task for Flush {
+    type Resource = Arc<Store>;
+    type Output = Flushed;
 
-    fn is_short(&self) -> bool {
-        let Write::Append { pieces, .. } = self else { return false };
-        pieces.iter().map(|p| p.wal.len()).sum::<usize>() <= ON_THE_SPOT_BYTES
-    }
-
-    fn run(self, spool: &mut Spool, _: &Metrics) -> Result<Written, String> {
-        match self {
-            Write::Zero { from, to } => spool.zero(from, to).map(|()| Written::Zeroed).map_err(|e| e.to_string()),
-            Write::Append { pieces, end } => match spool.write(&pieces) {
-                Ok(()) => Ok(Written::Appended { end, bytes: pieces.iter().map(|p| p.wal.len() as u64).sum() }),
-                Err(e @ SpoolError::NoSpace { .. }) => Ok(Written::Full { pieces, why: e.to_string() }),
-                Err(e) => Err(e.to_string()),
-            },
-        }
-    }
-}
-
-/// Syncs files beside the writes; then every record below `end` is durable.
-pub(super) struct Sync {
-    pub(super) files: Dirty,
-    pub(super) end: Boundary,
-}
-
-impl Task for Sync {
-    type Resource = ();
-    type Output = Boundary;
-
-    fn run(self, (): &mut (), metrics: &Metrics) -> Result<Boundary, String> {
+    fn run(self, store: &mut Arc<Store>, metrics: &Metrics) -> Result<Flushed, String> {
         let began = Instant::now();
-        let files = self.files.sync().map_err(|e| e.to_string())?;
-        metrics.synced(files, began.elapsed());
-        Ok(self.end)
-    }
-}
-
-/// Saves the control file.
-pub(super) struct Save(pub(super) Control);
-
-impl Task for Save {
-    type Resource = ControlFile;
-    type Output = Control;
-
-    fn run(self, file: &mut ControlFile, _: &Metrics) -> Result<Control, String> {
-        file.save(&self.0).map(|()| self.0).map_err(|e| e.to_string())
+        let mut files = 0;
+        loop {
+            match store.flush_one() {
+                Ok(true) => files += 1,
+                Ok(false) => break,
+                Err(e) if is_final(&e) => return Ok(Flushed::Never(e.to_string())),
+                Err(e) => return Ok(Flushed::Later(e.to_string())),
+            }
+        }
+        if self.choice_seq > store.choice_seq()
+            && let Err(e) = store.set_choice_seq(self.choice_seq)
+        {
+            return Ok(Flushed::Later(e.to_string()));
+        }
+        if files > 0 {
+            metrics.synced(files, began.elapsed());
+        }
+        Ok(Flushed::Done)
     }
 }

@@ -70,12 +70,20 @@ impl Driver {
         let mut tick = Instant::now();
         let shutdown = self.node.shutdown.clone();
         loop {
-            if troubles.borrow_and_update().stopped.is_some() {
+            let (stopped, copying) = {
+                let trouble = troubles.borrow_and_update();
+                (trouble.stopped.is_some(), trouble.copying)
+            };
+            if stopped || copying {
                 self.give_up();
+                // What was chosen before counts no more when streams are wanted again.
+                let (node, timeline) = (&self.node, &self.timeline);
+                self.chooser = Chooser::new(node.config.choice.clone(), seed(node, timeline), timeline.choice_seq());
                 // Still answers events, so that no stream waits for a queue that nobody reads.
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     _ = events.recv() => continue,
+                    Ok(()) = troubles.changed() => continue,
                 }
             }
             let wake = self.next_wakeup(tick);

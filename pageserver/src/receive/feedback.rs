@@ -104,8 +104,8 @@ fn reports(position: Position) -> [ReceiverMessage; 2] {
         ReceiverMessage::Feedback(PageserverFeedback {
             last_received_lsn: received,
             disk_consistent_lsn: durable,
-            // Nothing is in object storage in this version: unknown, and left out.
-            remote_consistent_lsn: None,
+            // One storage holds everything: what is durable is there.
+            remote_consistent_lsn: durable,
             reply_time: Some(ts),
             ..PageserverFeedback::default()
         }),

@@ -8,6 +8,7 @@ use proto::net::{ClientConnection, ConnectOptions};
 use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, push};
 use crate::choose::{Choice, Ended, Input};
+use crate::ingest::Halt;
 use crate::node::Node;
 use crate::timeline::{StreamGuard, Timeline};
 
@@ -58,8 +59,11 @@ async fn open(
     let mut lease = tokio::time::timeout(TAKEOVER_LIMIT, timeline.slot.take())
         .await
         .map_err(|_| lost("the stream before did not let go".into()))?;
-    let start = lease.begin().await.map_err(|why| {
-        timeline.set_stopped(&why);
+    let start = lease.begin().await.map_err(|halt| {
+        let why = halt.to_string();
+        if matches!(halt, Halt::Stopped(_)) {
+            timeline.set_stopped(&why);
+        }
         StreamEnd::Stopped(why)
     })?;
     timeline.set_position(lease.position());

@@ -16,6 +16,7 @@ use proto::replication::{PushStart, ReceiverMessage};
 use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, stopped_error};
 use crate::choose::{Choice, Ended, Input, Mode};
+use crate::ingest::Halt;
 use crate::ingest::lease::Lease;
 use crate::metrics::PushOutcome;
 use crate::node::Node;
@@ -160,8 +161,11 @@ async fn take_over(
     if !still {
         return Err(stale(request));
     }
-    let start = lease.begin().await.map_err(|why| {
-        timeline.set_stopped(&why);
+    let start = lease.begin().await.map_err(|halt| {
+        let why = halt.to_string();
+        if matches!(halt, Halt::Stopped(_)) {
+            timeline.set_stopped(&why);
+        }
         stopped_error(&why)
     })?;
     timeline.set_position(lease.position());

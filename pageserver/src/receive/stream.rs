@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::StreamEnd;
 use super::feedback::Feedback;
-use crate::ingest::Event;
+use crate::ingest::{Event, Halt};
 use crate::ingest::lease::Lease;
 use crate::node::Node;
 use crate::timeline::{StreamGuard, Timeline};
@@ -104,22 +104,45 @@ impl Receiver {
         self.publish_position();
         match event {
             Event::Quiet => {}
-            Event::Written => {
-                if self.timeline.set_full(None) {
-                    tracing::info!(timeline = %self.timeline.ttid, "space has returned, WAL is being written again");
-                }
+            Event::Taken { records } => {
+                self.node.metrics.ingested(records);
+                self.timeline.gauge.wal(self.node.now(), records);
+                feedback.changed(self.lease.position(), Instant::now());
             }
-            Event::Synced => feedback.changed(self.lease.position(), Instant::now()),
+            Event::Refused(e) => {
+                self.node.metrics.wal_refused();
+                let text = format!("WAL of timeline {} refused: {e}", self.timeline.ttid);
+                return Err(match e {
+                    WalError::NotContiguous { .. } => StreamEnd::NotContiguous(text),
+                    _ => StreamEnd::BadWal(text),
+                });
+            }
+            Event::Synced => {
+                if self.timeline.set_full(None) {
+                    tracing::info!(timeline = %self.timeline.ttid, "storage takes layers again");
+                }
+                feedback.changed(self.lease.position(), Instant::now());
+            }
             Event::Full(why) => {
                 if self.timeline.set_full(Some(&why)) {
                     let ttid = self.timeline.ttid;
-                    tracing::error!(timeline = %ttid, "{why}; nothing is acknowledged until space returns");
+                    tracing::error!(timeline = %ttid, "{why}; it is tried again, and reads go on");
                 }
                 feedback.stay_alive();
             }
-            Event::Stopped(why) => return Err(StreamEnd::Stopped(why)),
+            Event::Halted(halt) => return Err(self.halted(halt)),
         }
         Ok(())
+    }
+
+    fn halted(&self, halt: Halt) -> StreamEnd {
+        match halt {
+            Halt::Stopped(why) => StreamEnd::Stopped(why),
+            Halt::ImportAgain(why) => {
+                self.timeline.import_again(&why);
+                StreamEnd::Stopped(format!("the import begins anew: {why}"))
+            }
+        }
     }
 
     fn on_time(&mut self, last_message: Instant) -> Result<(), StreamEnd> {
@@ -141,9 +164,7 @@ impl Receiver {
             }
         }
         if taken > 0 {
-            self.publish_position();
-            self.lease.start_write();
-            feedback.changed(self.lease.position(), Instant::now());
+            self.lease.start_take();
         }
         Ok(())
     }
@@ -179,21 +200,10 @@ impl Receiver {
         if len == 0 {
             return Ok(0);
         }
-        match self.lease.take(start, wal) {
-            Ok(records) => {
-                self.node.metrics.received(len as u64, records);
-                self.timeline.gauge.wal(now, records);
-                Ok(len)
-            }
-            Err(e) => {
-                self.node.metrics.wal_refused();
-                let text = format!("WAL of timeline {} refused: {e}", self.timeline.ttid);
-                Err(match e {
-                    WalError::NotContiguous { .. } => StreamEnd::NotContiguous(text),
-                    _ => StreamEnd::BadWal(text),
-                })
-            }
-        }
+        self.node.metrics.received(len as u64);
+        self.timeline.gauge.wal(now, 0);
+        self.lease.push(start, wal);
+        Ok(len)
     }
 
     fn publish_position(&self) {
@@ -202,22 +212,20 @@ impl Receiver {
 
     /// Everything received goes to disk, the sender hears how far that is, and why this is the end.
     async fn finish(mut self, end: &StreamEnd, feedback: &mut Feedback, guard: &StreamGuard) {
-        if matches!(end, StreamEnd::Shutdown) {
-            self.lease.close().await;
-        } else {
-            self.lease.write_out().await;
-            // The next stream does not wait for a sync: it takes over whatever is under way.
-            tokio::select! {
-                biased;
-                () = guard.cancelled().cancelled() => {}
-                () = self.lease.settle() => {}
-            }
+        self.lease.take_all().await;
+        // The next stream does not wait for storage: it takes over whatever is under way.
+        tokio::select! {
+            biased;
+            () = guard.cancelled().cancelled(), if !matches!(end, StreamEnd::Shutdown) => {}
+            () = self.lease.settle() => {}
         }
         self.publish_position();
-        if let Some(why) = self.lease.stopped() {
-            self.timeline.set_stopped(why);
-        } else {
-            self.timeline.set_full(None);
+        match self.lease.halted() {
+            Some(Halt::Stopped(why)) => self.timeline.set_stopped(why),
+            Some(Halt::ImportAgain(_)) => {}
+            None => {
+                self.timeline.set_full(None);
+            }
         }
         let position = self.lease.position();
         // From here on the next stream may begin.

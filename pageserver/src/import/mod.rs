@@ -1,0 +1,243 @@
+//! Import: a running cluster becomes versions in the page store.
+//!
+//! Its pages are copied by a base backup and stored as versions of the backup's redo position S; WAL from S on comes from
+//! the safekeepers as ever. Every page that changes while it is copied has an image or an initialisation as its first
+//! record after S (PostgreSQL forces that during a backup), so what was copied torn or too new is replaced. From the
+//! backup's end on everything is consistent; reads below are refused. Pages' own LSNs are never compared.
+//!
+//! A copy that was interrupted begins anew, because the server's backup is gone with its session.
+//!
+//! | module | what |
+//! |---|---|
+//! | `backup` | BASE_BACKUP as a stream of files |
+//! | `tar` | archives |
+//! | `files` | what a file is, by its path |
+//! | `load` | from files to versions |
+//! | `request` | what was asked for, kept across restarts |
+
+mod backup;
+mod files;
+mod load;
+mod request;
+mod tar;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgformat::Lsn;
+use proto::api::{ImportStatus, shown};
+use tokio::sync::mpsc;
+
+use crate::ingest::{Ingest, recover};
+use crate::node::Node;
+use crate::store::Store;
+use crate::timeline::Timeline;
+use backup::{Backup, BackupError};
+use load::{LoadError, Loader};
+pub(crate) use request::{Request, read, remove, write};
+
+/// Pause before an import that failed begins anew.
+const RETRY: Duration = Duration::from_secs(2);
+/// Pieces of files between the connection and the store: about 8 MiB.
+const QUEUE: usize = 256;
+
+/// How far an import is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ImportState {
+    /// Empty without an import.
+    stage: &'static str,
+    bytes: u64,
+    bytes_total: u64,
+    began: Option<Instant>,
+    took: Option<Duration>,
+    start: Option<Lsn>,
+    end: Option<Lsn>,
+    attempts: u32,
+    last_error: Option<String>,
+    /// Why it must begin anew.
+    pub(crate) again: Option<String>,
+}
+
+impl ImportState {
+    /// For HTTP; none without an import.
+    pub(crate) fn status(&self) -> Option<ImportStatus> {
+        let elapsed = self.took.or(self.began.map(|b| b.elapsed())).unwrap_or_default();
+        (!self.stage.is_empty()).then(|| ImportStatus {
+            state: self.stage.to_owned(),
+            bytes: self.bytes,
+            bytes_total: self.bytes_total,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            start_lsn: shown(self.start),
+            end_lsn: shown(self.end),
+            attempts: self.attempts,
+            last_error: self.last_error.clone(),
+        })
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+enum ImportError {
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("{0}")]
+    Store(String),
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// Brings `timeline` to the end of its import, whatever was done of it before; returns when it can be read, or when the
+/// node stops.
+pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Request) {
+    let shutdown = node.shutdown.clone();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = work(&node, &timeline, &request) => {}
+    }
+}
+
+async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
+    let Some(store) = timeline.store.clone() else { return };
+    let mut copied = store.manifest().importing.is_none_or(|importing| importing.end.is_some());
+    loop {
+        if !copied {
+            timeline.set_copying(None);
+            timeline.slot.take_away();
+            timeline.import.send_modify(|i| {
+                *i = ImportState {
+                    stage: "copying",
+                    attempts: i.attempts + 1,
+                    began: Some(Instant::now()),
+                    last_error: i.again.take().or(i.last_error.take()),
+                    ..ImportState::default()
+                }
+            });
+            if let Err(e) = copy(node, timeline, &store, request).await {
+                tracing::warn!(timeline = %timeline.ttid, "import failed and begins anew: {e}");
+                timeline.import.send_modify(|i| i.last_error = Some(e.to_string()));
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        }
+        timeline.import.send_modify(|i| {
+            i.stage = "replaying";
+            i.took = i.began.map(|b| b.elapsed());
+        });
+        copied = replayed(timeline, &store).await;
+        if copied {
+            break;
+        }
+    }
+    timeline.import.send_modify(|i| i.stage = "done");
+    tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
+    let dir = node.dir_of(timeline.ttid);
+    if let Err(e) = tokio::task::spawn_blocking(move || remove(&dir)).await.unwrap_or(Ok(())) {
+        tracing::warn!(timeline = %timeline.ttid, "the request of the finished import stays: {e}");
+    }
+}
+
+/// Waits until WAL is ingested up to the end of the backup, and that is durable; false when the copy is of no use.
+async fn replayed(timeline: &Timeline, store: &Arc<Store>) -> bool {
+    let Some(end) = store.readable_from() else { return false };
+    let (mut positions, mut states) = (timeline.positions(), timeline.import.subscribe());
+    tokio::select! {
+        reached = positions.wait_for(|p| p.last_record_lsn >= end) => if reached.is_err() { return false },
+        _ = states.wait_for(|s| s.again.is_some()) => return false,
+    }
+    // A restart shall not replay from the copy again; if storage is away, it will.
+    let store = store.clone();
+    let _ = tokio::task::spawn_blocking(move || store.flush()).await;
+    true
+}
+
+/// One attempt: from the backup's beginning to pages that are durable, and a writer that goes on from there.
+async fn copy(
+    node: &Arc<Node>,
+    timeline: &Arc<Timeline>,
+    store: &Arc<Store>,
+    request: &Request,
+) -> Result<(), ImportError> {
+    let attach = timeline.attach.clone().ok_or_else(|| ImportError::Store("it cannot be opened".to_owned()))?;
+    let mut backup = Backup::begin(&request.from).await?;
+    if pgformat::PgMajor::from_version_num(attach.pg_version_num) != Some(backup.version) {
+        let text = format!("the server is PostgreSQL {}, the timeline of {}", backup.version, attach.pg_version_num);
+        return Err(ImportError::Unfit(text));
+    }
+    let start = backup.start;
+    if start < attach.start_lsn {
+        let text = format!("the backup starts at {start}, the timeline's WAL only at {}", attach.start_lsn);
+        return Err(ImportError::Unfit(text));
+    }
+    timeline.import.send_modify(|i| {
+        i.start = Some(start);
+        i.bytes_total = backup.bytes_total;
+    });
+    let restarted = store.clone();
+    blocking(move || restarted.restart_import(start).map_err(|e| ImportError::Store(e.to_string()))).await?;
+
+    let (send, receive) = mpsc::channel(QUEUE);
+    let loader = Loader::new(store.clone(), backup.version, start);
+    let (report, tablespaces) = (timeline.clone(), backup.tablespaces.clone());
+    let loading = tokio::task::spawn_blocking(move || load(loader, receive, &report, &tablespaces));
+    let end = receive_all(&mut backup, send).await;
+    let loaded = loading.await.map_err(|e| ImportError::Store(format!("the copy ended abnormally: {e}")))?;
+    // A loader that failed closes the queue: its error is the cause.
+    let control = loaded?;
+    let end = end?;
+    if control.system_id != attach.system_id.0 && attach.system_id.0 != 0 {
+        let text =
+            format!("the server is cluster {}, the timeline belongs to {}", control.system_id, attach.system_id);
+        return Err(ImportError::Unfit(text));
+    }
+    timeline.import.send_modify(|i| i.end = Some(end));
+    let (copied, metrics, is_remote) = (store.clone(), node.metrics.clone(), node.config.is_remote());
+    let ingest = blocking(move || {
+        copied.pages_copied(end).map_err(|e| ImportError::Store(e.to_string()))?;
+        let engine = recover::engine(&copied, &attach).map_err(|e| ImportError::Store(e.to_string()))?;
+        Ok(Ingest::new(engine, copied, is_remote, metrics))
+    })
+    .await?;
+    timeline.set_copying(Some(ingest));
+    Ok(())
+}
+
+async fn receive_all(backup: &mut Backup, send: mpsc::Sender<backup::Event>) -> Result<Lsn, ImportError> {
+    loop {
+        let mut events = Vec::new();
+        let end = backup.next(&mut |event| events.push(event)).await?;
+        for event in events {
+            if send.send(event).await.is_err() {
+                return Err(ImportError::Store("the copy ended early".to_owned()));
+            }
+        }
+        if let Some(end) = end {
+            return Ok(end);
+        }
+    }
+}
+
+fn load(
+    mut loader: Loader,
+    mut events: mpsc::Receiver<backup::Event>,
+    timeline: &Timeline,
+    tablespaces: &[backup::Tablespace],
+) -> Result<pgformat::control::ControlFile, ImportError> {
+    let mut told = 0;
+    while let Some(event) = events.blocking_recv() {
+        loader.take(event)?;
+        if loader.bytes - told > 1 << 20 {
+            told = loader.bytes;
+            timeline.import.send_modify(|i| i.bytes = told);
+        }
+    }
+    timeline.import.send_modify(|i| i.bytes = loader.bytes);
+    Ok(loader.finish(tablespaces)?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
+) -> Result<T, ImportError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ImportError::Store(e.to_string()))?
+}

@@ -1,0 +1,235 @@
+//! One chunk of WAL on its way into the page store: decoded, mapped, appended.
+//!
+//! Owner of the decoder and of the mapper, which are ahead of the store while a chunk is under way. The records of a
+//! chunk become visible together. Everything here may block: storage can be far away.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgformat::redo::rmid;
+use pgformat::wal::{Record, StreamConfig, WalDecoder, WalError};
+use pgformat::{Lsn, PgMajor};
+
+use super::map::look::At;
+use super::map::{MapError, Mapper, Progress};
+use super::worker::Task;
+use crate::metrics::Metrics;
+use crate::store::{AppendError, Batch, Intake, Position, Store, WriteError};
+
+/// So much is taken on the spot: it takes less time than waking another thread for it.
+const ON_THE_SPOT_BYTES: usize = 32 << 10;
+/// `XLOG_DBASE_CREATE_FILE_COPY`; in 14 `XLOG_DBASE_CREATE`.
+const DBASE_CREATE_FILE_COPY: u8 = 0x00;
+
+/// WAL as it came, whole records or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// Position of its first byte.
+    pub(crate) at: Lsn,
+    /// The bytes.
+    pub(crate) wal: Bytes,
+}
+
+/// Why the records of a timeline are not taken in any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// A record that this program does not understand, or a store that does not answer: until a restart.
+    Stopped(String),
+    /// A record that an import cannot go on from: it begins anew.
+    ImportAgain(String),
+}
+
+impl std::fmt::Display for Halt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Halt::Stopped(why) => f.write_str(why),
+            Halt::ImportAgain(why) => write!(f, "the import begins anew: {why}"),
+        }
+    }
+}
+
+/// What is worked on.
+pub(crate) struct Engine {
+    decoder: WalDecoder,
+    mapper: Mapper,
+    store: Arc<Store>,
+    batch: Batch,
+    /// End of the base backup, while the records below it are replayed over pages that were copied meanwhile.
+    import_end: Option<Lsn>,
+    halted: Option<Halt>,
+}
+
+impl Engine {
+    /// Goes on behind the mapper's last record.
+    pub(crate) fn new(cfg: StreamConfig, mapper: Mapper, store: Arc<Store>, import_end: Option<Lsn>) -> Engine {
+        let last = mapper.last();
+        let decoder = WalDecoder::new(cfg, last.end, last.start);
+        Engine { decoder, mapper, store, batch: Batch::default(), import_end, halted: None }
+    }
+
+    /// Begins a new stream behind the last whole record: what came of an unfinished one is dropped.
+    pub(crate) fn rewind(&mut self) {
+        let last = self.mapper.last();
+        self.decoder = WalDecoder::new(self.decoder.config().clone(), last.end, last.start);
+    }
+
+    /// End of the last record that was mapped.
+    pub(crate) fn position(&self) -> Position {
+        let last = self.mapper.last();
+        Position { end: last.end, start: last.start }
+    }
+
+    /// Takes in a piece; counts its records.
+    fn feed(&mut self, piece: &Piece, records: &mut u64) -> Result<(), WalError> {
+        let Engine { decoder, mapper, store, batch, import_end, halted } = self;
+        let mut pen = Pen { version: decoder.config().version, mapper, store, batch, import_end: *import_end };
+        let mut snapshot = pen.latest();
+        decoder.feed_records(piece.at, &piece.wal, &mut |record| {
+            if halted.is_some() {
+                return;
+            }
+            match pen.write(&record, &mut snapshot) {
+                Ok(()) => *records += 1,
+                Err(halt) => *halted = Some(halt),
+            }
+        })
+    }
+
+    /// Hands over what was mapped; the position moves with it.
+    fn hand_over(&mut self) -> Result<(), Blocked> {
+        let Engine { decoder, mapper, store, batch, .. } = self;
+        let version = decoder.config().version;
+        let snapshot = store.snapshot();
+        mapper.finish(batch, &At { snapshot: &snapshot, lsn: Lsn::MAX, version });
+        append(store, batch)?;
+        let position = self.position();
+        self.store.publish(position);
+        Ok(())
+    }
+}
+
+/// Storage takes nothing now.
+#[derive(Debug)]
+enum Blocked {
+    /// Until space returns.
+    Full(String),
+    /// For good.
+    Stopped(String),
+}
+
+/// Appends a batch; while memory is full, by writing layers itself.
+fn append(store: &Store, batch: &mut Batch) -> Result<(), Blocked> {
+    loop {
+        match store.append(batch) {
+            Ok(()) => return Ok(()),
+            Err(AppendError::Store(e)) => return Err(Blocked::Stopped(e.to_string())),
+            Err(AppendError::NotNow(Intake::Stopped(why))) => return Err(Blocked::Stopped(why)),
+            Err(AppendError::NotNow(_)) => match store.flush_one() {
+                Ok(_) => {}
+                Err(e) if is_final(&e) => return Err(Blocked::Stopped(e.to_string())),
+                Err(e) => return Err(Blocked::Full(e.to_string())),
+            },
+        }
+    }
+}
+
+/// Whether repeating does not help.
+pub(super) fn is_final(e: &WriteError) -> bool {
+    use crate::store::blobs::BlobErrorKind;
+    matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound)
+}
+
+/// Writes records into the batch.
+struct Pen<'a> {
+    version: PgMajor,
+    mapper: &'a mut Mapper,
+    store: &'a Store,
+    batch: &'a mut Batch,
+    import_end: Option<Lsn>,
+}
+
+impl Pen<'_> {
+    fn latest(&self) -> crate::store::Snapshot {
+        self.store.snapshot()
+    }
+
+    fn write(&mut self, record: &Record, snapshot: &mut crate::store::Snapshot) -> Result<(), Halt> {
+        if self.import_end.is_some_and(|end| record.end <= end) && is_file_copy(record) {
+            let why = format!("a database was copied by files at {}, while the cluster was copied", record.start);
+            return Err(Halt::ImportAgain(why));
+        }
+        let version = self.version;
+        let mut progress = {
+            let look = At { snapshot, lsn: Lsn::MAX, version };
+            self.mapper.record(record, self.batch, &look).map_err(halt)?
+        };
+        while matches!(progress, Progress::More) {
+            append(self.store, self.batch).map_err(|blocked| match blocked {
+                Blocked::Full(why) | Blocked::Stopped(why) => {
+                    Halt::Stopped(format!("storage failed in the midst of the copy of a database: {why}"))
+                }
+            })?;
+            *snapshot = self.latest();
+            let look = At { snapshot, lsn: Lsn::MAX, version };
+            progress = self.mapper.resume(self.batch, &look).map_err(halt)?;
+        }
+        Ok(())
+    }
+}
+
+fn halt(e: MapError) -> Halt {
+    Halt::Stopped(e.to_string())
+}
+
+fn is_file_copy(record: &Record) -> bool {
+    record.header.rmid == rmid::DBASE && record.header.info & 0xF0 == DBASE_CREATE_FILE_COPY
+}
+
+/// A chunk. Without pieces: what storage did not take before.
+pub(crate) struct Take {
+    pub(crate) pieces: Vec<Piece>,
+    /// Whether storage is far away: nothing is done on the spot then.
+    pub(crate) is_remote: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Records mapped.
+    pub(crate) records: u64,
+    /// Up to here the records are in the store.
+    pub(crate) end: Position,
+    /// WAL that does not continue the log: what came before it is in the store.
+    pub(crate) refused: Option<WalError>,
+    /// Nothing more is taken.
+    pub(crate) halted: Option<Halt>,
+    /// Storage did not take it: it is offered again.
+    pub(crate) blocked: Option<String>,
+}
+
+impl Task for Take {
+    type Resource = Engine;
+    type Output = Taken;
+
+    fn is_short(&self) -> bool {
+        !self.is_remote && self.pieces.iter().map(|p| p.wal.len()).sum::<usize>() <= ON_THE_SPOT_BYTES
+    }
+
+    fn run(self, engine: &mut Engine, _: &Metrics) -> Result<Taken, String> {
+        let mut taken =
+            Taken { records: 0, end: engine.position(), refused: None, halted: None, blocked: None };
+        for piece in &self.pieces {
+            if let Err(e) = engine.feed(piece, &mut taken.records) {
+                taken.refused = Some(e);
+                break;
+            }
+        }
+        match engine.hand_over() {
+            Ok(()) => taken.end = engine.position(),
+            Err(Blocked::Full(why)) => taken.blocked = Some(why),
+            Err(Blocked::Stopped(why)) => engine.halted = Some(Halt::Stopped(why)),
+        }
+        taken.halted = engine.halted.clone();
+        Ok(taken)
+    }
+}

@@ -1,0 +1,27 @@
+//! What others ask a store about itself.
+
+use pgformat::Lsn;
+
+use super::timeline::{Store, lock};
+
+impl Store {
+    /// Pages can be read from here on, once WAL is ingested up to there. `None`: no pages were copied.
+    pub(crate) fn readable_from(&self) -> Option<Lsn> {
+        let manifests = lock(&self.manifests);
+        let manifest = manifests.current();
+        match &manifest.importing {
+            None => Some(manifest.readable_from),
+            Some(importing) => importing.end,
+        }
+    }
+
+    /// Number of the last choice that is remembered.
+    pub(crate) fn choice_seq(&self) -> u64 {
+        lock(&self.manifests).current().choice_seq
+    }
+
+    /// Waits until there may be something to write. Cancel safe; for the one writer.
+    pub(crate) async fn wait_work(&self) {
+        self.work.notified().await;
+    }
+}
