@@ -14,6 +14,9 @@ use serde::Deserialize;
 use crate::choose::Settings;
 use crate::store::StoreConfig;
 
+/// The longest that a read may be told to wait: one hour. Beyond that a client is surely gone.
+pub(crate) const LSN_WAIT_MS_MAX: u64 = 3_600_000;
+
 /// Flags of the pageserver. Each one can stand in the file of `--config` too; a flag wins over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Args {
@@ -59,6 +62,9 @@ pub struct Args {
     /// Changes are written as a layer after so many milliseconds, however few [default: 300000].
     #[arg(long, value_name = "MS")]
     pub layer_age_ms: Option<u64>,
+    /// A read at an LSN that is not here yet waits for it so many milliseconds at most [default: 60000].
+    #[arg(long, value_name = "MS")]
+    pub lsn_wait_ms: Option<u64>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -88,6 +94,7 @@ struct File {
     cache_mib: Option<usize>,
     layer_mib: Option<usize>,
     layer_age_ms: Option<u64>,
+    lsn_wait_ms: Option<u64>,
     log_format: Option<String>,
 }
 
@@ -118,6 +125,8 @@ pub struct Config {
     pub layer_bytes: usize,
     /// Age at which they are written.
     pub layer_age: Duration,
+    /// How long a read waits for an LSN that is not here yet.
+    pub lsn_wait: Duration,
     /// JSON logs instead of text.
     pub log_json: bool,
     /// Limits of the chooser and of streams.
@@ -218,6 +227,11 @@ impl Config {
         if !(10..=86_400_000).contains(&layer_age_ms) {
             return Err(invalid("--layer-age-ms", &layer_age_ms.to_string(), "expected 10 to 86400000"));
         }
+        let lsn_wait_ms = a.lsn_wait_ms.or(file.lsn_wait_ms).unwrap_or(60_000);
+        if lsn_wait_ms > LSN_WAIT_MS_MAX {
+            let problem = format!("expected 0 to {LSN_WAIT_MS_MAX}");
+            return Err(invalid("--lsn-wait-ms", &lsn_wait_ms.to_string(), &problem));
+        }
         Ok(Config {
             id: NodeId(id),
             data_dir,
@@ -231,6 +245,7 @@ impl Config {
             cache_bytes: cache_mib << 20,
             layer_bytes: layer_mib << 20,
             layer_age: Duration::from_millis(layer_age_ms),
+            lsn_wait: Duration::from_millis(lsn_wait_ms),
             log_json,
             choice: Settings {
                 zone: a.availability_zone.or(file.availability_zone),
@@ -259,6 +274,7 @@ impl Config {
             ("layer_mib", (self.layer_bytes >> 20).to_string()),
             ("layer_age_ms", self.layer_age.as_millis().to_string()),
             ("log_format", if self.log_json { "json" } else { "text" }.to_owned()),
+            ("lsn_wait_ms", self.lsn_wait.as_millis().to_string()),
             ("dial_timeout_ms", self.choice.dial_timeout.as_millis().to_string()),
             ("silence_limit_s", seconds(self.choice.silence_limit)),
             ("wal_timeout_s", seconds(self.choice.wal_timeout)),
@@ -341,6 +357,7 @@ mod tests {
             ("--remote-storage", Args { remote_storage: Some("gs://x".into()), ..args() }),
             ("--remote-storage", Args { remote_storage: Some("file://relative".into()), ..args() }),
             ("--dial-timeout-ms", Args { dial_timeout_ms: Some(0), ..args() }),
+            ("--lsn-wait-ms", Args { lsn_wait_ms: Some(u64::MAX), ..args() }),
             ("--log-format", Args { log_format: Some("xml".into()), ..args() }),
         ];
         for (flag, a) in cases {

@@ -7,6 +7,7 @@
 //! | `manager` | follows the broker, feeds the chooser, publishes choices | no |
 //! | `receive` | push and pull streams, feedback | no |
 //! | `ingest` | decodes records, keeps WAL and control file durable | no |
+//! | `read` | pages and metadata as of an LSN | rules |
 //! | `timeline` | the handle of one attached timeline | no |
 //! | `node` | the registry, attach, what all tasks share | no |
 //! | `net`, `http`, `rows` | libpq and HTTP ports, the tables of SHOW | no |
@@ -24,6 +25,7 @@ mod manager;
 mod metrics;
 mod net;
 mod node;
+mod read;
 mod receive;
 mod rows;
 pub mod server;

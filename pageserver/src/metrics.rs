@@ -24,6 +24,11 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SqlstateLabels {
+    sqlstate: String,
+}
+
 /// How a push handshake went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PushOutcome {
@@ -46,6 +51,8 @@ pub(crate) struct Metrics {
     fsyncs: Counter,
     fsync_seconds: Histogram,
     wal_errors: Counter,
+    reads: Counter,
+    reads_refused: Family<SqlstateLabels, Counter>,
     timelines: Gauge,
     stopped: Gauge,
     streams: Gauge,
@@ -80,6 +87,8 @@ impl Metrics {
             fsyncs: Counter::default(),
             fsync_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
             wal_errors: Counter::default(),
+            reads: Counter::default(),
+            reads_refused: Family::default(),
             timelines: Gauge::default(),
             stopped: Gauge::default(),
             streams: Gauge::default(),
@@ -95,6 +104,8 @@ impl Metrics {
             r.register("fsyncs", "Files synced with fdatasync", m.fsyncs.clone());
             r.register("fsync_duration_seconds", "Time of one group sync", m.fsync_seconds.clone());
             r.register("wal_refused", "Streams ended because their WAL did not continue the log", m.wal_errors.clone());
+            r.register("reads", "Answers to page requests and the like", m.reads.clone());
+            r.register("reads_refused", "Reads that had no answer, by SQLSTATE", m.reads_refused.clone());
             r.register("timelines", "Attached timelines", m.timelines.clone());
             r.register("timelines_stopped", "Timelines that take nothing in", m.stopped.clone());
             r.register("streams", "Running WAL streams", m.streams.clone());
@@ -137,6 +148,14 @@ impl Metrics {
 
     pub(crate) fn wal_refused(&self) {
         self.wal_errors.inc();
+    }
+
+    pub(crate) fn reads(&self, answered: u64) {
+        self.reads.inc_by(answered);
+    }
+
+    pub(crate) fn read_refused(&self, code: &str) {
+        self.reads_refused.get_or_create(&SqlstateLabels { sqlstate: code.to_owned() }).inc();
     }
 
     /// The exposition text.

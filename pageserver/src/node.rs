@@ -72,7 +72,8 @@ pub(crate) struct Node {
     pub(crate) pushes: Mutex<BTreeMap<NodeId, u32>>,
     /// Address that safekeepers dial.
     pub(crate) advertise_pg: String,
-    advertise_http: String,
+    /// Address that others ask over HTTP.
+    pub(crate) advertise_http: String,
     disk: Arc<dyn Disk>,
     storage: Storage,
     shared: Shared,

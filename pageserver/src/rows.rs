@@ -3,6 +3,8 @@
 use proto::api::{PageserverTimelineStatus, shown};
 
 use crate::node::Node;
+use crate::read::LayerRow;
+use crate::timeline::Timeline;
 
 /// A result set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,13 +27,22 @@ impl Node {
             "choices" => (CHOICES.to_vec(), self.statuses().iter().filter_map(choice_row).collect()),
             "lag" => (LAG.to_vec(), self.statuses().iter().map(lag_row).collect()),
             "safekeepers" => (SAFEKEEPERS.to_vec(), self.safekeeper_rows()),
-            "config" => {
-                (vec!["name", "value"], self.config.rows().into_iter().map(|(n, v)| vec![some(n), some(v)]).collect())
-            }
+            "layers" => (LAYERS.to_vec(), self.timelines().iter().flat_map(|t| layer_rows(t)).collect()),
+            "config" => (vec!["name", "value"], self.config_rows()),
             "version" => (vec!["version"], vec![vec![some(format!("walfabric pageserver {}", crate::VERSION))]]),
             _ => return None,
         };
         Some(Table { columns, rows })
+    }
+
+    /// The addresses are those that others are told, given or found at start.
+    fn config_rows(&self) -> Vec<Vec<Option<String>>> {
+        let row = |(name, value): (&str, String)| match name {
+            "advertise_pg" => vec![some(name), some(&self.advertise_pg)],
+            "advertise_http" => vec![some(name), some(&self.advertise_http)],
+            _ => vec![some(name), some(value)],
+        };
+        self.config.rows().into_iter().map(row).collect()
     }
 
     fn safekeeper_rows(&self) -> Vec<Vec<Option<String>>> {
@@ -44,7 +55,7 @@ impl Node {
     }
 }
 
-const TIMELINES: [&str; 10] = [
+const TIMELINES: [&str; 11] = [
     "tenant_id",
     "timeline_id",
     "state",
@@ -55,7 +66,10 @@ const TIMELINES: [&str; 10] = [
     "safekeeper_id",
     "reason",
     "stopped",
+    "readable_from",
 ];
+const LAYERS: [&str; 10] =
+    ["tenant_id", "timeline_id", "kind", "first_lsn", "last_lsn", "first_key", "last_key", "versions", "bytes", "name"];
 const CHOICES: [&str; 8] =
     ["tenant_id", "timeline_id", "pageserver_id", "safekeeper_id", "mode", "reason", "choice_seq", "chosen_at"];
 const LAG: [&str; 7] = [
@@ -81,7 +95,28 @@ fn timeline_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
         s.choice.as_ref().map(|c| c.safekeeper_id.to_string()),
         s.choice.as_ref().map(|c| c.reason.clone()),
         s.stopped.clone(),
+        some(s.readable_from),
     ]
+}
+
+fn layer_rows(timeline: &Timeline) -> Vec<Vec<Option<String>>> {
+    let layers = timeline.reads().map(|reads| reads.layers()).unwrap_or_default();
+    let row = |layer: LayerRow| {
+        let (first_key, last_key) = layer.keys.unzip();
+        vec![
+            some(timeline.ttid.tenant_id),
+            some(timeline.ttid.timeline_id),
+            some(layer.kind),
+            some(layer.lsns.0),
+            some(layer.lsns.1),
+            first_key.map(|k| k.to_string()),
+            last_key.map(|k| k.to_string()),
+            some(layer.versions),
+            some(layer.bytes),
+            some(layer.name),
+        ]
+    };
+    layers.into_iter().map(row).collect()
 }
 
 fn choice_row(s: &PageserverTimelineStatus) -> Option<Vec<Option<String>>> {

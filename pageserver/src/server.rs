@@ -114,6 +114,12 @@ impl Server {
         self.http
     }
 
+    /// What the server's tasks share.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.node.clone()
+    }
+
     /// Waits until the token given at the start is cancelled and everything has stopped; an exit code.
     pub async fn stopped(self) -> u8 {
         self.node.shutdown.cancelled().await;

@@ -3,4 +3,5 @@
 mod fabric;
 mod handshake;
 mod life;
+mod pages;
 mod streams;

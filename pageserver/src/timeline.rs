@@ -5,7 +5,7 @@
 //! locked across I/O.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pgformat::Lsn;
@@ -15,9 +15,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::choose::{Choice, Input, Mode, Progress};
-use crate::ingest::lease::Slot;
 use crate::import::ImportState;
-use crate::ingest::{Halt, Ingest, Position};
+use crate::ingest::lease::Slot;
+use crate::ingest::{Ingest, Position};
+use crate::read::TimelineReads;
 use crate::store::Store;
 
 /// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
@@ -134,6 +135,7 @@ pub(crate) struct Timeline {
     stream: Mutex<(u64, Option<StreamEntry>)>,
     events: mpsc::Sender<Input>,
     choice_seq: AtomicU64,
+    reads: OnceLock<Arc<dyn TimelineReads>>,
 }
 
 impl Timeline {
@@ -166,8 +168,19 @@ impl Timeline {
             stream: Mutex::new((0, None)),
             events,
             choice_seq: AtomicU64::new(choice_seq),
+            reads: OnceLock::new(),
         };
         (Arc::new(timeline), queue)
+    }
+
+    /// Its pages, once the store is open; none when it keeps none.
+    pub(crate) fn reads(&self) -> Option<Arc<dyn TimelineReads>> {
+        self.reads.get().cloned()
+    }
+
+    /// The store is open: readers may come. Only the first call counts.
+    pub(crate) fn set_reads(&self, reads: Arc<dyn TimelineReads>) {
+        let _ = self.reads.set(reads);
     }
 
     /// How far it is.

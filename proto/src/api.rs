@@ -207,6 +207,47 @@ pub struct PageserverTimelineStatus {
     pub import: Option<ImportStatus>,
 }
 
+/// Size of a relation's fork, from `GET /v1/tenant/T/timeline/L/relation`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RelationSize {
+    /// The LSN that was read; none inside of [`Relations`], which says it once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+    /// The fork, as in `1663/5/16384_vm`.
+    pub rel: String,
+    /// Its blocks; none when it does not exist.
+    pub blocks: Option<u32>,
+}
+
+/// All forks of a cluster or of a database, from `GET /v1/tenant/T/timeline/L/relations`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Relations {
+    /// The LSN that was read.
+    pub lsn: Lsn,
+    /// Bytes of all of them: without free space maps, which are not logged.
+    pub bytes: u64,
+    /// Them, ordered by tablespace, database, relation, fork.
+    pub relations: Vec<RelationSize>,
+}
+
+/// A segment of an SLRU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SegmentSize {
+    /// Its number.
+    pub segno: u32,
+    /// Its pages.
+    pub pages: u32,
+}
+
+/// All segments of an SLRU, from `GET /v1/tenant/T/timeline/L/slru`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Segments {
+    /// The LSN that was read.
+    pub lsn: Lsn,
+    /// Them.
+    pub segments: Vec<SegmentSize>,
+}
+
 /// A choice as shown over HTTP, by SHOW CHOICES and on the broker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChoiceStatus {

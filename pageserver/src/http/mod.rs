@@ -1,4 +1,6 @@
-//! The HTTP port: attach, import, status, tables, health, metrics.
+//! The HTTP port: attach, import, status, pages, tables, health, metrics.
+
+mod pages;
 
 use std::sync::Arc;
 
@@ -30,6 +32,10 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/choose", post(choose))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/import", post(import))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/flush", post(flush))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/page", get(pages::page))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/relation", get(pages::relation))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/relations", get(pages::relations))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/slru", get(pages::slru))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -77,7 +83,7 @@ async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
 
 async fn table(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Response {
     let Some(table) = node.table(&name.to_ascii_lowercase()) else {
-        let hint = "timelines, safekeepers, choices, lag, config, version";
+        let hint = "timelines, layers, safekeepers, choices, lag, config, version";
         return fail(StatusCode::NOT_FOUND, format!("no table {name:?}"), Some(hint));
     };
     let rows: Vec<serde_json::Map<String, serde_json::Value>> = table

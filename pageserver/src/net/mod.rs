@@ -1,4 +1,5 @@
-//! The libpq port: safekeepers push, operators ask.
+//! The libpq port: safekeepers push, clients read pages, operators ask.
 
 pub(crate) mod listen;
+mod pages;
 mod session;

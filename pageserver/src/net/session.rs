@@ -6,9 +6,12 @@ use std::time::Duration;
 use proto::command::Command;
 use proto::id::TenantTimelineId;
 use proto::net::{Auth, ColumnType, NetError, ServerConnection, SqlError, StartupParams};
+use proto::pagestream::Version;
 use tokio::net::TcpStream;
 
+use super::pages::PageSession;
 use crate::node::Node;
+use crate::read::Reader;
 use crate::receive::push;
 use crate::rows::Table;
 
@@ -48,6 +51,13 @@ async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(
                 },
                 Err(error) => refuse(&mut connection, &error).await?,
             },
+            Ok(Command::Pagestream { version, ttid }) => match page_session(&node, ttid, version) {
+                Ok(session) => match session.serve(connection).await? {
+                    Some(done) => connection = done,
+                    None => return Ok(()),
+                },
+                Err(error) => refuse(&mut connection, &error).await?,
+            },
             Ok(Command::Show(name)) => match node.table(&name) {
                 Some(table) => send(&mut connection, &table).await?,
                 None => refuse(&mut connection, &unknown_show(&name)).await?,
@@ -58,6 +68,17 @@ async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(
             Err(error) => refuse(&mut connection, &error).await?,
         }
     }
+}
+
+fn page_session(node: &Node, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
+    let timeline = node.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
+    Ok(PageSession {
+        reader: Reader::of(&timeline)?,
+        version,
+        wait_limit: node.config.lsn_wait,
+        metrics: node.metrics.clone(),
+        shutdown: node.shutdown.clone(),
+    })
 }
 
 async fn send(connection: &mut ServerConnection, table: &Table) -> Result<(), NetError> {
@@ -87,7 +108,7 @@ fn timeline_of(startup: &StartupParams) -> Result<TenantTimelineId, SqlError> {
 fn unknown_show(name: &str) -> SqlError {
     let shown: String = name.chars().take(60).collect();
     SqlError::new(proto::net::sqlstate::UNDEFINED_OBJECT, format!("SHOW {shown:?} is not known"))
-        .with_hint("SHOW TIMELINES|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION.")
+        .with_hint("SHOW TIMELINES|LAYERS|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION.")
 }
 
 fn unsupported(command: &Command) -> SqlError {
@@ -102,7 +123,8 @@ fn unsupported(command: &Command) -> SqlError {
         Command::Unknown(text) => {
             let shown: String = text.chars().take(60).collect();
             SqlError::syntax(format!("unknown command: {shown:?}")).with_hint(
-                "Commands: START_PUSH_REPLICATION, SHOW TIMELINES|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION, SET.",
+                "Commands: START_PUSH_REPLICATION, pagestream_v3, pagestream_v2, SHOW \
+                 TIMELINES|LAYERS|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION, SET.",
             )
         }
         _ => SqlError::unsupported("this command is not served by a pageserver"),

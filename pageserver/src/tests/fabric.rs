@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Args, Config};
 use crate::ingest::disk::{Disk, RealDisk};
+use crate::node::Node;
 use crate::server::Server;
 
 pub(super) const START: Lsn = Lsn::new((3 << 20) + 0x28);
@@ -91,6 +92,7 @@ impl BrokerProcess {
 pub(super) struct Pageserver {
     pub(super) pg: SocketAddr,
     pub(super) http: SocketAddr,
+    pub(super) node: Arc<Node>,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<u8>,
 }
@@ -112,8 +114,8 @@ impl Pageserver {
     pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Pageserver {
         let cancel = CancellationToken::new();
         let server = Server::start_on(config, cancel.clone(), disk).await.expect("the pageserver starts");
-        let (pg, http) = (server.pg(), server.http());
-        Pageserver { pg, http, cancel, task: tokio::spawn(server.stopped()) }
+        let (pg, http, node) = (server.pg(), server.http(), server.node());
+        Pageserver { pg, http, node, cancel, task: tokio::spawn(server.stopped()) }
     }
 
     pub(super) async fn stop(self) {

@@ -23,6 +23,8 @@ pub mod sqlstate {
     pub const INVALID_AUTHORIZATION: &str = "28000";
     /// The command does not follow the grammar.
     pub const SYNTAX_ERROR: &str = "42601";
+    /// The database does not exist at the LSN asked for.
+    pub const UNDEFINED_DATABASE: &str = "3D000";
     /// The relation does not exist at the LSN asked for.
     pub const UNDEFINED_TABLE: &str = "42P01";
     /// A named thing does not exist (slot, setting).

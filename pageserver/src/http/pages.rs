@@ -1,0 +1,158 @@
+//! `GET /v1/tenant/T/timeline/L/page` and what belongs to it: reads exactly at an LSN, without a promise.
+//!
+//! Without `lsn` the latest is read; the header `x-walfabric-lsn` and the field `lsn` say which that was. `wait_ms`
+//! shortens or lengthens the wait for an LSN that is not here yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use pgformat::Lsn;
+use pgformat::rel::{BlockTag, RelFork};
+use pgformat::slru::Slru;
+use proto::api::{ErrorBody, RelationSize, Relations, SegmentSize, Segments};
+use serde::Deserialize;
+
+use super::{fail, find};
+use crate::config::LSN_WAIT_MS_MAX;
+use crate::node::Node;
+use crate::read::{At, Problem, ReadError, Reader, View};
+
+/// Which LSN was read.
+const LSN_HEADER: HeaderName = HeaderName::from_static("x-walfabric-lsn");
+
+type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+type Ids = Path<(String, String)>;
+
+/// When.
+#[derive(Deserialize, Clone, Copy)]
+struct When {
+    lsn: Option<Lsn>,
+    wait_ms: Option<u64>,
+}
+
+macro_rules! query {
+    ($name:ident { $($field:ident : $ty:ty),* }) => {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $($field: $ty,)*
+            lsn: Option<Lsn>,
+            wait_ms: Option<u64>,
+        }
+
+        impl $name {
+            fn when(&self) -> When {
+                When { lsn: self.lsn, wait_ms: self.wait_ms }
+            }
+        }
+    };
+}
+
+query!(PageQuery { rel: String, block: u32 });
+query!(RelationQuery { rel: String });
+query!(RelationsQuery { db: Option<u32> });
+query!(SlruQuery { kind: String, segno: Option<u32> });
+
+pub(super) async fn page(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
+    let hint = "?rel=TABLESPACE/DATABASE/RELATION[_vm|_fsm|_init]&block=N[&lsn=X/X][&wait_ms=N]";
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, hint))?;
+        let fork: RelFork = q.rel.parse().map_err(|e| bad(e, hint))?;
+        let tag = BlockTag { fork, blk: q.block };
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let mut page = read(&node, &reader, lsn, move |view| view.page(tag)).await?;
+        page.stamp_checksum(tag.blk, reader.has_checksums());
+        Ok(bytes(lsn, page.0.to_vec()))
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+pub(super) async fn relation(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<RelationQuery>) -> Response {
+    let hint = "?rel=TABLESPACE/DATABASE/RELATION[_vm|_fsm|_init][&lsn=X/X][&wait_ms=N]";
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, hint))?;
+        let fork: RelFork = q.rel.parse().map_err(|e| bad(e, hint))?;
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let size = move |view: View<'_>| if view.exists(fork)? { view.rel_size(fork).map(Some) } else { Ok(None) };
+        let blocks = read(&node, &reader, lsn, size).await?;
+        Ok(Json(RelationSize { lsn: Some(lsn), rel: fork.to_string(), blocks }).into_response())
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+pub(super) async fn relations(
+    State(node): State<Arc<Node>>,
+    Path(ids): Ids,
+    query: QueryOf<RelationsQuery>,
+) -> Response {
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, "?[db=OID][&lsn=X/X][&wait_ms=N]"))?;
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let found = read(&node, &reader, lsn, move |view| view.relations(q.db)).await?;
+        let one =
+            |(fork, blocks): (RelFork, u32)| RelationSize { lsn: None, rel: fork.to_string(), blocks: Some(blocks) };
+        let bytes = found.iter().map(|(_, blocks)| u64::from(*blocks) * pgformat::page::PAGE_SIZE as u64).sum();
+        Ok(Json(Relations { lsn, bytes, relations: found.into_iter().map(one).collect() }).into_response())
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<SlruQuery>) -> Response {
+    let hint = "?kind=pg_xact|pg_multixact/members|pg_multixact/offsets|pg_commit_ts[&segno=N][&lsn=X/X][&wait_ms=N]";
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, hint))?;
+        let slru = Slru::ALL.into_iter().find(|s| s.directory() == q.kind);
+        let slru = slru.ok_or_else(|| bad(format!("no SLRU is called {:?}", q.kind), hint))?;
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        if let Some(segno) = q.segno {
+            return Ok(bytes(lsn, read(&node, &reader, lsn, move |view| view.slru_segment(slru, segno)).await?));
+        }
+        let found = read(&node, &reader, lsn, move |view| view.slru_segments(slru)).await?;
+        let segments = found.into_iter().map(|(segno, pages)| SegmentSize { segno, pages }).collect();
+        Ok(Json(Segments { lsn, segments }).into_response())
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+fn bytes(lsn: Lsn, body: Vec<u8>) -> Response {
+    let headers =
+        [(LSN_HEADER, lsn.to_string()), (axum::http::header::CONTENT_TYPE, "application/octet-stream".into())];
+    (headers, body).into_response()
+}
+
+fn bad(error: impl std::fmt::Display, hint: &str) -> Box<Response> {
+    Box::new(fail(StatusCode::BAD_REQUEST, error.to_string(), Some(hint)))
+}
+
+/// The timeline's reader, and the LSN to read at once it is here.
+async fn at(node: &Node, ids: (String, String), when: When) -> Result<(Reader, Lsn), Box<Response>> {
+    let timeline = find(node, ids)?;
+    let reader =
+        Reader::of(&timeline).map_err(|e| Box::new(fail(StatusCode::CONFLICT, e.message, e.hint.as_deref())))?;
+    let limit = when.wait_ms.map_or(node.config.lsn_wait, |ms| Duration::from_millis(ms.min(LSN_WAIT_MS_MAX)));
+    let lsn = reader.resolve(when.lsn.map_or(At::latest(), At::exactly), limit).await;
+    let lsn = lsn.map_err(|e| refusal(node, &e))?;
+    Ok((reader, lsn))
+}
+
+async fn read<T: Send + 'static>(
+    node: &Node,
+    reader: &Reader,
+    lsn: Lsn,
+    what: impl Fn(View<'_>) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Box<Response>> {
+    let outcome = reader.read(lsn, what).await;
+    node.metrics.reads(u64::from(outcome.is_ok()));
+    outcome.map_err(|e| refusal(node, &e))
+}
+
+fn refusal(node: &Node, error: &ReadError) -> Box<Response> {
+    let sql = error.to_sql();
+    node.metrics.read_refused(&sql.code);
+    let body = ErrorBody { error: sql.to_copy_fail(), hint: None };
+    Box::new((error.problem.status(), Json(body)).into_response())
+}

@@ -1,0 +1,191 @@
+//! Reads of one timeline: waits for WAL, tries memory on the spot, and goes to files on a thread that may block.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use pgformat::page::Page;
+use pgformat::rel::BlockNumber;
+use proto::net::SqlError;
+use proto::net::sqlstate;
+use proto::pagestream::{Ask, Reply};
+use tokio::sync::watch;
+
+use super::at::Plan;
+use super::{At, Io, Problem, ReadError, Readable, TimelineReads, Versions, View};
+use crate::ingest::Position;
+use crate::timeline::{Timeline, Trouble};
+
+/// What a request comes to.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Answer {
+    /// To [`Ask::Exists`].
+    Exists(bool),
+    /// To [`Ask::Nblocks`].
+    Nblocks(BlockNumber),
+    /// To [`Ask::Page`], its checksum zero.
+    Page(Box<Page>),
+    /// To [`Ask::DbSize`], in bytes.
+    DbSize(u64),
+    /// To [`Ask::SlruSegment`]: whole pages.
+    SlruSegment(Vec<u8>),
+}
+
+/// A page as a buffer that nobody copies.
+struct Owned(Box<Page>);
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
+impl Answer {
+    /// As a pagestream says it.
+    pub(crate) fn into_reply(self) -> Reply {
+        match self {
+            Answer::Exists(exists) => Reply::Exists(exists),
+            Answer::Nblocks(blocks) => Reply::Nblocks(blocks),
+            Answer::Page(page) => Reply::Page(Bytes::from_owner(Owned(page))),
+            Answer::DbSize(bytes) => Reply::DbSize(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Answer::SlruSegment(pages) => Reply::SlruSegment(pages.into()),
+        }
+    }
+}
+
+/// Answers requests to one timeline.
+pub(crate) struct Reader {
+    reads: Arc<dyn TimelineReads>,
+    positions: watch::Receiver<Position>,
+    troubles: watch::Receiver<Trouble>,
+}
+
+impl Reader {
+    /// A reader of `timeline`.
+    ///
+    /// # Errors
+    /// SQLSTATE 55000 when it keeps no pages.
+    pub(crate) fn of(timeline: &Timeline) -> Result<Reader, SqlError> {
+        let reads = timeline.reads().ok_or_else(|| {
+            let text = format!("timeline {} keeps no pages here", timeline.ttid);
+            SqlError::new(sqlstate::NOT_IN_PREREQUISITE_STATE, text)
+                .with_hint("Import its cluster with walfabric timeline import.")
+        })?;
+        Ok(Reader::new(reads, timeline.positions(), timeline.troubles()))
+    }
+
+    /// A reader that waits for `positions`, as long as there is no trouble that stops ingest.
+    pub(crate) fn new(
+        reads: Arc<dyn TimelineReads>,
+        positions: watch::Receiver<Position>,
+        troubles: watch::Receiver<Trouble>,
+    ) -> Reader {
+        Reader { reads, positions, troubles }
+    }
+
+    /// Whether the cluster has page checksums.
+    pub(crate) fn has_checksums(&self) -> bool {
+        self.reads.has_checksums()
+    }
+
+    /// What is readable now.
+    pub(crate) fn readable(&self) -> Readable {
+        Readable { from: self.reads.readable_from(), to: self.positions.borrow().last_record_lsn }
+    }
+
+    /// The LSN to read at, if nothing has to be waited for.
+    ///
+    /// # Errors
+    /// See [`At::plan`].
+    pub(crate) fn try_resolve(&self, at: At) -> Result<Option<Lsn>, ReadError> {
+        let readable = self.readable();
+        match at.plan(&readable) {
+            Ok(Plan::Read(lsn)) => Ok(Some(lsn)),
+            Ok(Plan::Wait(_)) => Ok(None),
+            Err(problem) => Err(ReadError { problem, readable }),
+        }
+    }
+
+    /// The LSN to read at; waits for it up to `limit`. A timeline whose ingest has stopped is not waited for.
+    ///
+    /// # Errors
+    /// See [`At::plan`]; [`Problem::NotReached`].
+    pub(crate) async fn resolve(&self, at: At, limit: Duration) -> Result<Lsn, ReadError> {
+        let readable = self.readable();
+        let lsn = match at.plan(&readable) {
+            Ok(Plan::Read(lsn)) => return Ok(lsn),
+            Ok(Plan::Wait(lsn)) => lsn,
+            Err(problem) => return Err(ReadError { problem, readable }),
+        };
+        let started = tokio::time::Instant::now();
+        let (mut positions, mut troubles) = (self.positions.clone(), self.troubles.clone());
+        let why = tokio::select! {
+            Ok(_) = positions.wait_for(|p| p.last_record_lsn >= lsn) => return Ok(lsn),
+            Ok(trouble) = troubles.wait_for(|t| t.stopped.is_some()) => trouble.stopped.clone(),
+            () = tokio::time::sleep(limit) => self.troubles.borrow().full.clone(),
+            else => Some("the timeline is being closed".to_owned()),
+        };
+        let problem = Problem::NotReached { lsn, waited: started.elapsed(), why };
+        Err(ReadError { problem, readable: self.readable() })
+    }
+
+    /// Reads something at `lsn`, which [`Reader::resolve`] gave.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        lsn: Lsn,
+        read: impl Fn(View<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let readable = self.readable();
+        let versions = self.reads.versions();
+        let view = |versions, io| View { versions, lsn, latest: readable.to, io };
+        let outcome = match read(view(&*versions, Io::Memory)) {
+            Err(Problem::NotInMemory) => {
+                let ended = tokio::task::spawn_blocking(move || {
+                    read(View { versions: &*versions, lsn, latest: readable.to, io: Io::Files })
+                });
+                ended.await.unwrap_or_else(|e| Err(Problem::Internal(format!("a reading thread ended: {e}"))))
+            }
+            other => other,
+        };
+        outcome.map_err(|problem| ReadError { problem, readable })
+    }
+
+    /// Answers several requests, in their order: what is in memory on the spot, the rest in one go on another thread.
+    pub(crate) async fn batch(&self, asks: Vec<(Ask, Lsn)>) -> Vec<Result<Answer, ReadError>> {
+        let readable = self.readable();
+        let versions = self.reads.versions();
+        let mut answers: Vec<Result<Answer, Problem>> =
+            asks.iter().map(|(ask, lsn)| answer(*ask, *lsn, &*versions, readable.to, Io::Memory)).collect();
+        let missing = |a: &Result<Answer, Problem>| matches!(a, Err(Problem::NotInMemory));
+        if answers.iter().any(missing) {
+            let left: Vec<(Ask, Lsn)> =
+                asks.into_iter().zip(&answers).filter(|(_, a)| missing(a)).map(|(a, _)| a).collect();
+            let count = left.len();
+            let ended = tokio::task::spawn_blocking(move || {
+                let files = |(ask, lsn)| answer(ask, lsn, &*versions, readable.to, Io::Files);
+                left.into_iter().map(files).collect::<Vec<_>>()
+            });
+            let failed = |e| vec![Err(Problem::Internal(format!("a reading thread ended: {e}"))); count];
+            let mut read = ended.await.unwrap_or_else(failed).into_iter();
+            for slot in answers.iter_mut().filter(|a| missing(a)) {
+                *slot = read.next().unwrap_or(Err(Problem::NotInMemory));
+            }
+        }
+        answers.into_iter().map(|a| a.map_err(|problem| ReadError { problem, readable })).collect()
+    }
+}
+
+fn answer(ask: Ask, lsn: Lsn, versions: &dyn Versions, latest: Lsn, io: Io) -> Result<Answer, Problem> {
+    let view = View { versions, lsn, latest, io };
+    match ask {
+        Ask::Exists(fork) => view.exists(fork).map(Answer::Exists),
+        Ask::Nblocks(fork) => view.rel_size(fork).map(Answer::Nblocks),
+        Ask::Page(tag) => view.page(tag).map(Answer::Page),
+        Ask::DbSize { db } => view.db_size(db).map(Answer::DbSize),
+        Ask::SlruSegment { slru, segno } => view.slru_segment(slru, segno).map(Answer::SlruSegment),
+    }
+}

@@ -1,0 +1,69 @@
+//! Versions as the page store has them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use pgformat::page::Page;
+use pgformat::{Lsn, PgMajor};
+
+use super::{Fault, Found, Io, Versions};
+use crate::key::Key;
+use crate::store::redo::materialise;
+use crate::store::value::ValueKind;
+use crate::store::{History, Snapshot, StoreError};
+
+/// The layers of one moment, and the major whose redo applies.
+pub(crate) struct Stored {
+    snapshot: Snapshot,
+    version: PgMajor,
+}
+
+impl Stored {
+    /// Reads `snapshot`, redoing as `version` does.
+    pub(crate) const fn new(snapshot: Snapshot, version: PgMajor) -> Stored {
+        Stored { snapshot, version }
+    }
+
+    fn history(&self, key: Key, lsn: Lsn, io: Io) -> Result<History, Fault> {
+        match io {
+            Io::Memory => self.snapshot.try_history_cached(key, lsn).ok_or(Fault::NotInMemory),
+            Io::Files => self.snapshot.history(key, lsn).map_err(fault),
+        }
+    }
+}
+
+fn fault(error: StoreError) -> Fault {
+    match error {
+        StoreError::Io { .. } => Fault::Io(error.to_string()),
+        _ => Fault::Damaged(error.to_string()),
+    }
+}
+
+impl Versions for Stored {
+    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault> {
+        match self.history(key, lsn, io)?.versions.pop() {
+            None => Ok(Found::Absent),
+            Some(v) if v.kind == ValueKind::Tombstone => Ok(Found::Gone(v.lsn)),
+            Some(v) if v.kind == ValueKind::Blob => Ok(Found::Value(v.lsn, v.value)),
+            Some(v) => Err(fault(StoreError::NotABlob { key, lsn: v.lsn })),
+        }
+    }
+
+    fn page(&self, key: Key, lsn: Lsn, io: Io) -> Result<Option<Box<Page>>, Fault> {
+        let history = self.history(key, lsn, io)?;
+        if !history.exists() {
+            return Ok(None);
+        }
+        let page = materialise(&history, self.version);
+        page.map(Some).map_err(|e| Fault::NotRedone { record: e.lsn, cause: e.cause.to_string() })
+    }
+
+    fn scan(&self, keys: Range<Key>, lsn: Lsn) -> Result<Vec<(Key, Bytes)>, Fault> {
+        let found = self.snapshot.scan(keys, lsn).map_err(fault)?;
+        let blobs = found.into_iter().map(|(key, v)| match v.kind {
+            ValueKind::Blob => Ok((key, v.value)),
+            _ => Err(fault(StoreError::NotABlob { key, lsn: v.lsn })),
+        });
+        blobs.collect()
+    }
+}

@@ -1,0 +1,189 @@
+//! A timeline at one LSN.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use pgformat::Lsn;
+use pgformat::page::{PAGE_SIZE, Page};
+use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
+use pgformat::slru::{SEGMENT_PAGES, Slru};
+
+use super::{Found, Io, Problem, Versions};
+use crate::key::{Key, Kind};
+
+/// A timeline at one LSN.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    /// Where versions come from.
+    pub(crate) versions: &'a dyn Versions,
+    /// The LSN.
+    pub(crate) lsn: Lsn,
+    /// The last LSN that is readable, for hints.
+    pub(crate) latest: Lsn,
+    /// Whether files may be touched.
+    pub(crate) io: Io,
+}
+
+impl View<'_> {
+    /// Blocks of a fork.
+    ///
+    /// # Errors
+    /// [`Problem::NoRelation`], [`Problem::Dropped`], and what the store says.
+    pub(crate) fn rel_size(&self, fork: RelFork) -> Result<BlockNumber, Problem> {
+        let key = Key::rel_size(fork);
+        match self.blob(key, self.lsn)? {
+            Found::Value(_, bytes) => self.number(key, &bytes),
+            Found::Gone(dropped) => Err(Problem::Dropped { fork, lsn: self.lsn, dropped }),
+            Found::Absent => {
+                let created = match self.blob(key, self.latest)? {
+                    Found::Value(lsn, _) => Some(lsn),
+                    _ => None,
+                };
+                Err(Problem::NoRelation { fork, lsn: self.lsn, created })
+            }
+        }
+    }
+
+    /// Whether a fork exists.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn exists(&self, fork: RelFork) -> Result<bool, Problem> {
+        Ok(matches!(self.blob(Key::rel_size(fork), self.lsn)?, Found::Value(..)))
+    }
+
+    /// A page, its checksum zero.
+    ///
+    /// # Errors
+    /// As [`View::rel_size`], [`Problem::BeyondEnd`], and what the store says.
+    pub(crate) fn page(&self, tag: BlockTag) -> Result<Box<Page>, Problem> {
+        let blocks = self.rel_size(tag.fork)?;
+        if tag.blk >= blocks {
+            return Err(Problem::BeyondEnd { tag, lsn: self.lsn, blocks });
+        }
+        let mut page = self.stored(Key::block(tag), &tag)?;
+        page.set_checksum(0);
+        Ok(page)
+    }
+
+    /// Every fork below a database's directories, or of the whole cluster, with its blocks.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn relations(&self, db: Option<u32>) -> Result<Vec<(RelFork, BlockNumber)>, Problem> {
+        let ranges = match db {
+            None => vec![Key::all_of(Kind::RelSize)],
+            Some(db) => self.tablespaces()?.into_iter().map(|spc| database_sizes(spc, db)).collect(),
+        };
+        let mut found = Vec::new();
+        for (key, size) in ranges.into_iter().map(|r| self.scan(r)).collect::<Result<Vec<_>, _>>()?.concat() {
+            let Some(fork) = Fork::new(key.fork) else { continue };
+            let rel = RelFileLocator { spc: key.spc, db: key.db, rel: key.rel };
+            found.push((RelFork { rel, fork }, self.number(key, &size)?));
+        }
+        Ok(found)
+    }
+
+    /// Bytes of all relations of a database, as far as WAL describes them: without free space maps, which PostgreSQL
+    /// counts as well.
+    ///
+    /// # Errors
+    /// [`Problem::NoDatabase`], and what the store says.
+    pub(crate) fn db_size(&self, db: u32) -> Result<u64, Problem> {
+        let relations = self.relations(Some(db))?;
+        if relations.is_empty() {
+            return Err(Problem::NoDatabase { db, lsn: self.lsn });
+        }
+        Ok(relations.iter().map(|(_, blocks)| u64::from(*blocks) * PAGE_SIZE as u64).sum())
+    }
+
+    /// All pages of an SLRU segment, one behind the other.
+    ///
+    /// # Errors
+    /// [`Problem::NoSegment`], and what the store says.
+    pub(crate) fn slru_segment(&self, slru: Slru, segno: u32) -> Result<Vec<u8>, Problem> {
+        let key = Key::numbered(Kind::SlruSegment, u32::from(slru as u8), segno);
+        let Found::Value(_, bytes) = self.blob(key, self.lsn)? else {
+            return Err(Problem::NoSegment { slru, segno, lsn: self.lsn });
+        };
+        let pages = self.number(key, &bytes)?;
+        let first = segno.checked_mul(SEGMENT_PAGES).filter(|_| pages <= SEGMENT_PAGES);
+        let Some(first) = first else {
+            return Err(self.malformed(key, format!("a segment of {pages} pages")));
+        };
+        let mut segment = Vec::with_capacity(pages as usize * PAGE_SIZE);
+        for n in first..first + pages {
+            let page = self.stored(Key::numbered(Kind::SlruPage, u32::from(slru as u8), n), &Shown(slru, n))?;
+            segment.extend_from_slice(&page.0);
+        }
+        Ok(segment)
+    }
+
+    /// Segments of an SLRU with their pages.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn slru_segments(&self, slru: Slru) -> Result<Vec<(u32, u32)>, Problem> {
+        let kind = u32::from(slru as u8);
+        let range = Key::numbered(Kind::SlruSegment, kind, 0)..Key::numbered(Kind::SlruSegment, kind + 1, 0);
+        self.scan(range)?.into_iter().map(|(key, pages)| Ok((key.blk, self.number(key, &pages)?))).collect()
+    }
+
+    /// Tablespaces that a database may have relations in.
+    fn tablespaces(&self) -> Result<Vec<u32>, Problem> {
+        let mut all = vec![PG_DEFAULT, PG_GLOBAL];
+        all.extend(self.scan(Key::all_of(Kind::Tablespace))?.into_iter().map(|(key, _)| key.spc));
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Within the size of its fork or segment every page has a version: one without is damage, not a page of zeros.
+    fn stored(&self, key: Key, what: &dyn std::fmt::Display) -> Result<Box<Page>, Problem> {
+        let page = self.versions.page(key, self.lsn, self.io).map_err(|f| Problem::of_fault(f, what, self.lsn))?;
+        page.ok_or_else(|| Problem::Damaged {
+            what: what.to_string(),
+            lsn: self.lsn,
+            cause: "no version of it is stored, although it lies within the size".to_owned(),
+        })
+    }
+
+    fn blob(&self, key: Key, lsn: Lsn) -> Result<Found, Problem> {
+        self.versions.blob(key, lsn, self.io).map_err(|f| Problem::of_fault(f, key, lsn))
+    }
+
+    fn scan(&self, keys: Range<Key>) -> Result<Vec<(Key, Bytes)>, Problem> {
+        if self.io == Io::Memory {
+            return Err(Problem::NotInMemory);
+        }
+        let what = keys.start;
+        self.versions.scan(keys, self.lsn).map_err(|f| Problem::of_fault(f, what, self.lsn))
+    }
+
+    fn number(&self, key: Key, bytes: &[u8]) -> Result<u32, Problem> {
+        let number = bytes.try_into().map(u32::from_le_bytes);
+        number.map_err(|_| self.malformed(key, format!("{} bytes where a number of 4 should be", bytes.len())))
+    }
+
+    fn malformed(&self, key: Key, cause: String) -> Problem {
+        Problem::Damaged { what: key.to_string(), lsn: self.lsn, cause }
+    }
+}
+
+struct Shown(Slru, u32);
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "page {} of {}", self.1, self.0)
+    }
+}
+
+/// Keys of the sizes of a database's relations in one tablespace.
+fn database_sizes(spc: u32, db: u32) -> Range<Key> {
+    let first = Key::of_database(Kind::RelSize, spc, db);
+    let end = match db.checked_add(1) {
+        Some(next) => Key { db: next, ..first },
+        None => Key { spc: spc.saturating_add(1), db: 0, ..first },
+    };
+    first..end
+}
