@@ -15,15 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::import;
 use crate::ingest::control::{Control, HISTORY_MAX};
 use crate::ingest::disk::Disk;
-use crate::import;
 use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
-use crate::store::blobs::Storage;
 use crate::store::Shared;
+use crate::store::blobs::Storage;
 use crate::timeline::{Opened, Timeline};
 
 /// Where timelines live below the data directory.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use pgformat::Lsn;
+use pgformat::{Lsn, PgMajor};
 use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineStatus, shown};
 use proto::id::{NodeId, TenantTimelineId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -19,6 +19,7 @@ use crate::import::ImportState;
 use crate::ingest::lease::Slot;
 use crate::ingest::{Ingest, Position};
 use crate::read::TimelineReads;
+use crate::read::live::Live;
 use crate::store::Store;
 
 /// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
@@ -152,6 +153,11 @@ impl Timeline {
             Ok(Opened { attach, store, ingest }) => (Some(attach), Some(store), ingest, None),
             Err(why) => (None, None, None, Some(why)),
         };
+        let version = attach.as_ref().and_then(|a| PgMajor::from_version_num(a.pg_version_num));
+        let reads = OnceLock::new();
+        if let (Some(store), Some(version)) = (&store, version) {
+            let _ = reads.set(Arc::new(Live::new(store.clone(), version)) as Arc<dyn TimelineReads>);
+        }
         let position = ingest.as_ref().map_or(nowhere, Ingest::position);
         let copying = ingest.is_none() && stopped.is_none();
         let timeline = Timeline {
@@ -168,7 +174,7 @@ impl Timeline {
             stream: Mutex::new((0, None)),
             events,
             choice_seq: AtomicU64::new(choice_seq),
-            reads: OnceLock::new(),
+            reads,
         };
         (Arc::new(timeline), queue)
     }

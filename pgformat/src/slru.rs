@@ -33,7 +33,7 @@ pub const FIRST_MULTI: u32 = 1;
 #[repr(u8)]
 pub enum Slru {
     /// Status of transactions.
-    Clog = 0,
+    Xact = 0,
     /// Members of multixacts.
     MultixactMembers = 1,
     /// Where a multixact's members start.
@@ -58,12 +58,12 @@ pub enum XidStatus {
 
 impl Slru {
     /// All of them.
-    pub const ALL: [Slru; 4] = [Slru::Clog, Slru::MultixactMembers, Slru::MultixactOffsets, Slru::CommitTs];
+    pub const ALL: [Slru; 4] = [Slru::Xact, Slru::MultixactMembers, Slru::MultixactOffsets, Slru::CommitTs];
 
     /// From its number.
     pub const fn new(number: u8) -> Option<Slru> {
         match number {
-            0 => Some(Slru::Clog),
+            0 => Some(Slru::Xact),
             1 => Some(Slru::MultixactMembers),
             2 => Some(Slru::MultixactOffsets),
             3 => Some(Slru::CommitTs),
@@ -74,7 +74,7 @@ impl Slru {
     /// Its directory below the data directory.
     pub const fn directory(self) -> &'static str {
         match self {
-            Slru::Clog => "pg_xact",
+            Slru::Xact => "pg_xact",
             Slru::MultixactMembers => "pg_multixact/members",
             Slru::MultixactOffsets => "pg_multixact/offsets",
             Slru::CommitTs => "pg_commit_ts",
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_path_reads_as_it_prints() {
         for (slru, segno, path) in [
-            (Slru::Clog, 0, "pg_xact/0000"),
+            (Slru::Xact, 0, "pg_xact/0000"),
             (Slru::MultixactMembers, 0x14078, "pg_multixact/members/14078"),
             (Slru::MultixactOffsets, 0xFFFF, "pg_multixact/offsets/FFFF"),
             (Slru::CommitTs, 10, "pg_commit_ts/000A"),

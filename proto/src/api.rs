@@ -151,6 +151,21 @@ pub struct ImportRequest {
     pub from: String,
 }
 
+/// An element of `GET /v1/tenant/T/timeline/L/xacts` on a pageserver: how a transaction ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct XactRow {
+    /// commit, abort, prepare, commit prepared, abort prepared.
+    pub kind: String,
+    /// The top transaction.
+    pub xid: u32,
+    /// End of its record: from here on it counts.
+    pub end_lsn: Lsn,
+    /// When, in microseconds since 2000-01-01 UTC.
+    pub time_us: i64,
+    /// Its subtransactions.
+    pub subxids: Vec<u32>,
+}
+
 /// How far an import is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImportStatus {

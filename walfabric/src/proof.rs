@@ -1,19 +1,15 @@
-//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files, the pageserver's copy, PostgreSQL's own
-//! files.
+//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files and PostgreSQL's own. What pageservers make of
+//! it is proved page by page (`walfabric page verify`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use pgformat::wal::{StreamConfig, WalDecoder};
-use proto::id::TenantTimelineId;
 use proto::{Lsn, PgMajor, SegSize};
-
-use crate::http::Http;
 
 /// WAL is compared in pieces of this size.
 const PIECE: u64 = 4 << 20;
@@ -56,41 +52,19 @@ fn find_segment(dir: &Path, seg: SegSize, segno: u64) -> Result<std::path::PathB
     Ok(dir.join(name))
 }
 
-/// Reads `[from, to)` from a pageserver.
-///
-/// # Errors
-/// When it does not give exactly that.
-pub async fn read_pageserver(http: &Http, address: &str, ttid: TenantTimelineId, from: Lsn, to: Lsn) -> Result<Bytes> {
-    let path = format!("/v1/tenant/{}/timeline/{}/wal?from={from}&to={to}", ttid.tenant_id, ttid.timeline_id);
-    let bytes = http.get_bytes(address, &path).await?;
-    let want = to.bytes_since(from);
-    ensure!(bytes.len() as u64 == want, "pageserver gave {} of {want} bytes from {from}", bytes.len());
-    Ok(bytes)
-}
-
 /// The first position at which two copies differ.
 pub fn first_difference(from: Lsn, a: &[u8], b: &[u8]) -> Option<Lsn> {
     let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     (common < a.len().max(b.len())).then(|| from.add(common as u64))
 }
 
-/// A place that holds the WAL.
+/// A directory of segment files.
 #[derive(Clone, Debug)]
-pub enum Copy {
-    /// A directory of segment files.
-    Directory {
-        /// For messages.
-        name: String,
-        /// Where.
-        path: std::path::PathBuf,
-    },
-    /// A pageserver.
-    Pageserver {
-        /// For messages.
-        name: String,
-        /// HTTP address.
-        http: String,
-    },
+pub struct Copy {
+    /// For messages.
+    pub name: String,
+    /// Where.
+    pub path: std::path::PathBuf,
 }
 
 /// What the proof compared.
@@ -107,14 +81,7 @@ pub struct Proof {
 ///
 /// # Errors
 /// Names the copy and the first position that differs, or the record that does not decode.
-pub async fn compare(
-    copies: &[Copy],
-    ttid: TenantTimelineId,
-    major: PgMajor,
-    seg: SegSize,
-    start: Lsn,
-    end: Lsn,
-) -> Result<Proof> {
+pub fn compare(copies: &[Copy], major: PgMajor, seg: SegSize, start: Lsn, end: Lsn) -> Result<Proof> {
     let config = StreamConfig { version: major, seg_size: seg, system_id: None, tlis: Vec::new() };
     let mut decoder = WalDecoder::new(config, start, None);
     let mut committed = BTreeSet::new();
@@ -126,7 +93,7 @@ pub async fn compare(
         });
         fed.context("the WAL does not decode")
     };
-    for_each_piece(copies, ttid, seg, start, end, &mut decode).await?;
+    for_each_piece(copies, seg, start, end, &mut decode)?;
     Ok(Proof { bytes: end.bytes_since(start), committed })
 }
 
@@ -134,25 +101,24 @@ pub async fn compare(
 ///
 /// # Errors
 /// Names the copy and the first position that differs.
-pub async fn same_bytes(copies: &[Copy], ttid: TenantTimelineId, seg: SegSize, start: Lsn, end: Lsn) -> Result<()> {
-    for_each_piece(copies, ttid, seg, start, end, &mut |_, _| Ok(())).await
+pub fn same_bytes(copies: &[Copy], seg: SegSize, start: Lsn, end: Lsn) -> Result<()> {
+    for_each_piece(copies, seg, start, end, &mut |_, _| Ok(()))
 }
 
-async fn for_each_piece(
+fn for_each_piece(
     copies: &[Copy],
-    ttid: TenantTimelineId,
     seg: SegSize,
     start: Lsn,
     end: Lsn,
     agreed: &mut impl FnMut(Lsn, &Bytes) -> Result<()>,
 ) -> Result<()> {
-    let http = Http::new(Duration::from_secs(30))?;
     let mut at = start;
     while at < end {
         let to = at.add(PIECE).min(end);
         let mut reference: Option<(&String, Bytes)> = None;
         for copy in copies {
-            let (name, bytes) = copy.read(&http, ttid, seg, at, to).await?;
+            let Copy { name, path } = copy;
+            let bytes = Bytes::from(read_segments(path, seg, at, to).with_context(|| name.clone())?);
             match &reference {
                 None => reference = Some((name, bytes)),
                 Some((first, expected)) => {
@@ -167,28 +133,6 @@ async fn for_each_piece(
         at = to;
     }
     Ok(())
-}
-
-impl Copy {
-    async fn read(
-        &self,
-        http: &Http,
-        ttid: TenantTimelineId,
-        seg: SegSize,
-        from: Lsn,
-        to: Lsn,
-    ) -> Result<(&String, Bytes)> {
-        match self {
-            Copy::Directory { name, path } => {
-                let bytes = read_segments(path, seg, from, to).with_context(|| name.clone())?;
-                Ok((name, Bytes::from(bytes)))
-            }
-            Copy::Pageserver { name, http: address } => {
-                let bytes = read_pageserver(http, address, ttid, from, to).await.with_context(|| name.clone())?;
-                Ok((name, bytes))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -286,7 +286,8 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
             ("--broker-prefix", broker.prefix.clone()),
         ];
         if kind == "pageserver" {
-            args.push(("--remote-storage", format!("file://{}", text(&dir.data("remote"))?)));
+            let pages = dir.data("remote").join(format!("pageserver-{}", node.id));
+            args.push(("--remote-storage", format!("file://{}", text(&pages)?)));
         }
         let ready = ReadyProbe::Livez(node.http.clone());
         add(format!("{kind}-{}", node.id), own(kind, &args), None, StopStyle::Terminate, ready);

@@ -2,10 +2,11 @@
 //!
 //! The load must have ended; what was acknowledged comes from a [`crate::ledger::Ledger`].
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus};
+use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, XactRow};
 use proto::id::TenantTimelineId;
 use proto::{Lsn, PgMajor};
 
@@ -14,6 +15,7 @@ use crate::http::Http;
 use crate::ledger::{self, Acked};
 use crate::proof::{self, Copy};
 use crate::sql;
+use crate::timeline::timeline_path;
 
 /// How long the copies may take to reach PostgreSQL's last position once the load has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,24 +41,20 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
     let (first, durable) = wait_copies(fabric, end).await?;
     let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
     let major = PgMajor::from_version_num(first.pg_version_num).context("unknown PostgreSQL version")?;
-    let mut copies: Vec<Copy> = durable
+    let copies: Vec<Copy> = durable
         .iter()
-        .map(|node| Copy::Directory {
+        .map(|node| Copy {
             name: format!("safekeeper {}", node.id),
             path: node.data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string()),
         })
         .collect();
-    for node in &fabric.pageservers {
-        copies.push(Copy::Pageserver { name: format!("pageserver {}", node.id), http: node.http.clone() });
-    }
     let start = first.timeline_start_lsn;
-    let proof = proof::compare(&copies, ttid, major, first.wal_seg_size, start, end).await?;
+    let proof = proof::compare(&copies, major, first.wal_seg_size, start, end)?;
     say(&format!(
-        "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers and {} pageserver(s); \
-         every record's CRC and prev link hold",
+        "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers; every record's CRC and prev \
+         link hold",
         proof.bytes >> 20,
-        durable.len(),
-        fabric.pageservers.len()
+        durable.len()
     ));
     let lost = ledger::missing_commits(acked, &proof.committed);
     ensure!(
@@ -66,15 +64,35 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
         lost.first()
     );
     say(&format!("the commit record of each of the {} acknowledged transactions is in that WAL", acked.len()));
-    compare_with_postgres(say, pg, &copies, ttid, &first, end).await
+    compare_with_postgres(say, pg, &copies, &first, end)?;
+    for node in &fabric.pageservers {
+        let known = committed_on(&node.http, ttid, end).await?;
+        let lost = ledger::missing_commits(acked, &known);
+        ensure!(
+            lost.is_empty(),
+            "{} acknowledged commits are not in pageserver {}, the first is {:?}",
+            lost.len(),
+            node.id,
+            lost.first()
+        );
+        say(&format!("pageserver {} has ingested and stored each of them", node.id));
+    }
+    Ok(())
+}
+
+/// The transactions that a pageserver knows as committed, up to `end`.
+async fn committed_on(address: &str, ttid: TenantTimelineId, end: Lsn) -> Result<BTreeSet<u32>> {
+    let path = format!("{}/xacts?from=0/0&to={end}", timeline_path(ttid));
+    let rows: Vec<XactRow> = Http::new(Duration::from_secs(30))?.get(address, &path).await?;
+    let committed = rows.into_iter().filter(|row| row.kind.starts_with("commit"));
+    Ok(committed.flat_map(|row| row.subxids.into_iter().chain([row.xid])).collect())
 }
 
 /// PostgreSQL recycles old segments, so the comparison starts where its own files start.
-async fn compare_with_postgres(
+fn compare_with_postgres(
     say: &mut dyn FnMut(&str),
     pg: &PostgresEntry,
     copies: &[Copy],
-    ttid: TenantTimelineId,
     first: &SafekeeperTimelineStatus,
     end: Lsn,
 ) -> Result<()> {
@@ -88,9 +106,9 @@ async fn compare_with_postgres(
         from = before;
     }
     let from = from.max(first.timeline_start_lsn);
-    let own = Copy::Directory { name: "PostgreSQL".to_owned(), path };
+    let own = Copy { name: "PostgreSQL".to_owned(), path };
     let one = copies.first().cloned().context("no copies")?;
-    proof::same_bytes(&[one, own], ttid, seg, from, end).await?;
+    proof::same_bytes(&[one, own], seg, from, end)?;
     say(&format!("PostgreSQL's own files agree from {from} on"));
     Ok(())
 }
@@ -102,7 +120,12 @@ async fn wait_copies(fabric: &Fabric, end: Lsn) -> Result<(SafekeeperTimelineSta
     let deadline = Instant::now() + PATIENCE;
     for node in &fabric.pageservers {
         loop {
-            let at = http.get::<PageserverTimelineStatus>(&node.http, &path).await?.disk_consistent_lsn;
+            let at = http.get::<PageserverTimelineStatus>(&node.http, &path).await?;
+            if at.last_record_lsn >= end && at.disk_consistent_lsn < end {
+                // Nobody else waits for that, so it would take its time.
+                http.post(&node.http, &format!("{path}/flush"), Vec::new(), "application/json").await?;
+            }
+            let at = at.disk_consistent_lsn;
             if at >= end {
                 break;
             }

@@ -1,6 +1,7 @@
 //! The HTTP port: attach, import, status, pages, tables, health, metrics.
 
 mod pages;
+mod xacts;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/choose", post(choose))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/import", post(import))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/flush", post(flush))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/xacts", get(xacts::list))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/page", get(pages::page))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relation", get(pages::relation))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relations", get(pages::relations))

@@ -133,9 +133,18 @@ mod tests {
         }
         assert_eq!(classify("PG_15_202209061/5/16390.1", Some(99)), rel(99, 5, 16390, Fork::Main, 131_072));
         let skipped = [
-            "base/5/t3_16384", "base/pgsql_tmp/pgsql_tmp1.0", "base/5/pg_internal.init", "postgresql.conf",
-            "base/5/16384.x", "base/5/0", "base/5/16384_foo", "pg_xact/x", "pg_wal/000000010000000000000001",
-            "pg_replslot/s/state", "pg_twophase/1", "base/5/16384.99999999",
+            "base/5/t3_16384",
+            "base/pgsql_tmp/pgsql_tmp1.0",
+            "base/5/pg_internal.init",
+            "postgresql.conf",
+            "base/5/16384.x",
+            "base/5/0",
+            "base/5/16384_foo",
+            "pg_xact/x",
+            "pg_wal/000000010000000000000001",
+            "pg_replslot/s/state",
+            "pg_twophase/1",
+            "base/5/16384.99999999",
         ];
         for path in skipped {
             assert_eq!(classify(path, None), FileKind::Skip, "{path}");

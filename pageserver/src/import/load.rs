@@ -211,8 +211,7 @@ impl Loader {
     /// # Errors
     /// When there was no control file, and as [`Loader::take`].
     pub(super) fn finish(mut self, tablespaces: &[Tablespace]) -> Result<ControlFile, LoadError> {
-        let control =
-            self.control.take().ok_or_else(|| LoadError::File("there is no global/pg_control".to_owned()))?;
+        let control = self.control.take().ok_or_else(|| LoadError::File("there is no global/pg_control".to_owned()))?;
         for (fork, size) in std::mem::take(&mut self.forks) {
             self.blob(Key::rel_size(fork), &size.to_le_bytes());
         }

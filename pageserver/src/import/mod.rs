@@ -187,8 +187,7 @@ async fn copy(
     let control = loaded?;
     let end = end?;
     if control.system_id != attach.system_id.0 && attach.system_id.0 != 0 {
-        let text =
-            format!("the server is cluster {}, the timeline belongs to {}", control.system_id, attach.system_id);
+        let text = format!("the server is cluster {}, the timeline belongs to {}", control.system_id, attach.system_id);
         return Err(ImportError::Unfit(text));
     }
     timeline.import.send_modify(|i| i.end = Some(end));

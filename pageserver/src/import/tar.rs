@@ -118,7 +118,8 @@ fn parse(header: &[u8]) -> Result<Entry, TarError> {
         u64::from_str_radix(digits, 8).map_err(|_| TarError(format!("{digits:?} is no octal number")))
     };
     let name = text(0, 100)?;
-    let sum: u64 = header.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+    let sum: u64 =
+        header.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
     if number(148, 8)? != sum {
         return Err(TarError(format!("the checksum of the header of {name:?} is wrong")));
     }

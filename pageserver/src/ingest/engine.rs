@@ -216,8 +216,7 @@ impl Task for Take {
     }
 
     fn run(self, engine: &mut Engine, _: &Metrics) -> Result<Taken, String> {
-        let mut taken =
-            Taken { records: 0, end: engine.position(), refused: None, halted: None, blocked: None };
+        let mut taken = Taken { records: 0, end: engine.position(), refused: None, halted: None, blocked: None };
         for piece in &self.pieces {
             if let Err(e) = engine.feed(piece, &mut taken.records) {
                 taken.refused = Some(e);

@@ -299,6 +299,3 @@ impl Ingest {
         Event::Halted(halt)
     }
 }
-
-#[cfg(test)]
-mod tests;

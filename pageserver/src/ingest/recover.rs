@@ -108,7 +108,11 @@ pub(crate) fn open(
             let start = control.attach.start_lsn;
             // No pages yet: see `Manifest::importing`.
             let importing = Some(Importing { pages_at: start, end: None, rest: Default::default() });
-            Store::create(shared.clone(), blobs, Manifest { importing, ..Manifest::new(control.ttid, &control.attach) })?
+            Store::create(
+                shared.clone(),
+                blobs,
+                Manifest { importing, ..Manifest::new(control.ttid, &control.attach) },
+            )?
         }
         opened => opened?,
     };

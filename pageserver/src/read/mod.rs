@@ -14,6 +14,7 @@
 
 pub(crate) mod at;
 pub(crate) mod error;
+pub(crate) mod live;
 #[cfg(test)]
 pub(crate) mod model;
 pub(crate) mod service;

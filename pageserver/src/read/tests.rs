@@ -128,7 +128,7 @@ fn every_refusal_has_its_own_sqlstate_and_names_the_range() {
         Problem::Dropped { fork, lsn, dropped: lsn },
         Problem::BeyondEnd { tag: tag(fork, 3), lsn, blocks: 3 },
         Problem::NoDatabase { db: 5, lsn },
-        Problem::NoSegment { slru: Slru::Clog, segno: 1, lsn },
+        Problem::NoSegment { slru: Slru::Xact, segno: 1, lsn },
         Problem::NotRedone { what: text(), lsn, record: lsn, cause: text() },
         Problem::Damaged { what: text(), lsn, cause: text() },
         Problem::Io { what: text(), lsn, cause: text() },
@@ -166,13 +166,13 @@ fn databases_and_segments() {
     assert!(pages.len() == 16384 && pages[0] == 64 && pages[16383] == 65, "as they are: they have no checksum field");
     assert_eq!(at(&m, 200).slru_segments(Slru::MultixactOffsets), Ok(vec![(2, 2)]));
     assert_eq!(at(&m, 200).slru_segments(Slru::MultixactMembers), Ok(vec![]));
-    let absent = Problem::NoSegment { slru: Slru::Clog, segno: 2, lsn: Lsn::new(200) };
-    assert_eq!(at(&m, 200).slru_segment(Slru::Clog, 2), Err(absent));
-    m.put_blob(segment(Slru::Clog, u32::MAX), 100, 1u32.to_le_bytes());
-    m.put_blob(segment(Slru::Clog, 0), 100, 33u32.to_le_bytes());
-    m.put_blob(segment(Slru::Clog, 1), 100, [1]);
+    let absent = Problem::NoSegment { slru: Slru::Xact, segno: 2, lsn: Lsn::new(200) };
+    assert_eq!(at(&m, 200).slru_segment(Slru::Xact, 2), Err(absent));
+    m.put_blob(segment(Slru::Xact, u32::MAX), 100, 1u32.to_le_bytes());
+    m.put_blob(segment(Slru::Xact, 0), 100, 33u32.to_le_bytes());
+    m.put_blob(segment(Slru::Xact, 1), 100, [1]);
     for segno in [u32::MAX, 0, 1] {
-        let got = at(&m, 200).slru_segment(Slru::Clog, segno);
+        let got = at(&m, 200).slru_segment(Slru::Xact, segno);
         assert!(matches!(got, Err(Problem::Damaged { .. })), "segment {segno:X}: {got:?}");
     }
 }

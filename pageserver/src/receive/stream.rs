@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::StreamEnd;
 use super::feedback::Feedback;
-use crate::ingest::{Event, Halt};
 use crate::ingest::lease::Lease;
+use crate::ingest::{Event, Halt};
 use crate::node::Node;
 use crate::timeline::{StreamGuard, Timeline};
 

@@ -3,7 +3,7 @@
 //! A version is (key, LSN, kind, value). Versions arrive in batches, stand in an open layer in memory, and are written
 //! as immutable layer files. A read at an LSN collects a key's versions from the newest base at or below it.
 //!
-//! Everything listed here is synchronous: memory, bytes and search. What reads files blocks its thread;
+//! Everything listed here is synchronous. What reads or writes files blocks its thread;
 //! [`Snapshot::try_history_cached`] never does.
 //!
 //! | module | what |
@@ -18,28 +18,50 @@
 //! | [`snapshot`] | reads |
 //! | [`merge`] | several layers as one ordered stream |
 //! | [`redo`] | from a history to a page |
+//! | [`blobs`] | storage: named bytes, durable once created, in a directory or a bucket |
+//! | [`manifest`] | which layers there are; advanced by one writer |
+//! | [`files`] | layer files: writing, opening, deleting |
+//! | [`timeline`] | the store of one timeline: append, flush, restart |
+//! | [`compact`] | what to rewrite and what may go |
+//! | [`handle`] | what others ask a store about itself |
+//! | [`config`] | sizes and bounds |
 
 pub(crate) mod batch;
+pub(crate) mod blobs;
 pub(crate) mod cache;
+pub(crate) mod compact;
+pub(crate) mod config;
 pub(crate) mod error;
+pub(crate) mod files;
+mod handle;
 pub(crate) mod history;
 pub(crate) mod layer;
+pub(crate) mod manifest;
 pub(crate) mod merge;
 pub(crate) mod open;
 pub(crate) mod redo;
 pub(crate) mod set;
 pub(crate) mod snapshot;
+pub(crate) mod timeline;
 pub(crate) mod value;
 
 pub(crate) use batch::Batch;
 pub(crate) use cache::BlockCache;
+pub(crate) use config::{Shared, StoreConfig};
 pub(crate) use error::StoreError;
 pub(crate) use history::{History, Version};
 pub(crate) use layer::{Layer, LayerSummary, LayerWriter, ReadAt, WriteOptions};
+pub(crate) use manifest::Durable;
 pub(crate) use set::{LayerMap, LayerSet};
 pub(crate) use snapshot::Snapshot;
+pub(crate) use timeline::{AppendError, Intake, Position, Store, WriteError};
+
+/// The folder of layers.
+pub(crate) const LAYERS: &str = "layers";
 
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod workload;

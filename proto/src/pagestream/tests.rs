@@ -70,7 +70,7 @@ fn lengths_are_those_of_the_tables() {
     let exists = request(Ask::Exists(FORK));
     assert_eq!((exists.encode(V3).len(), whole(&Reply::Exists(false), V3, &exists).len()), (38, 39));
     assert_eq!(request(Ask::DbSize { db: 1 }).encode(V3).len(), 29);
-    assert_eq!(request(Ask::SlruSegment { slru: Slru::Clog, segno: 1 }).encode(V3).len(), 30);
+    assert_eq!(request(Ask::SlruSegment { slru: Slru::Xact, segno: 1 }).encode(V3).len(), 30);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn replies_to_other_requests_are_refused() {
     for other in others {
         assert!(Reply::decode(V3, reply.clone(), &other).is_err(), "{other:?}");
     }
-    let segment = Request { ask: Ask::SlruSegment { slru: Slru::Clog, segno: 0 }, ..asked };
+    let segment = Request { ask: Ask::SlruSegment { slru: Slru::Xact, segno: 0 }, ..asked };
     for count in ["00000021", "00000001", "FFFFFFFF"] {
         assert!(Reply::decode(V2, hex(&format!("69 {count}")), &segment).is_err(), "{count} pages without their bytes");
     }

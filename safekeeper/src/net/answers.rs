@@ -48,8 +48,9 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
         Command::Set { .. } => Ok(Answer::new("SET", &[], Vec::new())),
         Command::StartPush(_) => Err(SqlError::unsupported("START_PUSH_REPLICATION goes to a pageserver")
             .with_hint("A safekeeper is read with START_REPLICATION.")),
-        Command::Pagestream { .. } => Err(SqlError::unsupported("a safekeeper has no pages")
-            .with_hint("Pages are read from a pageserver.")),
+        Command::Pagestream { .. } => {
+            Err(SqlError::unsupported("a safekeeper has no pages").with_hint("Pages are read from a pageserver."))
+        }
         Command::StartWalPush(_) | Command::StartReplication(_) => {
             Err(SqlError::internal("a stream was asked for as if it were rows"))
         }

@@ -1,0 +1,81 @@
+//! A timeline's own store as readers see it.
+
+use std::sync::{Arc, OnceLock};
+
+use pgformat::{Lsn, PgMajor};
+
+use super::store::Stored;
+use super::{LayerRow, TimelineReads, Versions};
+use crate::ingest::map::control::{ControlState, STATE_KEY};
+use crate::store::Store;
+
+/// Reads of one store.
+pub(crate) struct Live {
+    store: Arc<Store>,
+    version: PgMajor,
+    /// Once it is known: it does not change while a cluster runs, and an import takes it from the control file.
+    has_checksums: OnceLock<bool>,
+}
+
+impl Live {
+    /// Reads `store`, redoing as `version` does.
+    pub(crate) fn new(store: Arc<Store>, version: PgMajor) -> Live {
+        Live { store, version, has_checksums: OnceLock::new() }
+    }
+}
+
+impl TimelineReads for Live {
+    fn readable_from(&self) -> Option<Lsn> {
+        self.store.readable_from()
+    }
+
+    fn versions(&self) -> Arc<dyn Versions> {
+        Arc::new(Stored::new(self.store.snapshot(), self.version))
+    }
+
+    fn has_checksums(&self) -> bool {
+        if let Some(known) = self.has_checksums.get() {
+            return *known;
+        }
+        let state = self.store.snapshot().blob(STATE_KEY, Lsn::MAX).ok().flatten();
+        let state = state.and_then(|bytes| ControlState::decode(&bytes).ok());
+        let known = state.map(|(_, state)| state.file.data_checksum_version != 0);
+        match known.filter(|_| self.readable_from().is_some()) {
+            Some(known) => *self.has_checksums.get_or_init(|| known),
+            None => known.unwrap_or(false),
+        }
+    }
+
+    fn layers(&self) -> Vec<LayerRow> {
+        let snapshot = self.store.snapshot();
+        let set = snapshot.set();
+        let memory = |kind: &str, layer: &crate::store::open::OpenLayer| {
+            let size = layer.size();
+            size.lsns.map(|lsns| LayerRow {
+                name: String::new(),
+                kind: kind.to_owned(),
+                lsns,
+                keys: None,
+                versions: size.versions as u64,
+                bytes: size.memory as u64,
+            })
+        };
+        let levels: std::collections::HashMap<String, u32> =
+            self.store.manifest().layers.into_iter().map(|l| (l.name, l.level)).collect();
+        let open = memory("open", &set.open).into_iter();
+        let frozen = set.frozen.iter().rev().filter_map(|layer| memory("frozen", layer));
+        let files = set.layers.iter().map(|layer| {
+            let (name, s) = (layer.name().to_owned(), layer.summary());
+            let level = levels.iter().find(|(file, _)| name.ends_with(file.as_str())).map_or(0, |(_, level)| *level);
+            LayerRow {
+                kind: format!("level {level}"),
+                name,
+                lsns: (s.first_lsn, s.last_lsn),
+                keys: Some((s.keys.first, s.keys.last)),
+                versions: s.versions,
+                bytes: s.file_bytes,
+            }
+        });
+        open.chain(frozen).chain(files).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! Blobs in a local directory.
+//!
+//! A creation writes a temporary file beside the final name, syncs it, links it to the final name (which fails when the
+//! name is taken, so creation is atomic and never replaces), syncs the directory and removes the temporary name. A
+//! hard link and not a rename: a rename that refuses to replace is not available on every file system, and this one
+//! leaves nothing to be read half.
+//!
+//! A failed sync of a file costs that file only: it never gets its name, and a repetition writes another one. A
+//! failed sync of a directory is terminal: what the kernel shows then may never be on the disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{BlobError, Blobs, Created, Disk, Entry, is_part, split};
+use crate::store::layer::ReadAt;
+
+/// Bytes per write: large enough that calls do not show, small enough that a full disk shows early.
+const WRITE_BYTES: usize = 1 << 20;
+/// How the name of an unfinished file begins; listings leave them out.
+const TEMPORARY: &str = ".tmp-";
+
+/// Blobs below a directory.
+#[derive(Debug)]
+pub(crate) struct LocalBlobs {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+impl LocalBlobs {
+    /// Blobs in folders of `root`, which is made durably below `base`, an existing directory, when it is missing.
+    ///
+    /// # Errors
+    /// When the directories cannot be made.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        base: &Path,
+        below: &[&str],
+        folders: &[&str],
+    ) -> Result<LocalBlobs, BlobError> {
+        let mut root = base.to_owned();
+        let make = |parent: &Path, name: &str| {
+            let path = parent.join(name);
+            disk.create_dir(&path).map_err(|e| BlobError::io("create directory", path.display(), &e))?;
+            // Also for one that was there: its creator may have died before it was durable.
+            disk.sync_dir(parent).map_err(|e| BlobError::unsynced(parent.display(), &e))?;
+            Ok(path)
+        };
+        for name in below {
+            root = make(&root, name)?;
+        }
+        for name in folders {
+            make(&root, name)?;
+        }
+        Ok(LocalBlobs { root, disk })
+    }
+
+    fn path(&self, name: &str) -> Result<(PathBuf, PathBuf), BlobError> {
+        let (folder, file) = split(name)?;
+        let dir = self.root.join(folder);
+        Ok((dir.join(file), dir))
+    }
+
+    fn folder(&self, folder: &str) -> Result<PathBuf, BlobError> {
+        if is_part(folder) { Ok(self.root.join(folder)) } else { Err(BlobError::bad_name(folder)) }
+    }
+
+    fn write(&self, path: &Path, parts: &[Bytes]) -> Result<(), BlobError> {
+        let error = |e| BlobError::io("write", path.display(), &e);
+        let mut file = self.disk.create(path).map_err(error)?;
+        let mut buffer = Vec::new();
+        for part in parts {
+            // Small parts are gathered, large ones are written as they are.
+            for piece in part.chunks(WRITE_BYTES) {
+                if buffer.len() + piece.len() > WRITE_BYTES {
+                    file.write(&buffer).map_err(error)?;
+                    buffer.clear();
+                }
+                if piece.len() == WRITE_BYTES {
+                    file.write(piece).map_err(error)?;
+                } else {
+                    buffer.extend_from_slice(piece);
+                }
+            }
+        }
+        if !buffer.is_empty() {
+            file.write(&buffer).map_err(error)?;
+        }
+        file.sync().map_err(|e| BlobError::io("fsync of", path.display(), &e))
+    }
+}
+
+impl Blobs for LocalBlobs {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+        let (path, dir) = self.path(name)?;
+        let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let temporary = dir.join(format!("{TEMPORARY}{file}-{:016x}", fastrand::u64(..)));
+        let linked = self.write(&temporary, parts).and_then(|()| match self.disk.link(&temporary, &path) {
+            Ok(()) => Ok(Created::New),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Created::AlreadyExists),
+            Err(e) => Err(BlobError::io("create", path.display(), &e)),
+        });
+        if !matches!(linked, Err(_) | Ok(Created::AlreadyExists)) {
+            self.disk.sync_dir(&dir).map_err(|e| BlobError::unsynced(dir.display(), &e))?;
+        }
+        if let Err(e) = self.disk.remove(&temporary)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            // The blob is what counts; the next opening removes the rest.
+            tracing::warn!(file = %temporary.display(), "a temporary file stays: {e}");
+        }
+        linked
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>, BlobError> {
+        let path = self.path(name)?.0;
+        let error = |e| BlobError::io("open", path.display(), &e);
+        let file = self.disk.open(&path).map_err(error)?;
+        let len = file.len().map_err(error)?;
+        Ok(Arc::new(Opened { name: path.display().to_string(), len, file }))
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes, BlobError> {
+        let file = self.open(name)?;
+        let len = usize::try_from(file.len()).map_err(|_| BlobError::bad_name(name))?;
+        file.read_at(0, len).map_err(|e| BlobError::io("read", file.name(), &e))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+        let dir = self.folder(folder)?;
+        let found = self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))?;
+        let ours = found.into_iter().filter(|(name, _)| is_part(name));
+        let mut entries: Vec<Entry> = ours.map(|(name, len)| Entry { name: format!("{folder}/{name}"), len }).collect();
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), BlobError> {
+        let path = self.path(name)?.0;
+        match self.disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(BlobError::io("delete", path.display(), &e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn clean(&self, folder: &str) -> Result<(), BlobError> {
+        let dir = self.folder(folder)?;
+        for (name, _) in self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))? {
+            if name.starts_with(TEMPORARY) {
+                let path = dir.join(name);
+                self.disk.remove(&path).map_err(|e| BlobError::io("delete", path.display(), &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An open blob.
+#[derive(Debug)]
+struct Opened {
+    name: String,
+    len: u64,
+    file: Arc<dyn super::disk::OldFile>,
+}
+
+impl ReadAt for Opened {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut buf = vec![0; len];
+        self.file.read_exact_at(&mut buf, offset)?;
+        Ok(buf.into())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,224 @@
+//! The contract of [`Blobs`], checked for every backend, and what is special to one.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
+
+use bytes::Bytes;
+use proto::id::{TenantId, TenantTimelineId, TimelineId};
+
+use super::fake::{FakeDisk, Lies};
+use super::memory::MemoryBlobs;
+use super::s3_server::{S3Server, variables};
+use super::{BlobErrorKind, Blobs, Created, LocalBlobs, RealDisk, Storage};
+
+const FOLDERS: [&str; 2] = ["manifest", "layers"];
+
+fn id() -> TenantTimelineId {
+    TenantTimelineId::new(TenantId::new([1; 16]), TimelineId::new([2; 16]))
+}
+
+fn local(dir: &Path) -> Arc<dyn Blobs> {
+    Storage::local(dir.to_owned(), Arc::new(RealDisk)).timeline(id()).expect("directories")
+}
+
+fn s3(server: &S3Server, prefix: &str) -> Arc<dyn Blobs> {
+    let handle = server.runtime.handle().clone();
+    let url = format!("s3://bucket/{prefix}");
+    let storage = Storage::from_url(&url, server.variables(), Arc::new(RealDisk), handle).expect("a good URL");
+    storage.timeline(id()).expect("nothing to make")
+}
+
+fn fake(disk: &FakeDisk) -> LocalBlobs {
+    LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &["tenant", "timeline"], &FOLDERS).expect("directories")
+}
+
+fn one(text: &'static str) -> [Bytes; 1] {
+    [Bytes::from_static(text.as_bytes())]
+}
+
+/// Everything that one process sees of the contract.
+fn conforms(blobs: &dyn Blobs) {
+    let kind = |r: Result<Bytes, super::BlobError>| r.expect_err("an error").kind;
+    assert_eq!(blobs.list("layers").expect("a listing"), []);
+    assert_eq!(kind(blobs.get("layers/a")), BlobErrorKind::NotFound);
+    assert_eq!(blobs.open("layers/a").err().expect("nothing there").kind, BlobErrorKind::NotFound);
+    blobs.delete("layers/a").expect("nothing to delete is no error");
+
+    let parts = [&b"one "[..], &b""[..], &b"two"[..]].map(Bytes::from_static);
+    assert_eq!(blobs.create("layers/a", &parts).expect("creates"), Created::New);
+    assert_eq!(blobs.create("layers/a", &one("other")).expect("decides"), Created::AlreadyExists);
+    assert_eq!(blobs.get("layers/a").expect("reads"), "one two");
+    assert_eq!(blobs.create("layers/empty", &[]).expect("creates"), Created::New);
+    assert_eq!(blobs.get("layers/empty").expect("reads"), "");
+
+    // Larger than one write, and in parts of all sizes.
+    let pattern: Bytes = (0..3_000_001_u32).map(|i| (i * 7 >> 3) as u8).collect::<Vec<_>>().into();
+    let parts = [pattern.slice(..5), pattern.slice(5..2_200_000), pattern.slice(2_200_000..)];
+    assert_eq!(blobs.create("layers/large", &parts).expect("creates"), Created::New);
+    let large = blobs.open("layers/large").expect("opens");
+    assert_eq!(large.len(), 3_000_001);
+    assert!(large.name().contains("layers/large"));
+    for (offset, len) in [(0, 1), (1_048_570, 20), (2_999_990, 11), (17, 0)] {
+        let read = large.read_at(offset, len).expect("within");
+        assert_eq!(read, pattern.slice(offset as usize..offset as usize + len));
+    }
+    assert_eq!(large.read_at(2_999_990, 12).expect_err("beyond").kind(), std::io::ErrorKind::UnexpectedEof);
+    assert!(blobs.get("layers/large").expect("reads") == pattern);
+
+    for i in 0..20 {
+        assert_eq!(blobs.create(&format!("manifest/{i:016x}"), &one("m")).expect("creates"), Created::New);
+    }
+    let names: Vec<String> = blobs.list("manifest").expect("lists").into_iter().map(|e| e.name).collect();
+    assert_eq!(names, (0..20).map(|i| format!("manifest/{i:016x}")).collect::<Vec<_>>());
+    let lens: Vec<u64> = blobs.list("layers").expect("lists").into_iter().map(|e| e.len).collect();
+    assert_eq!(lens, [7, 0, 3_000_001]);
+
+    blobs.delete("layers/a").expect("deletes");
+    assert_eq!(kind(blobs.get("layers/a")), BlobErrorKind::NotFound);
+    assert_eq!(blobs.create("layers/a", &one("again")).expect("creates"), Created::New);
+    blobs.clean("layers").expect("nothing to clean");
+    for bad in ["a", "layers/../a", "layers/.a", "/a", "layers/", "layers/a/b", "layers/a b", ""] {
+        assert_eq!(kind(blobs.get(bad)), BlobErrorKind::Terminal, "{bad}");
+        assert_eq!(blobs.create(bad, &one("x")).expect_err("refused").kind, BlobErrorKind::Terminal, "{bad}");
+    }
+}
+
+/// Rounds of creations under one name by several threads that did not have exactly one winner, or kept another's bytes.
+fn wrong_rounds(blobs: &dyn Blobs, rounds: u32) -> u32 {
+    const WRITERS: u64 = 8;
+    let wrong = (0..rounds).filter(|round| {
+        let name = format!("manifest/{round:016x}");
+        let barrier = Barrier::new(WRITERS as usize);
+        let body = |writer: u64| Bytes::from(vec![writer as u8; 1000]);
+        let winners: Vec<u64> = std::thread::scope(|scope| {
+            let (name, barrier) = (&name, &barrier);
+            let spawn = |writer| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    let created = blobs.create(name, &[body(writer)]).expect("decides");
+                    (created == Created::New).then_some(writer)
+                })
+            };
+            let threads: Vec<_> = (0..WRITERS).map(spawn).collect();
+            threads.into_iter().filter_map(|t| t.join().expect("no panic")).collect()
+        });
+        winners.len() != 1 || blobs.get(&name).expect("created") != body(winners[0])
+    });
+    u32::try_from(wrong.count()).expect("at most rounds")
+}
+
+#[test]
+fn every_backend_conforms() {
+    let dir = tempfile::tempdir().expect("a directory");
+    conforms(&*local(dir.path()));
+    conforms(&fake(&FakeDisk::new(Lies::None)));
+    conforms(&MemoryBlobs::default());
+    let server = S3Server::start();
+    conforms(&*s3(&server, "deep/prefix"));
+    conforms(&*s3(&server, ""));
+}
+
+#[test]
+fn exactly_one_creation_wins() {
+    let dir = tempfile::tempdir().expect("a directory");
+    assert_eq!(wrong_rounds(&*local(dir.path()), 100), 0);
+    assert_eq!(wrong_rounds(&MemoryBlobs::default(), 200), 0);
+    let server = S3Server::start();
+    assert_eq!(wrong_rounds(&*s3(&server, "race"), 150), 0);
+}
+
+#[test]
+fn the_race_test_notices_creations_that_replace() {
+    assert!(wrong_rounds(&fake(&FakeDisk::new(Lies::LinkReplaces)), 50) > 0);
+    let server = S3Server::start();
+    server.objects.races.store(true, Ordering::Relaxed);
+    assert!(wrong_rounds(&*s3(&server, "race"), 150) > 0);
+}
+
+#[test]
+fn a_lost_answer_shows_as_existing_with_our_bytes() {
+    let server = S3Server::start();
+    let blobs = s3(&server, "lost");
+    server.objects.lost_answers.store(1, Ordering::Relaxed);
+    // The library repeats the request after the error.
+    assert_eq!(blobs.create("layers/a", &one("mine")).expect("decides"), Created::AlreadyExists);
+    assert_eq!(blobs.get("layers/a").expect("reads"), "mine");
+}
+
+#[test]
+fn what_was_created_survives_every_power_loss() {
+    assert_eq!(lost_after_power_loss(Lies::None), 0);
+    assert!(lost_after_power_loss(Lies::NoSync) > 0);
+    assert!(lost_after_power_loss(Lies::NoDirSync) > 0);
+}
+
+/// Power losses, at every point and in several ways, after which something that was created is not there, or something
+/// that is there is not whole.
+fn lost_after_power_loss(lies: Lies) -> u32 {
+    let names = ["layers/a", "manifest/1", "layers/b"];
+    let mut bad = 0;
+    let mut point = 0;
+    loop {
+        let disk = FakeDisk::new(lies);
+        disk.die_at(point);
+        let blobs = LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &["t", "l"], &FOLDERS);
+        let created: Vec<&str> = match &blobs {
+            Ok(blobs) => names.into_iter().filter(|name| blobs.create(name, &one("0123456789")).is_ok()).collect(),
+            Err(_) => vec![],
+        };
+        for seed in 0..8 {
+            let disk = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            let blobs = LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &["t", "l"], &FOLDERS);
+            let blobs = blobs.expect("directories");
+            FOLDERS.iter().for_each(|folder| blobs.clean(folder).expect("cleans"));
+            let missing = created.iter().any(|name| blobs.get(name).is_err());
+            let listed: Vec<_> = FOLDERS.iter().flat_map(|f| blobs.list(f).expect("lists")).collect();
+            let torn = listed.iter().any(|e| blobs.get(&e.name).ok().is_none_or(|b| b != "0123456789"));
+            let litter = disk.files().len() != listed.len();
+            bad += u32::from(missing || torn || litter);
+        }
+        if created.len() == names.len() {
+            return bad;
+        }
+        point += 1;
+    }
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let disk = FakeDisk::new(Lies::None);
+    let blobs = fake(&disk);
+    disk.set_room(Some(3));
+    let full = blobs.create("layers/a", &one("12345")).expect_err("no room");
+    assert_eq!(full.kind, BlobErrorKind::Full);
+    assert!(full.to_string().contains("/data/tenant/timeline/layers/"), "{full}");
+    assert!(disk.files().is_empty(), "what does not fit is removed");
+    disk.set_room(None);
+    for (operation, kind) in [
+        ("write", BlobErrorKind::Retryable),
+        ("sync", BlobErrorKind::Retryable),
+        ("link", BlobErrorKind::Retryable),
+        ("sync_dir", BlobErrorKind::Terminal),
+    ] {
+        disk.fail(operation);
+        assert_eq!(blobs.create("layers/b", &one("x")).expect_err("injected").kind, kind, "{operation}");
+        assert_eq!(disk.files().contains(&PathBuf::from("/data/tenant/timeline/layers/b")), operation == "sync_dir");
+    }
+}
+
+#[test]
+fn a_url_says_where() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let parse = |url: &str| {
+        let variables = variables("http://127.0.0.1:1");
+        Storage::from_url(url, variables, Arc::new(RealDisk), runtime.handle().clone())
+    };
+    for good in ["file:///tmp/x", "s3://bucket", "s3://bucket/", "s3://bucket/a/b/"] {
+        assert!(parse(good).is_ok(), "{good}");
+    }
+    for bad in ["/tmp/x", "file://tmp/x", "s3:///x", "s3://b//x", "gs://b"] {
+        let error = parse(bad).err().expect("refused").to_string();
+        assert!(error.contains(bad), "{error}");
+    }
+}

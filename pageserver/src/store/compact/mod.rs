@@ -1,0 +1,230 @@
+//! Compaction: one algorithm that merges layers, makes images where chains are long, and drops what nothing needs.
+//!
+//! A job reads its layers as one stream by (key, LSN), decides key by key what stays, and writes new layers. They take
+//! the place of the old ones in one manifest. Until that counts, nothing is deleted and nothing is visible; readers
+//! with an older set keep the old layers. Memory is bounded: a block of every input, one output, and of one key what
+//! one point needs.
+
+mod plan;
+mod retain;
+#[cfg(test)]
+mod tests;
+
+use pgformat::page::Page;
+use pgformat::{Lsn, PgMajor};
+
+use super::files::{self, File, FileError, Parts};
+use super::layer::Through;
+use super::manifest::Manifest;
+use super::merge::{LayerIter, merge};
+use super::redo::materialise_into;
+use super::timeline::{Store, WriteError, lock};
+use super::value::encode_page;
+use super::{History, LayerWriter, Snapshot, Version};
+use crate::key::{Key, Kind};
+use plan::{Rules, plan};
+use retain::{ChainLimit, Retain, Surroundings};
+
+pub(crate) use plan::{Job, Reason};
+
+/// Files that take the place of others, until the manifest that says so is known to count.
+pub(crate) struct Swap {
+    inputs: Vec<File>,
+    outputs: Vec<File>,
+    done: Compacted,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Compacted {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// Files read.
+    pub(crate) inputs: usize,
+    /// Files written.
+    pub(crate) outputs: usize,
+    /// Bytes read.
+    pub(crate) bytes_in: u64,
+    /// Bytes written.
+    pub(crate) bytes_out: u64,
+    /// Images made.
+    pub(crate) images: u64,
+}
+
+impl Store {
+    /// Does one job; none when there is nothing to do. Repeated after an error, it goes on where it was.
+    ///
+    /// # Errors
+    /// By [`WriteError::kind`]. Nothing is lost and reads go on; ingest is not stopped.
+    pub(crate) fn compact_one(&self) -> Result<Option<Compacted>, WriteError> {
+        let mut swap = lock(&self.swap);
+        if swap.is_none() {
+            *swap = self.compact_planned()?;
+        }
+        let Some(Swap { inputs, outputs, done }) = &*swap else { return Ok(None) };
+        // As long as it is unknown whether this manifest counts, both sides stay, and this is tried again.
+        self.edit(|manifest| {
+            manifest.layers.retain(|l| !inputs.iter().chain(outputs).any(|f| f.entry.name == l.name));
+            manifest.layers.extend(outputs.iter().map(|f| f.entry.clone()));
+        })?;
+        let gone: Vec<_> = inputs.iter().map(|f| f.layer.clone()).collect();
+        self.map.replace(&gone, outputs.iter().map(|f| f.layer.clone()).collect());
+        let mut files = lock(&self.files);
+        files.add(outputs);
+        files.drop_files(inputs);
+        let done = *done;
+        *swap = None;
+        Ok(Some(done))
+    }
+
+    fn compact_planned(&self) -> Result<Option<Swap>, WriteError> {
+        let manifest = self.manifest();
+        let rules = Rules { fanout: self.shared.config.fanout, horizon: manifest.horizon };
+        let Some(job) = plan(&manifest.layers, rules) else { return Ok(None) };
+        let (inputs, others): (Vec<File>, Vec<File>) =
+            lock(&self.files).live().cloned().partition(|f| job.inputs.contains(&f.entry.name));
+        if inputs.len() < job.inputs.len() {
+            // A flush is between its manifest and its files.
+            return Ok(None);
+        }
+        let mut run = Run::new(self, &manifest, &others, &job);
+        match run.all(&inputs) {
+            Ok(()) => {}
+            Err(e) => {
+                lock(&self.files).abandon(&run.outputs);
+                return Err(e.into());
+            }
+        }
+        let bytes = |files: &[File]| files.iter().map(|f| f.entry.bytes).sum();
+        let done = Compacted {
+            reason: job.reason,
+            inputs: inputs.len(),
+            outputs: run.outputs.len(),
+            bytes_in: bytes(&inputs),
+            bytes_out: bytes(&run.outputs),
+            images: run.around.images,
+        };
+        Ok(Some(Swap { inputs, outputs: run.outputs, done }))
+    }
+}
+
+/// One job while it runs.
+struct Run<'a> {
+    store: &'a Store,
+    points: Vec<Lsn>,
+    horizon: Option<Lsn>,
+    level: u32,
+    around: Around<'a>,
+    writer: Option<LayerWriter<Parts>>,
+    outputs: Vec<File>,
+}
+
+impl<'a> Run<'a> {
+    fn new(store: &'a Store, manifest: &Manifest, others: &'a [File], job: &Job) -> Run<'a> {
+        let points = points(manifest);
+        let version = PgMajor::from_version_num(manifest.origin.pg_version_num);
+        let around = Around { snapshot: store.snapshot(), others, version, page: Page::zeroed(), images: 0 };
+        let (horizon, level) = (manifest.horizon, job.level);
+        Run { store, points, horizon, level, around, writer: None, outputs: Vec::new() }
+    }
+
+    fn all(&mut self, inputs: &[File]) -> Result<(), FileError> {
+        let config = self.store.shared.config.clone();
+        let limit = ChainLimit { versions: config.chain_versions, bytes: config.chain_bytes };
+        let points = self.points.clone();
+        let iters = inputs.iter().map(|f| LayerIter::File(f.layer.iter(.., Through::Bulk))).collect();
+        let mut retain: Option<(Key, Retain<'_>)> = None;
+        let mut out = Vec::new();
+        for next in merge(iters) {
+            let (key, version) = next?;
+            if retain.as_ref().is_none_or(|(k, _)| *k != key) {
+                if let Some((key, ended)) = retain.take() {
+                    ended.finish(&mut self.around, &mut out);
+                    self.write(key, &mut out, 0)?;
+                    self.cut(config.file_bytes)?;
+                }
+                retain = Some((key, Retain::new(key, &points, limit)));
+            }
+            if let Some((_, retain)) = &mut retain {
+                retain.push(version, &mut self.around, &mut out);
+                self.write(key, &mut out, 1)?;
+                // A key with more versions than a file holds is divided by LSN.
+                self.cut(config.file_bytes.saturating_mul(2))?;
+            }
+        }
+        if let Some((key, ended)) = retain.take() {
+            ended.finish(&mut self.around, &mut out);
+            self.write(key, &mut out, 0)?;
+        }
+        self.cut(0)
+    }
+
+    /// Writes all but the last `keep` of the versions that stay.
+    fn write(&mut self, key: Key, out: &mut Vec<Version>, keep: usize) -> Result<(), FileError> {
+        if out.len() <= keep {
+            return Ok(());
+        }
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(files::writer(&self.store.shared)?),
+        };
+        for v in out.drain(..out.len() - keep) {
+            writer.push(key, v.lsn, v.kind, &v.value)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the file when it has so many bytes.
+    fn cut(&mut self, bytes: u64) -> Result<(), FileError> {
+        if let Some(writer) = self.writer.take_if(|w| w.written() >= bytes) {
+            let mut file = files::store(&*self.store.blobs, &self.store.shared, writer, self.level)?;
+            file.entry.cleaned_to = self.horizon;
+            self.outputs.push(file);
+        }
+        Ok(())
+    }
+}
+
+/// Positions at or below the horizon that are read, ascending; the last one is the horizon.
+fn points(manifest: &Manifest) -> Vec<Lsn> {
+    let Some(horizon) = manifest.horizon else { return Vec::new() };
+    let mut points: Vec<Lsn> = manifest.leases.iter().map(|l| l.lsn).filter(|lsn| *lsn < horizon).collect();
+    points.push(horizon);
+    points.sort_unstable();
+    points.dedup();
+    points
+}
+
+/// What is around the layers that are merged.
+struct Around<'a> {
+    snapshot: Snapshot,
+    others: &'a [File],
+    version: Option<PgMajor>,
+    page: Box<Page>,
+    images: u64,
+}
+
+impl Surroundings for Around<'_> {
+    fn image(&mut self, history: History) -> Option<Vec<u8>> {
+        let version = self.version?;
+        if !matches!(history.key.kind, Kind::Block | Kind::SlruPage) {
+            return None;
+        }
+        let whole = history.versions.first().is_some_and(|v| v.kind.is_base());
+        // A page that cannot be rebuilt is an error for its readers, not for compaction: nothing of it is dropped.
+        let history = if whole { history } else { self.snapshot.history(history.key, history.lsn).ok()? };
+        materialise_into(&history, version, &mut self.page).ok()?;
+        let mut value = Vec::new();
+        encode_page(&self.page, &mut value);
+        self.images += 1;
+        Some(value)
+    }
+
+    fn has_older(&self, key: Key, lsn: Lsn) -> bool {
+        let may_have = |f: &File| {
+            let [first, last] = f.entry.keys;
+            first.0 <= key && key <= last.0 && f.entry.lsns[0] < lsn
+        };
+        self.others.iter().any(may_have)
+    }
+}

@@ -1,0 +1,174 @@
+//! Which layers to rewrite together: a function of the manifest. Pure.
+//!
+//! Any set of layers may be merged: reads do not depend on order or disjoint ranges. So a plan is only about cost.
+//! Layers have levels: 0 from a flush, n+1 from merging level n. Where [`Rules::fanout`] layers of one level overlap,
+//! those are merged, so that a version is rewritten once per level and a read meets fewer than that many layers per
+//! level; layers that do not overlap (an import, a log of inserts) are never merged at all. What the horizon has made
+//! superfluous goes when its layers are merged anyway, or, where enough of it has gathered, on its own account.
+
+use pgformat::Lsn;
+
+use crate::key::Key;
+use crate::store::manifest::LayerEntry;
+
+/// What decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Rules {
+    /// See [`crate::store::config::StoreConfig::fanout`].
+    pub(crate) fanout: usize,
+    /// Below it only leases keep versions; none: everything is kept.
+    pub(crate) horizon: Option<Lsn>,
+}
+
+/// What is rewritten.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Job {
+    /// Names of the layers.
+    pub(crate) inputs: Vec<String>,
+    /// Of what comes out.
+    pub(crate) level: u32,
+    /// Why.
+    pub(crate) reason: Reason,
+}
+
+/// Why something is rewritten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reason {
+    /// Too many layers of one level overlap.
+    Overlap,
+    /// Much of it is below the horizon and not needed any more.
+    Clean,
+}
+
+/// The next job, or none.
+pub(crate) fn plan(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
+    let levels = layers.iter().map(|l| l.level).max()?;
+    (0..=levels).find_map(|level| overlap(layers, level, rules)).or_else(|| clean(layers, rules))
+}
+
+fn overlap(layers: &[LayerEntry], level: u32, rules: Rules) -> Option<Job> {
+    let of_level: Vec<&LayerEntry> = layers.iter().filter(|l| l.level == level).collect();
+    let (key, depth) = deepest(&of_level)?;
+    if depth < rules.fanout.max(2) {
+        return None;
+    }
+    let inputs = oldest(of_level.into_iter().filter(|l| contains(l, key)).collect(), rules);
+    Some(Job { inputs, level: level + 1, reason: Reason::Overlap })
+}
+
+/// The oldest of these, as many as one job takes: a backlog is worked off piece by piece.
+fn oldest(mut layers: Vec<&LayerEntry>, rules: Rules) -> Vec<String> {
+    layers.sort_by_key(|l| (l.lsns, l.name.clone()));
+    layers.truncate(rules.fanout.max(2) * 2);
+    layers.into_iter().map(|l| l.name.clone()).collect()
+}
+
+fn contains(layer: &LayerEntry, key: Key) -> bool {
+    layer.keys[0].0 <= key && key <= layer.keys[1].0
+}
+
+/// A key that as many layers as possible contain, and how many do.
+fn deepest(layers: &[&LayerEntry]) -> Option<(Key, usize)> {
+    let mut starts: Vec<Key> = layers.iter().map(|l| l.keys[0].0).collect();
+    let mut ends: Vec<Key> = layers.iter().map(|l| l.keys[1].0).collect();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let mut ended = 0;
+    let depths = starts.iter().enumerate().map(|(started, start)| {
+        ended += ends[ended..].iter().take_while(|end| **end < *start).count();
+        (*start, started + 1 - ended)
+    });
+    depths.fold(None, |best: Option<(Key, usize)>, next| match best {
+        Some(best) if best.1 >= next.1 => Some(best),
+        _ => Some(next),
+    })
+}
+
+/// A layer below the horizon that was not cleaned since, with the others below the horizon that it overlaps; when what
+/// is new among them is worth the work.
+fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
+    let horizon = rules.horizon?;
+    let below: Vec<&LayerEntry> = layers.iter().filter(|l| l.lsns[1] <= horizon).collect();
+    let dirty = |l: &LayerEntry| l.cleaned_to.is_none_or(|to| to < l.lsns[1]);
+    below.iter().filter(|l| dirty(l)).find_map(|first| {
+        let meets = |l: &LayerEntry| l.keys[0].0 <= first.keys[1].0 && first.keys[0].0 <= l.keys[1].0;
+        let group: Vec<&LayerEntry> = below.iter().copied().filter(|l| meets(l)).collect();
+        let bytes = |layers: &mut dyn Iterator<Item = &&LayerEntry>| layers.map(|l| l.bytes).sum::<u64>();
+        let all = bytes(&mut group.iter());
+        let new = bytes(&mut group.iter().filter(|l| dirty(l)));
+        let superfluous = group.len() > 1 || first.versions > first.chains;
+        // A byte that is cleaned costs the rewriting of no more than so many that are clean already.
+        let worth = new.saturating_mul(rules.fanout as u64) >= all;
+        if !superfluous || !worth {
+            return None;
+        }
+        let level = group.iter().map(|l| l.level).max()?;
+        Some(Job { inputs: oldest(group, rules), level, reason: Reason::Clean })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Kind;
+    use crate::store::manifest::HexKey;
+
+    fn layer(name: &str, keys: [u32; 2], lsns: [u64; 2], level: u32) -> LayerEntry {
+        let key = |n| HexKey(Key::numbered(Kind::Block, 0, n));
+        LayerEntry {
+            name: name.into(),
+            bytes: 100,
+            keys: keys.map(key),
+            lsns: lsns.map(Lsn::new),
+            level,
+            versions: 10,
+            chains: 5,
+            checksum: 0,
+            cleaned_to: None,
+            rest: serde_json::Map::new(),
+        }
+    }
+
+    const RULES: Rules = Rules { fanout: 3, horizon: None };
+
+    #[test]
+    fn layers_that_overlap_are_merged_and_others_are_not() {
+        let disjoint: Vec<LayerEntry> =
+            (0..50).map(|i| layer(&format!("{i}"), [i * 10, i * 10 + 9], [1, 2], 0)).collect();
+        assert_eq!(plan(&disjoint, RULES), None);
+        let mut layers = disjoint;
+        layers.push(layer("a", [95, 205], [3, 4], 0));
+        assert_eq!(plan(&layers, RULES), None, "two deep");
+        layers.push(layer("b", [150, 155], [5, 6], 0));
+        let job = plan(&layers, RULES).expect("three deep at 150");
+        assert_eq!((job.inputs, job.level), (vec!["15".to_owned(), "a".into(), "b".into()], 1));
+        // The same three on different levels do not add up.
+        layers.last_mut().expect("b").level = 1;
+        assert_eq!(plan(&layers, RULES), None);
+        assert_eq!(plan(&[], RULES), None);
+    }
+
+    #[test]
+    fn a_job_is_bounded() {
+        let many: Vec<LayerEntry> = (0..40_u64).map(|i| layer(&format!("{i:02}"), [0, 9], [i, i], 0)).collect();
+        let job = plan(&many, RULES).expect("forty deep");
+        assert_eq!(job.inputs, ["00", "01", "02", "03", "04", "05"]);
+    }
+
+    #[test]
+    fn what_the_horizon_frees_is_cleaned_once() {
+        let rules = |horizon| Rules { horizon: Some(Lsn::new(horizon)), ..RULES };
+        let mut layers = vec![layer("a", [0, 9], [1, 5], 1), layer("b", [20, 29], [3, 8], 0)];
+        assert_eq!(plan(&layers, rules(4)), None, "both reach above");
+        let job = plan(&layers, rules(5)).expect("a is below");
+        assert_eq!((job.inputs, job.level, job.reason), (vec!["a".to_owned()], 1, Reason::Clean));
+        layers[0].cleaned_to = Some(Lsn::new(5));
+        assert_eq!(plan(&layers, rules(7)), None);
+        layers[1].versions = layers[1].chains;
+        assert_eq!(plan(&layers, rules(8)), None, "nothing in b can go");
+        layers[1].keys[0] = layers[0].keys[1];
+        assert_eq!(plan(&layers, rules(8)).expect("they overlap").inputs, ["a", "b"]);
+        layers[0].bytes = 1000;
+        assert_eq!(plan(&layers, rules(8)), None, "too little for rewriting a");
+    }
+}

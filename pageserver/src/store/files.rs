@@ -1,0 +1,233 @@
+//! The layer files of a timeline: writing, opening, and deleting what nothing names any more.
+//!
+//! Owner of the map from names to open layers and of the list of files that are to go. A name is never used twice. A
+//! file is deleted when no manifest that counts names it, no reader of this process holds it, and the grace period is
+//! over.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::blobs::{BlobError, BlobErrorKind, Blobs};
+use super::config::Shared;
+use super::manifest::{HexKey, LayerEntry, Manifest};
+use super::{LAYERS, Layer, LayerSummary, LayerWriter, StoreError};
+
+/// Bytes per part of a file in memory: no part is ever moved to grow.
+const PART_BYTES: usize = 1 << 20;
+
+/// Why a layer was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// Storage failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The versions are out of order, or none: a bug.
+    #[error("a layer cannot be made: {0}")]
+    Writer(#[from] io::Error),
+    /// What was read from other layers, or read back, is bad.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FileError {
+    /// What to do about it.
+    pub(crate) fn kind(&self) -> BlobErrorKind {
+        match self {
+            FileError::Blob(e) => e.kind,
+            FileError::Store(StoreError::Io { .. }) => BlobErrorKind::Retryable,
+            FileError::Store(_) | FileError::Writer(_) => BlobErrorKind::Terminal,
+        }
+    }
+}
+
+/// A file in memory that is being written.
+#[derive(Default)]
+pub(crate) struct Parts {
+    full: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Parts {
+    fn finish(mut self) -> Vec<Bytes> {
+        self.full.push(self.last.into());
+        self.full
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.last.len() == PART_BYTES {
+            self.full.push(std::mem::take(&mut self.last).into());
+        }
+        let n = bytes.len().min(PART_BYTES - self.last.len());
+        self.last.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An open layer file and what the manifest says about it.
+#[derive(Clone)]
+pub(crate) struct File {
+    /// In the manifest.
+    pub(crate) entry: LayerEntry,
+    /// For reading.
+    pub(crate) layer: Arc<Layer>,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.entry.name)
+    }
+}
+
+/// A file that is to go.
+struct Garbage {
+    layer: Weak<Layer>,
+    since: Duration,
+}
+
+/// Files of one timeline.
+pub(crate) struct Files {
+    blobs: Arc<dyn Blobs>,
+    shared: Shared,
+    /// By name: what the manifest lists.
+    live: BTreeMap<String, File>,
+    garbage: BTreeMap<String, Garbage>,
+}
+
+/// A writer of a layer.
+pub(crate) fn writer(shared: &Shared) -> io::Result<LayerWriter<Parts>> {
+    LayerWriter::new(Parts::default(), shared.config.write)
+}
+
+/// Ends a layer, stores it durably under a new name, and opens it.
+///
+/// # Errors
+/// After an error a file may be there that no manifest names; the next opening finds it.
+pub(crate) fn store(
+    blobs: &dyn Blobs,
+    shared: &Shared,
+    writer: LayerWriter<Parts>,
+    level: u32,
+) -> Result<File, FileError> {
+    let (summary, parts) = writer.finish()?;
+    let (first, last) = (summary.first_lsn.get(), summary.last_lsn.get());
+    let name = format!("{first:016x}-{last:016x}-{:016x}", fastrand::u64(..));
+    let path = format!("{LAYERS}/{name}");
+    // A random number that exists already means our own request, repeated after its answer was lost: what is there is
+    // compared by the checksum that stands for all of it.
+    blobs.create(&path, &parts.finish())?;
+    let entry = entry(name, &summary, level);
+    let layer = open_entry(blobs, shared, &entry)?;
+    Ok(File { entry, layer })
+}
+
+fn entry(name: String, summary: &LayerSummary, level: u32) -> LayerEntry {
+    LayerEntry {
+        name,
+        bytes: summary.file_bytes,
+        keys: [HexKey(summary.keys.first), HexKey(summary.keys.last)],
+        lsns: [summary.first_lsn, summary.last_lsn],
+        level,
+        versions: summary.versions,
+        chains: summary.chains,
+        checksum: summary.crc,
+        cleaned_to: None,
+        rest: serde_json::Map::new(),
+    }
+}
+
+/// Opens a layer that a manifest lists, and checks that it is the one that the manifest means.
+fn open_entry(blobs: &dyn Blobs, shared: &Shared, wanted: &LayerEntry) -> Result<Arc<Layer>, FileError> {
+    let layer = Layer::open(blobs.open(&format!("{LAYERS}/{}", wanted.name))?, &shared.cache)?;
+    let s = layer.summary();
+    if (s.crc, s.file_bytes) != (wanted.checksum, wanted.bytes) {
+        let what = "is not the file that the manifest lists (length and checksum differ)".to_owned();
+        return Err(StoreError::Unsupported { file: layer.name().to_owned(), what }.into());
+    }
+    Ok(layer)
+}
+
+impl Files {
+    /// No files.
+    pub(crate) fn new(blobs: Arc<dyn Blobs>, shared: Shared) -> Files {
+        Files { blobs, shared, live: BTreeMap::new(), garbage: BTreeMap::new() }
+    }
+
+    /// Opens every layer of a manifest, and takes note of the files that it does not list.
+    ///
+    /// # Errors
+    /// A layer that is missing or damaged.
+    pub(crate) fn open(blobs: Arc<dyn Blobs>, shared: Shared, manifest: &Manifest) -> Result<Files, FileError> {
+        blobs.clean(LAYERS)?;
+        let mut files = Files::new(blobs, shared);
+        for entry in &manifest.layers {
+            let layer = open_entry(&*files.blobs, &files.shared, entry)?;
+            files.live.insert(entry.name.clone(), File { entry: entry.clone(), layer });
+        }
+        let since = files.shared.clock.now();
+        for found in files.blobs.list(LAYERS)? {
+            let name = found.name.split_once('/').map_or("", |(_, name)| name);
+            if !files.live.contains_key(name) {
+                files.garbage.insert(name.to_owned(), Garbage { layer: Weak::new(), since });
+            }
+        }
+        Ok(files)
+    }
+
+    /// Every file that the manifest lists.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &File> {
+        self.live.values()
+    }
+
+    /// After a manifest counts that lists these.
+    pub(crate) fn add(&mut self, files: &[File]) {
+        for file in files {
+            self.live.insert(file.entry.name.clone(), file.clone());
+        }
+    }
+
+    /// After a manifest counts that does not list these any more.
+    pub(crate) fn drop_files(&mut self, files: &[File]) {
+        let since = self.shared.clock.now();
+        for file in files {
+            if let Some(gone) = self.live.remove(&file.entry.name) {
+                self.garbage.insert(gone.entry.name, Garbage { layer: Arc::downgrade(&gone.layer), since });
+            }
+        }
+    }
+
+    /// Files that were written and that no manifest will ever list.
+    pub(crate) fn abandon(&mut self, files: &[File]) {
+        let since = self.shared.clock.now();
+        for file in files {
+            self.garbage.insert(file.entry.name.clone(), Garbage { layer: Arc::downgrade(&file.layer), since });
+        }
+    }
+
+    /// Deletes what may go; returns how many files went.
+    ///
+    /// # Errors
+    /// Those of storage; the rest is tried again.
+    pub(crate) fn collect(&mut self) -> Result<usize, BlobError> {
+        let now = self.shared.clock.now();
+        let grace = self.shared.config.grace;
+        let due = |g: &Garbage| now.saturating_sub(g.since) > grace && g.layer.strong_count() == 0;
+        let names: Vec<String> = self.garbage.iter().filter(|(_, g)| due(g)).map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            assert!(!self.live.contains_key(name), "a name is never used twice");
+            self.blobs.delete(&format!("{LAYERS}/{name}"))?;
+            self.garbage.remove(name);
+        }
+        Ok(names.len())
+    }
+}

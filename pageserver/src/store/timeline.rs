@@ -1,0 +1,476 @@
+//! The store of one timeline: takes versions in, makes them durable, reads them back.
+//!
+//! Owner of the timeline's layers in memory, its files and its manifests. Versions are appended to the open layer;
+//! a full one is frozen, written as a file, listed in a manifest, and only then given back. One thread appends and
+//! publishes; others flush, compact and read at the same time. All calls that reach storage block.
+//!
+//! Invariants:
+//! 1. a layer is frozen only at a published position: the versions of one record are never in two layers, and a file
+//!    with everything up to a position says so;
+//! 2. what is durable ([`Durable`]) comes from a manifest that counts, never from a write that may have failed;
+//! 3. frozen layers are written in their order, so that the durable position has nothing missing below it;
+//! 4. memory is bounded: beyond its bounds [`Store::append`] refuses, and the caller's sender waits;
+//! 5. a layer in memory goes only after the file that replaces it is in the set that readers get.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pgformat::Lsn;
+use tokio::sync::{Notify, watch};
+
+use super::batch::Batch;
+use super::blobs::{BlobErrorKind, Blobs};
+use super::config::Shared;
+use super::files::{self, File, FileError, Files};
+use super::manifest::{Durable, Lease, Manifest, ManifestError, Manifests};
+use super::open::OpenLayer;
+use super::{LayerMap, Snapshot, StoreError};
+
+/// A record boundary: end of a record and where that record starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Position {
+    /// End of the last record.
+    pub(crate) end: Lsn,
+    /// Its start; none before the first.
+    pub(crate) start: Option<Lsn>,
+}
+
+/// Whether versions are taken in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Intake {
+    /// They are.
+    Open,
+    /// Not until something was written.
+    Busy,
+    /// Not until space returns; reads go on. What storage said.
+    Full(String),
+    /// Not until the timeline is opened anew; reads go on. Why.
+    Stopped(String),
+}
+
+/// Why a batch was not taken in; the batch is as before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    /// Not now: see [`Store::intake`].
+    #[error("not now: {0:?}")]
+    NotNow(Intake),
+    /// It does not fit to what is there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why storage does not have what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// A layer.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+impl WriteError {
+    /// What to do about it.
+    pub(crate) fn kind(&self) -> BlobErrorKind {
+        match self {
+            WriteError::File(e) => e.kind(),
+            WriteError::Manifest(e) => e.kind(),
+        }
+    }
+}
+
+/// A full layer on its way to storage.
+struct Frozen {
+    /// None: only the position moved.
+    layer: Option<Arc<OpenLayer>>,
+    /// With it, everything up to here is written.
+    end: Position,
+    memory: usize,
+    /// Written, and not listed in a manifest that is known to count.
+    file: Option<File>,
+}
+
+/// What waits for being written.
+struct Memory {
+    published: Position,
+    frozen: VecDeque<Frozen>,
+    /// Bytes of all of it, as counted for all timelines.
+    counted: usize,
+    /// When the open layer was begun.
+    open_since: Duration,
+}
+
+/// The store of one timeline.
+pub(crate) struct Store {
+    pub(super) shared: Shared,
+    pub(super) blobs: Arc<dyn Blobs>,
+    pub(super) map: LayerMap,
+    pub(super) manifests: Mutex<Manifests>,
+    pub(super) files: Mutex<Files>,
+    memory: Mutex<Memory>,
+    flushing: Mutex<()>,
+    pub(super) swap: Mutex<Option<super::compact::Swap>>,
+    intake: watch::Sender<Intake>,
+    durable: watch::Sender<(Durable, Option<Lsn>)>,
+    /// There may be something to write.
+    pub(super) work: Notify,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic left half done in memory is not written: the manifest is changed by one call.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Creates a timeline in storage.
+    ///
+    /// # Errors
+    /// When it exists, and those of storage.
+    pub(crate) fn create(shared: Shared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Store, WriteError> {
+        let manifests = Manifests::create(blobs.clone(), shared.clock.clone(), shared.config.grace, first)?;
+        let files = Files::new(blobs.clone(), shared.clone());
+        Ok(Store::new(shared, blobs, manifests, files))
+    }
+
+    /// Opens a timeline from storage alone, at the position up to which it is durable, and fences every other writer.
+    ///
+    /// # Errors
+    /// When it does not exist or is damaged, and those of storage.
+    pub(crate) fn open(shared: Shared, blobs: Arc<dyn Blobs>) -> Result<Store, WriteError> {
+        let manifests = Manifests::open(blobs.clone(), shared.clock.clone(), shared.config.grace)?;
+        let files = Files::open(blobs.clone(), shared.clone(), manifests.current())?;
+        Ok(Store::new(shared, blobs, manifests, files))
+    }
+
+    fn new(shared: Shared, blobs: Arc<dyn Blobs>, manifests: Manifests, files: Files) -> Store {
+        let (durable, start) = (manifests.durable(), manifests.current().last_record_start);
+        let published = Position { end: durable.lsn(), start };
+        let open_since = shared.clock.now();
+        Store {
+            map: LayerMap::new(files.live().map(|f| f.layer.clone()).collect()),
+            shared,
+            blobs,
+            manifests: Mutex::new(manifests),
+            files: Mutex::new(files),
+            memory: Mutex::new(Memory { published, frozen: VecDeque::new(), counted: 0, open_since }),
+            flushing: Mutex::new(()),
+            swap: Mutex::new(None),
+            intake: watch::Sender::new(Intake::Open),
+            durable: watch::Sender::new((durable, start)),
+            work: Notify::new(),
+        }
+    }
+
+    /// The layers of now. A read at an LSN takes its snapshot after the LSN was published.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.map.snapshot()
+    }
+
+    /// What the manifest that counts says.
+    pub(crate) fn manifest(&self) -> Manifest {
+        lock(&self.manifests).current().clone()
+    }
+
+    /// Up to where everything is durable, and where the record that ends there starts.
+    pub(crate) fn durable(&self) -> watch::Receiver<(Durable, Option<Lsn>)> {
+        self.durable.subscribe()
+    }
+
+    /// Whether versions are taken in.
+    pub(crate) fn intake(&self) -> watch::Receiver<Intake> {
+        self.intake.subscribe()
+    }
+
+    /// Takes over all versions of a batch and leaves it empty. They count once [`Store::publish`] says so.
+    ///
+    /// # Errors
+    /// [`AppendError::NotNow`] when memory is at its bound or storage takes nothing: the caller waits for
+    /// [`Store::intake`]. Versions that do not fit to those before are an error of the caller.
+    pub(crate) fn append(&self, batch: &mut Batch) -> Result<(), AppendError> {
+        let intake = self.intake.borrow().clone();
+        if intake != Intake::Open {
+            return Err(AppendError::NotNow(intake));
+        }
+        Ok(self.map.append(batch)?)
+    }
+
+    /// Everything up to `position`, a record boundary, was appended. Freezes the open layer when it is full.
+    pub(crate) fn publish(&self, position: Position) {
+        let config = &self.shared.config;
+        let mut memory = lock(&self.memory);
+        assert!(position.end >= memory.published.end, "positions do not go back");
+        memory.published = position;
+        let open = self.map.snapshot().set().open.size().memory;
+        self.count(&mut memory, open);
+        // So small a layer is not worth a file, however little memory there is.
+        let crowded = self.shared.memory.bytes() > config.memory_bytes && open > config.layer_bytes / 16;
+        if (open >= config.layer_bytes || crowded) && memory.frozen.len() < config.frozen_max {
+            self.freeze_at(&mut memory);
+        }
+        drop(memory);
+        self.update_intake(None);
+    }
+
+    /// Freezes what is open when it is older than [`super::config::StoreConfig::layer_age`]; or at once.
+    pub(crate) fn freeze(&self, at_once: bool) {
+        let mut memory = lock(&self.memory);
+        let age = self.shared.clock.now().saturating_sub(memory.open_since);
+        let newest = memory.frozen.back().map_or(self.durable.borrow().0.lsn(), |f| f.end.end);
+        if memory.published.end > newest && (at_once || age >= self.shared.config.layer_age) {
+            self.freeze_at(&mut memory);
+        }
+    }
+
+    fn freeze_at(&self, memory: &mut Memory) {
+        let layer = self.map.freeze();
+        let size = layer.as_ref().map_or(0, |l| l.size().memory);
+        let end = memory.published;
+        memory.frozen.push_back(Frozen { layer, end, memory: size, file: None });
+        memory.open_since = self.shared.clock.now();
+        self.work.notify_one();
+    }
+
+    fn count(&self, memory: &mut Memory, open: usize) {
+        let now = open + memory.frozen.iter().map(|f| f.memory).sum::<usize>();
+        self.shared.memory.change(memory.counted, now);
+        memory.counted = now;
+    }
+
+    /// What ingest may do; `failed`: because of that error.
+    fn update_intake(&self, failed: Option<&WriteError>) {
+        let config = &self.shared.config;
+        let memory = lock(&self.memory);
+        let open = self.map.snapshot().set().open.size().memory;
+        let waits = memory.frozen.len() >= config.frozen_max && open >= config.layer_bytes;
+        let crowded = !memory.frozen.is_empty()
+            && self.shared.memory.bytes() > config.memory_bytes.saturating_add(config.memory_bytes / 4);
+        let now = match failed {
+            Some(e) if e.kind() == BlobErrorKind::Full => Intake::Full(e.to_string()),
+            Some(e) if matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound) => {
+                Intake::Stopped(e.to_string())
+            }
+            _ if waits || crowded => Intake::Busy,
+            _ => Intake::Open,
+        };
+        self.intake.send_if_modified(|intake| {
+            // Only that everything could be written shows that there is space again; nothing heals what has stopped.
+            let stays = match intake {
+                Intake::Stopped(_) => true,
+                Intake::Full(_) => !matches!(now, Intake::Stopped(_)) && !memory.frozen.is_empty(),
+                _ => false,
+            };
+            let changes = !stays && *intake != now;
+            if changes {
+                *intake = now;
+            }
+            changes
+        });
+    }
+
+    /// Writes the oldest frozen layer; false when there is none. Repeated after an error, it goes on where it was.
+    ///
+    /// # Errors
+    /// By [`WriteError::kind`]; [`Store::intake`] says what it means for ingest.
+    pub(crate) fn flush_one(&self) -> Result<bool, WriteError> {
+        let _only = lock(&self.flushing);
+        let result = self.flush_oldest();
+        self.update_intake(result.as_ref().err());
+        result
+    }
+
+    fn flush_oldest(&self) -> Result<bool, WriteError> {
+        let (layer, end, file) = match lock(&self.memory).frozen.front() {
+            None => return Ok(false),
+            Some(f) => (f.layer.clone(), f.end, f.file.clone()),
+        };
+        let file = match (&layer, file) {
+            (Some(layer), None) => {
+                let file = self.write_layer(layer)?;
+                if let Some(front) = lock(&self.memory).frozen.front_mut() {
+                    front.file = Some(file.clone());
+                }
+                Some(file)
+            }
+            (_, file) => file,
+        };
+        let entry = file.as_ref().map(|f| f.entry.clone());
+        self.edit(|manifest| {
+            manifest.layers.retain(|l| entry.as_ref().is_none_or(|e| e.name != l.name));
+            manifest.layers.extend(entry.clone());
+            manifest.disk_consistent_lsn = end.end;
+            manifest.last_record_start = end.start;
+            if manifest.importing.as_ref().is_some_and(|i| i.end.is_some_and(|copied| end.end >= copied)) {
+                manifest.importing = None;
+            }
+        })?;
+        if let Some(file) = &file {
+            lock(&self.files).add(std::slice::from_ref(file));
+        }
+        if let Some(layer) = &layer {
+            self.map.flushed(layer, file.iter().map(|f| f.layer.clone()).collect());
+        }
+        let mut memory = lock(&self.memory);
+        memory.frozen.pop_front();
+        let open = self.map.snapshot().set().open.size().memory;
+        self.count(&mut memory, open);
+        Ok(true)
+    }
+
+    fn write_layer(&self, layer: &Arc<OpenLayer>) -> Result<File, FileError> {
+        let mut writer = files::writer(&self.shared)?;
+        for (key, v) in layer.clone().iter(..) {
+            writer.push(key, v.lsn, v.kind, &v.value)?;
+        }
+        files::store(&*self.blobs, &self.shared, writer, 0)
+    }
+
+    /// Makes everything published so far durable, and returns up to where that is.
+    ///
+    /// # Errors
+    /// As [`Store::flush_one`]; what was not written stays where it is.
+    pub(crate) fn flush(&self) -> Result<Durable, WriteError> {
+        self.freeze(true);
+        while self.flush_one()? {}
+        Ok(self.durable.borrow().0)
+    }
+
+    /// Changes the manifest; when this returns, the change is durable and counts. See [`Manifests::advance`].
+    pub(super) fn edit(&self, edit: impl FnOnce(&mut Manifest)) -> Result<(), ManifestError> {
+        let mut manifests = lock(&self.manifests);
+        let result = manifests.advance(edit);
+        let now = (manifests.durable(), manifests.current().last_record_start);
+        self.durable.send_if_modified(|durable| {
+            let moved = durable.0 < now.0;
+            *durable = now;
+            moved
+        });
+        if matches!(result, Err(ManifestError::Fenced { .. })) {
+            let why = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            drop(manifests);
+            self.intake.send_replace(Intake::Stopped(why));
+        }
+        result
+    }
+
+    /// Deletes manifests and files that nothing needs any more; returns how many.
+    ///
+    /// # Errors
+    /// Those of storage; the rest is tried again.
+    pub(crate) fn collect(&self) -> Result<usize, ManifestError> {
+        let mut manifests = lock(&self.manifests);
+        if manifests.is_fenced() || manifests.is_unknown() {
+            return Ok(0);
+        }
+        let old = manifests.collect()?;
+        Ok(old + lock(&self.files).collect()?)
+    }
+
+    /// No read, branch or backup below `horizon`; it never moves back.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn set_horizon(&self, horizon: Lsn) -> Result<(), ManifestError> {
+        self.edit(|m| {
+            if m.horizon.is_none_or(|h| h < horizon) {
+                m.horizon = Some(horizon);
+                m.readable_from = m.readable_from.max(horizon);
+            }
+        })
+    }
+
+    /// Keeps the versions at a position, in the place of the lease of that name. False when the position is not
+    /// readable any more: compaction may have removed its versions.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn put_lease(&self, lease: Lease) -> Result<bool, ManifestError> {
+        let mut readable = false;
+        self.edit(|m| {
+            readable = lease.lsn >= m.readable_from || m.leases.iter().any(|l| l.lsn == lease.lsn);
+            if readable {
+                m.leases.retain(|l| l.name != lease.name);
+                m.leases.push(lease);
+            }
+        })?;
+        Ok(readable)
+    }
+
+    /// Ends a lease; none is no error.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn drop_lease(&self, name: &str) -> Result<(), ManifestError> {
+        self.edit(|m| m.leases.retain(|l| l.name != name))
+    }
+
+    /// Remembers the number of the last choice that was published.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn set_choice_seq(&self, choice_seq: u64) -> Result<(), ManifestError> {
+        self.edit(|m| m.choice_seq = m.choice_seq.max(choice_seq))
+    }
+
+    /// All pages of the cluster are here, durably, and readable once WAL up to `end` is: see [`Importing`].
+    ///
+    /// [`Importing`]: super::manifest::Importing
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn pages_copied(&self, end: Lsn) -> Result<(), WriteError> {
+        self.flush()?;
+        Ok(self.edit(|m| {
+            m.readable_from = m.readable_from.max(end);
+            if let Some(importing) = &mut m.importing {
+                importing.end = Some(end);
+            }
+        })?)
+    }
+
+    /// Forgets every version, to begin an import anew with pages as of `pages_at`.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn restart_import(&self, pages_at: Lsn) -> Result<(), WriteError> {
+        let _no_flush = lock(&self.flushing);
+        let mut swap = lock(&self.swap);
+        let mut memory = lock(&self.memory);
+        self.edit(|m| {
+            m.layers.clear();
+            m.disk_consistent_lsn = pages_at;
+            m.last_record_start = None;
+            m.readable_from = pages_at;
+            if let Some(importing) = &mut m.importing {
+                importing.pages_at = pages_at;
+                importing.end = None;
+            }
+        })?;
+        *swap = None;
+        memory.published = Position { end: pages_at, start: None };
+        memory.frozen.clear();
+        self.map.freeze();
+        let set = self.map.snapshot();
+        set.set().frozen.iter().for_each(|layer| self.map.flushed(layer, vec![]));
+        self.map.replace(&set.set().layers, vec![]);
+        let mut files = lock(&self.files);
+        let all: Vec<File> = files.live().cloned().collect();
+        files.drop_files(&all);
+        drop(files);
+        self.count(&mut memory, 0);
+        Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let memory = self.memory.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.shared.memory.change(memory.counted, 0);
+    }
+}
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tests;

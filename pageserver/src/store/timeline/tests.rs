@@ -1,0 +1,234 @@
+//! One timeline's store: bounds, errors, restart, import.
+
+use super::super::blobs::fake::{FakeDisk, Lies};
+use super::super::blobs::memory::MemoryBlobs;
+use super::super::config::StoreConfig;
+use super::super::manifest::Importing;
+use super::super::workload::{HandClock, START, Workload, empty, feed, on, shared, small};
+use super::*;
+
+fn memory_store(config: StoreConfig) -> (Store, Arc<dyn Blobs>, HandClock) {
+    let (shared, hand) = shared(config);
+    let blobs: Arc<dyn Blobs> = Arc::new(MemoryBlobs::default());
+    (Store::create(shared, blobs.clone(), empty()).expect("creates"), blobs, hand)
+}
+
+fn durable(store: &Store) -> Lsn {
+    store.durable().borrow().0.lsn()
+}
+
+fn reopen(blobs: &Arc<dyn Blobs>) -> Store {
+    Store::open(shared(small()).0, blobs.clone()).expect("opens")
+}
+
+fn whole(store: &Store, work: &Workload, end: Lsn) -> Option<String> {
+    work.difference(&store.snapshot(), Lsn::new(0), end, &[])
+}
+
+#[test]
+fn a_restart_is_where_the_last_flush_was() {
+    let (store, blobs, _) = memory_store(small());
+    let work = Workload::new(1, 200, 20);
+    let (first, rest) = work.records.split_at(120);
+    feed(&store, first).expect("takes them");
+    assert_eq!(whole(&store, &work, first[119].position.end), None);
+    assert_eq!(durable(&store), Lsn::new(START));
+    let flushed = store.flush().expect("writes").lsn();
+    assert_eq!(flushed, first[119].position.end);
+    feed(&store, &rest[..40]).expect("takes them");
+    assert_eq!(whole(&store, &work, rest[39].position.end), None);
+
+    let store = reopen(&blobs);
+    assert_eq!(*store.durable().borrow(), (store.durable().borrow().0, first[119].position.start));
+    assert_eq!(durable(&store), flushed);
+    assert_eq!(whole(&store, &work, flushed), None);
+    feed(&store, work.after(flushed)).expect("takes them");
+    store.flush().expect("writes");
+    assert_eq!(whole(&reopen(&blobs), &work, rest[79].position.end), None);
+    assert_eq!(store.manifest().attach(), empty().attach());
+}
+
+#[test]
+fn a_position_without_versions_becomes_durable_too() {
+    let (store, blobs, hand) = memory_store(small());
+    let position = Position { end: Lsn::new(START + 800), start: Some(Lsn::new(START + 700)) };
+    store.publish(position);
+    store.freeze(false);
+    assert!(!store.flush_one().expect("nothing is due"));
+    hand.move_on(301);
+    store.freeze(false);
+    store.freeze(false);
+    assert!(store.flush_one().expect("writes"));
+    assert!(!store.flush_one().expect("once"));
+    assert_eq!(durable(&reopen(&blobs)), position.end);
+    assert_eq!(store.manifest().layers, []);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let config = StoreConfig { layer_bytes: 20_000, ..small() };
+    let (store, _, _) = memory_store(config);
+    let work = Workload::new(2, 3000, 20);
+    let mut rest = &work.records[..];
+    let mut refused = 0;
+    while !rest.is_empty() {
+        if feed(&store, &rest[..5.min(rest.len())]).is_ok() {
+            rest = &rest[5.min(rest.len())..];
+            let set = store.snapshot();
+            assert!(set.set().frozen.len() <= 2);
+            assert!(store.shared.memory.bytes() < 3 * 20_000 + 10_000);
+        } else {
+            refused += 1;
+            assert_eq!(*store.intake().borrow(), Intake::Busy);
+            assert!(store.flush_one().expect("writes"));
+            assert_eq!(*store.intake().borrow(), Intake::Open);
+        }
+    }
+    assert!(refused > 3, "{refused}");
+    store.flush().expect("writes");
+    assert_eq!(whole(&store, &work, work.records[2999].position.end), None);
+    let shared = store.shared.clone();
+    drop(store);
+    assert_eq!(shared.memory.bytes(), 0);
+}
+
+#[test]
+fn little_memory_for_all_makes_small_layers() {
+    let config = StoreConfig { layer_bytes: 100_000, memory_bytes: 30_000, ..small() };
+    let (store, _, _) = memory_store(config);
+    let work = Workload::new(3, 400, 20);
+    let mut rest = &work.records[..];
+    while feed(&store, &rest[..5]).is_ok() {
+        rest = &rest[5..];
+    }
+    assert!(store.shared.memory.bytes() < 60_000);
+    assert_eq!(*store.intake().borrow(), Intake::Busy);
+    while store.flush_one().expect("writes") {}
+    assert_eq!(*store.intake().borrow(), Intake::Open);
+}
+
+#[test]
+fn a_full_disk_stops_ingest_until_there_is_space() {
+    let disk = FakeDisk::new(Lies::None);
+    let (shared, _) = shared(small());
+    let store = Store::create(shared, on(&disk).expect("directories"), empty()).expect("creates");
+    let work = Workload::new(4, 100, 20);
+    let (first, rest) = work.records.split_at(80);
+    feed(&store, first).expect("takes them");
+    disk.set_room(Some(1000));
+    let error = store.flush().expect_err("full");
+    assert_eq!(error.kind(), BlobErrorKind::Full);
+    assert!(matches!(&*store.intake().borrow(), Intake::Full(why) if why.contains("layers")), "{error}");
+    assert!(matches!(feed(&store, rest), Err(AppendError::NotNow(Intake::Full(_)))));
+    assert_eq!(durable(&store), Lsn::new(START));
+    assert_eq!(whole(&store, &work, first[79].position.end), None);
+    // Room for the layer, not for the manifest.
+    disk.set_room(Some(error_free_layer_bytes(&store) + 100));
+    assert_eq!(store.flush_one().expect_err("full").kind(), BlobErrorKind::Full);
+    assert_eq!(durable(&store), Lsn::new(START));
+    disk.set_room(None);
+    while store.flush_one().expect("writes") {}
+    assert_eq!(*store.intake().borrow(), Intake::Open);
+    feed(&store, rest).expect("takes them");
+    store.flush().expect("writes");
+    assert_eq!(whole(&store, &work, rest[19].position.end), None);
+}
+
+/// How large the frozen layer is as a file.
+fn error_free_layer_bytes(store: &Store) -> u64 {
+    let (other, blobs, _) = memory_store(small());
+    for frozen in &store.snapshot().set().frozen {
+        other.write_layer(frozen).expect("writes");
+    }
+    blobs.list(super::super::LAYERS).expect("lists").iter().map(|e| e.len).sum()
+}
+
+#[test]
+fn who_lost_the_timeline_stops_and_can_be_read() {
+    let (old, blobs, _) = memory_store(small());
+    let work = Workload::new(5, 100, 20);
+    feed(&old, &work.records[..50]).expect("takes them");
+    let new = reopen(&blobs);
+    let error = old.flush().expect_err("fenced");
+    assert_eq!(error.kind(), BlobErrorKind::Terminal);
+    assert!(matches!(&*old.intake().borrow(), Intake::Stopped(why) if why.contains("another writer")), "{error}");
+    assert_eq!(durable(&old), Lsn::new(START));
+    assert!(matches!(feed(&old, &work.records[50..]), Err(AppendError::NotNow(Intake::Stopped(_)))));
+    assert_eq!(whole(&old, &work, work.records[49].position.end), None);
+    assert_eq!(old.collect().expect("does nothing"), 0);
+    feed(&new, &work.records).expect("takes them");
+    new.flush().expect("writes");
+    assert_eq!(whole(&reopen(&blobs), &work, work.records[99].position.end), None);
+}
+
+#[test]
+fn a_failed_sync_of_names_stops_the_timeline() {
+    let disk = FakeDisk::new(Lies::None);
+    let (shared, _) = shared(small());
+    let store = Store::create(shared, on(&disk).expect("directories"), empty()).expect("creates");
+    let work = Workload::new(6, 40, 10);
+    feed(&store, &work.records).expect("takes them");
+    disk.fail("sync_dir");
+    assert_eq!(store.flush().expect_err("injected").kind(), BlobErrorKind::Terminal);
+    assert!(matches!(&*store.intake().borrow(), Intake::Stopped(_)));
+    assert_eq!(durable(&store), Lsn::new(START));
+}
+
+#[test]
+fn a_lost_or_foreign_layer_is_named() {
+    let (store, blobs, _) = memory_store(small());
+    let work = Workload::new(7, 40, 10);
+    feed(&store, &work.records).expect("takes them");
+    store.flush().expect("writes");
+    let name = format!("layers/{}", store.manifest().layers[0].name);
+    let bytes = blobs.get(&name).expect("there");
+    blobs.delete(&name).expect("deletes");
+    let open = || Store::open(shared(small()).0, blobs.clone()).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(open().contains(&name), "{}", open());
+    let (other, other_blobs, _) = memory_store(small());
+    feed(&other, &work.records[..20]).expect("takes them");
+    other.flush().expect("writes");
+    let foreign = other_blobs.get(&format!("layers/{}", other.manifest().layers[0].name)).expect("there");
+    blobs.create(&name, &[foreign]).expect("creates");
+    assert!(open().contains("is not the file that the manifest lists"), "{}", open());
+    blobs.delete(&name).expect("deletes");
+    blobs.create(&name, &[bytes]).expect("creates");
+    assert_eq!(open(), "");
+}
+
+#[test]
+fn an_import_is_begun_anew_or_becomes_readable() {
+    let (shared, _) = shared(small());
+    let blobs: Arc<dyn Blobs> = Arc::new(MemoryBlobs::default());
+    let importing = Importing { pages_at: Lsn::new(START), end: None, rest: serde_json::Map::new() };
+    let store = Store::create(shared, blobs.clone(), Manifest { importing: Some(importing), ..empty() });
+    let store = store.expect("creates");
+    let junk = Workload::new(8, 30, 10);
+    feed(&store, &junk.records).expect("takes them");
+    store.flush().expect("writes");
+    feed(&reopen(&blobs), &[]).expect("nothing");
+
+    let store = reopen(&blobs);
+    assert!(store.manifest().importing.is_some_and(|i| i.end.is_none()));
+    let again = Lsn::new(START + 8);
+    store.restart_import(again).expect("forgets");
+    assert_eq!((durable(&store), store.manifest().layers.len()), (again, 0));
+    assert_eq!(Workload::default().difference(&store.snapshot(), again, again, &[]), None);
+    assert!(junk.keys().iter().all(|k| store.snapshot().history(*k, Lsn::MAX).expect("reads").versions.is_empty()));
+
+    // Pages at one LSN, then the log.
+    let work = Workload::new(9, 60, 10);
+    let (pages, log) = work.records.split_at(1);
+    let end = log[30].position.end;
+    feed(&store, pages).expect("takes them");
+    store.pages_copied(end).expect("writes");
+    assert_eq!(store.manifest().readable_from, end);
+    feed(&store, &log[..20]).expect("takes them");
+    store.flush().expect("writes");
+    let store = reopen(&blobs);
+    assert!(store.manifest().importing.is_some_and(|i| i.end == Some(end)));
+    feed(&store, work.after(durable(&store))).expect("takes them");
+    store.flush().expect("writes");
+    assert_eq!(store.manifest().importing, None);
+    assert_eq!(whole(&reopen(&blobs), &work, work.records[59].position.end), None);
+}
