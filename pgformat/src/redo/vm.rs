@@ -28,7 +28,7 @@ pub const VALID_BITS: u8 = ALL_VISIBLE | ALL_FROZEN;
 /// Heap blocks that one page of the map covers (`HEAPBLOCKS_PER_PAGE`).
 pub const HEAP_BLOCKS_PER_PAGE: u32 = (MAP_LEN * 4) as u32;
 
-/// `info` of our change that clears bits of one heap block: data [`clear`].
+/// `info` of our change that clears bits of heap blocks: data [`clear`], once or more.
 pub const CLEAR: u8 = 0x10;
 /// `info` of our change that clears the bits of blocks that were cut off: data [`truncate`].
 pub const TRUNCATE: u8 = 0x20;
@@ -173,7 +173,7 @@ pub(super) fn redo_visible(page: &mut Page, change: &Change<'_>, ctx: &Context) 
 pub fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let mut data = Take::new(change.data);
     match change.info {
-        CLEAR => {
+        CLEAR => loop {
             let (mask, heap_blk) = (data.u8()?, data.u32()?);
             if map_block(heap_blk) != change.blk {
                 return Err(RedoError::Precondition("the visibility map's page does not cover the heap block"));
@@ -181,8 +181,10 @@ pub fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
             if !page.is_new() {
                 clear_bits(page, heap_blk, mask & VALID_BITS)?;
             }
-            Ok(())
-        }
+            if data.left() == 0 {
+                return Ok(());
+            }
+        },
         TRUNCATE => {
             let first_gone = data.u32()?;
             if !page.is_new() {

@@ -148,6 +148,8 @@ fn ours<'a>(info: u8, data: &'a [u8]) -> Change<'a> {
 fn our_clear_leaves_the_lsn() {
     assert_eq!(outcome(&ours(CLEAR, &clear(FIRST + 3, VALID_BITS))), ([0x3F, 0xFF], false));
     assert_eq!(outcome(&ours(CLEAR, &clear(FIRST + 4, ALL_FROZEN))), ([0xFF, 0xFD], false));
+    let both = [clear(FIRST + 3, VALID_BITS), clear(FIRST + 4, ALL_FROZEN)].concat();
+    assert_eq!(outcome(&ours(CLEAR, &both)), ([0x3F, 0xFD], false));
     let mut page = Page::zeroed();
     redo_any(&mut page, &ours(CLEAR, &clear(FIRST, VALID_BITS)), &context(15)).expect("redone");
     assert!(page.is_zero());

@@ -1,0 +1,210 @@
+//! What became of transactions, and when: chunks of [`Kind::XactIndex`](crate::key::Kind::XactIndex), one for about
+//! 64 KiB of the log.
+//!
+//! A chunk lists every commit, abort, prepare, commit and abort of a prepared transaction, and where the next
+//! transaction's number rose. With it a time or a transaction becomes an LSN, and the next transaction's number is exact
+//! at every LSN. Each entry is written as its difference to the one before. A chunk's key is the boundary before its
+//! first record.
+//!
+//! `format u8 = 1 | next transaction before u64 | entries`. An entry: `kind u8 | LSN, as the distance to the entry
+//! before, in units of eight bytes`, then for a number that rose `by how much`, else `length of the record (boundary
+//! to boundary), units of eight | time, difference | transaction, difference | how many subtransactions | each,
+//! difference`; LEB128, differences zigzag.
+
+use pgformat::Lsn;
+use pgformat::read::{Short, Take};
+use smallvec::SmallVec;
+
+use super::leb;
+use super::look::{Look, LookError};
+use super::out::Out;
+use crate::key::{Key, Kind};
+
+const FORMAT: u8 = 1;
+/// Log that a chunk covers at most, in bytes: what chunks are made for, and one record of the longest kind.
+const CHUNK_WAL_BYTES_MAX: u64 = 2 << 30;
+/// An entry's kind: the next transaction's number rose.
+const ROSE: u8 = 0;
+
+/// How a transaction ended, or that it was prepared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum EndKind {
+    /// It committed.
+    Commit = 1,
+    /// It aborted.
+    Abort = 2,
+    /// It was prepared.
+    Prepare = 3,
+    /// It committed after it had been prepared.
+    CommitPrepared = 4,
+    /// It aborted after it had been prepared.
+    AbortPrepared = 5,
+}
+
+impl EndKind {
+    const ALL: [EndKind; 5] =
+        [EndKind::Commit, EndKind::Abort, EndKind::Prepare, EndKind::CommitPrepared, EndKind::AbortPrepared];
+}
+
+/// One end of a transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct XactEntry {
+    /// What happened.
+    pub(crate) kind: EndKind,
+    /// Boundary before its record.
+    pub(crate) start: Lsn,
+    /// Boundary behind its record: from here on it counts.
+    pub(crate) end: Lsn,
+    /// When, in microseconds since 2000.
+    pub(crate) time: i64,
+    /// The top transaction.
+    pub(crate) xid: u32,
+    /// Its subtransactions.
+    pub(crate) subxids: SmallVec<[u32; 4]>,
+}
+
+/// What the next entry is a difference to.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    lsn: Lsn,
+    next_xid: u64,
+    time: i64,
+    xid: u32,
+}
+
+impl Last {
+    const fn new(lsn: Lsn, next_xid: u64) -> Last {
+        Last { lsn, next_xid, time: 0, xid: 0 }
+    }
+}
+
+/// The chunk that is being filled.
+#[derive(Debug)]
+pub(super) struct Ends {
+    first: Lsn,
+    next_xid: u64,
+    last: Last,
+    entries: Vec<u8>,
+}
+
+impl Ends {
+    /// A chunk for the records behind boundary `first`, when the next transaction is `next_xid`.
+    pub(super) const fn new(first: Lsn, next_xid: u64) -> Ends {
+        Ends { first, next_xid, last: Last::new(first, next_xid), entries: Vec::new() }
+    }
+
+    fn begin(&mut self, kind: u8, lsn: Lsn) {
+        self.entries.push(kind);
+        leb::put(&mut self.entries, lsn.bytes_since(self.last.lsn) / 8);
+        self.last.lsn = lsn;
+    }
+
+    /// From the record behind boundary `end` on the next transaction is `next_xid`.
+    pub(super) fn rose(&mut self, end: Lsn, next_xid: u64) {
+        self.begin(ROSE, end);
+        leb::put_signed(&mut self.entries, next_xid.wrapping_sub(self.last.next_xid) as i64);
+        self.last.next_xid = next_xid;
+    }
+
+    /// A transaction ended, or was prepared.
+    pub(super) fn push(&mut self, entry: &XactEntry) {
+        self.begin(entry.kind as u8, entry.end);
+        let (last, out) = (&mut self.last, &mut self.entries);
+        leb::put(out, entry.end.bytes_since(entry.start) / 8);
+        leb::put_signed(out, entry.time.wrapping_sub(last.time));
+        leb::put_signed(out, i64::from(entry.xid) - i64::from(last.xid));
+        leb::put(out, entry.subxids.len() as u64);
+        (last.time, last.xid) = (entry.time, entry.xid);
+        for sub in &entry.subxids {
+            leb::put_signed(out, i64::from(*sub) - i64::from(last.xid));
+            last.xid = *sub;
+        }
+    }
+
+    /// Writes the chunk, if there is anything in it, and begins the next one behind boundary `end`.
+    pub(super) fn finish(&mut self, end: Lsn, out: &mut Out<'_>) {
+        if !self.entries.is_empty() {
+            let mut chunk = vec![FORMAT];
+            chunk.extend(self.next_xid.to_le_bytes());
+            chunk.append(&mut self.entries);
+            out.blob(Key::at(Kind::XactIndex, self.first.get()), &chunk);
+        }
+        *self = Ends::new(end, self.last.next_xid);
+    }
+}
+
+/// What a chunk says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct XactChunk {
+    /// The next transaction's number, by the boundary from which on it holds, ascending. The first is the chunk's own.
+    pub(crate) next_xid: Vec<(Lsn, u64)>,
+    /// Ends of transactions, in the order of their records.
+    pub(crate) ends: Vec<XactEntry>,
+}
+
+impl XactChunk {
+    /// Reads the chunk with that key.
+    ///
+    /// # Errors
+    /// [`Short`] when it is damaged or of another format.
+    pub(crate) fn decode(key: Key, chunk: &[u8]) -> Result<XactChunk, Short> {
+        let mut take = Take::new(chunk);
+        if take.u8()? != FORMAT {
+            return Err(Short);
+        }
+        let first = Lsn::new(u64::from(key.spc) << 32 | u64::from(key.db));
+        let mut last = Last::new(first, take.u64()?);
+        let mut read = XactChunk { next_xid: vec![(first, last.next_xid)], ends: Vec::new() };
+        let bytes = |take: &mut Take<'_>| Ok::<u64, Short>(leb::take(take)?.saturating_mul(8).min(u64::MAX / 4));
+        while take.left() > 0 {
+            let kind = take.u8()?;
+            last.lsn = last.lsn.add(bytes(&mut take)?);
+            if kind == ROSE {
+                last.next_xid = last.next_xid.wrapping_add(leb::take_signed(&mut take)? as u64);
+                read.next_xid.push((last.lsn, last.next_xid));
+                continue;
+            }
+            let kind = EndKind::ALL.into_iter().find(|k| *k as u8 == kind).ok_or(Short)?;
+            let start = Lsn::new(last.lsn.get().saturating_sub(bytes(&mut take)?));
+            last.time = last.time.wrapping_add(leb::take_signed(&mut take)?);
+            let mut xid = || {
+                last.xid = last.xid.wrapping_add(leb::take_signed(&mut take)? as u32);
+                Ok::<u32, Short>(last.xid)
+            };
+            let top = xid()?;
+            let n = leb::take(&mut take)?;
+            let mut subxids = SmallVec::new();
+            for _ in 0..n {
+                last.xid = last.xid.wrapping_add(leb::take_signed(&mut take)? as u32);
+                subxids.push(last.xid);
+            }
+            read.ends.push(XactEntry { kind, start, end: last.lsn, time: last.time, xid: top, subxids });
+        }
+        Ok(read)
+    }
+}
+
+/// The next transaction's number at `lsn`, if it rose in `(since, lsn]`: what rose before is in the control state of
+/// `since`. The chunk that says so may have been written after `lsn`, so `tip` is the newest state.
+///
+/// # Errors
+/// When the store cannot be read, or a chunk is damaged.
+pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option<u64>, LookError> {
+    let at = |n: u64| Key::at(Kind::XactIndex, n);
+    let lowest = since.get().saturating_sub(CHUNK_WAL_BYTES_MAX);
+    let mut reach = 1 << 20;
+    loop {
+        let first = lsn.get().saturating_sub(reach).max(lowest);
+        for (key, bytes) in tip.scan(at(first)..at(lsn.get()))?.into_iter().rev() {
+            let chunk = XactChunk::decode(key, &bytes).map_err(|Short| LookError::Damaged(key))?;
+            if let Some((rose, next)) = chunk.next_xid.iter().skip(1).rev().find(|(rose, _)| *rose <= lsn) {
+                return Ok((*rose > since).then_some(*next));
+            }
+        }
+        if first == lowest {
+            return Ok(None);
+        }
+        reach = reach.saturating_mul(8);
+    }
+}

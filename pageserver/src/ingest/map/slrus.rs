@@ -1,0 +1,216 @@
+//! SLRU pages: what the ends of transactions and multixacts write, and which segments there are.
+//!
+//! Owner of the segments' sizes. A page at the end of its segment or beyond begins as zeros, as a hole in a file reads.
+//! Removing a segment does not touch its pages: who makes it again begins with zeros.
+//!
+//! Source: PostgreSQL 14-18, `slru.c`, `clog.c`, `commit_ts.c`, `multixact.c` in `src/backend/access/transam`.
+
+use pgformat::effect::Member;
+use pgformat::redo::slru::SlruChange;
+use pgformat::slru::{SEGMENT_PAGES, Slru, XidStatus, next_multi, previous_multi};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::look::{LookError, number, of_space};
+use super::out::Out;
+use crate::key::{Key, Kind};
+
+/// Pages of segments, as far as they were asked for or changed; `None` is a segment that does not exist.
+#[derive(Default, Debug)]
+pub(super) struct Slrus {
+    segments: FxHashMap<(Slru, u32), Option<u32>>,
+}
+
+/// A transaction and its subtransactions.
+pub(super) type Xids = SmallVec<[u32; 8]>;
+
+fn page_key(slru: Slru, page: u32) -> Key {
+    Key::numbered(Kind::SlruPage, slru as u32, page)
+}
+
+fn segment_key(slru: Slru, segment: u32) -> Key {
+    Key::numbered(Kind::SlruSegment, slru as u32, segment)
+}
+
+impl Slrus {
+    fn segment(&mut self, slru: Slru, segment: u32, out: &Out<'_>) -> Result<Option<u32>, LookError> {
+        if let Some(pages) = self.segments.get(&(slru, segment)) {
+            return Ok(*pages);
+        }
+        let pages = out.look.blob(segment_key(slru, segment))?.and_then(|b| number(&b));
+        self.segments.insert((slru, segment), pages);
+        Ok(pages)
+    }
+
+    /// Whether a page exists.
+    fn has(&mut self, slru: Slru, page: u32, out: &Out<'_>) -> Result<bool, LookError> {
+        let pages = self.segment(slru, page / SEGMENT_PAGES, out)?;
+        Ok(pages.is_some_and(|pages| page % SEGMENT_PAGES < pages))
+    }
+
+    /// Makes sure that a page exists, those before it in its segment too; whether it is new.
+    fn reach(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<bool, LookError> {
+        let (segment, index) = (page / SEGMENT_PAGES, page % SEGMENT_PAGES);
+        let pages = self.segment(slru, segment, out)?.unwrap_or(0);
+        if index < pages {
+            return Ok(false);
+        }
+        for gap in pages..index {
+            out.zeros(page_key(slru, segment * SEGMENT_PAGES + gap));
+        }
+        self.segments.insert((slru, segment), Some(index + 1));
+        out.blob(segment_key(slru, segment), &(index + 1).to_le_bytes());
+        Ok(true)
+    }
+
+    fn change(&mut self, slru: Slru, page: u32, change: &SlruChange, out: &mut Out<'_>) -> Result<(), LookError> {
+        let new = self.reach(slru, page, out)?;
+        out.change(page_key(slru, page), &change.change(), new);
+        Ok(())
+    }
+
+    /// A page of zeros (`ZEROPAGE` records).
+    pub(super) fn zero(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+        self.reach(slru, page, out)?;
+        out.zeros(page_key(slru, page));
+        Ok(())
+    }
+
+    /// Makes sure that a page exists, as zeros if it did not.
+    pub(super) fn ensure(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+        if self.reach(slru, page, out)? {
+            out.zeros(page_key(slru, page));
+        }
+        Ok(())
+    }
+
+    /// What became of transactions.
+    pub(super) fn set_status(&mut self, xids: Xids, status: XidStatus, out: &mut Out<'_>) -> Result<(), LookError> {
+        by_page(Slru::Xact, xids, |page, xids| {
+            let change = SlruChange::clog(page, status, xids.iter().copied());
+            self.change(Slru::Xact, page, &change, out)
+        })
+    }
+
+    /// When transactions committed, in microseconds since 2000, and where.
+    pub(super) fn set_commit_ts(
+        &mut self,
+        xids: Xids,
+        time: i64,
+        origin: u16,
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        by_page(Slru::CommitTs, xids, |page, xids| {
+            let change = SlruChange::commit_ts(page, time, origin, xids.iter().copied());
+            self.change(Slru::CommitTs, page, &change, out)
+        })
+    }
+
+    /// Where a multixact's members begin, and where those of the next one will.
+    ///
+    /// Minors since the end of 2025 set the second number here and log the next page's beginning before; in a log of
+    /// an older one that page comes later. It is made here then, and returned: its record must not erase it.
+    pub(super) fn set_offsets(
+        &mut self,
+        multi: u32,
+        offset: u32,
+        members: u32,
+        out: &mut Out<'_>,
+    ) -> Result<Option<u32>, LookError> {
+        const SLRU: Slru = Slru::MultixactOffsets;
+        let next = next_multi(multi);
+        // Offset 0 means that none is set, so it is left out.
+        let next_offset = offset.wrapping_add(members).max(1);
+        let (page, next_page) = (SLRU.page_of(multi), SLRU.page_of(next));
+        if page == next_page {
+            let both = [(multi, offset), (next, next_offset)];
+            self.change(SLRU, page, &SlruChange::offsets(page, both.into_iter()), out)?;
+            return Ok(None);
+        }
+        self.change(SLRU, page, &SlruChange::offsets(page, [(multi, offset)].into_iter()), out)?;
+        let missing = !self.has(SLRU, next_page, out)?;
+        self.change(SLRU, next_page, &SlruChange::offsets(next_page, [(next, next_offset)].into_iter()), out)?;
+        Ok(missing.then_some(next_page))
+    }
+
+    /// Members of a multixact, whose numbers may pass the end of their space.
+    pub(super) fn set_members(
+        &mut self,
+        offset: u32,
+        members: impl Iterator<Item = Member>,
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        const SLRU: Slru = Slru::MultixactMembers;
+        let mut rest: SmallVec<[(u32, u32, u8); 8]> =
+            (0_u32..).zip(members).map(|(i, m)| (offset.wrapping_add(i), m.xid, m.status)).collect();
+        while let Some((first, ..)) = rest.first() {
+            let page = SLRU.page_of(*first);
+            let here = rest.iter().take_while(|(at, ..)| SLRU.page_of(*at) == page).count();
+            let change = SlruChange::members(page, rest.drain(..here));
+            self.change(SLRU, page, &change, out)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the segments of an SLRU that `is_gone` picks.
+    fn remove(&mut self, slru: Slru, is_gone: impl Fn(u32) -> bool, out: &mut Out<'_>) -> Result<(), LookError> {
+        for (key, value) in out.look.scan(of_space(Kind::SlruSegment, slru as u32))? {
+            self.segments.entry((slru, key.blk)).or_insert_with(|| number(&value));
+        }
+        let mut gone: Vec<u32> = self
+            .segments
+            .iter()
+            .filter(|((of, segment), pages)| *of == slru && pages.is_some() && is_gone(*segment))
+            .map(|((_, segment), _)| *segment)
+            .collect();
+        gone.sort_unstable();
+        for segment in gone {
+            self.segments.insert((slru, segment), None);
+            out.tombstone(segment_key(slru, segment));
+        }
+        Ok(())
+    }
+
+    /// Removes the segments that are older than page `cutoff` as a whole (`SimpleLruTruncate`).
+    pub(super) fn truncate(&mut self, slru: Slru, cutoff: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+        self.remove(slru, |segment| slru.segment_precedes(segment, cutoff), out)
+    }
+
+    /// Removes all segments.
+    pub(super) fn clear(&mut self, slru: Slru, out: &mut Out<'_>) -> Result<(), LookError> {
+        self.remove(slru, |_| true, out)
+    }
+
+    /// Removes multixacts before `end`, and members from `start` on to before `members_end`, in whole segments. The
+    /// last of either stays, because it may be in use.
+    pub(super) fn truncate_multixacts(
+        &mut self,
+        end: u32,
+        members: std::ops::Range<u32>,
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        let segment_of = |offset: u32| Slru::MultixactMembers.page_of(offset) / SEGMENT_PAGES;
+        let (first, last) = (segment_of(members.start), segment_of(members.end));
+        let is_gone = |segment: u32| {
+            if first <= last { first <= segment && segment < last } else { segment >= first || segment < last }
+        };
+        self.remove(Slru::MultixactMembers, is_gone, out)?;
+        let cutoff = Slru::MultixactOffsets.page_of(previous_multi(end));
+        self.truncate(Slru::MultixactOffsets, cutoff, out)
+    }
+}
+
+/// Hands out transactions page by page, because one page gets one change.
+fn by_page(
+    slru: Slru,
+    mut xids: Xids,
+    mut on: impl FnMut(u32, &[u32]) -> Result<(), LookError>,
+) -> Result<(), LookError> {
+    while let Some(first) = xids.first() {
+        let page = slru.page_of(*first);
+        let (here, others): (Xids, Xids) = xids.iter().copied().partition(|xid| slru.page_of(*xid) == page);
+        on(page, &here)?;
+        xids = others;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Ends of transactions: their states, timestamps, dropped relations, prepared states, origins' progress.
+//!
+//! Source: PostgreSQL 14-18, `xact_redo` in `xact.c`, `PrepareRedoAdd` and `PrepareRedoRemove` in `twophase.c`,
+//! `TransactionTreeSetCommitTsData` in `commit_ts.c`, `replorigin_advance` and `replorigin_redo` in `origin.c`.
+
+use pgformat::Lsn;
+use pgformat::effect::XactEnd;
+use pgformat::slru::{XidStatus, full_xid};
+use pgformat::twophase::TwoPhase;
+use rustc_hash::FxHashMap;
+
+use super::Mapper;
+use super::ends::{EndKind, XactEntry};
+use super::look::LookError;
+use super::out::Out;
+use super::slrus::Xids;
+use crate::key::{Key, Kind};
+
+/// No transaction (`InvalidTransactionId`).
+const NO_XID: u32 = 0;
+/// "Do not send this to origins" (`DoNotReplicateId`): no origin.
+const DO_NOT_REPLICATE: u16 = u16::MAX;
+
+/// Progress of replication origins, as far as it was asked for or changed; `None` is an origin that does not exist.
+#[derive(Default, Debug)]
+pub(super) struct Origins {
+    remote: FxHashMap<u16, Option<Lsn>>,
+}
+
+fn origin_key(origin: u16) -> Key {
+    Key::numbered(Kind::Origin, 0, origin.into())
+}
+
+/// The key of a prepared transaction by its 64-bit number.
+pub(crate) const fn two_phase_key(xid: u64) -> Key {
+    Key { rel: (xid >> 32) as u32, blk: (xid & 0xFFFF_FFFF) as u32, ..Key::first(Kind::TwoPhase) }
+}
+
+impl Origins {
+    /// An origin's progress; it goes back only if forced.
+    pub(super) fn set(&mut self, origin: u16, remote: Lsn, force: bool, out: &mut Out<'_>) -> Result<(), LookError> {
+        if origin == 0 || origin == DO_NOT_REPLICATE {
+            return Ok(());
+        }
+        let key = origin_key(origin);
+        let known = match self.remote.get(&origin) {
+            Some(known) => *known,
+            None => out.look.blob(key)?.and_then(|b| Some(Lsn::new(u64::from_le_bytes(b[..].try_into().ok()?)))),
+        };
+        let new = if force || known.is_none_or(|known| known < remote) { Some(remote) } else { known };
+        if new != known {
+            out.blob(key, &remote.get().to_le_bytes());
+        }
+        self.remote.insert(origin, new);
+        Ok(())
+    }
+
+    /// An origin is gone.
+    pub(super) fn drop(&mut self, origin: u16, out: &mut Out<'_>) {
+        self.remote.insert(origin, None);
+        out.tombstone(origin_key(origin));
+    }
+}
+
+impl Mapper {
+    /// A transaction ended, with the record that begins at `start`.
+    pub(super) fn ended(
+        &mut self,
+        end: &XactEnd<'_>,
+        committed: bool,
+        start: Lsn,
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        let xids: Xids = std::iter::once(end.xid).filter(|x| *x != NO_XID).chain(end.subxids.iter()).collect();
+        xids.iter().for_each(|xid| self.saw_xid(*xid, out.lsn));
+        let status = if committed { XidStatus::Committed } else { XidStatus::Aborted };
+        if committed && self.control.file.parameters.track_commit_timestamp && end.xid != NO_XID {
+            let newest = xids.last().copied().unwrap_or(end.xid);
+            self.slrus.set_commit_ts(xids.clone(), end.commit_timestamp(), end.origin, out)?;
+            self.control.stamped(newest);
+            self.counters_changed = true;
+        }
+        self.slrus.set_status(xids, status, out)?;
+        for rel in end.dropped.iter() {
+            self.rels.drop(rel, out)?;
+        }
+        if end.prepared {
+            out.tombstone(two_phase_key(full_xid(end.xid, self.control.live.next_xid)));
+        }
+        if let Some(progress) = end.progress {
+            self.origins.set(end.origin, progress.remote_lsn, false, out)?;
+        }
+        let kind = match (committed, end.prepared) {
+            (true, false) => EndKind::Commit,
+            (false, false) => EndKind::Abort,
+            (true, true) => EndKind::CommitPrepared,
+            (false, true) => EndKind::AbortPrepared,
+        };
+        let subxids = end.subxids.iter().collect();
+        self.ends.push(&XactEntry { kind, start, end: out.lsn, time: end.time, xid: end.xid, subxids });
+        Ok(())
+    }
+
+    /// A transaction was prepared, with the record that begins at `record`, behind boundary `start`.
+    pub(super) fn prepared(
+        &mut self,
+        state: &[u8],
+        head: &TwoPhase<'_>,
+        origin: Option<u16>,
+        (start, record): (Lsn, Lsn),
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        self.saw_xid(head.xid, out.lsn);
+        head.subxids.iter().for_each(|xid| self.saw_xid(xid, out.lsn));
+        let key = two_phase_key(full_xid(head.xid, self.control.live.next_xid));
+        out.blob(key, &[&record.get().to_le_bytes(), state].concat());
+        if let Some(origin) = origin {
+            self.origins.set(origin, head.origin_lsn, false, out)?;
+        }
+        let (kind, subxids) = (EndKind::Prepare, head.subxids.iter().collect());
+        self.ends.push(&XactEntry { kind, start, end: out.lsn, time: head.prepared_at, xid: head.xid, subxids });
+        Ok(())
+    }
+}
