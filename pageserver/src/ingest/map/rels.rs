@@ -98,7 +98,7 @@ impl Rels {
         let fork = RelFork { rel, fork: Fork::Vm };
         let Some(size) = self.size(fork, out)? else { return Ok(()) };
         let mut kept = map_block(blocks);
-        if blocks % HEAP_BLOCKS_PER_PAGE != 0 && kept < size {
+        if !blocks.is_multiple_of(HEAP_BLOCKS_PER_PAGE) && kept < size {
             map_change(fork, kept, vm::TRUNCATE, &vm::truncate(blocks), out);
             kept += 1;
         }

@@ -142,6 +142,15 @@ struct Counts {
     drift: Vec<(Lsn, Vec<Difference>)>,
 }
 
+/// Segments of the log by the position of their first byte; of several timelines' the newest one's, which begins as
+/// the older one does.
+fn wal_segments(data: &Path, seg: SegSize) -> BTreeMap<u64, PathBuf> {
+    let named = files(&data.join("pg_wal")).into_iter();
+    let whole = named.filter(|(name, _)| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+    let part = |name: &str, at: usize| u64::from_str_radix(&name[at..at + 8], 16).expect("hexadecimal");
+    whole.map(|(name, path)| ((part(&name, 8) << 32) + part(&name, 16) * seg.bytes(), path)).collect()
+}
+
 /// Maps the whole log of `data` from `start` on.
 fn run(rig: &mut Rig, data: &Path, start: Lsn) -> Counts {
     let seg = rig.mapper.control().file.seg_size;
@@ -149,13 +158,7 @@ fn run(rig: &mut Rig, data: &Path, start: Lsn) -> Counts {
     let cfg = StreamConfig { version, seg_size: seg, system_id: None, tlis: Vec::new() };
     let mut decoder = WalDecoder::new(cfg, start, None);
     let mut counts = Counts::default();
-    for (name, path) in files(&data.join("pg_wal")) {
-        let is_segment = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_segment {
-            continue;
-        }
-        let part = |at: usize| u64::from_str_radix(&name[at..at + 8], 16).expect("hexadecimal");
-        let first = part(8) << 32 | part(16) * seg.bytes();
+    for (first, path) in wal_segments(data, seg) {
         let bytes = Bytes::from(fs::read(path).expect("a segment"));
         let end = first + seg.bytes();
         for chunk in (first..end).step_by(256 << 10) {
