@@ -173,8 +173,8 @@ fn update_new(page: &mut Page, change: &Change<'_>, u: &Update, one_page: bool, 
         else {
             return Err(too_long);
         };
-        // Without a prefix, bitmap and data come in one piece.
-        let bitmap = data.bytes(if prefix_len == 0 { 0 } else { logged.bitmap_len()? })?;
+        // A borrowed prefix goes between the null bitmap and the record's data.
+        let bitmap = data.bytes(logged.bitmap_len()?)?;
         logged.build(change.xid, u.new_xmax, new, &[bitmap, prefix, data.rest(), suffix])
     };
     page.add_item_at(&tuple, u.new_off, Place::Heap)?;

@@ -238,11 +238,14 @@ fn lock_ends_the_chain_unless_an_update_made_it() {
         // The page stays all-visible: only the map's frozen bit goes.
         assert_eq!((page.prune_xid(), page.flags()), (0, PD_ALL_VISIBLE));
     }
-    let main = [5, 0, 0, 0, 1, 0, 0x11, 0];
-    let page = applied(page_of_two(), &Change { main: &main, ..change(rmid::HEAP, LOCK) });
-    let item = page.item(1).expect("the tuple");
-    assert_eq!(item[12..18], [0x11; 6]);
-    assert_eq!((item[19], [item[20], item[21]]), (0xFF, [0x0F, 0x33]));
+    // A multixact that contains an update, without and with a lock as strong.
+    for (infobits, masked) in [(0x11, [0x0F, 0x33]), (0x15, [0x4F, 0x33])] {
+        let main = [5, 0, 0, 0, 1, 0, infobits, 0];
+        let page = applied(page_of_two(), &Change { main: &main, ..change(rmid::HEAP, LOCK) });
+        let item = page.item(1).expect("the tuple");
+        assert_eq!(item[12..18], [0x11; 6]);
+        assert_eq!((item[19], [item[20], item[21]]), (0xFF, masked));
+    }
 }
 
 #[test]
