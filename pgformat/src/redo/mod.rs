@@ -34,8 +34,6 @@ mod prune;
 pub mod seq;
 pub mod slru;
 pub mod spgist;
-#[cfg(test)]
-mod tests;
 mod tuple;
 pub mod vm;
 pub mod xlog;

@@ -22,6 +22,7 @@ mod split;
 mod tests;
 mod unlink;
 
+use super::index::expect_init;
 use super::{Change, Context, RedoError};
 use crate::page::Page;
 
@@ -44,11 +45,24 @@ mod op {
     pub(super) const META_CLEANUP: u8 = 0xE0;
 }
 
+/// Whether redo makes this block from nothing (`XLogInitBufferForRedo`).
+fn makes_page(info: u8, block: u8) -> bool {
+    match info {
+        op::SPLIT_L | op::SPLIT_R => block == 1,
+        op::INSERT_META => block == 2,
+        op::UNLINK_PAGE | op::UNLINK_PAGE_META => matches!(block, 0 | 3 | 4),
+        op::NEWROOT => matches!(block, 0 | 2),
+        op::MARK_PAGE_HALFDEAD | op::META_CLEANUP => block == 0,
+        _ => false,
+    }
+}
+
 /// Applies one change (`btree_redo`).
 ///
 /// # Errors
 /// See [`RedoError`].
 pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), RedoError> {
+    expect_init(change, makes_page(change.info, change.block))?;
     match (change.info, change.block) {
         (op::INSERT_LEAF | op::INSERT_UPPER | op::INSERT_META, 0) => insert::insert(page, change),
         (op::INSERT_POST, 0) => insert::insert_splitting_posting(page, change),

@@ -8,6 +8,7 @@
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use crate::read::Take;
 use crate::redo::RedoError;
+use crate::redo::index::{TID_LEN, expect_special, tid};
 use crate::redo::itup::{TUPLE_HEADER_LEN, take_tuple};
 use crate::rel::BlockNumber;
 
@@ -67,9 +68,7 @@ impl Special {
     /// # Errors
     /// When it cannot be a B-tree's page.
     pub(super) fn of(page: &Page) -> Result<Special, RedoError> {
-        if page.special() != SPECIAL_AT {
-            return Err(RedoError::Precondition("the special space is not that of a B-tree's page"));
-        }
+        expect_special(page, SPECIAL_LEN)?;
         let mut take = Take::new(page.bytes(SPECIAL_AT, SPECIAL_LEN)?);
         let (prev, next, level) = (take.u32()?, take.u32()?, take.u32()?);
         Ok(Special { prev, next, level, flags: take.u16()?, cycle: take.u16()? })
@@ -152,19 +151,6 @@ pub(super) fn restore_meta(page: &mut Page, data: &[u8]) -> Result<(), RedoError
     Ok(())
 }
 
-/// The block number in a tuple's tid: a downlink, a top parent, or where a posting list begins.
-pub(super) fn tid_block(tuple: &[u8]) -> Result<u32, RedoError> {
-    let mut take = Take::new(tuple);
-    let (high, low) = (take.u16()?, take.u16()?);
-    Ok(u32::from(high) << 16 | u32::from(low))
-}
-
-/// The bytes of a block number in a tid: two halves, the higher one first (`BlockIdData`).
-pub(super) fn tid_block_bytes(blk: u32) -> [u8; 4] {
-    let ([a, b], [c, d]) = (((blk >> 16) as u16).to_le_bytes(), ((blk & 0xFFFF) as u16).to_le_bytes());
-    [a, b, c, d]
-}
-
 /// Makes a half-dead leaf, whose only tuple leads to the top of the branch that is being deleted.
 pub(super) fn init_half_dead(
     page: &mut Page,
@@ -174,8 +160,8 @@ pub(super) fn init_half_dead(
 ) -> Result<(), RedoError> {
     Special { prev, next, level: 0, flags: HALF_DEAD | LEAF, cycle: 0 }.init(page)?;
     let mut high_key = [0; TUPLE_HEADER_LEN];
-    high_key[..4].copy_from_slice(&tid_block_bytes(top_parent));
-    high_key[6..].copy_from_slice(&(TUPLE_HEADER_LEN as u16 | ALT_TID).to_le_bytes());
+    high_key[..TID_LEN].copy_from_slice(&tid(top_parent, 0));
+    high_key[TID_LEN..].copy_from_slice(&(TUPLE_HEADER_LEN as u16 | ALT_TID).to_le_bytes());
     page.add_item(&high_key)?;
     Ok(())
 }

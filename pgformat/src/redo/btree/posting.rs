@@ -6,13 +6,13 @@
 //! Source: PostgreSQL 15, `src/include/access/nbtree.h`; `_bt_form_posting`, `_bt_update_posting` and
 //! `_bt_swap_posting` in `src/backend/access/nbtree/nbtdedup.c`.
 
-use super::page::{ALT_TID, tid_block, tid_block_bytes};
+use super::page::ALT_TID;
 use crate::page::maxalign;
+use crate::read::Take;
 use crate::redo::RedoError;
+use crate::redo::index::{TID_LEN, take_block_id, tid};
 use crate::redo::itup::{TUPLE_HEADER_LEN, TUPLE_LEN_MASK, tuple_info, tuple_of};
 
-/// Length of a tid (`ItemPointerData`).
-pub(super) const TID_LEN: usize = 6;
 /// In the offset number of a posting tuple's tid (`BT_IS_POSTING`); without it the tuple is a pivot.
 const IS_POSTING: u16 = 0x2000;
 /// The rest of it: how many tids (`BT_OFFSET_MASK`).
@@ -40,7 +40,7 @@ pub(super) fn parts(bytes: &[u8]) -> Result<Parts<'_>, RedoError> {
     if count & IS_POSTING == 0 {
         return Err(RedoError::Precondition("a pivot tuple where a leaf's tuple is expected"));
     }
-    let at = tid_block(tuple)? as usize;
+    let at = take_block_id(&mut Take::new(tuple))? as usize;
     let end = at.saturating_add(usize::from(count & COUNT_MASK) * TID_LEN);
     match tuple.get(at..end) {
         Some(tids) if at >= TUPLE_HEADER_LEN && !tids.is_empty() => Ok(Parts { key: &tuple[..at], tids }),
@@ -77,9 +77,8 @@ pub(super) fn form(key: &[u8], tids: &[u8]) -> Result<Vec<u8>, RedoError> {
     if count > 1 {
         info |= ALT_TID;
         // At most 8191 / 6.
-        let offset = count as u16 | IS_POSTING;
-        tuple[..4].copy_from_slice(&tid_block_bytes(key.len() as u32));
-        tuple[4..6].copy_from_slice(&offset.to_le_bytes());
+        let header = tid(key.len() as u32, count as u16 | IS_POSTING);
+        tuple[..TID_LEN].copy_from_slice(&header);
         tuple[key.len()..key.len() + tids.len()].copy_from_slice(tids);
     } else {
         tuple[..TID_LEN].copy_from_slice(tids);

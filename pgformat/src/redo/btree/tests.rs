@@ -1,13 +1,12 @@
 //! Tests of B-tree redo: pages built by hand, one test for each type of record.
 
-use proptest::prelude::*;
-
 use super::page::Special;
 use super::*;
 use crate::page::PAGE_SIZE;
 use crate::page::items::{ItemId, ItemState};
+use crate::redo::index::testing::{self, END, halves, items, keyed_tuple, words};
+use crate::redo::index::tid;
 use crate::redo::rmid;
-use crate::redo::tests::{END, change, context, halves, items, tid, tuple, wild, words};
 
 const LEAF: u16 = 1;
 
@@ -25,18 +24,24 @@ fn leaf(tuples: &[Vec<u8>]) -> Box<Page> {
     page_with(Special { prev: 9, next: 0, level: 0, flags: LEAF, cycle: 3 }, tuples)
 }
 
+/// The record's references are 100, 101, and so on.
+fn change<'a>(info: u8, block: u8, main: &'a [u8], data: &'a [u8]) -> Change<'a> {
+    let blks: Vec<u32> = (100..108).collect();
+    let init = makes_page(info, block);
+    Change { init, main, data, ..testing::change(rmid::BTREE, info, block, &blks) }
+}
+
 fn apply(page: &mut Page, info: u8, block: u8, main: &[u8], data: &[u8]) -> Result<(), RedoError> {
-    redo(page, &change(rmid::BTREE, info, block, main, data), &context(15))
+    testing::apply(page, &change(info, block, main, data), 15)
 }
 
 fn applied(mut page: Box<Page>, info: u8, block: u8, main: &[u8], data: &[u8]) -> Box<Page> {
     apply(&mut page, info, block, main, data).expect("redo");
-    assert_eq!(page.lsn(), END);
     page
 }
 
 fn key(key: u8) -> Vec<u8> {
-    tuple(tid(1, u16::from(key)), &[key; 8])
+    keyed_tuple(tid(1, u16::from(key)), &[key; 8])
 }
 
 /// A posting list: key, tids of block 1.
@@ -84,13 +89,13 @@ fn a_split_is_complete_when_the_parent_knows_of_it() {
 fn an_insertion_into_a_posting_list_shifts_its_tids() {
     let page = leaf(&[key(1), posting(2, &[10, 30, 50])]);
     let mut data = halves(&[1]);
-    data.extend(tuple(tid(1, 20), &[2; 8]));
+    data.extend(keyed_tuple(tid(1, 20), &[2; 8]));
     let page = applied(page, op::INSERT_POST, 0, &halves(&[3]), &data);
-    assert_eq!(items(&page), [key(1), posting(2, &[10, 20, 30]), tuple(tid(1, 50), &[2; 8])]);
+    assert_eq!(items(&page), [key(1), posting(2, &[10, 20, 30]), keyed_tuple(tid(1, 50), &[2; 8])]);
 
     for (at, off) in [(0, 3), (3, 3), (1, 2), (1, 0)] {
         let mut data = halves(&[at]);
-        data.extend(tuple(tid(1, 20), &[2; 8]));
+        data.extend(keyed_tuple(tid(1, 20), &[2; 8]));
         let mut page = leaf(&[key(1), posting(2, &[10, 30, 50])]);
         assert!(matches!(
             apply(&mut page, op::INSERT_POST, 0, &halves(&[off]), &data),
@@ -136,13 +141,13 @@ fn the_right_page_of_a_split_is_made_from_the_record() {
     }
     let data = upper_part(&source);
     let main = split_main(0, [3, 3, 0]);
-    let mut change = change(rmid::BTREE, op::SPLIT_L, 1, &main, &data);
+    let mut change = change(op::SPLIT_L, 1, &main, &data);
     change.refs.truncate(2);
     let mut page = Page::zeroed();
-    redo(&mut page, &change, &context(18)).expect("redo");
+    testing::apply(&mut page, &change, 18).expect("redo");
     assert_eq!(special(&page).next, 0, "the rightmost page of its level");
     change.refs.clear();
-    assert_eq!(redo(&mut page, &change, &context(18)), Err(RedoError::NoRef(0)));
+    assert_eq!(testing::apply(&mut page, &change, 18), Err(RedoError::NoRef(0)));
     let old_right = applied(leaf(&[]), op::SPLIT_L, 2, &main, &[]);
     assert_eq!(special(&old_right), Special { prev: 101, ..special(&leaf(&[])) });
 }
@@ -186,13 +191,13 @@ fn the_left_page_of_a_split_keeps_the_order_of_its_tuples() {
 #[test]
 fn a_split_can_split_a_posting_list_too() {
     let old = || leaf(&[key(1), posting(2, &[10, 30, 50]), key(7)]);
-    let new = tuple(tid(1, 20), &[2; 8]);
+    let new = keyed_tuple(tid(1, 20), &[2; 8]);
     // The new tuple, which gets the list's last tid, comes left or right of the split; the list is left of it.
     let main = split_main(0, [3, 3, 1]);
     let data = [new.clone(), key(6)].concat();
     let page = applied(old(), op::SPLIT_L, 0, &main, &data);
     let list = posting(2, &[10, 20, 30]);
-    assert_eq!(items(&page), [key(6), key(1), list.clone(), tuple(tid(1, 50), &[2; 8])]);
+    assert_eq!(items(&page), [key(6), key(1), list.clone(), keyed_tuple(tid(1, 50), &[2; 8])]);
     let page = applied(old(), op::SPLIT_R, 0, &main, &data);
     assert_eq!(items(&page), [key(6), key(1), list]);
     // A list right of the split is in the right page's data already: the record then says 0.
@@ -202,7 +207,7 @@ fn a_split_can_split_a_posting_list_too() {
 
 #[test]
 fn equal_tuples_are_merged() {
-    let plain = |off| tuple(tid(1, off), &[5; 8]);
+    let plain = |off| keyed_tuple(tid(1, off), &[5; 8]);
     let tuples = [key(9), key(1), plain(10), posting(5, &[20, 30]), plain(40), key(6), key(7), key(7)];
     let page = page_with(Special { prev: 0, next: 4, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples);
     let data = halves(&[3, 3, 7, 2]);
@@ -227,11 +232,11 @@ fn deletion_shortens_posting_lists_and_removes_tuples() {
     };
     // Two tuples go, of the first list its middle tid, of the second its first.
     let data = halves(&[1, 3, 2, 4, 1, 1, 1, 0]);
-    let left = [posting(2, &[10, 30]), tuple(tid(1, 20), &[4; 8])];
+    let left = [posting(2, &[10, 30]), keyed_tuple(tid(1, 20), &[4; 8])];
     for (info, main) in [(op::VACUUM, halves(&[2, 2])), (op::DELETE, halves(&[0xFFFF, 0xFFFF, 2, 2, 1]))] {
         for major in [14, 17, 18] {
             let mut page = page();
-            redo(&mut page, &change(rmid::BTREE, info, 0, &main, &data), &context(major)).expect("redo");
+            testing::apply(&mut page, &change(info, 0, &main, &data), major).expect("redo");
             assert_eq!(items(&page), left);
             let cycle = if info == op::VACUUM && major == 18 { 0 } else { 3 };
             assert_eq!(special(&page), Special { prev: 0, next: 0, level: 0, flags: LEAF, cycle });
@@ -269,7 +274,7 @@ fn a_leaf_becomes_half_dead() {
     let page = applied(leaf(&[key(1)]), op::MARK_PAGE_HALFDEAD, 0, &half_dead_main(), &[]);
     assert!(page == expected_half_dead(51, 53, [2, 1, 4, 3]));
 
-    let downlink = |blk, key: u8| tuple(tid(blk, 1), &[key; 8]);
+    let downlink = |blk, key: u8| keyed_tuple(tid(blk, 1), &[key; 8]);
     let parent = || leaf(&[downlink(50, 1), downlink(55, 2), downlink(56, 3)]);
     let page = applied(parent(), op::MARK_PAGE_HALFDEAD, 1, &half_dead_main(), &[]);
     assert_eq!(items(&page), [downlink(50, 1), downlink(56, 2)]);
@@ -308,7 +313,7 @@ fn a_root_is_new() {
     let page = applied(Page::zeroed(), op::NEWROOT, 0, &words(&[100, 0]), &[]);
     assert_eq!(special(&page), Special { flags: 3, ..Special::default() });
     assert!(page.is_empty());
-    let tuples = [tuple(tid(5, 0), &[]), tuple(tid(6, 1), &[6; 8])];
+    let tuples = [keyed_tuple(tid(5, 0), &[]), keyed_tuple(tid(6, 1), &[6; 8])];
     let page = applied(Page::zeroed(), op::NEWROOT, 0, &words(&[100, 1]), &upper_part(&leaf(&tuples)));
     assert_eq!(special(&page), Special { flags: 2, level: 1, ..Special::default() });
     assert_eq!(items(&page), tuples);
@@ -337,14 +342,9 @@ fn what_is_not_a_b_trees_is_refused() {
     assert_eq!(apply(&mut page, 0xF0, 0, &main, &[]), Err(RedoError::Unknown { rmid: 11, info: 0xF0 }));
     assert_eq!(apply(&mut page, 0xD0, 0, &main, &[]), Err(RedoError::Block(0)));
     assert_eq!(apply(&mut page, op::INSERT_LEAF, 1, &main, &[]), Err(RedoError::Block(1)));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16000))]
-
-    /// Goal: no input makes redo panic. Method: pages, records and data that are almost right.
-    #[test]
-    fn nothing_panics((mut page, info, block, main, data, major) in wild()) {
-        let _ = redo(&mut page, &change(rmid::BTREE, info, block, &main, &data), &context(major));
+    // A page that is made from nothing is announced as such, and no other.
+    for (info, block) in [(op::SPLIT_L, 1), (op::INSERT_LEAF, 0)] {
+        let wrong = Change { init: !makes_page(info, block), ..change(info, block, &main, &[0; 8]) };
+        assert!(matches!(testing::apply(&mut leaf(&[]), &wrong, 15), Err(RedoError::Precondition(_))));
     }
 }

@@ -1,9 +1,7 @@
 //! Deletion of pages in its two steps, and new roots (`btree_xlog_mark_page_halfdead`, `btree_xlog_unlink_page`,
 //! `btree_xlog_newroot`).
 
-use super::page::{
-    DELETED, HAS_FULLXID, NONE, ROOT, Special, init_half_dead, leaf_flag, restore_items, tid_block, tid_block_bytes,
-};
+use super::page::{DELETED, HAS_FULLXID, NONE, ROOT, Special, init_half_dead, leaf_flag, restore_items};
 use crate::page::{PAGE_HEADER_LEN, Page};
 use crate::read::Take;
 use crate::redo::{Change, RedoError};
@@ -39,9 +37,9 @@ pub(super) fn parent(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErr
     Special::of(page)?;
     let off = HalfDead::read(change.main)?.parent_off;
     let next = off.checked_add(1).ok_or(RedoError::Precondition("there is no line pointer 65536"))?;
-    let target = tid_block_bytes(tid_block(page.item(next)?)?);
+    let target = Take::new(page.item(next)?).array::<4>()?;
     let downlink = page.item_mut(off)?;
-    downlink.get_mut(..4).ok_or(RedoError::Short)?.copy_from_slice(&target);
+    downlink.get_mut(..target.len()).ok_or(RedoError::Short)?.copy_from_slice(&target);
     Ok(page.index_delete(next)?)
 }
 

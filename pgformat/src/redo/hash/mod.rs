@@ -17,6 +17,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 
+use super::index::expect_init;
 use super::{Change, Context, RedoError};
 use crate::PgMajor;
 use crate::page::Page;
@@ -41,6 +42,16 @@ mod op {
 /// The first major that leaves a page alone, its LSN included, to which a squeeze adds nothing.
 const SQUEEZE_MAY_DO_NOTHING_SINCE: u32 = 17;
 
+/// Whether redo makes this block from nothing (`XLogInitBufferForRedo`).
+fn makes_page(info: u8, block: u8) -> bool {
+    match info {
+        op::INIT_META_PAGE | op::INIT_BITMAP_PAGE => block == 0,
+        op::ADD_OVFL_PAGE => matches!(block, 0 | 3),
+        op::SPLIT_ALLOCATE_PAGE => block == 1,
+        _ => false,
+    }
+}
+
 /// Applies one change (`hash_redo`). A page that is only locked stays as it is.
 ///
 /// # Errors
@@ -49,6 +60,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
     if is_lock_only(change.info, change.block, change.main, ctx.version) {
         return Ok(());
     }
+    expect_init(change, makes_page(change.info, change.block))?;
     match (change.info, change.block) {
         (op::INIT_META_PAGE, 0) => meta::init(page, change.main),
         (op::INIT_BITMAP_PAGE, 0) | (op::ADD_OVFL_PAGE, 3) => page::init_bitmap(page, change.main),

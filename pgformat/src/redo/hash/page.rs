@@ -7,6 +7,7 @@
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use crate::read::Take;
 use crate::redo::RedoError;
+use crate::redo::index::expect_special;
 use crate::rel::BlockNumber;
 
 /// `hasho_flag`: an overflow page.
@@ -52,9 +53,7 @@ impl Special {
     /// # Errors
     /// When it cannot be a hash index's page.
     pub(super) fn of(page: &Page) -> Result<Special, RedoError> {
-        if page.special() != SPECIAL_AT {
-            return Err(RedoError::Precondition("the special space is not that of a hash index's page"));
-        }
+        expect_special(page, SPECIAL_LEN)?;
         let mut take = Take::new(page.bytes(SPECIAL_AT, SPECIAL_LEN)?);
         Ok(Special { prev: take.u32()?, next: take.u32()?, bucket: take.u32()?, flags: take.u16()? })
     }

@@ -1,13 +1,12 @@
 //! Tests of hash redo: pages built by hand, one test for each type of record.
 
-use proptest::prelude::*;
-
 use super::page::Special;
 use super::*;
 use crate::Lsn;
 use crate::page::PAGE_SIZE;
+use crate::redo::index::testing::{self, END, halves, items, keyed_tuple, words};
+use crate::redo::index::tid;
 use crate::redo::rmid;
-use crate::redo::tests::{END, change, context, halves, items, tid, tuple, wild, words};
 
 fn page_with(special: Special, tuples: &[Vec<u8>]) -> Box<Page> {
     let mut page = Page::zeroed();
@@ -24,18 +23,28 @@ fn bucket(tuples: &[Vec<u8>]) -> Box<Page> {
     page_with(BUCKET, tuples)
 }
 
+fn context(major: u32) -> Context {
+    Context { version: PgMajor::new(major).expect("a supported major"), end: END }
+}
+
+/// The record's references are 100, 101, and so on.
+fn change<'a>(info: u8, block: u8, main: &'a [u8], data: &'a [u8]) -> Change<'a> {
+    let blks: Vec<u32> = (100..108).collect();
+    let init = makes_page(info, block);
+    Change { init, main, data, ..testing::change(rmid::HASH, info, block, &blks) }
+}
+
 fn apply(page: &mut Page, info: u8, block: u8, main: &[u8], data: &[u8]) -> Result<(), RedoError> {
-    redo(page, &change(rmid::HASH, info, block, main, data), &context(15))
+    testing::apply(page, &change(info, block, main, data), 15)
 }
 
 fn applied(mut page: Box<Page>, info: u8, block: u8, main: &[u8], data: &[u8]) -> Box<Page> {
     apply(&mut page, info, block, main, data).expect("redo");
-    assert_eq!(page.lsn(), END);
     page
 }
 
 fn key(key: u8) -> Vec<u8> {
-    tuple(tid(1, u16::from(key)), &[key; 4])
+    keyed_tuple(tid(1, u16::from(key)), &[key; 4])
 }
 
 fn special(page: &Page) -> Special {
@@ -130,10 +139,10 @@ fn an_overflow_page_is_added() {
     let page = applied(meta(), info, 4, &none_found, &words(&[9]));
     assert_eq!([64, 68, 80, 468].map(|at| word(&page, at)), [9, 1, 3, 103], "with a new bitmap page, block 3");
     let data = words(&[9]);
-    let mut without_bitmap = change(rmid::HASH, info, 4, &none_found, &data);
+    let mut without_bitmap = change(info, 4, &none_found, &data);
     without_bitmap.refs.retain(|r| r.id != 3);
     let mut page = meta();
-    redo(&mut page, &without_bitmap, &context(15)).expect("redo");
+    testing::apply(&mut page, &without_bitmap, 15).expect("redo");
     assert_eq!([64, 68, 80].map(|at| word(&page, at)), [9, 0, 2]);
     let mut damaged = meta();
     damaged.put_u32(60, 98).expect("within the page");
@@ -189,7 +198,7 @@ fn a_bucket_is_split_even_when_its_page_comes_as_an_image() {
     ] {
         assert_eq!(changes_after_image(info, block), flags.is_some());
         let mut page = bucket(&[key(1)]);
-        after_image(&mut page, &change(rmid::HASH, info, block, main, &[]), &context(15)).expect("redo");
+        after_image(&mut page, &change(info, block, main, &[]), &context(15)).expect("redo");
         let (lsn, flags) = flags.map_or((Lsn::new(0), BUCKET.flags), |flags| (END, flags));
         assert_eq!((page.lsn(), special(&page).flags), (lsn, flags));
         assert_eq!(items(&page), [key(1)]);
@@ -247,7 +256,7 @@ fn a_page_that_is_only_locked_stays_as_it_is() {
     let lock_only = |info, block, main: &[u8], major| {
         let mut page = bucket(&[key(1)]);
         let before = page.clone();
-        redo(&mut page, &change(rmid::HASH, info, block, main, &[]), &context(major)).expect("redo");
+        redo(&mut page, &change(info, block, main, &[]), &context(major)).expect("redo");
         let expected = is_lock_only(info, block, main, context(major).version);
         assert_eq!(page == before, expected);
         expected
@@ -277,16 +286,16 @@ fn tuples_are_deleted() {
         let count = if major >= 16 { vec![2, 0, 1, 0] } else { vec![2, 0, 0, 0] };
         let main = [words(&[777]), count, offs.clone()].concat();
         let mut page = bucket(&[key(1), key(2), key(3)]);
-        redo(&mut page, &change(rmid::HASH, op::VACUUM_ONE_PAGE, 0, &main, &[]), &context(major)).expect("redo");
+        testing::apply(&mut page, &change(op::VACUUM_ONE_PAGE, 0, &main, &[]), major).expect("redo");
         assert_eq!(items(&page), [key(2)]);
         assert_eq!(special(&page), Special { flags: 0x42, ..BUCKET });
         let mut page = applied(meta(), op::UPDATE_META_PAGE, 0, &5_f64.to_le_bytes(), &[]);
         assert_eq!(tuples_of(&page), 5.0);
-        redo(&mut page, &change(rmid::HASH, op::VACUUM_ONE_PAGE, 1, &main, &[]), &context(major)).expect("redo");
+        testing::apply(&mut page, &change(op::VACUUM_ONE_PAGE, 1, &main, &[]), major).expect("redo");
         assert_eq!(tuples_of(&page), 3.0);
         let cut = &main[..main.len() - 1];
-        let change = change(rmid::HASH, op::VACUUM_ONE_PAGE, 0, cut, &[]);
-        assert_eq!(redo(&mut bucket(&[key(1)]), &change, &context(major)), Err(RedoError::Short));
+        let change = change(op::VACUUM_ONE_PAGE, 0, cut, &[]);
+        assert_eq!(testing::apply(&mut bucket(&[key(1)]), &change, major), Err(RedoError::Short));
     }
     let main = words(&[777, 0x1_0000]);
     assert!(apply(&mut bucket(&[]), op::VACUUM_ONE_PAGE, 0, &main, &[]).is_err(), "a count of 16 read by 15");
@@ -300,7 +309,7 @@ fn what_is_not_a_hash_indexs_is_refused() {
             // A heap page has no special space.
             let mut page = Page::zeroed();
             page.init(0);
-            let got = apply(&mut page, info, block, &main, &[0; 8]);
+            let got = redo(&mut page, &change(info, block, &main, &[0; 8]), &context(15));
             let makes_page = matches!((info, block), (0x10, 0) | (0x30, 0 | 3) | (0x40, 1));
             let locked = is_lock_only(info, block, &main, context(15).version);
             assert!(makes_page || locked || got.is_err(), "{info:#x} {block}");
@@ -308,16 +317,9 @@ fn what_is_not_a_hash_indexs_is_refused() {
     }
     assert_eq!(apply(&mut bucket(&[]), 0xD0, 0, &main, &[]), Err(RedoError::Unknown { rmid: 12, info: 0xD0 }));
     assert_eq!(apply(&mut bucket(&[]), op::INSERT, 2, &main, &[]), Err(RedoError::Block(2)));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16000))]
-
-    /// Goal: no input makes redo panic. Method: pages, records and data that are almost right.
-    #[test]
-    fn nothing_panics((mut page, info, block, main, data, major) in wild()) {
-        let change = change(rmid::HASH, info, block, &main, &data);
-        let _ = redo(&mut page, &change, &context(major));
-        let _ = after_image(&mut page, &change, &context(major));
+    // A page that is made from nothing is announced as such, and no other.
+    for (info, block) in [(op::ADD_OVFL_PAGE, 0), (op::ADD_OVFL_PAGE, 1)] {
+        let wrong = Change { init: !makes_page(info, block), ..change(info, block, &main, &[0; 8]) };
+        assert!(matches!(testing::apply(&mut bucket(&[]), &wrong, 15), Err(RedoError::Precondition(_))));
     }
 }
