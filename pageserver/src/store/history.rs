@@ -98,9 +98,10 @@ impl Gather {
     pub(super) fn finish(self) -> History {
         let Gather { key, lsn, base, mut versions, .. } = self;
         if let Some(base) = base {
-            versions.retain(|v| v.lsn > base || v.lsn == base && v.kind.is_base());
+            versions.retain(|v| v.lsn >= base);
         }
-        // One source gives newest first; several give runs, for which this sort is made.
+        // One source gives newest first; several give runs, for which this sort is made. Of the versions at the base's
+        // LSN the base was added last, so it stands first now, and a change that it stands for is dropped.
         versions.reverse();
         versions.sort_by_key(|v| v.lsn);
         versions.dedup_by_key(|v| v.lsn);

@@ -1,11 +1,12 @@
 //! The open layer: versions in memory, in the order they arrived, with an index.
 //!
 //! Owner of its versions. A batch's buffer becomes a chunk of the layer without being copied. The index has the newest
-//! version of each key, and every version knows the one before it: a read follows the chain from newest to oldest.
+//! version of each key, and every version knows the one before it: a read follows the chain from newest to oldest. Only
+//! when all versions are read in order, at the flush, the keys are sorted.
 //! Invariants: along a chain LSNs fall, except that a base may stand in front of what it replaces at the same LSN;
 //! versions never change or go; readers ask at LSNs whose batches were appended before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, hash_map};
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -21,8 +22,11 @@ use crate::key::{Key, Kind};
 
 /// Marks the oldest version of a chain.
 const NONE: u32 = u32::MAX;
-/// Bytes of the index per key: map slot and its share of empty slots.
-const KEY_MEMORY: usize = 48;
+/// Bytes of the index per key: map slot and its share of empty slots, and the key in the list.
+const KEY_MEMORY: usize = 80;
+/// Versions that are read together when all are read in order. They lie far apart in memory: the processor fetches
+/// those of a group at the same time instead of waiting for each.
+const GROUP: usize = 64;
 
 /// A version in memory.
 #[derive(Clone, Copy, Debug)]
@@ -30,17 +34,32 @@ struct Entry {
     lsn: Lsn,
     /// The version before, or [`NONE`].
     before: u32,
+    /// The key's number.
+    chain: u32,
     chunk: u32,
     at: u32,
     len: u32,
     kind: ValueKind,
 }
 
+/// What the index has of a key.
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    /// Its number: keys are counted as they come.
+    number: u32,
+    /// Its newest version.
+    newest: u32,
+    /// That version's LSN: looking at the version itself would cost a cache miss per version appended.
+    lsn: Lsn,
+}
+
 #[derive(Default, Debug)]
 struct Inner {
     chunks: Vec<Bytes>,
     entries: Vec<Entry>,
-    newest: FxHashMap<Key, u32>,
+    index: FxHashMap<Key, Chain>,
+    /// Keys by their numbers.
+    keys: Vec<Key>,
     /// Keys other than blocks of relations: few, and scanned in order.
     sparse: BTreeSet<Key>,
     value_bytes: usize,
@@ -70,7 +89,7 @@ pub(crate) struct OpenLayer {
 
 impl OpenLayer {
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        // Whatever panicked while it appended was rolled back by nobody: but versions are linked only when complete.
+        // Poisoned only by a bug in the appending, which ends its task; what was there before is whole.
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,7 +116,7 @@ impl OpenLayer {
     /// How much there is.
     pub(crate) fn size(&self) -> OpenSize {
         let inner = self.read();
-        let (versions, chains) = (inner.entries.len(), inner.newest.len());
+        let (versions, chains) = (inner.entries.len(), inner.keys.len());
         let memory = inner.value_bytes + inner.entries.capacity() * size_of::<Entry>() + chains * KEY_MEMORY;
         OpenSize { versions, chains, value_bytes: inner.value_bytes, memory, lsns: inner.lsns }
     }
@@ -108,7 +127,7 @@ impl OpenLayer {
         if !inner.lsns.is_some_and(|(first, last)| into.needs(first, last)) {
             return;
         }
-        let mut next = inner.newest.get(&into.key()).copied().unwrap_or(NONE);
+        let mut next = inner.index.get(&into.key()).map_or(NONE, |chain| chain.newest);
         while let Some(e) = inner.entries.get(next as usize) {
             if e.lsn <= into.lsn() && !into.add(inner.version(e)) {
                 return;
@@ -119,9 +138,8 @@ impl OpenLayer {
 
     /// All versions of the keys in `range` that are here now, by (key, LSN).
     pub(crate) fn iter(self: Arc<Self>, range: impl RangeBounds<Key>) -> OpenIter {
-        let mut keys = self.read().keys(range);
-        keys.sort_unstable();
-        OpenIter { layer: self, keys: keys.into_iter(), chain: Vec::new() }
+        let order = self.read().order(range);
+        OpenIter { layer: self, order, next: 0, group: Vec::with_capacity(GROUP), ready: Vec::with_capacity(GROUP) }
     }
 }
 
@@ -129,24 +147,26 @@ impl Inner {
     /// Links a batch's versions; all or none.
     fn link(&mut self, batch: &[BatchEntry]) -> Result<(), StoreError> {
         let chunk = self.chunks.len() as u32;
-        let start = self.entries.len();
+        let start = self.entries.len() as u32;
         self.entries.reserve(batch.len());
         for (i, e) in batch.iter().enumerate() {
-            let number = (start + i) as u32;
-            let before = match self.newest.insert(e.key, number) {
-                Some(before) => before,
-                None => {
+            let new = Chain { number: self.keys.len() as u32, newest: start + i as u32, lsn: e.lsn };
+            let (chain, before, fits) = match self.index.entry(e.key) {
+                hash_map::Entry::Occupied(mut slot) => {
+                    let Chain { number, newest, lsn } = *slot.get();
+                    slot.insert(Chain { number, ..new });
+                    (number, newest, lsn < e.lsn || lsn == e.lsn && e.kind.is_base())
+                }
+                hash_map::Entry::Vacant(slot) => {
+                    slot.insert(new);
+                    self.keys.push(e.key);
                     if e.key.kind != Kind::Block {
                         self.sparse.insert(e.key);
                     }
-                    NONE
+                    (new.number, NONE, true)
                 }
             };
-            let fits = match self.entries.get(before as usize) {
-                Some(b) => b.lsn < e.lsn || b.lsn == e.lsn && e.kind.is_base(),
-                None => true,
-            };
-            self.entries.push(Entry { lsn: e.lsn, before, chunk, at: e.at, len: e.len, kind: e.kind });
+            self.entries.push(Entry { lsn: e.lsn, before, chain, chunk, at: e.at, len: e.len, kind: e.kind });
             if !fits {
                 self.unlink(start, &batch[..=i]);
                 let why = "the key has a version at or after this LSN already";
@@ -161,19 +181,26 @@ impl Inner {
     }
 
     /// Takes back the versions from `start` on, which are those of `batch`.
-    fn unlink(&mut self, start: usize, batch: &[BatchEntry]) {
+    fn unlink(&mut self, start: u32, batch: &[BatchEntry]) {
+        let start = start as usize;
         for (i, e) in batch.iter().enumerate().rev() {
             match self.entries[start + i].before {
                 NONE => {
-                    self.newest.remove(&e.key);
+                    self.index.remove(&e.key);
                     self.sparse.remove(&e.key);
+                    self.keys.pop();
                 }
                 before => {
-                    self.newest.insert(e.key, before);
+                    let Entry { chain, lsn, .. } = self.entries[before as usize];
+                    self.index.insert(e.key, Chain { number: chain, newest: before, lsn });
                 }
             }
         }
         self.entries.truncate(start);
+    }
+
+    fn value(&self, e: &Entry) -> &[u8] {
+        &self.chunks[e.chunk as usize][e.at as usize..e.at as usize + e.len as usize]
     }
 
     fn version(&self, e: &Entry) -> Version {
@@ -182,19 +209,58 @@ impl Inner {
         Version { lsn: e.lsn, kind: e.kind, value }
     }
 
-    /// Keys in a range, in any order, with their newest versions.
-    fn keys(&self, range: impl RangeBounds<Key>) -> Vec<(Key, u32)> {
-        let from = match range.start_bound() {
-            Bound::Included(key) | Bound::Excluded(key) if key.kind != Kind::Block => *key,
-            _ => return self.newest.iter().filter(|(key, _)| range.contains(key)).map(|(k, n)| (*k, *n)).collect(),
-        };
+    /// The versions of the keys in a range by (key, LSN), as numbers.
+    fn order(&self, range: impl RangeBounds<Key>) -> Vec<u32> {
+        match range.start_bound() {
+            Bound::Included(key) | Bound::Excluded(key) if key.kind != Kind::Block => self.sparse_order(*key, range),
+            _ => self.full_order(range),
+        }
+    }
+
+    /// Of few keys, none of which is a block and none below `from`: chain by chain.
+    fn sparse_order(&self, from: Key, range: impl RangeBounds<Key>) -> Vec<u32> {
         let behind = |key: &Key| match range.end_bound() {
             Bound::Included(end) => key > end,
             Bound::Excluded(end) => key >= end,
             Bound::Unbounded => false,
         };
-        let keys = self.sparse.range(from..).take_while(|key| !behind(key));
-        keys.filter(|key| range.contains(key)).map(|key| (*key, self.newest[key])).collect()
+        let mut order = Vec::new();
+        let keys = self.sparse.range(from..).take_while(|key| !behind(key)).filter(|key| range.contains(key));
+        for key in keys {
+            let start = order.len();
+            let mut next = self.index[key].newest;
+            while let Some(e) = self.entries.get(next as usize) {
+                order.push(next);
+                next = e.before;
+            }
+            order[start..].reverse();
+        }
+        order
+    }
+
+    /// Of most keys: keys are sorted, versions are counted into their places.
+    fn full_order(&self, range: impl RangeBounds<Key>) -> Vec<u32> {
+        let mut chains: Vec<(Key, usize)> =
+            self.keys.iter().copied().zip(0..).filter(|c| range.contains(&c.0)).collect();
+        chains.sort_unstable();
+        let mut counts = vec![0_u32; self.keys.len()];
+        self.entries.iter().for_each(|e| counts[e.chain as usize] += 1);
+        // Where the next version of each key goes; keys out of the range have no place.
+        let mut places = vec![NONE; self.keys.len()];
+        let mut place = 0;
+        for (_, chain) in chains {
+            places[chain] = place;
+            place += counts[chain];
+        }
+        let mut order = vec![NONE; place as usize];
+        for (number, e) in self.entries.iter().enumerate() {
+            let place = &mut places[e.chain as usize];
+            if *place != NONE {
+                order[*place as usize] = number as u32;
+                *place += 1;
+            }
+        }
+        order
     }
 }
 
@@ -202,28 +268,48 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct OpenIter {
     layer: Arc<OpenLayer>,
-    keys: std::vec::IntoIter<(Key, u32)>,
-    /// What is left of the present key, newest first.
-    chain: Vec<(Key, Version)>,
+    /// Numbers of the versions.
+    order: Vec<u32>,
+    /// How many of them were read.
+    next: usize,
+    /// The versions of the group being read.
+    group: Vec<Entry>,
+    /// What was read and not given out, in reverse.
+    ready: Vec<(Key, Version)>,
+}
+
+impl OpenIter {
+    fn read_group(&mut self) {
+        let inner = self.layer.read();
+        let end = (self.next + GROUP).min(self.order.len());
+        // One more: a base may stand in front of what it replaced, which then does not count.
+        let numbers = &self.order[self.next..(end + 1).min(self.order.len())];
+        self.group.clear();
+        self.group.extend(numbers.iter().map(|n| inner.entries[*n as usize]));
+        let ends = self.group.iter().flat_map(|e| {
+            let value = inner.value(e);
+            [value.first(), value.last()].map(|b| b.copied().unwrap_or(0))
+        });
+        std::hint::black_box(ends.fold(0, u8::wrapping_add));
+        let replaced = |i: usize| {
+            let after = self.group.get(i + 1);
+            after.is_some_and(|a| (a.chain, a.lsn) == (self.group[i].chain, self.group[i].lsn))
+        };
+        for i in (0..end - self.next).rev().filter(|i| !replaced(*i)) {
+            let e = &self.group[i];
+            self.ready.push((inner.keys[e.chain as usize], inner.version(e)));
+        }
+        self.next = end;
+    }
 }
 
 impl Iterator for OpenIter {
     type Item = (Key, Version);
 
     fn next(&mut self) -> Option<(Key, Version)> {
-        if let Some(version) = self.chain.pop() {
-            return Some(version);
+        while self.ready.is_empty() && self.next < self.order.len() {
+            self.read_group();
         }
-        let (key, mut next) = self.keys.next()?;
-        let inner = self.layer.read();
-        while let Some(e) = inner.entries.get(next as usize) {
-            // A base may stand in front of what it replaced.
-            if self.chain.last().is_none_or(|(_, newer)| newer.lsn > e.lsn) {
-                self.chain.push((key, inner.version(e)));
-            }
-            next = e.before;
-        }
-        drop(inner);
-        self.chain.pop()
+        self.ready.pop()
     }
 }

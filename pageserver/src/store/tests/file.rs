@@ -84,6 +84,20 @@ fn a_layer_reads_as_it_was_written() {
     }
 }
 
+/// Goal: version 1 stays readable, and is what is written. Method: golden files; the bytes of LZ4 are its library's own.
+#[test]
+fn golden_files_of_version_1() {
+    let model = small_model();
+    let plain = include_bytes!("../../../testdata/layer-v1.bin");
+    let compressed = include_bytes!("../../../testdata/layer-v1-lz4.bin");
+    for golden in [&plain[..], &compressed[..]] {
+        assert!(read_all(open(golden.to_vec()).expect("a whole file"), &model).1.is_none());
+    }
+    assert!(compressed.len() < plain.len());
+    let written = layer_bytes(model.versions(), options(Compression::None)).1;
+    assert!(written == plain, "the format has changed: give it a new version");
+}
+
 /// Goal: no flipped byte gives a wrong answer. Method: every byte of a small file, all bits and one bit: opening or
 /// reading fails, what is still answered is right, and a damaged block spoils its own keys only.
 #[test]
