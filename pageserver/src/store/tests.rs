@@ -3,3 +3,4 @@
 mod file;
 mod memory;
 mod model;
+mod threads;

@@ -19,7 +19,7 @@ fn block(rel: u32, blk: u32) -> Key {
 fn small_model() -> Model {
     let mut model = Model::default();
     let mut put = |key, lsn: u64, kind, len: usize| {
-        let value = (0..len).map(|i| (i as u64 * lsn >> 3) as u8).collect::<Vec<u8>>();
+        let value = (0..len).map(|i| ((i as u64 * lsn) >> 3) as u8).collect::<Vec<u8>>();
         model.0.insert((key, Lsn::new(lsn)), (kind, Bytes::from(value)));
     };
     for n in 0..6 {
