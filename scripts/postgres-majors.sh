@@ -39,7 +39,7 @@ from_debian() {
     local minor=$1 release=$2 major=${1%%.*} tree=$scratch/tree apt=$scratch/apt keyring mirror
     keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     # The mirror that this machine uses already.
-    mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1 | tr -d ' ')
+    mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | sed -n 1p | tr -d ' ') || true
     [ -n "$mirror" ] || { echo "postgres-majors: no Debian mirror is configured here; $minor is left out" >&2; return 1; }
     mkdir -p "$apt"/etc/apt/{apt.conf.d,preferences.d,trusted.gpg.d} "$apt"/var/lib/apt/lists/partial "$apt"/var/cache/apt/archives/partial "$apt"/var/lib/dpkg "$tree"
     : >"$apt/var/lib/dpkg/status"

@@ -42,7 +42,7 @@ pub struct Allowed {
 }
 
 /// The list.
-pub const ALLOWED: [Allowed; 6] = [
+pub const ALLOWED: [Allowed; 7] = [
     Allowed {
         name: "GiST flag F_TUPLES_DELETED",
         why: "minors differ in when redo sets it; nothing reads it",
@@ -62,6 +62,11 @@ pub const ALLOWED: [Allowed; 6] = [
         name: "visibility map of a wal_log database",
         why: "its pages are logged with a hole where their bits are; we have a subset of the bits, never more",
         settle: map_subset,
+    },
+    Allowed {
+        name: "visibility map page that was never logged",
+        why: "until 15 a map is extended with pages that have a header and nothing else; ours reads as zeros",
+        settle: map_extended,
     },
     Allowed {
         name: "page LSN of an init fork",
@@ -164,6 +169,13 @@ fn map_subset(ours: &mut Page, theirs: &mut Page, case: &Case) {
         if ours.lsn() <= theirs.lsn() {
             take(ours, theirs, 0, 8);
         }
+    }
+}
+
+fn map_extended(ours: &mut Page, theirs: &mut Page, case: &Case) {
+    let empty = theirs.lsn() == Lsn::new(0) && theirs.0[PAGE_HEADER_LEN..].iter().all(|b| *b == 0);
+    if case.kind == Kind::Map && case.against == Against::File && empty && ours.is_zero() {
+        take(ours, theirs, 0, PAGE_HEADER_LEN);
     }
 }
 

@@ -105,6 +105,11 @@ impl Cluster {
         major.and_then(|m| m.parse().ok()).with_context(|| format!("no version in {text:?}"))
     }
 
+    /// Whether the package has a program.
+    pub fn has(&self, program: &str) -> bool {
+        self.programs.0.join(program).exists()
+    }
+
     /// Whether the server can compress images with lz4.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ const EXAMPLES: usize = 20;
 pub fn compare(replayer: &mut Replayer, data: &Path) -> Result<()> {
     ensure!(replayer.pages.has_base(), "files are compared with pages that started from a copy of the files");
     let control = control_file(data, replayer.report.version)?;
-    ensure!(control.state == DbState::Shutdowned, "{} was not shut down cleanly", data.display());
+    ensure!(control.state == DbState::Shutdown, "{} was not shut down cleanly", data.display());
     let files = relation_files(data)?;
     let unlogged: BTreeSet<_> = files.keys().filter(|(f, _)| f.fork == Fork::Init).map(|(f, _)| f.rel).collect();
     let is_compared = |fork: RelFork| match fork.fork {

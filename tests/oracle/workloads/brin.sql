@@ -1,6 +1,8 @@
 -- BRIN/*: summaries that grow beyond their page, the range map extended, ranges desummarised.
 create table br (a int, t text) with (autovacuum_enabled = off, fillfactor = 20);
+set wal_consistency_checking = '';
 insert into br select i, repeat('x', 100) from generate_series(1, 20000) i;
+reset wal_consistency_checking;
 create index br_at on br using brin (a, t) with (pages_per_range = 1, autosummarize = off);
 insert into br select -i, repeat('z', i % 500) from generate_series(1, 2000 * :n) i;
 select brin_summarize_new_values('br_at');

@@ -23,8 +23,8 @@ insert into wide select repeat(md5(i::text), 50) from generate_series(1, 150 * :
 create table fast (a int primary key) with (autovacuum_enabled = off);
 set wal_consistency_checking = '';
 insert into fast select i from generate_series(1, 120000) i;
-reset wal_consistency_checking;
 delete from fast where a <= 119900;
+reset wal_consistency_checking;
 vacuum fast;
 begin; insert into fast values (0); commit;
 vacuum fast;

@@ -16,5 +16,22 @@ begin
 end $$;
 set synchronous_commit = off;
 set wal_consistency_checking = '';
-call burn(60000);
+call burn(:n);
 truncate burnt;
+-- The server starts at the third segment of the offsets, or gets there.
+create procedure many_multixacts(n int) language plpgsql as $$
+begin
+  for i in 1..n loop
+    perform 1 from mx where id = 1 + i % 3000 for key share;
+    begin
+      update mx set v = v + 1 where id = 1 + i % 3000;
+    exception when division_by_zero then
+      null;
+    end;
+    commit;
+  end loop;
+end $$;
+select :n > 1000000 as is_real \gset
+\if :is_real
+call many_multixacts(70000);
+\endif

@@ -13,12 +13,14 @@ vacuum ha;
 -- Equal keys over several overflow pages, deleted in the middle: contents move without a page being freed.
 create table hm (a int, b int) with (autovacuum_enabled = off);
 create index hm_a on hm using hash (a);
+set wal_consistency_checking = 'hash';
 insert into hm select 1, i from generate_series(1, 4000) i;
 delete from hm where b between 300 and 3000 and b % 8 <> 0;
 vacuum hm;
 insert into hm select i % 3, i from generate_series(1, 3000) i;
 delete from hm where b % 5 <> 0;
 vacuum hm;
+reset wal_consistency_checking;
 -- Dead tuples that an index scan has marked, removed when the page is full.
 create table hv (a int, b int) with (autovacuum_enabled = off);
 create index hv_a on hv using hash (a);
