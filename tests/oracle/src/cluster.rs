@@ -31,9 +31,16 @@ impl Programs {
 
     /// A command, run as the user `postgres` when we are root: PostgreSQL refuses to run as root.
     fn command(&self, program: &str) -> Command {
-        let path = self.0.join(program);
-        // psql is not part of every server's package, and speaks with all of them.
-        let path = if path.exists() { path } else { PathBuf::from(program) };
+        let mut path = self.0.join(program);
+        // psql is not part of every server's package. Another minor's serves, or else any that is installed.
+        if !path.exists() {
+            let name = self.0.parent().and_then(|dir| dir.file_name()).and_then(|n| n.to_str()).unwrap_or_default();
+            let major = name.split('.').next().unwrap_or_default();
+            path = self.0.join("../..").join(major).join("bin").join(program);
+        }
+        if !path.exists() {
+            path = PathBuf::from(program);
+        }
         let mut command = if is_root() {
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(path);
@@ -206,9 +213,23 @@ impl Cluster {
 
     fn psql(&self, database: &str) -> Command {
         let mut psql = self.programs.command("psql");
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-p", "5432", "-d", database]);
-        psql.arg("-h").arg(&self.root);
+        psql.args(["-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+        self.connect(&mut psql, database);
         psql
+    }
+
+    fn connect(&self, psql: &mut Command, database: &str) {
+        psql.args(["-X", "-q", "-U", "postgres", "-p", "5432", "-d", database, "-h"]).arg(&self.root);
+    }
+
+    /// A psql that goes on after errors, and is ended (with status 124) after `seconds`.
+    pub fn psql_with_timeout(&self, database: &str, seconds: u32) -> Command {
+        let psql = self.programs.command("psql");
+        let mut command = Command::new("timeout");
+        command.arg(seconds.to_string()).arg(psql.get_program()).args(psql.get_args()).current_dir("/");
+        command.env("LC_ALL", "C.UTF-8");
+        self.connect(&mut command, database);
+        command
     }
 
     /// Runs a script: `n` is its size, `dir` a directory that the server can write to.

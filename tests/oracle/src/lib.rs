@@ -11,7 +11,7 @@
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |
-//! | [`cluster`], [`record`] | PostgreSQL servers, and the workloads that are recorded on them |
+//! | [`cluster`], [`record`], [`regress`] | PostgreSQL servers, and the workloads that are recorded on them |
 //! | [`report`] | counts and their table |
 
 pub mod allowed;
@@ -23,6 +23,7 @@ pub mod mask;
 pub mod pages;
 pub mod plant;
 pub mod record;
+pub mod regress;
 pub mod replay;
 pub mod report;
 pub mod types;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::cluster::{Cluster, Programs};
+use crate::regress::Suite;
 
 /// What is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -19,6 +20,8 @@ pub enum Workload {
     Special,
     /// `wal_level = minimal`.
     Minimal,
+    /// PostgreSQL's own regression tests.
+    Regress,
 }
 
 impl Workload {
@@ -28,6 +31,7 @@ impl Workload {
             Workload::Extra => "extra",
             Workload::Special => "special",
             Workload::Minimal => "minimal",
+            Workload::Regress => "regress",
         }
     }
 }
@@ -67,14 +71,15 @@ pub fn record(programs: Programs, workload: Workload, dir: &Path, n: u32) -> Res
         Workload::Extra => extra(programs, dir, n),
         Workload::Special => special(programs, dir, n),
         Workload::Minimal => minimal(programs, dir, n),
+        Workload::Regress => regress(programs, dir),
     }
 }
 
 fn extra(programs: Programs, dir: &Path, n: u32) -> Result<()> {
     let mut cluster = Cluster::create(programs, dir, false)?;
     cluster.keep_base()?;
-    // lz4 where the server knows it: it costs less time than pglz.
-    let compression = if cluster.has_lz4()? { "lz4" } else { "on" };
+    // lz4 where the server knows it; pglz takes more time than what it saves is worth.
+    let compression = if cluster.has_lz4()? { "lz4" } else { "off" };
     cluster.configure(&format!("{SETTINGS}wal_level = logical\nwal_compression = {compression}"))?;
     cluster.start()?;
     std::fs::create_dir(dir.join("space"))?;
@@ -173,5 +178,22 @@ fn minimal(programs: Programs, dir: &Path, n: u32) -> Result<()> {
     cluster.configure(&format!("{SETTINGS}wal_level = minimal\nmax_wal_senders = 0\nwal_skip_threshold = 1GB"))?;
     cluster.start()?;
     cluster.script("postgres", "minimal", include_str!("../workloads/minimal.sql"), n)?;
+    cluster.stop("fast")
+}
+
+fn regress(programs: Programs, dir: &Path) -> Result<()> {
+    let mut cluster = Cluster::create(programs, dir, false)?;
+    let suite = Suite::find(cluster.major()?)?;
+    cluster.keep_base()?;
+    // Ten gigabytes without compression.
+    let compression = if cluster.has_lz4()? { "lz4" } else { "on" };
+    cluster.configure(&format!("{SETTINGS}wal_compression = {compression}\nrestart_after_crash = off"))?;
+    cluster.start()?;
+    let left_out = suite.run(&cluster)?;
+    if !left_out.is_empty() {
+        println!("left out, for want of a regress.so for this server: {}", left_out.join(" "));
+    }
+    let log = std::fs::read(dir.join("log"))?;
+    ensure!(!String::from_utf8_lossy(&log).contains("was terminated by signal"), "the server crashed: see its log");
     cluster.stop("fast")
 }
