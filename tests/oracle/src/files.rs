@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use pgformat::control::DbState;
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFork};
@@ -85,6 +85,30 @@ fn fail(found: &mut Files, text: impl FnOnce() -> String) {
     if found.examples.len() < EXAMPLES {
         found.examples.push(text());
     }
+}
+
+/// Spoils pages in ways that only this judge can see: a page LSN, a page that is not there, a page too much. How many.
+///
+/// # Errors
+/// When the files cannot be listed, or there is no page to spoil.
+pub fn plant(replayer: &mut Replayer, data: &Path) -> Result<u64> {
+    let mut victims = Vec::new();
+    for (fork, _) in relation_files(data)?.into_keys().filter(|(fork, _)| fork.fork == Fork::Main) {
+        let blocks = replayer.pages.blocks(fork);
+        let tag = BlockTag { fork, blk: blocks.saturating_sub(1) };
+        // Kinds without exceptions for page LSNs.
+        let is_heap = |page: &Page| Kind::of_page(page, Fork::Main) == Some(Kind::Heap) && !page.is_new();
+        if blocks > 0 && replayer.pages.get(tag).is_some_and(|page| is_heap(page)) {
+            victims.push(tag);
+        }
+    }
+    let [first, .., second, third] = victims[..] else { bail!("there is nothing to spoil") };
+    let page = replayer.pages.get(first).context("a page")?;
+    page.set_lsn(page.lsn().add(8));
+    let copy = replayer.pages.get(second).context("a page")?.clone();
+    replayer.pages.put(BlockTag { blk: second.blk + 1, ..second }, copy);
+    replayer.pages.cut(third.fork, third.blk);
+    Ok(3)
 }
 
 /// The files of relations in a data directory, by fork and number of the file.

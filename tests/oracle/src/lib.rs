@@ -12,6 +12,7 @@
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |
 //! | [`cluster`], [`record`], [`regress`] | PostgreSQL servers, and the workloads that are recorded on them |
+//! | [`whole`] | everything, on every server |
 //! | [`report`] | counts and their table |
 
 pub mod allowed;
@@ -27,3 +28,4 @@ pub mod regress;
 pub mod replay;
 pub mod report;
 pub mod types;
+pub mod whole;

@@ -1,8 +1,8 @@
-//! Planted bugs: what a resource manager's redo could do wrong, so that a judge can be shown to notice.
+//! Planted bugs: what the redo of a resource manager could do wrong, so that the judges can be shown to notice.
 
-use anyhow::{Result, bail};
-use pgformat::page::{PAGE_HEADER_LEN, Page};
-use pgformat::redo::{self, Change, Context, RedoError};
+use pgformat::Lsn;
+use pgformat::page::{PAGE_HEADER_LEN, Page, PageError};
+use pgformat::redo::{self, Change, Context, RedoError, rmid};
 use pgformat::rel::{BlockTag, Fork};
 
 use crate::mask::{Kind, mask};
@@ -16,9 +16,9 @@ pub enum Bug {
     Skip,
 }
 
-/// A bug that happens once.
+/// A bug that happens once, at a change that an image checks.
 #[derive(Clone, Debug)]
-pub struct Plant {
+struct Plant {
     rmid: u8,
     bug: Bug,
     /// How many changes are left to redo rightly.
@@ -26,18 +26,58 @@ pub struct Plant {
     done: bool,
 }
 
-impl Plant {
-    /// In resource manager `rmid`, after `spare` changes that go well.
-    pub fn new(rmid: u8, bug: Bug, spare: u32) -> Plant {
-        Plant { rmid, bug, spare, done: false }
+/// Bugs in several resource managers.
+#[derive(Clone, Debug, Default)]
+pub struct Plants {
+    list: Vec<Plant>,
+    /// One bit of the images that the record at this position restores is wrong.
+    image_at: Option<Lsn>,
+    images: u64,
+}
+
+/// The resource managers whose redo changes pages, images alone left out.
+pub const PAGE_RMGRS: [u8; 10] = [
+    rmid::HEAP2,
+    rmid::HEAP,
+    rmid::BTREE,
+    rmid::HASH,
+    rmid::GIN,
+    rmid::GIST,
+    rmid::SEQ,
+    rmid::SPGIST,
+    rmid::BRIN,
+    rmid::GENERIC,
+];
+
+/// Changes of a resource manager that go well before the first bug, and between bugs.
+const SPARE: u32 = 5;
+
+impl Plants {
+    /// One bug in one resource manager.
+    pub fn one(rmid: u8, bug: Bug) -> Plants {
+        Plants { list: vec![Plant { rmid, bug, spare: SPARE, done: false }], ..Plants::default() }
     }
 
-    /// Whether it has happened.
-    pub fn is_done(&self) -> bool {
-        self.done
+    /// Both bugs in every resource manager, and a wrong image in the record at `image_at`.
+    pub fn everywhere(image_at: Option<Lsn>) -> Plants {
+        let plant = |rmid, bug| Plant { rmid, bug, spare: SPARE, done: false };
+        let list = PAGE_RMGRS.iter().flat_map(|rmid| [plant(*rmid, Bug::Flip), plant(*rmid, Bug::Skip)]).collect();
+        Plants { list, image_at, images: 0 }
     }
 
-    /// Redoes a change, rightly or not.
+    /// How many there are to be.
+    pub fn planned(&self) -> u64 {
+        self.list.len() as u64 + u64::from(self.image_at.is_some())
+    }
+
+    /// How many have happened, in this resource manager or (`None`) in all.
+    pub fn done(&self, rmid: Option<u8>) -> u64 {
+        let of = |p: &&Plant| p.done && rmid.is_none_or(|rmid| rmid == p.rmid);
+        let images = if rmid.is_none_or(|rmid| rmid == rmid::XLOG) { self.images } else { 0 };
+        self.list.iter().filter(of).count() as u64 + images
+    }
+
+    /// Redoes a change, rightly or not. `is_checked`: an image of the page follows.
     ///
     /// # Errors
     /// Those of [`redo::redo`].
@@ -47,38 +87,45 @@ impl Plant {
         change: &Change<'_>,
         ctx: &Context,
         tag: BlockTag,
+        is_checked: bool,
     ) -> Result<(), RedoError> {
+        let Some(plant) = self.list.iter_mut().find(|p| is_checked && !p.done && p.rmid == change.rmid) else {
+            return redo::redo(page, change, ctx);
+        };
         let before = page.clone();
         redo::redo(page, change, ctx)?;
-        if self.done || change.rmid != self.rmid {
+        if plant.spare > 0 {
+            plant.spare -= 1;
             return Ok(());
         }
-        if self.spare > 0 {
-            self.spare -= 1;
-            return Ok(());
-        }
-        let wrong = match self.bug {
+        let wrong = match plant.bug {
             Bug::Skip => before,
             Bug::Flip => flipped(page, tag),
         };
         // It must be one that counts: some changes touch nothing but what is masked.
-        if let Some(kind) = Kind::of_record(self.rmid, tag)
-            && let (Ok(wrong_masked), Ok(right_masked)) = (masked(&wrong, kind, tag), masked(page, kind, tag))
-            && wrong_masked != right_masked
+        let Some(kind) = Kind::of_record(plant.rmid, tag) else { return Ok(()) };
+        if let (Ok(wrong_masked), Ok(masked)) = (masked(&wrong, kind, tag), masked(page, kind, tag))
+            && wrong_masked != masked
         {
             *page = wrong;
-            self.done = true;
+            plant.done = true;
         }
         Ok(())
     }
+
+    /// Damages a page that the record at `at` has restored from an image, if that is to be the one.
+    pub fn restored(&mut self, page: &mut Page, at: Lsn, tag: BlockTag) {
+        if self.image_at == Some(at) && self.images == 0 {
+            *page = flipped(page, tag);
+            self.images = 1;
+        }
+    }
 }
 
-fn masked(page: &Page, kind: Kind, tag: BlockTag) -> Result<Page> {
+fn masked(page: &Page, kind: Kind, tag: BlockTag) -> Result<Page, PageError> {
     let mut page = page.clone();
-    if mask(&mut page, kind, tag).is_err() {
-        bail!("a page that cannot be masked");
-    }
-    page.set_lsn(pgformat::Lsn::new(0));
+    mask(&mut page, kind, tag)?;
+    page.set_lsn(Lsn::new(0));
     Ok(page)
 }
 

@@ -18,7 +18,7 @@ use crate::allowed::{Against, Case, Verdict, judge};
 use crate::effects;
 use crate::mask::{Kind, mask};
 use crate::pages::Pages;
-use crate::plant::Plant;
+use crate::plant::Plants;
 use crate::report::Report;
 use crate::types::RecordType;
 
@@ -35,14 +35,15 @@ pub struct Replayer {
     pub report: Report,
     /// Databases (tablespace, database) that were created with `STRATEGY wal_log`.
     logged_databases: Vec<(u32, u32)>,
-    plant: Option<Plant>,
+    plants: Plants,
+    last_image: Option<Lsn>,
     only: Option<u8>,
     stored: Vec<u8>,
 }
 
 impl Replayer {
     /// Over `pages`. `only`: images of other resource managers are not compared.
-    pub fn new(version: PgMajor, pages: Pages, only: Option<u8>, plant: Option<Plant>) -> Replayer {
+    pub fn new(version: PgMajor, pages: Pages, only: Option<u8>, plants: Plants) -> Replayer {
         Replayer {
             version,
             checksums: false,
@@ -50,7 +51,8 @@ impl Replayer {
             pages,
             report: Report::new(version),
             logged_databases: Vec::new(),
-            plant,
+            plants,
+            last_image: None,
             only,
             stored: Vec::new(),
         }
@@ -62,9 +64,14 @@ impl Replayer {
         self.wal_log_hints = control.parameters.wal_log_hints;
     }
 
-    /// Whether the planted bug has happened; `true` without one.
-    pub fn planted(&self) -> bool {
-        self.plant.as_ref().is_none_or(Plant::is_done)
+    /// The bugs that were planted.
+    pub fn plants(&self) -> &Plants {
+        &self.plants
+    }
+
+    /// Start of the last record that is nothing but images.
+    pub fn last_image(&self) -> Option<Lsn> {
+        self.last_image
     }
 
     /// Takes the next record.
@@ -109,6 +116,10 @@ impl Replayer {
                 page.set_lsn(end);
             }
             let result = redo::after_image(&mut page, &change, &ctx);
+            if t.rmid == rmid::XLOG && tag.fork.fork == Fork::Main {
+                self.last_image = Some(record.start);
+                self.plants.restored(&mut page, record.start, tag);
+            }
             self.keep(t, record.start, tag, page, result);
         } else {
             let expected = self.expected_page(block, end)?;
@@ -157,10 +168,7 @@ impl Replayer {
             }
         }
         let mut page = self.pages.get(tag).cloned().unwrap_or_default();
-        let result = match &mut self.plant {
-            Some(plant) => plant.redo(&mut page, change, ctx, tag),
-            None => redo::redo(&mut page, change, ctx),
-        };
+        let result = self.plants.redo(&mut page, change, ctx, tag, expected.is_some());
         let failed = result.is_err();
         self.report.of(t).redone += 1;
         self.keep(t, at, tag, page, result);

@@ -134,10 +134,15 @@ impl Report {
         }
     }
 
+    /// Everything that was not right.
+    pub fn failures(&self) -> u64 {
+        let total = self.total();
+        total.mismatches + total.errors + total.missing + self.files.as_ref().map_or(0, |f| f.mismatches)
+    }
+
     /// Whether everything that was compared was right.
     pub fn is_clean(&self) -> bool {
-        let total = self.total();
-        total.mismatches + total.errors + total.missing + self.files.as_ref().map_or(0, |f| f.mismatches) == 0
+        self.failures() == 0
     }
 
     /// Types that the major can write and that were never seen, without those that are explained.

@@ -1,5 +1,7 @@
 //! `proof`: runs the judges of redo over recorded logs.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,9 +12,10 @@ use oracle::effects::control_file;
 use oracle::files;
 use oracle::log::Log;
 use oracle::pages::Pages;
-use oracle::plant::{Bug, Plant};
+use oracle::plant::{Bug, Plants};
 use oracle::record::{Workload, record};
 use oracle::replay::Replayer;
+use oracle::whole::{self, Outcome};
 use pgformat::Lsn;
 use pgformat::wal::record::rmgr_name;
 
@@ -27,8 +30,23 @@ struct Cli {
 enum Command {
     /// Replays the log of a stopped cluster and compares each page with the images in it.
     Check(Check),
+    /// Records and judges every workload on several PostgreSQL, and prints one table.
+    All(All),
     /// Records a workload on a PostgreSQL of its own.
     Record(Record),
+}
+
+#[derive(Args)]
+struct All {
+    /// Which PostgreSQL, as scripts/postgres-majors.sh names them; 15 is the system's own.
+    #[arg(long = "server", required = true)]
+    servers: Vec<String>,
+    /// PostgreSQL's regression tests as well.
+    #[arg(long)]
+    regress: bool,
+    /// Size of the workloads.
+    #[arg(long, default_value_t = 1)]
+    scale: u32,
 }
 
 #[derive(Args)]
@@ -84,6 +102,7 @@ fn rmgr(name: &str) -> Result<u8> {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Check(args) => check(&args),
+        Command::All(args) => all(&args),
         Command::Record(args) => {
             record(Programs::find(&args.major)?, args.workload, &args.dir, args.scale)?;
             Ok(ExitCode::SUCCESS)
@@ -93,9 +112,10 @@ fn main() -> Result<ExitCode> {
 
 fn check(args: &Check) -> Result<ExitCode> {
     let log = Log::open(&args.wal)?;
-    let plant = args.plant.map(|rmid| Plant::new(rmid, if args.skip { Bug::Skip } else { Bug::Flip }, 20));
+    let bug = if args.skip { Bug::Skip } else { Bug::Flip };
+    let plants = args.plant.map(|rmid| Plants::one(rmid, bug)).unwrap_or_default();
     let pages = Pages::new(args.base.as_deref());
-    let mut replayer = Replayer::new(log.version, pages, args.rmgr, plant);
+    let mut replayer = Replayer::new(log.version, pages, args.rmgr, plants);
     let control = args.base.as_deref().map(|base| control_file(base, log.version)).transpose()?;
     control.iter().for_each(|control| replayer.log_hints(control));
     let from = match args.from.or(control.map(|control| control.checkpoint_copy.redo)) {
@@ -112,4 +132,17 @@ fn check(args: &Check) -> Result<ExitCode> {
         bail!("there was no record");
     }
     Ok(if replayer.report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn all(args: &All) -> Result<ExitCode> {
+    // Short, because a socket lies in it, and open, because the server has a user of its own.
+    let dir = tempfile::Builder::new().prefix("proof").permissions(Permissions::from_mode(0o711)).tempdir()?;
+    let mut workloads = vec![Workload::Extra, Workload::Special, Workload::Minimal];
+    workloads.extend(args.regress.then_some(Workload::Regress));
+    let mut outcomes = Vec::new();
+    for server in &args.servers {
+        outcomes.push(whole::server(server, &workloads, dir.path(), args.scale)?);
+    }
+    print!("{}", whole::table(&outcomes));
+    Ok(if outcomes.iter().all(Outcome::is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
