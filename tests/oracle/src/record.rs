@@ -60,6 +60,7 @@ max_replication_slots = 10
 track_commit_timestamp = on
 wal_consistency_checking = 'all'
 autovacuum = off
+jit = off
 ";
 
 /// Makes a recording of size `n` (1 is small) in `dir`, which must not exist.

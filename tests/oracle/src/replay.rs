@@ -16,11 +16,34 @@ use pgformat::{Lsn, PgMajor};
 
 use crate::allowed::{Against, Case, Verdict, judge};
 use crate::effects;
+use crate::golden::Golden;
 use crate::mask::{Kind, mask};
 use crate::pages::Pages;
 use crate::plant::Plants;
 use crate::report::Report;
 use crate::types::RecordType;
+
+/// One change on its way to its page.
+pub struct Step<'a> {
+    /// The record's type.
+    pub t: RecordType,
+    /// Start of the record.
+    pub at: Lsn,
+    /// Which page.
+    pub tag: BlockTag,
+    /// The change, decoded from its stored form.
+    pub change: &'a Change<'a>,
+    /// The change as it is stored.
+    pub stored: &'a [u8],
+    /// Whether the page was restored from an image of the same record.
+    pub after_image: bool,
+    /// What redo needs beside it.
+    pub ctx: redo::Context,
+}
+
+fn changes_after_image(change: &Change<'_>) -> bool {
+    redo::changes_after_image(change.rmid, change.info, change.block)
+}
 
 /// Replays a log.
 pub struct Replayer {
@@ -37,6 +60,8 @@ pub struct Replayer {
     logged_databases: Vec<(u32, u32)>,
     plants: Plants,
     last_image: Option<Lsn>,
+    /// Examples of changes, when they are collected.
+    pub golden: Option<Golden>,
     only: Option<u8>,
     stored: Vec<u8>,
 }
@@ -53,6 +78,7 @@ impl Replayer {
             logged_databases: Vec::new(),
             plants,
             last_image: None,
+            golden: None,
             only,
             stored: Vec::new(),
         }
@@ -108,6 +134,7 @@ impl Replayer {
         stored.clear();
         Change::of(&record.header, body, block, self.checksums || self.wal_log_hints).encode(&mut stored);
         let change = Change::decode(&stored, tag.fork.fork, tag.blk)?;
+        let step = Step { t, at: record.start, tag, change: &change, stored: &stored, after_image: false, ctx };
         if let Some(image) = block.applied_image() {
             self.report.of(t).restored += 1;
             let mut page = Page::zeroed();
@@ -115,15 +142,17 @@ impl Replayer {
             if !page.is_new() {
                 page.set_lsn(end);
             }
+            let before = (self.golden.is_some() && changes_after_image(&change)).then(|| page.clone());
             let result = redo::after_image(&mut page, &change, &ctx);
             if t.rmid == rmid::XLOG && tag.fork.fork == Fork::Main {
                 self.last_image = Some(record.start);
                 self.plants.restored(&mut page, record.start, tag);
             }
             self.keep(t, record.start, tag, page, result);
+            self.keep_example(&Step { after_image: true, ..step }, before);
         } else {
             let expected = self.expected_page(block, end)?;
-            self.change(t, record.start, &change, &ctx, tag, expected);
+            self.change(&step, expected);
         }
         self.stored = stored;
         Ok(())
@@ -140,15 +169,8 @@ impl Replayer {
         Ok(Some(page))
     }
 
-    fn change(
-        &mut self,
-        t: RecordType,
-        at: Lsn,
-        change: &Change<'_>,
-        ctx: &redo::Context,
-        tag: BlockTag,
-        expected: Option<Box<Page>>,
-    ) {
+    fn change(&mut self, step: &Step<'_>, expected: Option<Box<Page>>) {
+        let Step { t, at, tag, change, .. } = *step;
         if !change.init && self.pages.get(tag).is_none() {
             // A map page that was never written reads as zeros; a primary makes it without a record.
             if tag.fork.fork == Fork::Vm {
@@ -168,15 +190,26 @@ impl Replayer {
             }
         }
         let mut page = self.pages.get(tag).cloned().unwrap_or_default();
-        let result = self.plants.redo(&mut page, change, ctx, tag, expected.is_some());
+        let before = self.golden.is_some().then(|| page.clone());
+        let result = self.plants.redo(&mut page, change, &step.ctx, tag, expected.is_some());
         let failed = result.is_err();
         self.report.of(t).redone += 1;
         self.keep(t, at, tag, page, result);
         let Some(expected) = expected else { return };
         if failed {
             self.pages.put(tag, expected);
-        } else if t.rmid != rmid::XLOG && self.only.is_none_or(|only| only == t.rmid) {
-            self.compare(t, at, tag, expected);
+        } else if t.rmid != rmid::XLOG
+            && self.only.is_none_or(|only| only == t.rmid)
+            && self.compare(t, at, tag, expected)
+        {
+            self.keep_example(step, before);
+        }
+    }
+
+    /// Offers a change to the collection of examples, if there is one.
+    fn keep_example(&mut self, step: &Step<'_>, before: Option<Box<Page>>) {
+        if let (Some(golden), Some(before), Some(after)) = (&mut self.golden, before, self.pages.get(step.tag)) {
+            golden.offer(self.version, step, &before, after);
         }
     }
 
@@ -191,19 +224,22 @@ impl Replayer {
         }
     }
 
-    fn compare(&mut self, t: RecordType, at: Lsn, tag: BlockTag, expected: Box<Page>) {
-        let Some(kind) = Kind::of_record(t.rmid, tag) else { return };
-        let Some(ours) = self.pages.get(tag).cloned() else { return };
+    /// Whether the page is as the image says, but for what is allowed.
+    fn compare(&mut self, t: RecordType, at: Lsn, tag: BlockTag, expected: Box<Page>) -> bool {
+        let Some(kind) = Kind::of_record(t.rmid, tag) else { return false };
+        let Some(ours) = self.pages.get(tag).cloned() else { return false };
         self.report.of(t).compared += 1;
         let case = Case { against: Against::Image, tag, kind, logged_database: self.is_logged_database(tag) };
         match verdict(&ours, &expected, &case) {
             Ok(verdict) if verdict.left.is_empty() => {
                 verdict.used.iter().for_each(|n| self.report.allowed[*n] += 1);
+                true
             }
             result => {
                 self.report.of(t).mismatches += 1;
                 self.report.example(t, || format!("{at} {tag}: {}", describe(&result, &ours, &expected)));
                 self.pages.put(tag, expected);
+                false
             }
         }
     }

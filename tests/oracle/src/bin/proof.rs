@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use oracle::cluster::Programs;
 use oracle::effects::control_file;
 use oracle::files;
+use oracle::golden::Golden;
 use oracle::log::Log;
 use oracle::pages::Pages;
 use oracle::plant::{Bug, Plants};
@@ -92,6 +93,12 @@ struct Check {
     /// The planted bug leaves out a change instead of flipping a bit.
     #[arg(long)]
     skip: bool,
+    /// Write examples of every kind of change to this file.
+    #[arg(long)]
+    golden: Option<PathBuf>,
+    /// Only examples of types that differ between majors.
+    #[arg(long, requires = "golden")]
+    versioned: bool,
 }
 
 fn rmgr(name: &str) -> Result<u8> {
@@ -118,11 +125,15 @@ fn check(args: &Check) -> Result<ExitCode> {
     let mut replayer = Replayer::new(log.version, pages, args.rmgr, plants);
     let control = args.base.as_deref().map(|base| control_file(base, log.version)).transpose()?;
     control.iter().for_each(|control| replayer.log_hints(control));
+    replayer.golden = args.golden.as_ref().map(|_| Golden::default());
     let from = match args.from.or(control.map(|control| control.checkpoint_copy.redo)) {
         Some(from) => from,
         None => log.first_record()?,
     };
     let end = log.read(from, args.to, |record| replayer.record(record))?;
+    if let (Some(path), Some(golden)) = (&args.golden, &replayer.golden) {
+        std::fs::write(path, golden.compressed(args.versioned)?)?;
+    }
     if let Some(data) = &args.data {
         files::compare(&mut replayer, data)?;
     }
