@@ -17,7 +17,7 @@ use crate::key::{Key, Kind};
 /// A database's directory holds relations only: the database itself is in another tablespace.
 const ONLY_RELATIONS: u8 = 0;
 /// A database's own directory, with its version file.
-const WHOLE: u8 = 1;
+pub(crate) const WHOLE: u8 = 1;
 /// Bytes that one piece of a copy comes to, about.
 const PIECE_BYTES: usize = 8 << 20;
 

@@ -45,6 +45,17 @@ pub(crate) enum EndKind {
 impl EndKind {
     const ALL: [EndKind; 5] =
         [EndKind::Commit, EndKind::Abort, EndKind::Prepare, EndKind::CommitPrepared, EndKind::AbortPrepared];
+
+    /// In words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            EndKind::Commit => "commit",
+            EndKind::Abort => "abort",
+            EndKind::Prepare => "prepare",
+            EndKind::CommitPrepared => "commit prepared",
+            EndKind::AbortPrepared => "abort prepared",
+        }
+    }
 }
 
 /// One end of a transaction.

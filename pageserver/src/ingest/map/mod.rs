@@ -24,7 +24,7 @@
 mod blocks;
 pub(crate) mod compare;
 pub(crate) mod control;
-mod databases;
+pub(crate) mod databases;
 pub(crate) mod ends;
 mod leb;
 pub(crate) mod look;
