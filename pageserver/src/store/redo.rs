@@ -21,8 +21,8 @@ pub(crate) struct RedoFailure {
     pub(crate) cause: RedoError,
 }
 
-/// Rebuilds a page, of a relation or of an SLRU, from its history. Without a base it starts as zeros, which few types of
-/// change accept. A history that ends with a tombstone gives zeros.
+/// Rebuilds a page, of a relation or of an SLRU, from its history. Without a base it starts as zeros, which few types
+/// of change accept. A history that ends with a tombstone gives zeros.
 ///
 /// # Errors
 /// The version that does not apply, and why.

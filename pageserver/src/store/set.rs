@@ -1,8 +1,8 @@
 //! Which layers a timeline has: an immutable set, swapped as a whole.
 //!
-//! Owner of the current set is [`LayerMap`]. Changes go through it one at a time; a reader takes an `Arc` of the set and
-//! keeps what it needs alive. Correctness of reads does not depend on the order of layers or on disjoint ranges: only
-//! on every version above the newest base being in some layer of the set.
+//! Owner of the current set is [`LayerMap`]. Changes go through it one at a time; a reader takes an `Arc` of the set
+//! and keeps what it needs alive. Correctness of reads does not depend on the order of layers or on disjoint ranges:
+//! only on every version above the newest base being in some layer of the set.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -1,7 +1,7 @@
 //! A data block: versions sorted by (key, LSN); keys and LSNs in a directory in front, values behind.
 //!
-//! On disk the directory is small (shared key prefixes, LSN differences), in memory it is arrays for binary search, so a
-//! block is decoded once and then kept in the cache. docs/formats.md gives the bytes.
+//! On disk the directory is small (shared key prefixes, LSN differences), in memory it is arrays for binary search, so
+//! a block is decoded once and then kept in the cache. docs/formats.md gives the bytes.
 
 use bytes::Bytes;
 use pgformat::Lsn;

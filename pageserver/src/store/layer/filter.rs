@@ -1,7 +1,7 @@
 //! Which keys a layer may have: a Bloom filter whose bits for one key lie within 32 bytes.
 //!
-//! A question costs one cache line, whatever the kind of key, and a wrong "perhaps" costs one block in the cache. Bitmaps
-//! per relation would be exact, and larger where few blocks of many relations change.
+//! A question costs one cache line, whatever the kind of key, and a wrong "perhaps" costs one block in the cache.
+//! Bitmaps per relation would be exact, and larger where few blocks of many relations change.
 //!
 //! Source: Apache Parquet, `BloomFilter.md` (split block Bloom filter); the hash is our own, see docs/formats.md.
 

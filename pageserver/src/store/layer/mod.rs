@@ -1,8 +1,8 @@
 //! The immutable layer file: one format for all levels.
 //!
-//! Versions by (key, LSN) in compressed blocks, then a filter, an index, and a footer; the versions of a key lie together.
-//! Every byte is under a CRC: the index has those of the blocks, the footer those of index, filter and header. Damage is an
-//! error that names file, offset and keys; blocks that are whole stay readable.
+//! Versions by (key, LSN) in compressed blocks, then a filter, an index, and a footer; the versions of a key lie
+//! together. Every byte is under a CRC: the index has those of the blocks, the footer those of index, filter and
+//! header. Damage is an error that names file, offset and keys; blocks that are whole stay readable.
 
 mod block;
 mod filter;

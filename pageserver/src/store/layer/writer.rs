@@ -91,8 +91,8 @@ impl<W: Write> LayerWriter<W> {
     /// Adds a version; keys and, within a key, LSNs ascend.
     ///
     /// # Errors
-    /// What writing says; `InvalidInput` for a version out of order or a value of more than 512 MiB. The layer cannot be
-    /// finished then.
+    /// What writing says; `InvalidInput` for a version out of order or a value of more than 512 MiB. The layer cannot
+    /// be finished then.
     pub(crate) fn push(&mut self, key: Key, lsn: Lsn, kind: ValueKind, value: &[u8]) -> io::Result<()> {
         if self.last.is_some_and(|last| last >= (key, lsn)) {
             return Err(refused("the versions of a layer are out of order"));

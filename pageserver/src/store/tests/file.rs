@@ -84,7 +84,8 @@ fn a_layer_reads_as_it_was_written() {
     }
 }
 
-/// Goal: version 1 stays readable, and is what is written. Method: golden files; the bytes of LZ4 are its library's own.
+/// Goal: version 1 stays readable, and is what is written. Method: golden files; the bytes of LZ4 are its library's
+/// own.
 #[test]
 fn golden_files_of_version_1() {
     let model = small_model();
@@ -142,7 +143,8 @@ fn a_cut_or_lengthened_file_is_refused() {
     assert!(open(longer).is_err());
 }
 
-/// Goal: files of a later version are refused by name, not misread. Method: version and features raised, checksum right.
+/// Goal: files of a later version are refused by name, not misread. Method: version and features raised, checksum
+/// right.
 #[test]
 fn unknown_versions_and_features_are_refused() {
     let (_, bytes) = layer_bytes(small_model().versions(), options(Compression::Lz4));

@@ -48,7 +48,8 @@ fn a_batch_that_does_not_fit_changes_nothing() {
     }
 }
 
-/// Goal: a later base of one record replaces the earlier. Method: two sizes of a fork at one LSN, in memory and in a file.
+/// Goal: a later base of one record replaces the earlier. Method: two sizes of a fork at one LSN, in memory and in a
+/// file.
 #[test]
 fn a_later_base_at_one_lsn_wins() {
     let map = LayerMap::default();
@@ -75,8 +76,8 @@ fn a_later_base_at_one_lsn_wins() {
     assert_eq!(read(), ["1", "1", "3"]);
 }
 
-/// Goal: an image made by compaction and the change that it came from count once. Method: both at one LSN, in two layers,
-/// in either order.
+/// Goal: an image made by compaction and the change that it came from count once. Method: both at one LSN, in two
+/// layers, in either order.
 #[test]
 fn an_image_stands_for_the_change_at_its_lsn() {
     let cache = BlockCache::new(1 << 20);

@@ -174,8 +174,8 @@ fn kind_of(number: u8, choice: u8) -> ValueKind {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Goal: whatever the layers are, each answer is the model's. Method: random operations, then every key at every LSN
-    /// and between; once more with the layers in the opposite order.
+    /// Goal: whatever the layers are, each answer is the model's. Method: random operations, then every key at every
+    /// LSN and between; once more with the layers in the opposite order.
     #[test]
     fn answers_are_the_models(
         ops in prop::collection::vec(op(), 1..40),
