@@ -76,6 +76,26 @@ fn a_later_base_at_one_lsn_wins() {
     assert_eq!(read(), ["1", "1", "3"]);
 }
 
+/// Goal: what was replaced is left out wherever it stands. Method: 100 pairs behind a single version, so that pairs lie
+/// across the ends of what is read together; all keys, and sparse ones only.
+#[test]
+fn what_was_replaced_is_left_out_of_the_stream() {
+    let map = LayerMap::default();
+    let key = Key { rel: 5, ..Key::first(Kind::RelSize) };
+    let mut batch = Batch::default();
+    put(&mut batch, key, 8, ValueKind::Blob, b"new");
+    for n in 2..102 {
+        put(&mut batch, key, n * 8, ValueKind::Blob, b"old");
+        put(&mut batch, key, n * 8, ValueKind::Blob, b"new");
+    }
+    map.append(&mut batch).expect("in order");
+    let open = map.snapshot().set().open.clone();
+    for versions in [open.clone().iter(..), open.iter(Key::all_of(Kind::RelSize))] {
+        let expected = (1..102).map(|n| (key, version(n * 8, ValueKind::Blob, b"new")));
+        assert!(versions.eq(expected));
+    }
+}
+
 /// Goal: an image made by compaction and the change that it came from count once. Method: both at one LSN, in two
 /// layers, in either order.
 #[test]
