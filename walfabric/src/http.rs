@@ -18,6 +18,7 @@ impl Http {
     /// # Errors
     /// When the client cannot be built.
     pub fn new(limit: Duration) -> Result<Http> {
+        proto::runtime::use_ring();
         let client =
             reqwest::Client::builder().timeout(limit).no_proxy().build().context("cannot build an HTTP client")?;
         Ok(Http { client })

@@ -128,11 +128,13 @@ impl Pageserver {
     }
 
     pub(super) async fn get(&self, path: &str) -> (u16, Bytes) {
+        proto::runtime::use_ring();
         let response = reqwest::get(self.url(path)).await.expect("HTTP answers");
         (response.status().as_u16(), response.bytes().await.expect("a body"))
     }
 
     pub(super) async fn post(&self, path: &str, body: &impl serde::Serialize) -> (u16, Bytes) {
+        proto::runtime::use_ring();
         let response = reqwest::Client::new().post(self.url(path)).json(body).send().await.expect("HTTP answers");
         (response.status().as_u16(), response.bytes().await.expect("a body"))
     }

@@ -9,6 +9,7 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls;
 
 pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_body, serve_http};
 pub use logging::init_logging;
@@ -16,6 +17,7 @@ pub use metrics::metrics_router;
 pub use program::block_on;
 pub use shutdown::shutdown_on_signals;
 pub use time::{pg_now, rfc3339, rfc3339_now};
+pub use tls::use_ring;
 
 /// Exit codes of every server and of the operator's binary.
 pub mod exit {

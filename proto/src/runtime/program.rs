@@ -11,6 +11,7 @@ use super::exit;
 /// acknowledgement nothing then crosses from one thread to another but the sync itself: on the commit path a wake-up
 /// of another thread costs more than the work it hands over (docs/adr/0005-commit-path.md).
 pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
+    super::use_ring();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => ExitCode::from(runtime.block_on(program)),
         Err(e) => {

@@ -110,11 +110,13 @@ impl Node {
 
     pub async fn post(&self, body: Vec<u8>) -> (u16, String) {
         let url = format!("http://{}/v1/tenant/timeline", self.http);
+        proto::runtime::use_ring();
         let answer = reqwest::Client::new().post(url).body(body).send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
+        proto::runtime::use_ring();
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }

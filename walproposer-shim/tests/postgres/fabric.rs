@@ -87,6 +87,7 @@ impl Safekeeper {
 
     pub(crate) async fn status(&self) -> Option<SafekeeperTimelineStatus> {
         let url = format!("http://{}/v1/tenant/{TENANT}/timeline/{TIMELINE}", self.http);
+        proto::runtime::use_ring();
         reqwest::get(url).await.ok()?.json().await.ok()
     }
 }
@@ -126,10 +127,12 @@ impl Shim {
     }
 
     pub(crate) async fn status(&self) -> Option<ShimStatus> {
+        proto::runtime::use_ring();
         reqwest::get(format!("http://{}/v1/status", self.http)).await.ok()?.json().await.ok()
     }
 
     pub(crate) async fn text(&self, path: &str) -> (u16, String) {
+        proto::runtime::use_ring();
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.expect("the shim answers");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
@@ -269,6 +272,7 @@ impl Fabric {
         body.extend_from_slice(&prehistory);
         for safekeeper in &self.safekeepers {
             let url = format!("http://{}/v1/tenant/timeline", safekeeper.http);
+            proto::runtime::use_ring();
             let answer = reqwest::Client::new().post(url).body(body.clone()).send().await.expect("an answer");
             let status = answer.status();
             assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap_or_default());
