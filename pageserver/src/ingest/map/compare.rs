@@ -118,3 +118,90 @@ pub(crate) fn size<E>(
     let blocks = |n: Option<u32>| n.map_or_else(|| "no such fork".into(), |n| format!("{n} blocks"));
     Ok(differ.then(|| Difference { what: fork.to_string(), ours: blocks(ours), theirs: blocks(theirs) }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use pgformat::rel::{Fork, RelFileLocator};
+    use pgformat::slru::Slru;
+    use pgformat::{Lsn, PgMajor, Tli};
+
+    use super::super::tests::control_file;
+    use super::*;
+
+    fn named(found: &[Difference]) -> Vec<&str> {
+        found.iter().map(|d| d.what.as_str()).collect()
+    }
+
+    #[test]
+    fn each_field_of_the_control_file_counts() {
+        let file = control_file(PgMajor::ALL[4], Lsn::new(0x0100_0028));
+        let state = ControlState::of_file(file.clone(), true);
+        assert_eq!(control(&state, &file), []);
+        let plant = |change: &dyn Fn(&mut CheckPoint)| {
+            let mut live = file.checkpoint_copy;
+            change(&mut live);
+            named(&counters(&live, &file.checkpoint_copy)).join(" ")
+        };
+        let planted: [(&dyn Fn(&mut CheckPoint), &str); 12] = [
+            (&|c| c.next_xid += 1, "next transaction"),
+            (&|c| c.next_xid += 1 << 32, "next transaction"),
+            (&|c| c.next_oid += 1, "next oid"),
+            (&|c| c.next_multi += 1, "next multixact"),
+            (&|c| c.next_multi_offset += 1, "next multixact offset"),
+            (&|c| c.oldest_xid += 1, "oldest transaction"),
+            (&|c| c.oldest_multi_db += 1, "its database"),
+            (&|c| c.oldest_commit_ts_xid += 1, "oldest commit timestamp"),
+            (&|c| c.newest_commit_ts_xid += 1, "newest commit timestamp"),
+            (&|c| c.tli = Tli(2), "timeline"),
+            (&|c| c.full_page_writes = false, "full_page_writes"),
+            (&|c| c.redo = Lsn::new(5), ""),
+        ];
+        for (change, what) in planted {
+            assert_eq!(plant(change), what);
+        }
+        let mut other = file.clone();
+        (other.checkpoint, other.parameters.max_connections) = (Lsn::new(8), 9);
+        assert_eq!(named(&control(&state, &other)), ["last checkpoint", "settings"]);
+    }
+
+    #[test]
+    fn each_byte_of_a_segment_counts() {
+        let mut file = vec![0; 2 * PAGE_SIZE];
+        file[PAGE_SIZE + 7] = 1;
+        let run = |ours: u32, file: &[u8], byte: u8| {
+            let page = |n: u32| {
+                let mut page = Page::zeroed();
+                page.0[7] = if n == 33 { byte } else { 0 };
+                Ok::<_, Infallible>(Some(page))
+            };
+            let Ok(found) = segment(Slru::Xact, 1, ours, file, page);
+            named(&found).join(" ")
+        };
+        assert_eq!(run(2, &file, 1), "");
+        assert_eq!(run(2, &file, 3), "pg_xact/0001, page 33, byte 7");
+        assert_eq!(run(2, &file[..PAGE_SIZE], 1), "pg_xact/0001, page 33, byte 7", "a page that the file has not");
+        assert_eq!(run(2, &file[..PAGE_SIZE], 0), "");
+        assert_eq!(run(0, &file, 0), "pg_xact/0001, page 33, byte 7", "a page that we have not");
+    }
+
+    #[test]
+    fn a_fork_is_longer_only_by_blocks_that_hold_nothing() {
+        let fork = RelFork { rel: RelFileLocator { spc: 1663, db: 5, rel: 9 }, fork: Fork::Vm };
+        let differs = |ours, theirs, byte: Option<usize>| {
+            let page = |_| {
+                let mut page = Page::zeroed();
+                page.init(0);
+                byte.iter().for_each(|b| page.0[*b] = 1);
+                Ok::<_, Infallible>(page)
+            };
+            let Ok(found) = size(fork, ours, theirs, page);
+            found.is_some()
+        };
+        assert!(!differs(Some(2), Some(2), Some(24)) && !differs(None, None, None));
+        assert!(!differs(Some(2), Some(3), None) && !differs(None, Some(1), None));
+        assert!(differs(Some(2), Some(3), Some(24)) && differs(None, Some(1), Some(8191)));
+        assert!(differs(Some(3), Some(2), None) && differs(Some(0), None, None));
+    }
+}

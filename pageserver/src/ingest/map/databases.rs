@@ -15,7 +15,7 @@ use super::out::Out;
 use crate::key::{Key, Kind};
 
 /// A database's directory holds relations only: the database itself is in another tablespace.
-const ONLY_RELATIONS: u8 = 0;
+pub(crate) const ONLY_RELATIONS: u8 = 0;
 /// A database's own directory, with its version file.
 pub(crate) const WHOLE: u8 = 1;
 /// Bytes that one piece of a copy comes to, about.

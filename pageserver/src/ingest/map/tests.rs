@@ -77,7 +77,7 @@ impl Rig {
 }
 
 /// A control file of a cluster whose last checkpoint, at shutdown, is at `checkpoint`.
-fn control_file(version: PgMajor, checkpoint: Lsn) -> ControlFile {
+pub(super) fn control_file(version: PgMajor, checkpoint: Lsn) -> ControlFile {
     ControlFile {
         version,
         system_id: 7,
