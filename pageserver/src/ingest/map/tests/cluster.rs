@@ -265,7 +265,7 @@ fn compare_rest(rig: &Rig, data: &Path) -> Vec<Difference> {
     theirs.sort_unstable();
     differ("databases".into(), format!("{ours:?}"), format!("{theirs:?}"));
     let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::TwoPhase))).expect("in memory");
-    let files: BTreeMap<String, Vec<u8>> = files(&data.join(twophase::TWO_PHASE_DIR))
+    let states: BTreeMap<String, Vec<u8>> = files(&data.join(twophase::TWO_PHASE_DIR))
         .into_iter()
         .map(|(name, path)| (name, fs::read(path).expect("a file")))
         .collect();
@@ -274,7 +274,30 @@ fn compare_rest(rig: &Rig, data: &Path) -> Vec<Difference> {
         .map(|(key, value)| (u64::from(key.rel) << 32 | u64::from(key.blk), value))
         .map(|(xid, value)| (twophase::file_name(xid, rig.version), twophase::file_of_state(&value[8..])))
         .collect();
-    differ("prepared transactions".into(), format!("{ours:?}"), format!("{files:?}"));
+    differ("prepared transactions".into(), format!("{ours:?}"), format!("{states:?}"));
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::Origin))).expect("in memory");
+    let ours: Vec<(u32, Vec<u8>)> = stored.iter().map(|(key, lsn)| (key.blk, lsn.to_vec())).collect();
+    differ("origins".into(), format!("{ours:?}"), format!("{:?}", origins(data)));
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::Tablespace))).expect("in memory");
+    let ours: Vec<(String, String)> =
+        stored.iter().map(|(key, path)| (key.spc.to_string(), String::from_utf8_lossy(path).into_owned())).collect();
+    let theirs: Vec<(String, String)> = files(&data.join("pg_tblspc"))
+        .into_iter()
+        .map(|(spc, link)| (spc, fs::read_link(link).expect("a link").to_string_lossy().into_owned()))
+        .collect();
+    differ("tablespaces".into(), format!("{ours:?}"), format!("{theirs:?}"));
+    found
+}
+
+/// Origins with their progress, as the last checkpoint wrote them: a magic number, entries of 16 bytes, a checksum.
+fn origins(data: &Path) -> Vec<(u32, Vec<u8>)> {
+    let file = fs::read(data.join("pg_logical/replorigin_checkpoint")).unwrap_or_default();
+    let entries = file.get(4..file.len() - file.len().min(4)).unwrap_or_default();
+    let mut found: Vec<(u32, Vec<u8>)> = entries
+        .chunks_exact(16)
+        .map(|entry| (u32::from(u16::from_le_bytes([entry[0], entry[1]])), entry[8..].to_vec()))
+        .collect();
+    found.sort();
     found
 }
 

@@ -218,11 +218,16 @@ fn a_transaction_ends() {
     let mut s = Script::new(V15);
     let created = s.record(rmid::SMGR, 0x11, 700, &words(&[REL.spc, REL.db, REL.rel, 0]));
     s.record(rmid::SMGR, 0x11, 700, &words(&[REL.spc, REL.db, REL.rel, 3]));
+    s.record(rmid::SMGR, 0x11, 700, &words(&[REL.spc, REL.db, REL.rel, 2]));
+    let other = RelFileLocator { rel: 16390, ..REL };
+    let all = s.record(rmid::SMGR, 0x11, 702, &words(&[other.spc, other.db, other.rel, 0]));
     let committed = s.record(rmid::XACT, 0x80, 700, &end(1000, &[701, 32768], &[REL]));
-    let aborted = s.record(rmid::XACT, 0xA0, 702, &end(900, &[], &[]));
+    let aborted = s.record(rmid::XACT, 0xA0, 702, &end(900, &[], &[other]));
     s.rig.publish();
     let init = RelFork { rel: REL, fork: Fork::Init };
-    assert_eq!((s.size(MAIN, created), s.size(MAIN, committed), s.size(init, committed)), (Some(0), None, None));
+    let sizes = |lsn| [MAIN, VM, init, RelFork { rel: other, ..MAIN }].map(|fork| s.size(fork, lsn));
+    assert_eq!(sizes(all), [Some(0); 4]);
+    assert_eq!((sizes(committed), sizes(aborted)), ([None, None, None, Some(0)], [None; 4]));
     assert_eq!(s.rig.mapper.control().live.next_xid, 32769);
     // 700 is byte 175's first, 702 its third.
     assert_eq!(s.slru(Slru::Xact, 0).0[175], 0b0010_0101);
@@ -236,7 +241,7 @@ fn a_transaction_ends() {
     let commit = (EndKind::Commit, committed, 1000, 700, vec![701, 32768]);
     assert_eq!(kinds, [commit, (EndKind::Abort, aborted, 900, 702, vec![])]);
     assert_eq!(chunk.ends[1].start, committed);
-    assert_eq!(chunk.next_xid, [(s.start, 700), (created, 701), (committed, 702), (committed, 32769)]);
+    assert_eq!(chunk.next_xid, [(s.start, 700), (created, 701), (all, 703), (committed, 32769)]);
 }
 
 #[test]
