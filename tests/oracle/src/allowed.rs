@@ -191,3 +191,136 @@ fn gist_build_lsn(ours: &mut Page, theirs: &mut Page, case: &Case) {
         take(ours, theirs, 0, 8);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgformat::rel::{RelFileLocator, RelFork};
+
+    use super::*;
+    use crate::mask::mask;
+
+    fn case(kind: Kind, fork: Fork, against: Against) -> Case {
+        let rel = RelFileLocator { spc: 1663, db: 5, rel: 16384 };
+        Case { against, tag: BlockTag { fork: RelFork { rel, fork }, blk: 0 }, kind, logged_database: false }
+    }
+
+    fn page(special: usize) -> Page {
+        let mut page = Page::default();
+        page.init(special);
+        page.set_lsn(Lsn::new(0x1000));
+        page
+    }
+
+    /// Judges `theirs`, which differs from `ours` by `change`; then the same with one more byte changed, which no entry
+    /// may excuse.
+    fn excused(ours: &Page, case: &Case, change: impl Fn(&mut Page), also: usize) -> Option<&'static str> {
+        let mut theirs = ours.clone();
+        change(&mut theirs);
+        let verdict = judge(&mut ours.clone(), &mut theirs.clone(), case);
+        if !verdict.left.is_empty() {
+            return None;
+        }
+        let mut worse = theirs.clone();
+        worse.0[also] ^= 0x20;
+        let verdict_of_worse = judge(&mut ours.clone(), &mut worse, case);
+        assert!(!verdict_of_worse.left.is_empty(), "byte {also} may differ too");
+        assert_eq!(verdict.used.len(), 1);
+        Some(ALLOWED[verdict.used[0]].name)
+    }
+
+    #[test]
+    fn every_entry_excuses_its_difference_and_no_other() {
+        let file = Against::File;
+        let gist = case(Kind::Gist, Fork::Main, file);
+        let bit = excused(&page(16), &gist, |p| p.put_u16(8176 + 12, 4).expect("inside"), 8176 + 12);
+        assert_eq!(bit, Some(ALLOWED[0].name));
+
+        let mut sequence = page(8);
+        let mut tuple = [0; 24 + 17];
+        tuple[22] = 24;
+        sequence.add_item(&tuple).expect("it fits");
+        let at = usize::from(sequence.item_id(1).expect("an item").off);
+        let value = |p: &mut Page| p.0[at + 24..at + 24 + 17].fill(7);
+        let files_only = excused(&sequence, &case(Kind::Sequence, Fork::Main, file), value, at + 3);
+        assert_eq!(files_only, Some(ALLOWED[1].name));
+        let image = case(Kind::Sequence, Fork::Main, Against::Image);
+        assert_eq!(excused(&sequence, &image, value, at), None, "an image has the values that were logged");
+
+        let last_used = |p: &mut Page| p.0[28..28 + 64].fill(9);
+        let meta = case(Kind::SpGist, Fork::Main, file);
+        assert_eq!(excused(&page(8), &meta, last_used, 24), Some(ALLOWED[2].name));
+        let other_block = Case { tag: BlockTag { blk: 1, ..meta.tag }, ..meta };
+        assert_eq!(excused(&page(8), &other_block, last_used, 24), None);
+
+        let map = case(Kind::Map, Fork::Vm, file);
+        let logged = Case { logged_database: true, ..map };
+        let mut ours = page(0);
+        ours.0[100] = 0b0100;
+        let more = |p: &mut Page| {
+            p.0[100] = 0b1101;
+            p.set_lsn(Lsn::new(0x2000));
+        };
+        assert_eq!(excused(&ours, &logged, more, 10), Some(ALLOWED[3].name));
+        assert_eq!(excused(&ours, &map, more, 10), None, "not in other databases");
+        assert_eq!(excused(&ours, &logged, |p| p.0[100] = 0b0001, 10), None, "we never have a bit that is not there");
+
+        let extended = |p: &mut Page| {
+            p.init(0);
+        };
+        assert_eq!(excused(&Page::default(), &map, extended, 200), Some(ALLOWED[4].name));
+
+        let no_lsn = |p: &mut Page| p.set_lsn(Lsn::new(0));
+        assert_eq!(excused(&page(16), &case(Kind::Btree, Fork::Init, file), no_lsn, 24), Some(ALLOWED[5].name));
+        assert_eq!(excused(&page(16), &case(Kind::Btree, Fork::Main, file), no_lsn, 24), None);
+
+        let build = |p: &mut Page| p.set_lsn(Lsn::new(1));
+        assert_eq!(excused(&page(16), &gist, build, 24), Some(ALLOWED[6].name));
+        assert_eq!(excused(&page(16), &gist, |p| p.set_lsn(Lsn::new(2)), 24), None);
+    }
+
+    #[test]
+    fn a_page_lsn_counts_against_files_only() {
+        let (ours, mut theirs) = (page(0), page(0));
+        theirs.set_lsn(Lsn::new(0x2000));
+        let verdict = |against| judge(&mut ours.clone(), &mut theirs.clone(), &case(Kind::Heap, Fork::Main, against));
+        assert!(verdict(Against::Image).left.is_empty());
+        assert_eq!(verdict(Against::File).left, [5]);
+    }
+
+    #[test]
+    fn masks_leave_out_hints_and_nothing_else() {
+        let case = case(Kind::Heap, Fork::Main, Against::Image);
+        let mut ours = page(0);
+        // A tuple with a length that needs padding: xmin, xmax, command, ctid, then infomasks and the data.
+        let mut tuple = [0; 29];
+        tuple[22] = 24;
+        ours.add_item(&tuple).expect("it fits");
+        let at = usize::from(ours.item_id(1).expect("an item").off);
+        let masked = |change: &dyn Fn(&mut Page)| {
+            let mut changed = ours.clone();
+            change(&mut changed);
+            let mut original = ours.clone();
+            mask(&mut changed, Kind::Heap, case.tag).expect("a sound page");
+            mask(&mut original, Kind::Heap, case.tag).expect("a sound page");
+            changed == original
+        };
+        type Hint<'a> = (&'a str, &'a dyn Fn(&mut Page));
+        let hints: [Hint<'_>; 5] = [
+            ("hint bits of the tuple", &|p| p.0[at + 21] |= 0x05),
+            ("the command", &|p| p.0[at + 8] = 7),
+            ("padding", &|p| p.0[at + 30] = 7),
+            ("the hole", &|p| p.0[1000] = 7),
+            ("hints in the header", &|p| p.change_flags(0, PD_HINTS)),
+        ];
+        for (what, change) in hints {
+            assert!(masked(change), "{what} is masked");
+        }
+        for (what, byte) in
+            [("xmin", at), ("xmax", at + 4), ("ctid", at + 12), ("data", at + 28), ("a line pointer", 26)]
+        {
+            assert!(!masked(&|p| p.0[byte] ^= 1), "{what} counts");
+        }
+    }
+
+    const PD_HINTS: u16 = 7;
+}

@@ -101,15 +101,24 @@ impl Cluster {
         &self.root
     }
 
+    /// The server's version, as `17.11`.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub fn version(&self) -> Result<String> {
+        let text = run(self.programs.command("postgres").arg("--version"))?;
+        let version = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+        version.map(str::to_owned).with_context(|| format!("no version in {text:?}"))
+    }
+
     /// The server's major.
     ///
     /// # Errors
     /// When the server does not say.
     pub fn major(&self) -> Result<u32> {
-        let text = run(self.programs.command("postgres").arg("--version"))?;
-        let version = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
-        let major = version.and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next());
-        major.and_then(|m| m.parse().ok()).with_context(|| format!("no version in {text:?}"))
+        let version = self.version()?;
+        let major = version.split(|c: char| !c.is_ascii_digit()).next();
+        major.and_then(|m| m.parse().ok()).with_context(|| format!("no major in {version}"))
     }
 
     /// Whether the package has a program.

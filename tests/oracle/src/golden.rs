@@ -13,18 +13,18 @@ use pgformat::page::Page;
 use crate::replay::Step;
 use crate::types::RecordType;
 
-/// Bytes that a good example has on its page: enough to be more than an empty page, few enough to be small.
-const GOOD_FILL: usize = 1500;
+/// How full pages shall be, in bytes that are not zero: for each of these one example is kept.
+const FILLS: [usize; 3] = [500, 2000, 5000];
 /// How many examples of a kind are looked at.
-const LOOKED_AT: u32 = 100;
+const LOOKED_AT: u32 = 300;
 
-/// What makes two changes of one kind: type of record, block reference, whether the page is made from nothing, and
-/// whether it was an image that was changed.
-type Kind = (RecordType, u8, bool, bool);
+/// What makes two changes of one kind: type of record, block reference, whether the page is made from nothing, whether
+/// it was an image that was changed, and how full the page shall be.
+type Kind = (RecordType, u8, bool, bool, usize);
 
 struct Example {
     seen: u32,
-    /// How far its fill is from [`GOOD_FILL`].
+    /// How far the page is from being as full as it shall be.
     distance: usize,
     bytes: Vec<u8>,
 }
@@ -44,25 +44,28 @@ impl Golden {
         }
         let change = step.change;
         let fill = after.0.iter().filter(|b| **b != 0).count() + step.stored.len();
-        let distance = fill.abs_diff(GOOD_FILL);
-        let kind = (step.t, change.block, change.init, step.after_image);
-        let example = self.examples.entry(kind).or_insert(Example { seen: 0, distance: usize::MAX, bytes: Vec::new() });
-        example.seen += 1;
-        if example.seen <= LOOKED_AT && distance < example.distance {
-            example.distance = distance;
-            example.bytes = encode(version, step, before, after);
+        for wanted in FILLS {
+            let distance = fill.abs_diff(wanted);
+            let kind = (step.t, change.block, change.init, step.after_image, wanted);
+            let new = || Example { seen: 0, distance: usize::MAX, bytes: Vec::new() };
+            let example = self.examples.entry(kind).or_insert_with(new);
+            example.seen += 1;
+            if example.seen <= LOOKED_AT && distance < example.distance {
+                example.distance = distance;
+                example.bytes = encode(version, step, before, after);
+            }
         }
     }
 
-    /// The file: examples of all types, or of those that differ between majors.
+    /// The file.
     ///
     /// # Errors
-    /// When they cannot be compressed.
-    pub fn compressed(&self, only_versioned: bool) -> std::io::Result<Vec<u8>> {
+    /// When it cannot be compressed.
+    pub fn compressed(&self) -> std::io::Result<Vec<u8>> {
         const LEVEL: i32 = 19;
-        let chosen = self.examples.iter().filter(|((t, ..), _)| !only_versioned || is_versioned(*t));
-        let bytes: Vec<u8> = chosen.flat_map(|(_, example)| example.bytes.iter().copied()).collect();
-        zstd::bulk::compress(&bytes, LEVEL)
+        let mut bytes: Vec<&[u8]> = self.examples.values().map(|example| example.bytes.as_slice()).collect();
+        bytes.dedup();
+        zstd::bulk::compress(&bytes.concat(), LEVEL)
     }
 }
 
@@ -73,18 +76,8 @@ fn encode(version: PgMajor, step: &Step<'_>, before: &Page, after: &Page) -> Vec
     out.extend_from_slice(&(step.stored.len() as u32).to_le_bytes());
     out.extend_from_slice(step.stored);
     // What a page that is made from nothing held before does not matter.
-    out.extend_from_slice(if step.change.init { &Page::zeroed().0 } else { &before.0 });
+    let nothing = Page::zeroed();
+    out.extend_from_slice(if step.change.init { &nothing.0 } else { &before.0 });
     out.extend_from_slice(&after.0);
     out
-}
-
-/// Whether the layout or redo of a type differs between majors.
-fn is_versioned(t: RecordType) -> bool {
-    use pgformat::redo::rmid;
-    match (t.rmid, t.info) {
-        (rmid::HEAP2, _) | (rmid::HEAP, _) => true,
-        (rmid::BTREE, 0x70 | 0xC0) | (rmid::HASH, 0x80 | 0xC0) => true,
-        (rmid::GIST, 0x10) | (rmid::SPGIST, 0x80) => true,
-        _ => false,
-    }
 }

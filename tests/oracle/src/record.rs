@@ -192,7 +192,7 @@ fn regress(programs: Programs, dir: &Path) -> Result<()> {
     cluster.start()?;
     let left_out = suite.run(&cluster)?;
     if !left_out.is_empty() {
-        println!("left out, for want of a regress.so for this server: {}", left_out.join(" "));
+        println!("tests left out, because they need a regress.so for this server or crash it: {}", left_out.join(" "));
     }
     let log = std::fs::read(dir.join("log"))?;
     ensure!(!String::from_utf8_lossy(&log).contains("was terminated by signal"), "the server crashed: see its log");

@@ -10,6 +10,7 @@ use pgformat::Lsn;
 use crate::cluster::Programs;
 use crate::effects::control_file;
 use crate::files;
+use crate::golden::Golden;
 use crate::log::Log;
 use crate::pages::Pages;
 use crate::plant::{PAGE_RMGRS, Plants};
@@ -34,11 +35,12 @@ impl Outcome {
     }
 }
 
-/// Records and judges `workloads` of `server` below `dir`. Each recording is deleted when it has been judged.
+/// Records and judges `workloads` of `server` below `dir`. Each recording is deleted when it has been judged. Examples of
+/// changes go into the folder `golden`.
 ///
 /// # Errors
 /// When a recording cannot be made or read. What is wrong with pages is part of the outcome.
-pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32) -> Result<Outcome> {
+pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32, golden: Option<&Path>) -> Result<Outcome> {
     let mut sum: Option<Report> = None;
     let mut unnoticed = Vec::new();
     for workload in workloads {
@@ -47,7 +49,7 @@ pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32) -> Resul
         record(Programs::find(server)?, *workload, &place, n)
             .with_context(|| format!("recording {} on {server}", workload.name()))?;
         let recorded = began.elapsed().as_secs();
-        let clean = judge(&place, Plants::default())?;
+        let clean = judge(&place, Plants::default(), golden.is_some())?;
         let total = clean.report.total();
         println!(
             "{server} {}: {} records, {} images compared, {} file pages, {} failures; {recorded} s to record, {} s to judge",
@@ -59,6 +61,9 @@ pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32) -> Resul
             began.elapsed().as_secs() - recorded,
         );
         if *workload == Workload::Extra {
+            if let (Some(golden), Some(examples)) = (golden, &clean.golden) {
+                std::fs::write(golden.join(format!("{server}.zst")), examples.compressed()?)?;
+            }
             unnoticed = planted(&place, clean.last_image())?;
         }
         match &mut sum {
@@ -71,12 +76,13 @@ pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32) -> Resul
 }
 
 /// Both judges over one recording.
-fn judge(place: &Path, plants: Plants) -> Result<Replayer> {
+fn judge(place: &Path, plants: Plants, with_examples: bool) -> Result<Replayer> {
     let log = Log::open(&place.join("data/pg_wal"))?;
     let base = place.join("base");
     let control = control_file(&base, log.version)?;
     let mut replayer = Replayer::new(log.version, Pages::new(Some(&base)), None, plants);
     replayer.log_hints(&control);
+    replayer.golden = with_examples.then(Golden::default);
     log.read(control.checkpoint_copy.redo, None, |record| replayer.record(record))?;
     files::compare(&mut replayer, &place.join("data"))?;
     Ok(replayer)
@@ -86,7 +92,7 @@ fn judge(place: &Path, plants: Plants) -> Result<Replayer> {
 fn planted(place: &Path, image_at: Option<Lsn>) -> Result<Vec<String>> {
     let plants = Plants::everywhere(image_at);
     let planned = plants.planned();
-    let mut replayer = judge(place, plants)?;
+    let mut replayer = judge(place, plants, false)?;
     let mut unnoticed = Vec::new();
     let mut expect = |what: &str, planned: u64, noticed: u64| {
         if planned != noticed {

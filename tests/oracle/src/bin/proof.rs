@@ -10,7 +10,6 @@ use clap::{Args, Parser, Subcommand};
 use oracle::cluster::Programs;
 use oracle::effects::control_file;
 use oracle::files;
-use oracle::golden::Golden;
 use oracle::log::Log;
 use oracle::pages::Pages;
 use oracle::plant::{Bug, Plants};
@@ -48,6 +47,9 @@ struct All {
     /// Size of the workloads.
     #[arg(long, default_value_t = 1)]
     scale: u32,
+    /// Write examples of every kind of change into this folder, one file for each server.
+    #[arg(long)]
+    golden: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -93,12 +95,6 @@ struct Check {
     /// The planted bug leaves out a change instead of flipping a bit.
     #[arg(long)]
     skip: bool,
-    /// Write examples of every kind of change to this file.
-    #[arg(long)]
-    golden: Option<PathBuf>,
-    /// Only examples of types that differ between majors.
-    #[arg(long, requires = "golden")]
-    versioned: bool,
 }
 
 fn rmgr(name: &str) -> Result<u8> {
@@ -125,15 +121,11 @@ fn check(args: &Check) -> Result<ExitCode> {
     let mut replayer = Replayer::new(log.version, pages, args.rmgr, plants);
     let control = args.base.as_deref().map(|base| control_file(base, log.version)).transpose()?;
     control.iter().for_each(|control| replayer.log_hints(control));
-    replayer.golden = args.golden.as_ref().map(|_| Golden::default());
     let from = match args.from.or(control.map(|control| control.checkpoint_copy.redo)) {
         Some(from) => from,
         None => log.first_record()?,
     };
     let end = log.read(from, args.to, |record| replayer.record(record))?;
-    if let (Some(path), Some(golden)) = (&args.golden, &replayer.golden) {
-        std::fs::write(path, golden.compressed(args.versioned)?)?;
-    }
     if let Some(data) = &args.data {
         files::compare(&mut replayer, data)?;
     }
@@ -152,7 +144,7 @@ fn all(args: &All) -> Result<ExitCode> {
     workloads.extend(args.regress.then_some(Workload::Regress));
     let mut outcomes = Vec::new();
     for server in &args.servers {
-        outcomes.push(whole::server(server, &workloads, dir.path(), args.scale)?);
+        outcomes.push(whole::server(server, &workloads, dir.path(), args.scale, args.golden.as_deref())?);
     }
     print!("{}", whole::table(&outcomes));
     Ok(if outcomes.iter().all(Outcome::is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
