@@ -12,9 +12,9 @@ use pgformat::control::DbState;
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFork};
 
-use crate::allowed::{Against, Case};
+use crate::allowed::Case;
 use crate::effects::control_file;
-use crate::mask::Kind;
+use crate::mask::{Against, Kind};
 use crate::pages::{BLOCKS_PER_FILE, parse_file_name};
 use crate::replay::{Replayer, describe, verdict};
 use crate::report::Files;

@@ -1,15 +1,14 @@
 //! What PostgreSQL leaves out when it compares a page that redo made with the primary's: its mask functions.
 //!
 //! [`mask`] overwrites in both pages what may differ. It keeps `pd_lsn`: who compares decides about that.
-//! Stricter than PostgreSQL in one point: visibility map pages keep their bits, because their images are whole.
+//! Stricter than PostgreSQL where we can be: visibility map pages keep their bits, because their images are whole; heap
+//! pages keep PD_ALL_VISIBLE, because we apply every record once and in order; GiST pages of files keep their NSN.
 //!
 //! Source: PostgreSQL 15, `src/backend/access/common/bufmask.c` and the `*_mask` functions of `heapam.c`, `nbtxlog.c`,
 //! `hash_xlog.c`, `ginxlog.c`, `gistxlog.c`, `spgxlog.c`, `brin_xlog.c`, `sequence.c`, `generic_xlog.c`.
 
 use pgformat::page::items::{ItemId, ItemState};
-use pgformat::page::{
-    PAGE_HEADER_LEN, PAGE_SIZE, PD_ALL_VISIBLE, PD_HAS_FREE_LINES, PD_PAGE_FULL, Page, PageError, maxalign,
-};
+use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, PD_HAS_FREE_LINES, PD_PAGE_FULL, Page, PageError, maxalign};
 use pgformat::redo::rmid;
 use pgformat::rel::{BlockTag, Fork};
 
@@ -93,6 +92,15 @@ impl Kind {
     }
 }
 
+/// What a page is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Against {
+    /// The image of a record, taken before the page got the record's LSN: LSNs are not compared.
+    Image,
+    /// The primary's file after a clean shutdown.
+    File,
+}
+
 /// What stands for a byte that does not count.
 const MASKED: u8 = 0;
 
@@ -100,20 +108,20 @@ const MASKED: u8 = 0;
 ///
 /// # Errors
 /// When the page's header contradicts itself.
-pub fn mask(page: &mut Page, kind: Kind, tag: BlockTag) -> Result<(), PageError> {
+pub fn mask(page: &mut Page, kind: Kind, tag: BlockTag, against: Against) -> Result<(), PageError> {
     page.set_checksum(0);
     match kind {
         Kind::Sequence | Kind::Generic => return unused(page),
         Kind::Map | Kind::Heap | Kind::Btree | Kind::Hash | Kind::Gin | Kind::Gist | Kind::SpGist | Kind::Brin => {}
     }
-    page.change_flags(PD_HAS_FREE_LINES | PD_PAGE_FULL | PD_ALL_VISIBLE, 0);
+    page.change_flags(PD_HAS_FREE_LINES | PD_PAGE_FULL, 0);
     page.set_prune_xid(0);
     match kind {
         Kind::Heap => heap(page, tag.blk),
         Kind::Btree => btree(page),
         Kind::Hash => hash(page),
         Kind::Gin => gin(page),
-        Kind::Gist => gist(page),
+        Kind::Gist => gist(page, against),
         Kind::Brin => brin(page),
         Kind::SpGist if page.lower() >= PAGE_HEADER_LEN => unused(page),
         Kind::SpGist | Kind::Map | Kind::Sequence | Kind::Generic => Ok(()),
@@ -221,17 +229,21 @@ fn gin(page: &mut Page) -> Result<(), PageError> {
 }
 
 /// `gist_mask`.
-fn gist(page: &mut Page) -> Result<(), PageError> {
+fn gist(page: &mut Page, against: Against) -> Result<(), PageError> {
     const LEAF: u16 = 0x01;
     const FOLLOW_RIGHT: u16 = 0x08;
     const HAS_GARBAGE: u16 = 0x10;
     unused(page)?;
     let special = page.special();
-    page.bytes_mut(special, 8)?.fill(MASKED);
     let flags = page.u16_at(special + 12)?;
     if flags & LEAF != 0 {
         line_pointer_flags(page)?;
     }
+    // The primary finishes a split after it has logged it; its file has the end of it.
+    if against == Against::File {
+        return page.put_u16(special + 12, flags & !HAS_GARBAGE);
+    }
+    page.bytes_mut(special, 8)?.fill(MASKED);
     page.put_u16(special + 12, (flags | FOLLOW_RIGHT) & !HAS_GARBAGE)
 }
 

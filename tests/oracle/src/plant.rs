@@ -5,7 +5,7 @@ use pgformat::page::{PAGE_HEADER_LEN, Page, PageError};
 use pgformat::redo::{self, Change, Context, RedoError, rmid};
 use pgformat::rel::{BlockTag, Fork};
 
-use crate::mask::{Kind, mask};
+use crate::mask::{Against, Kind, mask};
 
 /// What goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +124,7 @@ impl Plants {
 
 fn masked(page: &Page, kind: Kind, tag: BlockTag) -> Result<Page, PageError> {
     let mut page = page.clone();
-    mask(&mut page, kind, tag)?;
+    mask(&mut page, kind, tag, Against::Image)?;
     page.set_lsn(Lsn::new(0));
     Ok(page)
 }
