@@ -35,44 +35,63 @@ impl Outcome {
     }
 }
 
-/// Records and judges `workloads` of `server` below `dir`. Each recording is deleted when it has been judged. Examples of
-/// changes go into the folder `golden`.
+/// What to do on each server.
+pub struct Plan<'a> {
+    /// Workloads to record.
+    pub workloads: &'a [Workload],
+    /// Where recordings lie until they have been judged.
+    pub dir: &'a Path,
+    /// Size of the workloads.
+    pub scale: u32,
+    /// A folder for examples of changes.
+    pub golden: Option<&'a Path>,
+}
+
+/// Records and judges every workload of the plan on `server`, two at a time: one writes while the other is judged.
 ///
 /// # Errors
 /// When a recording cannot be made or read. What is wrong with pages is part of the outcome.
-pub fn server(server: &str, workloads: &[Workload], dir: &Path, n: u32, golden: Option<&Path>) -> Result<Outcome> {
-    let mut sum: Option<Report> = None;
-    let mut unnoticed = Vec::new();
-    for workload in workloads {
-        let place = dir.join(format!("{server}-{}", workload.name()));
-        let began = Instant::now();
-        record(Programs::find(server)?, *workload, &place, n)
-            .with_context(|| format!("recording {} on {server}", workload.name()))?;
-        let recorded = began.elapsed().as_secs();
-        let clean = judge(&place, Plants::default(), golden.is_some())?;
-        let total = clean.report.total();
-        println!(
-            "{server} {}: {} records, {} images compared, {} file pages, {} failures; {recorded} s to record, {} s to judge",
-            workload.name(),
-            total.records,
-            total.compared,
-            clean.report.files.as_ref().map_or(0, |f| f.pages.values().sum()),
-            clean.report.failures(),
-            began.elapsed().as_secs() - recorded,
-        );
-        if *workload == Workload::Extra {
-            if let (Some(golden), Some(examples)) = (golden, &clean.golden) {
-                std::fs::write(golden.join(format!("{server}.zst")), examples.compressed()?)?;
-            }
-            unnoticed = planted(&place, clean.last_image())?;
-        }
-        match &mut sum {
-            Some(sum) => sum.add(&clean.report),
-            None => sum = Some(clean.report),
-        }
-        std::fs::remove_dir_all(&place)?;
+pub fn server(server: &str, plan: &Plan<'_>) -> Result<Outcome> {
+    let (first, others) = plan.workloads.split_first().context("no workload")?;
+    let (sum, rest) = std::thread::scope(|scope| {
+        let rest = scope.spawn(|| others.iter().map(|workload| one(server, *workload, plan)).collect());
+        let first = one(server, *first, plan);
+        let rest: Result<Vec<_>> = rest.join().expect("a judge does not panic");
+        (first, rest)
+    });
+    let (mut report, mut unnoticed) = sum?;
+    for (other, also_unnoticed) in rest? {
+        report.add(&other);
+        unnoticed.extend(also_unnoticed);
     }
-    Ok(Outcome { server: server.to_owned(), report: sum.context("no workload")?, unnoticed })
+    Ok(Outcome { server: server.to_owned(), report, unnoticed })
+}
+
+/// Records and judges one workload, and deletes the recording. The report, and planted bugs that were not noticed.
+fn one(server: &str, workload: Workload, plan: &Plan<'_>) -> Result<(Report, Vec<String>)> {
+    let place = plan.dir.join(format!("{server}-{}", workload.name()));
+    let began = Instant::now();
+    record(Programs::find(server)?, workload, &place, plan.scale)
+        .with_context(|| format!("recording {} on {server}", workload.name()))?;
+    let recorded = began.elapsed().as_secs();
+    let plants_bugs = workload == Workload::Extra;
+    let clean = judge(&place, Plants::default(), plants_bugs && plan.golden.is_some())?;
+    let total = clean.report.total();
+    println!(
+        "{server} {}: {} records, {} images compared, {} file pages, {} failures; {recorded} s to record, {} s to judge",
+        workload.name(),
+        total.records,
+        total.compared,
+        clean.report.files.as_ref().map_or(0, |f| f.pages.values().sum()),
+        clean.report.failures(),
+        began.elapsed().as_secs() - recorded,
+    );
+    if let (Some(golden), Some(examples)) = (plan.golden, &clean.golden) {
+        std::fs::write(golden.join(format!("{server}.zst")), examples.compressed()?)?;
+    }
+    let unnoticed = if plants_bugs { planted(&place, clean.last_image())? } else { Vec::new() };
+    std::fs::remove_dir_all(&place)?;
+    Ok((clean.report, unnoticed))
 }
 
 /// Both judges over one recording.

@@ -15,7 +15,7 @@ use oracle::pages::Pages;
 use oracle::plant::{Bug, Plants};
 use oracle::record::{Workload, record};
 use oracle::replay::Replayer;
-use oracle::whole::{self, Outcome};
+use oracle::whole::{self, Outcome, Plan};
 use pgformat::Lsn;
 use pgformat::wal::record::rmgr_name;
 
@@ -142,9 +142,10 @@ fn all(args: &All) -> Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("proof").permissions(Permissions::from_mode(0o711)).tempdir()?;
     let mut workloads = vec![Workload::Extra, Workload::Special, Workload::Minimal];
     workloads.extend(args.regress.then_some(Workload::Regress));
+    let plan = Plan { workloads: &workloads, dir: dir.path(), scale: args.scale, golden: args.golden.as_deref() };
     let mut outcomes = Vec::new();
     for server in &args.servers {
-        outcomes.push(whole::server(server, &workloads, dir.path(), args.scale, args.golden.as_deref())?);
+        outcomes.push(whole::server(server, &plan)?);
     }
     print!("{}", whole::table(&outcomes));
     Ok(if outcomes.iter().all(Outcome::is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
