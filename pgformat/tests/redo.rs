@@ -95,8 +95,8 @@ fn a_page_made_from_nothing_ignores_what_was_there() {
     assert!(count > 100, "only {count} changes make a page from nothing");
 }
 
-/// Goal: damage is refused or redone to something, never a panic. Method: every change cut off at several lengths, and on
-/// an empty page.
+/// Goal: damage is refused or redone to something, never a panic. Method: every change cut off at several lengths, and
+/// on an empty page.
 #[test]
 fn damaged_changes_do_not_panic() {
     for (_, example) in examples() {

@@ -2,7 +2,7 @@
 //! agreed, so that redo can be tested without a server.
 //!
 //! The file is one zstd frame of entries, numbers little-endian:
-//! `major u8 | after an image u8 | fork u8 | block u32 | end of the record u64 | length u32 | change in its stored form |
+//! `major u8 | after an image u8 | fork u8 | block u32 | end of the record u64 | length u32 | change as it is stored |
 //! page before, 8192 bytes | page after, 8192 bytes`.
 
 use std::collections::BTreeMap;

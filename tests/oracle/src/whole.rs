@@ -78,7 +78,7 @@ fn one(server: &str, workload: Workload, plan: &Plan<'_>) -> Result<(Report, Vec
     let clean = judge(&place, Plants::default(), plants_bugs && plan.golden.is_some())?;
     let total = clean.report.total();
     println!(
-        "{server} {}: {} records, {} images compared, {} file pages, {} failures; {recorded} s to record, {} s to judge",
+        "{server} {}: {} records, {} images, {} file pages, {} failures; {recorded} s to record, {} s to judge",
         workload.name(),
         total.records,
         total.compared,
