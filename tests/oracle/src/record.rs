@@ -83,8 +83,10 @@ fn extra(programs: Programs, dir: &Path, n: u32) -> Result<()> {
     let compression = if cluster.has_lz4()? { "lz4" } else { "off" };
     cluster.configure(&format!("{SETTINGS}wal_level = logical\nwal_compression = {compression}"))?;
     cluster.start()?;
-    std::fs::create_dir(dir.join("space"))?;
-    cluster.own(&dir.join("space"))?;
+    for tablespace in ["space", "kept"] {
+        std::fs::create_dir(dir.join(tablespace))?;
+        cluster.own(&dir.join(tablespace))?;
+    }
     cluster.script("postgres", "databases", include_str!("../workloads/databases.sql"), n)?;
     cluster.query("postgres", "create database extra")?;
     for (name, text) in SCRIPTS {

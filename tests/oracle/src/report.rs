@@ -191,3 +191,41 @@ impl Report {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgformat::redo::rmid;
+
+    use super::*;
+
+    #[test]
+    fn types_that_were_never_seen_are_named() {
+        let version = PgMajor::ALL[1];
+        let mut report = Report::new(version);
+        let (insert, noop) = (RecordType::new(rmid::HEAP, 0x00), RecordType::new(rmid::XLOG, 0x20));
+        assert!(report.never_seen().contains(&insert));
+        assert!(!report.never_seen().contains(&noop), "it is explained");
+        report.of(insert).records += 1;
+        assert!(!report.never_seen().contains(&insert));
+        assert_eq!(report.never_seen().len(), types::all(version).len() - 2);
+    }
+
+    #[test]
+    fn every_kind_of_failure_counts() {
+        let version = PgMajor::ALL[0];
+        let insert = RecordType::new(rmid::HEAP, 0x00);
+        let failing: [fn(&mut Counts); 3] = [|c| c.mismatches += 1, |c| c.errors += 1, |c| c.missing += 1];
+        for fail in failing {
+            let mut report = Report::new(version);
+            assert!(report.is_clean());
+            fail(report.of(insert));
+            assert!(!report.is_clean());
+            let mut sum = Report::new(version);
+            sum.add(&report);
+            assert_eq!(sum.failures(), 1);
+        }
+        let mut report = Report::new(version);
+        report.files = Some(Files { mismatches: 1, ..Files::default() });
+        assert!(!report.is_clean());
+    }
+}

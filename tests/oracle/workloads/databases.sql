@@ -14,6 +14,12 @@ select :'dir' || '/space' as space \gset
 create tablespace space location :'space';
 create table in_space (a int primary key, b text) tablespace space;
 insert into in_space select i, repeat('s', i % 100) from generate_series(1, 1000) i;
+select :'dir' || '/kept' as kept \gset
+create tablespace kept location :'kept';
+create table in_kept (a int primary key, b text) tablespace kept;
+insert into in_kept select i, repeat('k', i % 100) from generate_series(1, 1000) i;
+delete from in_kept where a % 4 = 0;
+vacuum in_kept;
 alter database copied set tablespace space;
 \c copied
 create table moved (a int primary key, b text);
