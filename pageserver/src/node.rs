@@ -22,7 +22,7 @@ use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
-use crate::store::Shared;
+use crate::store::{Shared, upkeep};
 use crate::store::blobs::Storage;
 use crate::timeline::{Opened, Timeline};
 
@@ -321,6 +321,9 @@ impl Node {
         let (timeline, queue) = Timeline::new(ttid, opened, choice_seq);
         self.registry().insert(ttid, timeline.clone());
         self.tasks.spawn(manager::driver::run(self.clone(), timeline.clone(), queue));
+        if let Some(store) = timeline.store.clone() {
+            self.tasks.spawn(upkeep::run(store, self.shutdown.clone()));
+        }
         if let Some(request) = request {
             self.tasks.spawn(import::run(self.clone(), timeline, request));
         }

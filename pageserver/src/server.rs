@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ingest::disk::{Disk, RealDisk};
+use crate::ingest::disk::RealDisk;
 use crate::node::Node;
 use crate::store::blobs::{self, Storage};
 use crate::store::{BlockCache, Shared};
@@ -76,17 +76,17 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Server, StartError> {
-        Server::start_on(config, cancel, Arc::new(RealDisk)).await
+        Server::start_on(config, cancel, Arc::new(blobs::RealDisk)).await
     }
 
     pub(crate) async fn start_on(
         config: Config,
         cancel: CancellationToken,
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn blobs::Disk>,
     ) -> Result<Server, StartError> {
         let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
-        let pages = storage(&config)?;
+        let pages = storage(&config, disk)?;
         let (pg_listener, pg) = listen(config.listen_pg)?;
         let bound = runtime::bind_http(config.listen_http)
             .map_err(|source| StartError::Listen { address: config.listen_http, source })?;
@@ -95,7 +95,7 @@ impl Server {
             config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
             config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
         );
-        let node = Node::new(config, broker, disk, pages, advertise, cancel.clone());
+        let node = Node::new(config, broker, Arc::new(RealDisk), pages, advertise, cancel.clone());
         node.open_all().await.map_err(StartError::Timelines)?;
         let http_task = tokio::spawn(bound.serve(http::router(node.clone()), cancel));
         let pg_task = tokio::spawn(net::listen::run(pg_listener, node.clone()));
@@ -137,12 +137,12 @@ impl Server {
 }
 
 /// Where pages are stored, and how.
-fn storage(config: &Config) -> Result<(Storage, Shared), StartError> {
+fn storage(config: &Config, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shared), StartError> {
     let url = config.storage_url();
     if let Some(dir) = url.strip_prefix("file://") {
         create_dir_durably(Path::new(dir)).map_err(|e| StartError::Storage(format!("{dir}: {e}")))?;
     }
-    let (disk, runtime) = (Arc::new(blobs::RealDisk), tokio::runtime::Handle::current());
+    let runtime = tokio::runtime::Handle::current();
     let storage = Storage::from_url(&url, std::env::vars(), disk, runtime);
     let storage = storage.map_err(|e| StartError::Storage(e.to_string()))?;
     tracing::info!(%url, "pages are stored");

@@ -66,7 +66,8 @@ pub(super) fn timeline_record(node: &Node, timeline: &Timeline) -> PageserverTim
         chosen_at: offer.map(|o| o.chosen_at),
         last_record_lsn: timeline.attach.as_ref().map(|_| position.last_record_lsn),
         disk_consistent_lsn: timeline.attach.as_ref().map(|_| position.disk_consistent_lsn),
-        remote_consistent_lsn: None,
+        // One storage holds everything that is durable.
+        remote_consistent_lsn: timeline.attach.as_ref().map(|_| position.disk_consistent_lsn),
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::BlockCache;
+use tokio::sync::Semaphore;
+
 use super::layer::WriteOptions;
 use super::manifest::Clock;
 
@@ -33,6 +35,8 @@ pub(crate) struct StoreConfig {
     pub(crate) chain_versions: usize,
     /// ... or this large, in bytes: a chain that is larger than the page costs more than an image.
     pub(crate) chain_bytes: usize,
+    /// Timelines that compact at the same time. One keeps one core busy, and leaves the others to WAL and reads.
+    pub(crate) compactions: usize,
     /// How layers are written.
     pub(crate) write: WriteOptions,
 }
@@ -49,6 +53,7 @@ impl Default for StoreConfig {
             fanout: 8,
             chain_versions: 32,
             chain_bytes: 8192,
+            compactions: 1,
             write: WriteOptions::default(),
         }
     }
@@ -65,13 +70,16 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<MemoryUse>,
     /// For ages and grace periods.
     pub(crate) clock: Clock,
+    /// Turns to compact.
+    pub(crate) compactions: Arc<Semaphore>,
 }
 
 impl Shared {
     /// With the system's clock.
     pub(crate) fn new(config: StoreConfig, cache: Arc<BlockCache>) -> Shared {
         let memory = Arc::new(MemoryUse::default());
-        Shared { config: Arc::new(config), cache, memory, clock: Clock::monotonic() }
+        let compactions = Arc::new(Semaphore::new(config.compactions.max(1)));
+        Shared { config: Arc::new(config), cache, memory, clock: Clock::monotonic(), compactions }
     }
 }
 

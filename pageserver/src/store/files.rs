@@ -4,18 +4,21 @@
 //! file is deleted when no manifest that counts names it, no reader of this process holds it, and the grace period is
 //! over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use pgformat::Lsn;
 
 use super::blobs::{BlobError, BlobErrorKind, Blobs};
 use super::config::Shared;
+use super::error::{Damage, KeyBounds};
 use super::manifest::{HexKey, LayerEntry, Manifest};
 use super::{LAYERS, Layer, LayerSummary, LayerWriter, StoreError};
+use crate::key::Key;
 
 /// Bytes per part of a file in memory: no part is ever moved to grow.
 const PART_BYTES: usize = 1 << 20;
@@ -26,6 +29,9 @@ pub(crate) enum FileError {
     /// Storage failed.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// Compaction was told to stop.
+    #[error("stopped")]
+    Stopped,
     /// The versions are out of order, or none: a bug.
     #[error("a layer cannot be made: {0}")]
     Writer(#[from] io::Error),
@@ -39,7 +45,7 @@ impl FileError {
     pub(crate) fn kind(&self) -> BlobErrorKind {
         match self {
             FileError::Blob(e) => e.kind,
-            FileError::Store(StoreError::Io { .. }) => BlobErrorKind::Retryable,
+            FileError::Stopped | FileError::Store(StoreError::Io { .. }) => BlobErrorKind::Retryable,
             FileError::Store(_) | FileError::Writer(_) => BlobErrorKind::Terminal,
         }
     }
@@ -83,6 +89,14 @@ pub(crate) struct File {
     pub(crate) layer: Arc<Layer>,
 }
 
+impl File {
+    /// Whether a version of `key` with an LSN in `[from, to]` may be in it.
+    pub(crate) fn may_have(&self, key: Key, from: Lsn, to: Lsn) -> bool {
+        let ([first, last], [oldest, newest]) = (self.entry.keys, self.entry.lsns);
+        first.0 <= key && key <= last.0 && oldest <= to && from <= newest
+    }
+}
+
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.entry.name)
@@ -102,6 +116,24 @@ pub(crate) struct Files {
     /// By name: what the manifest lists.
     live: BTreeMap<String, File>,
     garbage: BTreeMap<String, Garbage>,
+    /// Names of files that are damaged inside.
+    damaged: BTreeSet<String>,
+}
+
+/// Where a file belongs: see [`LayerEntry`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    /// Level.
+    pub(crate) level: u32,
+    /// Run.
+    pub(crate) run: u64,
+}
+
+impl Place {
+    /// A new run of a level.
+    pub(crate) fn new_run(level: u32) -> Place {
+        Place { level, run: fastrand::u64(..) }
+    }
 }
 
 /// A writer of a layer.
@@ -117,7 +149,7 @@ pub(crate) fn store(
     blobs: &dyn Blobs,
     shared: &Shared,
     writer: LayerWriter<Parts>,
-    level: u32,
+    place: Place,
 ) -> Result<File, FileError> {
     let (summary, parts) = writer.finish()?;
     let (first, last) = (summary.first_lsn.get(), summary.last_lsn.get());
@@ -126,18 +158,19 @@ pub(crate) fn store(
     // A random number that exists already means our own request, repeated after its answer was lost: what is there is
     // compared by the checksum that stands for all of it.
     blobs.create(&path, &parts.finish())?;
-    let entry = entry(name, &summary, level);
+    let entry = entry(name, &summary, place);
     let layer = open_entry(blobs, shared, &entry)?;
     Ok(File { entry, layer })
 }
 
-fn entry(name: String, summary: &LayerSummary, level: u32) -> LayerEntry {
+fn entry(name: String, summary: &LayerSummary, place: Place) -> LayerEntry {
     LayerEntry {
         name,
         bytes: summary.file_bytes,
         keys: [HexKey(summary.keys.first), HexKey(summary.keys.last)],
         lsns: [summary.first_lsn, summary.last_lsn],
-        level,
+        level: place.level,
+        run: place.run,
         versions: summary.versions,
         chains: summary.chains,
         checksum: summary.crc,
@@ -151,27 +184,54 @@ fn open_entry(blobs: &dyn Blobs, shared: &Shared, wanted: &LayerEntry) -> Result
     let layer = Layer::open(blobs.open(&format!("{LAYERS}/{}", wanted.name))?, &shared.cache)?;
     let s = layer.summary();
     if (s.crc, s.file_bytes) != (wanted.checksum, wanted.bytes) {
-        let what = "is not the file that the manifest lists (length and checksum differ)".to_owned();
-        return Err(StoreError::Unsupported { file: layer.name().to_owned(), what }.into());
+        let what = "is not the file that the manifest lists (length or checksum differ)";
+        let damage = Damage { file: layer.name().to_owned(), offset: 0, keys: None, what };
+        return Err(StoreError::Damaged(damage).into());
     }
     Ok(layer)
+}
+
+/// A layer that is lost or damaged leaves the rest readable; other errors may go away.
+fn damaged(shared: &Shared, entry: &LayerEntry, error: FileError) -> Result<Arc<Layer>, FileError> {
+    let keys = KeyBounds { first: entry.keys[0].0, last: entry.keys[1].0 };
+    let file = format!("{LAYERS}/{}", entry.name);
+    let damage = match error {
+        FileError::Store(StoreError::Damaged(damage)) => Damage { keys: Some(damage.keys.unwrap_or(keys)), ..damage },
+        FileError::Blob(e) if e.kind == BlobErrorKind::NotFound => {
+            Damage { file, offset: 0, keys: Some(keys), what: "the file is lost" }
+        }
+        other => return Err(other),
+    };
+    tracing::error!("{damage}");
+    let summary = LayerSummary {
+        keys,
+        first_lsn: entry.lsns[0],
+        last_lsn: entry.lsns[1],
+        versions: entry.versions,
+        chains: entry.chains,
+        value_bytes: 0,
+        file_bytes: entry.bytes,
+        crc: entry.checksum,
+    };
+    Ok(Layer::damaged(damage, summary, &shared.cache))
 }
 
 impl Files {
     /// No files.
     pub(crate) fn new(blobs: Arc<dyn Blobs>, shared: Shared) -> Files {
-        Files { blobs, shared, live: BTreeMap::new(), garbage: BTreeMap::new() }
+        Files { blobs, shared, live: BTreeMap::new(), garbage: BTreeMap::new(), damaged: BTreeSet::new() }
     }
 
     /// Opens every layer of a manifest, and takes note of the files that it does not list.
     ///
     /// # Errors
-    /// A layer that is missing or damaged.
+    /// Those of storage. Of a layer that is lost or damaged the rest is opened all the same.
     pub(crate) fn open(blobs: Arc<dyn Blobs>, shared: Shared, manifest: &Manifest) -> Result<Files, FileError> {
         blobs.clean(LAYERS)?;
         let mut files = Files::new(blobs, shared);
         for entry in &manifest.layers {
-            let layer = open_entry(&*files.blobs, &files.shared, entry)?;
+            let layer = open_entry(&*files.blobs, &files.shared, entry);
+            let layer = layer.or_else(|e| damaged(&files.shared, entry, e))?;
             files.live.insert(entry.name.clone(), File { entry: entry.clone(), layer });
         }
         let since = files.shared.clock.now();
@@ -187,6 +247,17 @@ impl Files {
     /// Every file that the manifest lists.
     pub(crate) fn live(&self) -> impl Iterator<Item = &File> {
         self.live.values()
+    }
+
+    /// Keeps those of the layers that can be merged: not known to be damaged.
+    pub(crate) fn retain_whole(&self, layers: &mut Vec<LayerEntry>) {
+        let opened = |name: &str| self.live.get(name).is_none_or(|f| f.layer.damage().is_none());
+        layers.retain(|l| !self.damaged.contains(&l.name) && opened(&l.name));
+    }
+
+    /// Takes note that the file of this path is damaged.
+    pub(crate) fn leave_alone(&mut self, path: &str) {
+        self.damaged.extend(self.live.keys().find(|name| path.ends_with(*name)).cloned());
     }
 
     /// After a manifest counts that lists these.

@@ -24,6 +24,7 @@
 //! | [`timeline`] | the store of one timeline: append, flush, restart |
 //! | [`compact`] | what to rewrite and what may go |
 //! | [`handle`] | what others ask a store about itself |
+//! | [`upkeep`] | the task that compacts and deletes |
 //! | [`config`] | sizes and bounds |
 
 pub(crate) mod batch;
@@ -43,6 +44,7 @@ pub(crate) mod redo;
 pub(crate) mod set;
 pub(crate) mod snapshot;
 pub(crate) mod timeline;
+pub(crate) mod upkeep;
 pub(crate) mod value;
 
 pub(crate) use batch::Batch;

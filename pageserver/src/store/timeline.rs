@@ -13,6 +13,7 @@
 //! 5. a layer in memory goes only after the file that replaces it is in the set that readers get.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ use tokio::sync::{Notify, watch};
 use super::batch::Batch;
 use super::blobs::{BlobErrorKind, Blobs};
 use super::config::Shared;
-use super::files::{self, File, FileError, Files};
-use super::manifest::{Durable, Lease, Manifest, ManifestError, Manifests};
+use super::files::{self, File, FileError, Files, Place};
+use super::manifest::{Durable, Manifest, ManifestError, Manifests};
 use super::open::OpenLayer;
 use super::{LayerMap, Snapshot, StoreError};
 
@@ -116,6 +117,10 @@ pub(crate) struct Store {
     durable: watch::Sender<(Durable, Option<Lsn>)>,
     /// There may be something to write.
     pub(super) work: Notify,
+    /// There may be something to compact.
+    pub(super) flushed: Notify,
+    /// The running compaction ends at its next version.
+    pub(super) stop_compaction: AtomicBool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,6 +165,8 @@ impl Store {
             intake: watch::Sender::new(Intake::Open),
             durable: watch::Sender::new((durable, start)),
             work: Notify::new(),
+            flushed: Notify::new(),
+            stop_compaction: AtomicBool::new(false),
         }
     }
 
@@ -218,7 +225,9 @@ impl Store {
         let mut memory = lock(&self.memory);
         let age = self.shared.clock.now().saturating_sub(memory.open_since);
         let newest = memory.frozen.back().map_or(self.durable.borrow().0.lsn(), |f| f.end.end);
-        if memory.published.end > newest && (at_once || age >= self.shared.config.layer_age) {
+        // The pages of an import are all versions at one position.
+        let holds = self.map.snapshot().set().open.size().lsns.is_some();
+        if (holds || memory.published.end > newest) && (at_once || age >= self.shared.config.layer_age) {
             self.freeze_at(&mut memory);
         }
     }
@@ -315,6 +324,7 @@ impl Store {
         memory.frozen.pop_front();
         let open = self.map.snapshot().set().open.size().memory;
         self.count(&mut memory, open);
+        self.flushed.notify_one();
         Ok(true)
     }
 
@@ -323,7 +333,7 @@ impl Store {
         for (key, v) in layer.clone().iter(..) {
             writer.push(key, v.lsn, v.kind, &v.value)?;
         }
-        files::store(&*self.blobs, &self.shared, writer, 0)
+        files::store(&*self.blobs, &self.shared, writer, Place::new_run(0))
     }
 
     /// Makes everything published so far durable, and returns up to where that is.
@@ -366,101 +376,6 @@ impl Store {
         let old = manifests.collect()?;
         Ok(old + lock(&self.files).collect()?)
     }
-
-    /// No read, branch or backup below `horizon`; it never moves back.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn set_horizon(&self, horizon: Lsn) -> Result<(), ManifestError> {
-        self.edit(|m| {
-            if m.horizon.is_none_or(|h| h < horizon) {
-                m.horizon = Some(horizon);
-                m.readable_from = m.readable_from.max(horizon);
-            }
-        })
-    }
-
-    /// Keeps the versions at a position, in the place of the lease of that name. False when the position is not
-    /// readable any more: compaction may have removed its versions.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn put_lease(&self, lease: Lease) -> Result<bool, ManifestError> {
-        let mut readable = false;
-        self.edit(|m| {
-            readable = lease.lsn >= m.readable_from || m.leases.iter().any(|l| l.lsn == lease.lsn);
-            if readable {
-                m.leases.retain(|l| l.name != lease.name);
-                m.leases.push(lease);
-            }
-        })?;
-        Ok(readable)
-    }
-
-    /// Ends a lease; none is no error.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn drop_lease(&self, name: &str) -> Result<(), ManifestError> {
-        self.edit(|m| m.leases.retain(|l| l.name != name))
-    }
-
-    /// Remembers the number of the last choice that was published.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn set_choice_seq(&self, choice_seq: u64) -> Result<(), ManifestError> {
-        self.edit(|m| m.choice_seq = m.choice_seq.max(choice_seq))
-    }
-
-    /// All pages of the cluster are here, durably, and readable once WAL up to `end` is: see [`Importing`].
-    ///
-    /// [`Importing`]: super::manifest::Importing
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn pages_copied(&self, end: Lsn) -> Result<(), WriteError> {
-        self.flush()?;
-        Ok(self.edit(|m| {
-            m.readable_from = m.readable_from.max(end);
-            if let Some(importing) = &mut m.importing {
-                importing.end = Some(end);
-            }
-        })?)
-    }
-
-    /// Forgets every version, to begin an import anew with pages as of `pages_at`.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn restart_import(&self, pages_at: Lsn) -> Result<(), WriteError> {
-        let _no_flush = lock(&self.flushing);
-        let mut swap = lock(&self.swap);
-        let mut memory = lock(&self.memory);
-        self.edit(|m| {
-            m.layers.clear();
-            m.disk_consistent_lsn = pages_at;
-            m.last_record_start = None;
-            m.readable_from = pages_at;
-            if let Some(importing) = &mut m.importing {
-                importing.pages_at = pages_at;
-                importing.end = None;
-            }
-        })?;
-        *swap = None;
-        memory.published = Position { end: pages_at, start: None };
-        memory.frozen.clear();
-        self.map.freeze();
-        let set = self.map.snapshot();
-        set.set().frozen.iter().for_each(|layer| self.map.flushed(layer, vec![]));
-        self.map.replace(&set.set().layers, vec![]);
-        let mut files = lock(&self.files);
-        let all: Vec<File> = files.live().cloned().collect();
-        files.drop_files(&all);
-        drop(files);
-        self.count(&mut memory, 0);
-        Ok(())
-    }
 }
 
 impl Drop for Store {
@@ -472,5 +387,6 @@ impl Drop for Store {
 
 #[cfg(test)]
 mod crash;
+mod edits;
 #[cfg(test)]
 mod tests;

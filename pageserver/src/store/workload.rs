@@ -66,7 +66,12 @@ fn block(blk: u32) -> Key {
 fn change(rng: &mut fastrand::Rng, init: bool) -> Bytes {
     let at = 7000 + rng.u16(..40) * 8;
     let len = rng.u16(1..40);
-    let mut data = [at.to_le_bytes(), len.to_le_bytes()].concat();
+    let mut data = Vec::new();
+    if init {
+        // pd_lower 24, pd_upper 7000, pd_special 8192, size and version.
+        data.extend_from_slice(&[12, 0, 8, 0, 24, 0, 0x58, 0x1B, 0, 0x20, 4, 0x20]);
+    }
+    data.extend_from_slice(&[at.to_le_bytes(), len.to_le_bytes()].concat());
     data.extend((0..len).map(|_| rng.u8(..)));
     let refs = Default::default();
     let (info, xid, fork) = (0, 0, Fork::Main);
@@ -91,6 +96,7 @@ fn change(rng: &mut fastrand::Rng, init: bool) -> Bytes {
 fn image(rng: &mut fastrand::Rng) -> Bytes {
     let mut page = Page::default();
     page.init(16);
+    page.0[14..16].copy_from_slice(&7000_u16.to_le_bytes());
     page.0[7000..7400].iter_mut().for_each(|b| *b = rng.u8(..));
     let mut out = Vec::new();
     encode_page(&page, &mut out);
@@ -103,6 +109,7 @@ impl Workload {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut work = Workload::default();
         let mut end = START;
+        let mut exists = std::collections::BTreeSet::new();
         for number in 0..count {
             let start = end + 24 * rng.u64(0..2);
             end = start + 8 * rng.u64(4..20);
@@ -110,20 +117,26 @@ impl Workload {
             let mut versions = Vec::new();
             for _ in 0..rng.usize(1..4) {
                 let blk = rng.u32(..blocks);
+                // One page gets more than its share.
+                let blk = if rng.u8(..4) == 0 { 0 } else { blk };
                 let version = match rng.u8(..40) {
                     0..3 => (block(blk), ValueKind::Image, image(&mut rng)),
-                    3..5 => (block(blk), ValueKind::Init, change(&mut rng, true)),
                     5 => (block(blk), ValueKind::Tombstone, Bytes::new()),
-                    6..9 => (
-                        Key { blk: 0, ..Key { kind: Kind::RelSize, ..block(blk) } },
-                        ValueKind::Blob,
-                        Bytes::from(vec![number as u8; 4]),
-                    ),
-                    // One page gets more than its share.
-                    9..20 => (block(0), ValueKind::Change, change(&mut rng, false)),
+                    6..=9 => {
+                        let key = Key { blk: 0, kind: Kind::RelSize, ..block(blk) };
+                        (key, ValueKind::Blob, Bytes::from(vec![number as u8; 4]))
+                    }
+                    // Redo refuses a change to a page that does not exist.
+                    10 => (block(blk), ValueKind::Init, change(&mut rng, true)),
+                    _ if !exists.contains(&blk) => (block(blk), ValueKind::Init, change(&mut rng, true)),
                     _ => (block(blk), ValueKind::Change, change(&mut rng, false)),
                 };
                 if !versions.iter().any(|(key, _, _)| *key == version.0) {
+                    match version.1 {
+                        ValueKind::Tombstone => drop(exists.remove(&blk)),
+                        ValueKind::Blob => {}
+                        _ => drop(exists.insert(blk)),
+                    }
                     versions.push(version);
                 }
             }
@@ -177,7 +190,7 @@ pub(crate) fn state(history: &History) -> State {
     match history.newest().map(|v| (v.kind, v.value.clone())) {
         None | Some((ValueKind::Tombstone, _)) => State::Absent,
         Some((ValueKind::Blob, value)) => State::Blob(value),
-        Some(_) => match materialise(history, PgMajor::V15) {
+        Some(_) => match materialise(history, PgMajor::from_version_num(150_004).expect("supported")) {
             Ok(page) => State::Page(crc32c::crc32c(&page.0[..])),
             Err(e) => State::Broken(e.to_string()),
         },

@@ -17,9 +17,9 @@ use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Args, Config};
-use crate::ingest::disk::{Disk, RealDisk};
 use crate::node::Node;
 use crate::server::Server;
+use crate::store::blobs::{Disk, RealDisk};
 
 pub(super) const START: Lsn = Lsn::new((3 << 20) + 0x28);
 const PREFIX: &str = "/walfabric";
@@ -105,6 +105,8 @@ pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> Config {
         listen_http: Some("127.0.0.1:0".into()),
         broker: Some(format!("http://{broker}")),
         broker_prefix: Some(PREFIX.into()),
+        // Tests wait for what is durable.
+        layer_age_ms: Some(20),
         ..Args::default()
     };
     Config::from_args(&args).expect("valid")
@@ -334,7 +336,7 @@ impl Pusher {
         let wait = async {
             loop {
                 if let ReceiverMessage::Feedback(f) = self.reply().await {
-                    assert_eq!(f.remote_consistent_lsn, None, "unknown, so left out");
+                    assert_eq!(f.remote_consistent_lsn, f.disk_consistent_lsn, "one storage has everything");
                     assert!(f.disk_consistent_lsn <= f.last_received_lsn);
                     if f.disk_consistent_lsn >= Some(lsn) {
                         return;

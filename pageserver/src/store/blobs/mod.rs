@@ -20,7 +20,7 @@ mod local;
 pub(crate) mod memory;
 mod s3;
 #[cfg(test)]
-mod s3_server;
+pub(crate) mod s3_server;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -33,7 +33,7 @@ use bytes::Bytes;
 
 use super::layer::ReadAt;
 
-pub(crate) use disk::{Disk, RealDisk};
+pub(crate) use disk::{Disk, NewFile, OldFile, RealDisk};
 pub(crate) use local::LocalBlobs;
 pub(crate) use storage::Storage;
 

@@ -13,7 +13,10 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use proto::id::TenantTimelineId;
 use tokio::runtime::Runtime;
+
+use super::{Blobs, RealDisk, Storage};
 
 /// Keys per page of a listing: few, so that tests meet several pages.
 const PAGE_KEYS: usize = 7;
@@ -55,9 +58,19 @@ impl S3Server {
         S3Server { url, objects, runtime }
     }
 
-    /// What a client's environment says.
-    pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        variables(&self.url)
+    /// This server, and the one at `WALFABRIC_TEST_S3_URL` (see `make s3-moto`), which must have a bucket `bucket`.
+    pub(crate) fn all() -> Vec<S3Server> {
+        let other = std::env::var("WALFABRIC_TEST_S3_URL").ok();
+        let other = other.map(|url| S3Server { url, ..S3Server::start() });
+        std::iter::once(S3Server::start()).chain(other).collect()
+    }
+
+    /// Blobs of a timeline below a prefix, which is made unique.
+    pub(crate) fn blobs(&self, prefix: &str, id: TenantTimelineId) -> Arc<dyn Blobs> {
+        let url = format!("s3://bucket/{prefix}{:016x}", fastrand::u64(..));
+        let (disk, runtime) = (Arc::new(RealDisk), self.runtime.handle().clone());
+        let storage = Storage::from_url(&url, variables(&self.url), disk, runtime).expect("a good URL");
+        storage.timeline(id).expect("nothing to make")
     }
 }
 

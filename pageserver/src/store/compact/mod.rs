@@ -10,17 +10,19 @@ mod retain;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::Ordering;
+
 use pgformat::page::Page;
 use pgformat::{Lsn, PgMajor};
 
-use super::files::{self, File, FileError, Parts};
+use super::files::{self, File, FileError, Parts, Place};
 use super::layer::Through;
 use super::manifest::Manifest;
 use super::merge::{LayerIter, merge};
 use super::redo::materialise_into;
 use super::timeline::{Store, WriteError, lock};
 use super::value::encode_page;
-use super::{History, LayerWriter, Snapshot, Version};
+use super::{History, LayerWriter, Snapshot, StoreError, Version};
 use crate::key::{Key, Kind};
 use plan::{Rules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
@@ -80,7 +82,9 @@ impl Store {
     fn compact_planned(&self) -> Result<Option<Swap>, WriteError> {
         let manifest = self.manifest();
         let rules = Rules { fanout: self.shared.config.fanout, horizon: manifest.horizon };
-        let Some(job) = plan(&manifest.layers, rules) else { return Ok(None) };
+        let mut layers = manifest.layers.clone();
+        lock(&self.files).retain_whole(&mut layers);
+        let Some(job) = plan(&layers, rules) else { return Ok(None) };
         let (inputs, others): (Vec<File>, Vec<File>) =
             lock(&self.files).live().cloned().partition(|f| job.inputs.contains(&f.entry.name));
         if inputs.len() < job.inputs.len() {
@@ -91,7 +95,12 @@ impl Store {
         match run.all(&inputs) {
             Ok(()) => {}
             Err(e) => {
-                lock(&self.files).abandon(&run.outputs);
+                let mut files = lock(&self.files);
+                files.abandon(&run.outputs);
+                if let FileError::Store(StoreError::Damaged(damage)) = &e {
+                    // Its readers get the error; the others are compacted without it.
+                    files.leave_alone(&damage.file);
+                }
                 return Err(e.into());
             }
         }
@@ -113,7 +122,7 @@ struct Run<'a> {
     store: &'a Store,
     points: Vec<Lsn>,
     horizon: Option<Lsn>,
-    level: u32,
+    place: Place,
     around: Around<'a>,
     writer: Option<LayerWriter<Parts>>,
     outputs: Vec<File>,
@@ -124,8 +133,8 @@ impl<'a> Run<'a> {
         let points = points(manifest);
         let version = PgMajor::from_version_num(manifest.origin.pg_version_num);
         let around = Around { snapshot: store.snapshot(), others, version, page: Page::zeroed(), images: 0 };
-        let (horizon, level) = (manifest.horizon, job.level);
-        Run { store, points, horizon, level, around, writer: None, outputs: Vec::new() }
+        let (horizon, place) = (manifest.horizon, Place::new_run(job.level));
+        Run { store, points, horizon, place, around, writer: None, outputs: Vec::new() }
     }
 
     fn all(&mut self, inputs: &[File]) -> Result<(), FileError> {
@@ -137,6 +146,9 @@ impl<'a> Run<'a> {
         let mut out = Vec::new();
         for next in merge(iters) {
             let (key, version) = next?;
+            if self.store.stop_compaction.load(Ordering::Relaxed) {
+                return Err(FileError::Stopped);
+            }
             if retain.as_ref().is_none_or(|(k, _)| *k != key) {
                 if let Some((key, ended)) = retain.take() {
                     ended.finish(&mut self.around, &mut out);
@@ -177,7 +189,7 @@ impl<'a> Run<'a> {
     /// Ends the file when it has so many bytes.
     fn cut(&mut self, bytes: u64) -> Result<(), FileError> {
         if let Some(writer) = self.writer.take_if(|w| w.written() >= bytes) {
-            let mut file = files::store(&*self.store.blobs, &self.store.shared, writer, self.level)?;
+            let mut file = files::store(&*self.store.blobs, &self.store.shared, writer, self.place)?;
             file.entry.cleaned_to = self.horizon;
             self.outputs.push(file);
         }
@@ -210,7 +222,9 @@ impl Surroundings for Around<'_> {
         if !matches!(history.key.kind, Kind::Block | Kind::SlruPage) {
             return None;
         }
-        let whole = history.versions.first().is_some_and(|v| v.kind.is_base());
+        // The key's versions of layers that are not merged can lie between those that are.
+        let base = history.versions.first().filter(|v| v.kind.is_base()).map(|v| v.lsn);
+        let whole = base.is_some_and(|base| !self.others.iter().any(|f| f.may_have(history.key, base, history.lsn)));
         // A page that cannot be rebuilt is an error for its readers, not for compaction: nothing of it is dropped.
         let history = if whole { history } else { self.snapshot.history(history.key, history.lsn).ok()? };
         materialise_into(&history, version, &mut self.page).ok()?;
@@ -221,10 +235,6 @@ impl Surroundings for Around<'_> {
     }
 
     fn has_older(&self, key: Key, lsn: Lsn) -> bool {
-        let may_have = |f: &File| {
-            let [first, last] = f.entry.keys;
-            first.0 <= key && key <= last.0 && f.entry.lsns[0] < lsn
-        };
-        self.others.iter().any(may_have)
+        self.others.iter().any(|f| f.may_have(key, Lsn::new(0), lsn))
     }
 }

@@ -6,6 +6,8 @@
 //! level; layers that do not overlap (an import, a log of inserts) are never merged at all. What the horizon has made
 //! superfluous goes when its layers are merged anyway, or, where enough of it has gathered, on its own account.
 
+use std::collections::BTreeMap;
+
 use pgformat::Lsn;
 
 use crate::key::Key;
@@ -56,32 +58,47 @@ fn overlap(layers: &[LayerEntry], level: u32, rules: Rules) -> Option<Job> {
     Some(Job { inputs, level: level + 1, reason: Reason::Overlap })
 }
 
-/// The oldest of these, as many as one job takes: a backlog is worked off piece by piece.
+/// The oldest of these, as many runs as one job takes: a backlog is worked off piece by piece. Of a run, all or none:
+/// the pieces of one long key are merged with something else, never among themselves.
 fn oldest(mut layers: Vec<&LayerEntry>, rules: Rules) -> Vec<String> {
     layers.sort_by_key(|l| (l.lsns, l.name.clone()));
-    layers.truncate(rules.fanout.max(2) * 2);
-    layers.into_iter().map(|l| l.name.clone()).collect()
+    let mut runs: Vec<u64> = Vec::new();
+    for layer in &layers {
+        if !runs.contains(&layer.run) {
+            runs.push(layer.run);
+        }
+    }
+    runs.truncate(rules.fanout.max(2) * 2);
+    layers.into_iter().filter(|l| runs.contains(&l.run)).map(|l| l.name.clone()).collect()
 }
 
 fn contains(layer: &LayerEntry, key: Key) -> bool {
     layer.keys[0].0 <= key && key <= layer.keys[1].0
 }
 
-/// A key that as many layers as possible contain, and how many do.
+/// A key that layers of as many runs as possible contain, and of how many.
 fn deepest(layers: &[&LayerEntry]) -> Option<(Key, usize)> {
-    let mut starts: Vec<Key> = layers.iter().map(|l| l.keys[0].0).collect();
-    let mut ends: Vec<Key> = layers.iter().map(|l| l.keys[1].0).collect();
-    starts.sort_unstable();
-    ends.sort_unstable();
-    let mut ended = 0;
-    let depths = starts.iter().enumerate().map(|(started, start)| {
-        ended += ends[ended..].iter().take_while(|end| **end < *start).count();
-        (*start, started + 1 - ended)
-    });
-    depths.fold(None, |best: Option<(Key, usize)>, next| match best {
-        Some(best) if best.1 >= next.1 => Some(best),
-        _ => Some(next),
-    })
+    // Where a layer starts comes before where one ends: both contain the key.
+    let starts = layers.iter().map(|l| (l.keys[0].0, false, l.run));
+    let mut edges: Vec<(Key, bool, u64)> = starts.chain(layers.iter().map(|l| (l.keys[1].0, true, l.run))).collect();
+    edges.sort_unstable();
+    let mut open: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut best: Option<(Key, usize)> = None;
+    for (key, ends, run) in edges {
+        let count = open.entry(run).or_default();
+        if ends {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&run);
+            }
+        } else {
+            *count += 1;
+            if best.is_none_or(|b| open.len() > b.1) {
+                best = Some((key, open.len()));
+            }
+        }
+    }
+    best
 }
 
 /// A layer below the horizon that was not cleaned since, with the others below the horizon that it overlaps; when what
@@ -96,7 +113,7 @@ fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
         let bytes = |layers: &mut dyn Iterator<Item = &&LayerEntry>| layers.map(|l| l.bytes).sum::<u64>();
         let all = bytes(&mut group.iter());
         let new = bytes(&mut group.iter().filter(|l| dirty(l)));
-        let superfluous = group.len() > 1 || first.versions > first.chains;
+        let superfluous = group.iter().any(|l| l.run != first.run) || first.versions > first.chains;
         // A byte that is cleaned costs the rewriting of no more than so many that are clean already.
         let worth = new.saturating_mul(rules.fanout as u64) >= all;
         if !superfluous || !worth {
@@ -121,6 +138,7 @@ mod tests {
             keys: keys.map(key),
             lsns: lsns.map(Lsn::new),
             level,
+            run: fastrand::u64(..),
             versions: 10,
             chains: 5,
             checksum: 0,
@@ -146,6 +164,16 @@ mod tests {
         layers.last_mut().expect("b").level = 1;
         assert_eq!(plan(&layers, RULES), None);
         assert_eq!(plan(&[], RULES), None);
+    }
+
+    #[test]
+    fn the_pieces_of_one_run_do_not_count_as_overlapping() {
+        let mut pieces: Vec<LayerEntry> = (0..9_u64).map(|i| layer(&format!("{i}"), [5, 5], [i, i], 1)).collect();
+        pieces.iter_mut().for_each(|p| p.run = 7);
+        assert_eq!(plan(&pieces, RULES), None);
+        pieces.push(layer("a", [0, 9], [20, 21], 1));
+        pieces.push(layer("b", [0, 9], [22, 23], 1));
+        assert_eq!(plan(&pieces, RULES).expect("three runs").inputs.len(), 11);
     }
 
     #[test]

@@ -24,10 +24,10 @@ const LONG: usize = 8;
 
 /// What the retention of a key needs to know beyond the versions that are merged.
 pub(crate) trait Surroundings {
-    /// The stored form of the page after the last of these versions. They begin with a base, or else there may be
-    /// older versions in layers that are not merged. None when the page cannot be rebuilt: its changes stay.
+    /// The stored form of the page after the last of these versions, and of those of layers that are not merged. None
+    /// when the page cannot be rebuilt: its changes stay.
     fn image(&mut self, history: History) -> Option<Vec<u8>>;
-    /// Whether a layer that is not merged may have a version of `key` below `lsn`.
+    /// Whether a layer that is not merged may have a version of `key` at or below `lsn`.
     fn has_older(&self, key: Key, lsn: Lsn) -> bool;
 }
 
@@ -130,7 +130,7 @@ impl<'a> Retain<'a> {
     }
 
     /// Makes the last version an image.
-    fn shorten(&mut self, around: &mut dyn Surroundings, out: &mut Vec<Version>) -> bool {
+    fn shorten(&mut self, around: &mut dyn Surroundings, out: &mut [Version]) -> bool {
         let Some(last) = self.chain.last() else { return false };
         let lsn = last.lsn;
         let history = History { key: self.key, lsn, versions: self.chain.clone() };

@@ -36,6 +36,8 @@ pub(crate) struct FileIter {
     chain: usize,
     /// Bytes read ahead, from the offset of block `next` on.
     ahead: Bytes,
+    /// After an error.
+    ended: bool,
 }
 
 impl FileIter {
@@ -48,12 +50,20 @@ impl FileIter {
             Bound::Unbounded => 0,
         };
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        FileIter { layer, range, through, next, block: None, entry: 0, chain: 0, ahead: Bytes::new() }
+        FileIter { layer, range, through, next, block: None, entry: 0, chain: 0, ahead: Bytes::new(), ended: false }
     }
 
     /// Moves on to the next block; `false` at the end.
     fn open_block(&mut self) -> Result<bool, StoreError> {
         let end = self.range.1;
+        let keys = self.layer.summary.keys;
+        let before_last = match self.range.0 {
+            Bound::Included(start) | Bound::Excluded(start) => start <= keys.last,
+            Bound::Unbounded => true,
+        };
+        if let Some(damage) = self.layer.damage().filter(|_| before_last && not_behind(end, keys.first)) {
+            return Err(StoreError::Damaged(damage.clone()));
+        }
         let Some(at) = self.layer.index.get(self.next).filter(|b| not_behind(end, b.first.0)) else {
             return Ok(false);
         };
@@ -127,11 +137,11 @@ impl Iterator for FileIter {
     type Item = Result<(Key, Version), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.step().transpose();
-        if let Some(Err(_)) = next {
-            self.block = None;
-            self.next = self.layer.index.len();
+        if self.ended {
+            return None;
         }
+        let next = self.step().transpose();
+        self.ended = matches!(next, Some(Err(_)));
         next
     }
 }

@@ -75,6 +75,25 @@ pub(crate) struct Layer {
     summary: LayerSummary,
     index: Vec<BlockRef>,
     filter: Filter,
+    /// Why nothing of it can be read.
+    damage: Option<Damage>,
+}
+
+/// Where the bytes of a layer would be that cannot be opened.
+struct Nowhere(String);
+
+impl ReadAt for Nowhere {
+    fn read_at(&self, _offset: u64, _len: usize) -> io::Result<Bytes> {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn len(&self) -> u64 {
+        0
+    }
+
+    fn name(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Layer {
@@ -124,7 +143,27 @@ impl Layer {
             id: cache.layer_id(),
             cache: cache.clone(),
             source,
+            damage: None,
         }))
+    }
+
+    /// Stands for a layer that is lost, or damaged where it says what it holds: what would have to be read from it is
+    /// the error, everything else of the timeline stays readable. What it held is known from the manifest.
+    pub(crate) fn damaged(damage: Damage, summary: LayerSummary, cache: &Arc<BlockCache>) -> Arc<Layer> {
+        Arc::new(Layer {
+            filter: Filter::decode(&Bytes::new()),
+            index: Vec::new(),
+            summary,
+            id: cache.layer_id(),
+            cache: cache.clone(),
+            source: Arc::new(Nowhere(damage.file.clone())),
+            damage: Some(damage),
+        })
+    }
+
+    /// Why nothing of it can be read.
+    pub(crate) const fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
     }
 
     /// What it holds.
@@ -165,6 +204,9 @@ impl Layer {
     ) -> Result<bool, StoreError> {
         let s = &self.summary;
         let needed = into.needs(s.first_lsn, s.last_lsn) && s.keys.contains(into.key());
+        if needed && let Some(damage) = &self.damage {
+            return Err(StoreError::Damaged(damage.clone()));
+        }
         if !needed || !self.filter.may_have(into.hash()) {
             return Ok(true);
         }

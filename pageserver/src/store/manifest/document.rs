@@ -103,6 +103,8 @@ pub(crate) struct LayerEntry {
     pub(crate) lsns: [Lsn; 2],
     /// 0: written by a flush; 1: by compaction.
     pub(crate) level: u32,
+    /// Files that were written together have the same number: they share keys only where a key was divided.
+    pub(crate) run: u64,
     /// Number of versions.
     pub(crate) versions: u64,
     /// Number of different keys.

@@ -52,6 +52,7 @@ fn full() -> Manifest {
         keys: [key, key],
         lsns: [Lsn::new(1), Lsn::new(u64::MAX)],
         level: 1,
+        run: u64::MAX,
         versions: 9,
         chains: 3,
         checksum: u32::MAX,

@@ -1,0 +1,81 @@
+//! The task that compacts a timeline's layers and deletes what nothing names any more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::blobs::BlobErrorKind;
+use super::timeline::Store;
+
+/// Looked at so often without being told that something was flushed: a horizon moves too, and files grow old.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After an error: as long as a service that is away may take to come back, short beside the time to fill up.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Compacts and collects until cancelled, or until the timeline belongs to another writer.
+pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
+    let turns = store.shared.compactions.clone();
+    loop {
+        let due = async {
+            tokio::select! {
+                () = store.flushed.notified() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        };
+        if cancel.run_until_cancelled(due).await.is_none() {
+            return;
+        }
+        let Some(Ok(turn)) = cancel.run_until_cancelled(turns.acquire()).await else { return };
+        let work = store.clone();
+        let mut once = tokio::task::spawn_blocking(move || once(&work));
+        let done = tokio::select! {
+            done = &mut once => done,
+            () = cancel.cancelled() => {
+                // It notices at its next version.
+                store.stop_compaction.store(true, Ordering::Relaxed);
+                once.await
+            }
+        };
+        drop(turn);
+        match done {
+            Ok(Wait::No) => {}
+            Ok(Wait::Pause) => drop(cancel.run_until_cancelled(tokio::time::sleep(PAUSE)).await),
+            Ok(Wait::Forever) => return,
+            Err(e) => {
+                tracing::error!("compaction ended abnormally: {e}");
+                return;
+            }
+        }
+    }
+}
+
+enum Wait {
+    No,
+    Pause,
+    Forever,
+}
+
+/// Everything that is due now.
+fn once(store: &Store) -> Wait {
+    let timeline = store.manifest().id();
+    let failed = loop {
+        match store.compact_one() {
+            Ok(Some(done)) => tracing::info!(%timeline, ?done, "compacted"),
+            Ok(None) => break store.collect().err().map(|e| (e.kind(), e.to_string())),
+            Err(e) => break Some((e.kind(), e.to_string())),
+        }
+    };
+    match failed {
+        None => Wait::No,
+        Some((BlobErrorKind::Terminal, e)) => {
+            tracing::error!(%timeline, "nothing is compacted any more: {e}");
+            Wait::Forever
+        }
+        Some((_, e)) => {
+            tracing::warn!(%timeline, "compaction is tried again: {e}");
+            Wait::Pause
+        }
+    }
+}
