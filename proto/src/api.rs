@@ -166,6 +166,15 @@ pub struct XactRow {
     pub subxids: Vec<u32>,
 }
 
+/// `GET /v1/tenant/T/timeline/L/record?lsn=X/X` on a pageserver: the last record that ends at or below the LSN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecordPlace {
+    /// Position of its first byte, which the record behind it names as predecessor; none before the first record.
+    pub start_lsn: Option<Lsn>,
+    /// The boundary behind it.
+    pub end_lsn: Lsn,
+}
+
 /// How far an import is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImportStatus {

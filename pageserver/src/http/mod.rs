@@ -34,6 +34,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/import", post(import))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/flush", post(flush))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/xacts", get(xacts::list))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/record", get(xacts::record))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/page", get(pages::page))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relation", get(pages::relation))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relations", get(pages::relations))

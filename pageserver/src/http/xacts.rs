@@ -1,4 +1,5 @@
-//! `GET /v1/tenant/T/timeline/L/xacts?from=X/X&to=Y/Y`: how transactions ended, as the index of this timeline has them.
+//! `GET /v1/tenant/T/timeline/L/xacts?from=X/X&to=Y/Y`: how transactions ended, and
+//! `.../record?lsn=X/X`: where a record is.
 
 use std::sync::Arc;
 
@@ -6,15 +7,19 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use pgformat::Lsn;
-use proto::api::XactRow;
+use pgformat::wal::StreamConfig;
+use pgformat::{Lsn, PgMajor};
+use proto::api::{RecordPlace, XactRow};
 use serde::Deserialize;
 
 use super::{fail, find};
-use crate::ingest::map::ends::XactChunk;
-use crate::key::{Key, Kind};
+use crate::ingest::map::ends::{XactEntry, ends_between};
+use crate::ingest::map::look::{At, LookError};
+use crate::ingest::map::starts::floor_record;
+use crate::ingest::stream_config;
 use crate::node::Node;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+use crate::timeline::Timeline;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,36 +41,79 @@ pub(super) async fn list(
         Ok(Query(range)) => range,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("range: {e}"), Some("?from=X/X&to=Y/Y")),
     };
-    let Some(store) = timeline.store.clone() else {
-        return fail(StatusCode::CONFLICT, timeline.trouble().stopped.unwrap_or_default(), None);
+    let (store, cfg) = match opened(&timeline) {
+        Ok(opened) => opened,
+        Err(response) => return *response,
     };
     let end = timeline.position().last_record_lsn;
     if to > end {
         let text = format!("ingested is up to {end}, {to} was asked");
         return fail(StatusCode::RANGE_NOT_SATISFIABLE, text, Some("Wait until last_record_lsn has passed it."));
     }
-    match tokio::task::spawn_blocking(move || read(&store, from, to)).await {
+    match tokio::task::spawn_blocking(move || read(&store, cfg.version, from, to)).await {
         Ok(Ok(rows)) => Json(rows).into_response(),
-        Ok(Err(e)) => fail(StatusCode::INTERNAL_SERVER_ERROR, e, None),
+        Ok(Err(e)) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
         Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
     }
 }
 
 /// Ends of transactions whose records end in `(from, to]`.
-fn read(store: &Store, from: Lsn, to: Lsn) -> Result<Vec<XactRow>, String> {
-    let text = |e: StoreError| e.to_string();
-    let chunks = store.snapshot().scan(Key::first(Kind::XactIndex)..Key::at(Kind::XactIndex, to.get()), Lsn::MAX);
-    let mut rows = Vec::new();
-    for (key, version) in chunks.map_err(text)? {
-        let chunk = XactChunk::decode(key, &version.value).map_err(|_| format!("{key} is damaged"))?;
-        let inside = chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to);
-        rows.extend(inside.map(|e| XactRow {
-            kind: e.kind.name().to_owned(),
-            xid: e.xid,
-            end_lsn: e.end,
-            time_us: e.time,
-            subxids: e.subxids.to_vec(),
-        }));
+fn read(store: &Store, version: PgMajor, from: Lsn, to: Lsn) -> Result<Vec<XactRow>, LookError> {
+    let snapshot = store.snapshot();
+    let ends = ends_between(&At { snapshot: &snapshot, lsn: Lsn::MAX, version }, from, to)?;
+    let row = |e: XactEntry| XactRow {
+        kind: e.kind.name().to_owned(),
+        xid: e.xid,
+        end_lsn: e.end,
+        time_us: e.time,
+        subxids: e.subxids.to_vec(),
+    };
+    Ok(ends.into_iter().map(row).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Place {
+    lsn: Lsn,
+}
+
+/// `GET /v1/tenant/T/timeline/L/record?lsn=X/X`: the last record that ends at or below an LSN. The record behind it
+/// names its start as predecessor.
+pub(super) async fn record(
+    State(node): State<Arc<Node>>,
+    Path(ids): Path<(String, String)>,
+    query: Result<Query<Place>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let timeline = match find(&node, ids) {
+        Ok(timeline) => timeline,
+        Err(response) => return *response,
+    };
+    let lsn = match query {
+        Ok(Query(place)) => place.lsn,
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("place: {e}"), Some("?lsn=X/X")),
+    };
+    let (store, cfg) = match opened(&timeline) {
+        Ok(opened) => opened,
+        Err(response) => return *response,
+    };
+    let found = tokio::task::spawn_blocking(move || {
+        let snapshot = store.snapshot();
+        floor_record(&At { snapshot: &snapshot, lsn: Lsn::MAX, version: cfg.version }, lsn, cfg.seg_size)
+    });
+    match found.await {
+        Ok(Ok(Some(place))) => Json(RecordPlace { start_lsn: place.start, end_lsn: place.end }).into_response(),
+        Ok(Ok(None)) => {
+            let text = format!("no record is known that ends at or below {lsn}");
+            fail(StatusCode::RANGE_NOT_SATISFIABLE, text, None)
+        }
+        Ok(Err(e)) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
+        Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
     }
-    Ok(rows)
+}
+
+/// A timeline's store, and what its log looks like.
+fn opened(timeline: &Timeline) -> Result<(Arc<Store>, StreamConfig), Box<Response>> {
+    let store = timeline.store.clone().zip(timeline.attach.as_ref().and_then(stream_config));
+    let why = || timeline.trouble().stopped.unwrap_or_default();
+    store.ok_or_else(|| Box::new(fail(StatusCode::CONFLICT, why(), None)))
 }

@@ -2,9 +2,9 @@
 //! 64 KiB of the log.
 //!
 //! A chunk lists every commit, abort, prepare, commit and abort of a prepared transaction, and where the next
-//! transaction's number rose. With it a time or a transaction becomes an LSN, and the next transaction's number is exact
-//! at every LSN. Each entry is written as its difference to the one before. A chunk's key is the boundary before its
-//! first record.
+//! transaction's number rose. With it a time or a transaction becomes an LSN, and the next transaction's number is
+//! exact at every LSN. Each entry is written as its difference to the one before. A chunk's key is the boundary before
+//! its first record.
 //!
 //! `format u8 = 1 | next transaction before u64 | entries`. An entry: `kind u8 | LSN, as the distance to the entry
 //! before, in units of eight bytes`, then for a number that rose `by how much`, else `length of the record (boundary
@@ -218,4 +218,18 @@ pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option
         }
         reach = reach.saturating_mul(8);
     }
+}
+
+/// The ends of transactions whose records end in `(from, to]`, in their order, in `tip`, the newest state.
+///
+/// # Errors
+/// As [`next_xid_at`].
+pub(crate) fn ends_between(tip: &dyn Look, from: Lsn, to: Lsn) -> Result<Vec<XactEntry>, LookError> {
+    let at = |n: u64| Key::at(Kind::XactIndex, n);
+    let mut found = Vec::new();
+    for (key, bytes) in tip.scan(at(from.get().saturating_sub(CHUNK_WAL_BYTES_MAX))..at(to.get()))? {
+        let chunk = XactChunk::decode(key, &bytes).map_err(|Short| LookError::Damaged(key))?;
+        found.extend(chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to));
+    }
+    Ok(found)
 }

@@ -4,8 +4,8 @@
 //! reads are right before the batch is in the store; what it never touched it asks of [`Look`]. Pure: no files, no
 //! clock, no threads.
 //!
-//! Invariants: records come in order, each once, without gaps; a version's LSN is the end of its record; all versions of
-//! a record are in one batch, but for those of a copied database ([`Progress::More`]).
+//! Invariants: records come in order, each once, without gaps; a version's LSN is the end of its record; all versions
+//! of a record are in one batch, but for those of a copied database ([`Progress::More`]).
 //!
 //! A record that redo does not know harms the blocks that it names: they fail when they are read, until an image or a
 //! new beginning heals them. One that names none, or whose other effects are not known, stops the timeline
@@ -151,6 +151,7 @@ impl Mapper {
     }
 
     /// The control state behind the last record.
+    #[cfg(test)]
     pub(crate) const fn control(&self) -> &ControlState {
         &self.control
     }

@@ -1,6 +1,7 @@
 //! The mapping, against records by hand and against clusters that a server wrote.
 
 mod cluster;
+mod files;
 mod records;
 
 use std::sync::Arc;

@@ -214,7 +214,7 @@ fn compare_slrus(rig: &Rig, data: &Path) -> (u64, Vec<Difference>) {
             pages += (file.len() / PAGE_SIZE) as u64;
             let page = |n| rig.page(Key::numbered(Kind::SlruPage, slru as u32, n), TIP);
             let ours = ours.get(&segment).copied().unwrap_or(0);
-            found.extend(compare::segment(slru, segment, ours, &file, page).expect("pages can be rebuilt"));
+            found.extend(super::files::segment(slru, segment, ours, &file, page).expect("pages can be rebuilt"));
         }
     }
     (pages, found)
@@ -241,7 +241,7 @@ fn compare_sizes(rig: &Rig, data: &Path) -> (usize, Vec<Difference>) {
             Ok::<_, std::io::Error>(Page::from_slice(&bytes[at..at + PAGE_SIZE]).expect("a page"))
         };
         let sizes = (ours.get(fork).copied(), theirs.get(fork).copied());
-        compare::size(*fork, sizes.0, sizes.1, page).expect("files can be read")
+        super::files::size(*fork, sizes.0, sizes.1, page).expect("files can be read")
     });
     (all.len(), differ.collect())
 }

@@ -10,7 +10,7 @@ use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder};
 use super::*;
 use crate::ingest::map::StopReason;
 use crate::ingest::map::control::ControlState;
-use crate::ingest::map::ends::{EndKind, XactChunk};
+use crate::ingest::map::ends::{EndKind, XactChunk, ends_between};
 use crate::ingest::map::starts::floor_record;
 use crate::ingest::map::xacts::two_phase_key;
 use crate::key::Kind;
@@ -241,6 +241,8 @@ fn a_transaction_ends() {
     let commit = (EndKind::Commit, committed, 1000, 700, vec![701, 32768]);
     assert_eq!(kinds, [commit, (EndKind::Abort, aborted, 900, 702, vec![])]);
     assert_eq!(chunk.ends[1].start, committed);
+    let between = |from, to| s.rig.at(TIP, |at| ends_between(at, from, to)).expect("in memory").len();
+    assert_eq!([(s.start, aborted), (all, committed), (committed, committed)].map(|(a, b)| between(a, b)), [2, 1, 0]);
     assert_eq!(chunk.next_xid, [(s.start, 700), (created, 701), (all, 703), (committed, 32769)]);
 }
 
