@@ -22,8 +22,8 @@ use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
-use crate::store::{Shared, upkeep};
 use crate::store::blobs::Storage;
+use crate::store::{Shared, upkeep};
 use crate::timeline::{Opened, Timeline};
 
 /// Where timelines live below the data directory.

@@ -5,7 +5,7 @@
 //! locked across I/O.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgformat::{Lsn, PgMajor};
@@ -136,7 +136,7 @@ pub(crate) struct Timeline {
     stream: Mutex<(u64, Option<StreamEntry>)>,
     events: mpsc::Sender<Input>,
     choice_seq: AtomicU64,
-    reads: OnceLock<Arc<dyn TimelineReads>>,
+    reads: Mutex<Option<Arc<dyn TimelineReads>>>,
 }
 
 impl Timeline {
@@ -154,10 +154,7 @@ impl Timeline {
             Err(why) => (None, None, None, Some(why)),
         };
         let version = attach.as_ref().and_then(|a| PgMajor::from_version_num(a.pg_version_num));
-        let reads = OnceLock::new();
-        if let (Some(store), Some(version)) = (&store, version) {
-            let _ = reads.set(Arc::new(Live::new(store.clone(), version)) as Arc<dyn TimelineReads>);
-        }
+        let reads = store.clone().zip(version).map(|(store, version)| Arc::new(Live::new(store, version)) as Arc<_>);
         let position = ingest.as_ref().map_or(nowhere, Ingest::position);
         let copying = ingest.is_none() && stopped.is_none();
         let timeline = Timeline {
@@ -174,19 +171,20 @@ impl Timeline {
             stream: Mutex::new((0, None)),
             events,
             choice_seq: AtomicU64::new(choice_seq),
-            reads,
+            reads: Mutex::new(reads),
         };
         (Arc::new(timeline), queue)
     }
 
-    /// Its pages, once the store is open; none when it keeps none.
+    /// Its pages; none when they cannot be opened.
     pub(crate) fn reads(&self) -> Option<Arc<dyn TimelineReads>> {
-        self.reads.get().cloned()
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The store is open: readers may come. Only the first call counts.
+    /// Reads something else than its store.
+    #[cfg(test)]
     pub(crate) fn set_reads(&self, reads: Arc<dyn TimelineReads>) {
-        let _ = self.reads.set(reads);
+        *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = Some(reads);
     }
 
     /// How far it is.
