@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build build-release demo test lint guard guard-print sim chaos proof proof-quick bench bench-quick bench-full
+.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos proof proof-quick bench bench-quick bench-full
 
 setup:
 	@scripts/setup.sh
@@ -24,6 +24,10 @@ test: lint build
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) chaos SECONDS=60
 	$(MAKE) proof-quick
+
+# The page store against moto, an S3 server that others wrote: protocol, listing, conditional PUT.
+s3-moto: setup
+	scripts/s3-moto.sh
 
 lint: setup
 	cargo fmt --all --check
