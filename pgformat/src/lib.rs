@@ -14,10 +14,14 @@
 //! | [`effect`] | what a record does beside pages |
 //! | [`control`], [`checkpoint`] | the control file |
 //! | [`relmap`], [`twophase`], [`slru`] | relation maps, prepared transactions, the page arrays beside relations |
+//! | [`datadir`] | what a file of a data directory is |
+//! | [`compare`] | whether a page that redo made is the page that PostgreSQL has |
 //! | [`read`] | fields of little-endian structs |
 
 pub mod checkpoint;
+pub mod compare;
 pub mod control;
+pub mod datadir;
 pub mod effect;
 pub mod lsn;
 pub mod page;

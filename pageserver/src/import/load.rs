@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use pgformat::control::{ControlError, ControlFile};
+use pgformat::datadir::{FileKind, classify};
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::relmap::{RelMapError, parse_relmap};
@@ -16,7 +17,6 @@ use pgformat::twophase::{TwoPhase, TwoPhaseError, check_file};
 use pgformat::{Lsn, PgMajor};
 
 use super::backup::{Event, Tablespace};
-use super::files::{FileKind, classify};
 use crate::ingest::map::control::{ControlState, STATE_KEY};
 use crate::ingest::map::databases::WHOLE;
 use crate::ingest::map::xacts::two_phase_key;

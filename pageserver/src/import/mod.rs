@@ -11,12 +11,10 @@
 //! |---|---|
 //! | `backup` | BASE_BACKUP as a stream of files |
 //! | `tar` | archives |
-//! | `files` | what a file is, by its path |
 //! | `load` | from files to versions |
 //! | `request` | what was asked for, kept across restarts |
 
 mod backup;
-mod files;
 mod load;
 mod request;
 mod tar;

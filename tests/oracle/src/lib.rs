@@ -6,8 +6,7 @@
 //! | [`types`] | every type of record that PostgreSQL can write, and why some are never seen |
 //! | [`log`] | reads the segments of a stopped cluster |
 //! | [`pages`], [`effects`] | the state of all pages, and what records do to relations as a whole |
-//! | [`mask`] | what PostgreSQL does not compare |
-//! | [`allowed`] | the closed list of differences that PostgreSQL's own replay would show |
+//! | [`mask`], [`allowed`] | of [`pgformat::compare`]: what PostgreSQL does not compare, and what its own replay changes |
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |
@@ -16,13 +15,11 @@
 //! | [`whole`] | everything, on every server |
 //! | [`report`] | counts and their table |
 
-pub mod allowed;
 pub mod cluster;
 pub mod effects;
 pub mod files;
 pub mod golden;
 pub mod log;
-pub mod mask;
 pub mod pages;
 pub mod plant;
 pub mod record;
@@ -31,3 +28,5 @@ pub mod replay;
 pub mod report;
 pub mod types;
 pub mod whole;
+
+pub use pgformat::compare::{allowed, mask};

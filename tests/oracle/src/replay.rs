@@ -14,10 +14,10 @@ use pgformat::wal::Record;
 use pgformat::wal::body::{self, BlockRef, Body};
 use pgformat::{Lsn, PgMajor};
 
-use crate::allowed::{Case, Verdict, judge};
+use crate::allowed::{Case, Verdict};
 use crate::effects;
 use crate::golden::Golden;
-use crate::mask::{Against, Kind, mask};
+use crate::mask::{Against, Kind};
 use crate::pages::Pages;
 use crate::plant::Plants;
 use crate::report::Report;
@@ -255,10 +255,7 @@ impl Replayer {
 /// # Errors
 /// When one of them cannot be masked: its header contradicts itself.
 pub fn verdict(ours: &Page, theirs: &Page, case: &Case) -> Result<Verdict> {
-    let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
-    mask(&mut theirs, case.kind, case.tag, case.against).context("the primary's page")?;
-    mask(&mut ours, case.kind, case.tag, case.against).context("our page")?;
-    Ok(judge(&mut ours, &mut theirs, case))
+    Ok(pgformat::compare::verdict(ours, theirs, case)?)
 }
 
 /// The first bytes that differ, in words.

@@ -3,11 +3,11 @@
 //! Each entry makes one kind of difference disappear from both pages, under a condition that it checks. What is left
 //! after all of them is a mismatch. Nothing else may differ.
 
-use pgformat::Lsn;
-use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
-use pgformat::rel::{BlockTag, Fork};
+use crate::Lsn;
+use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
+use crate::rel::{BlockTag, Fork};
 
-use crate::mask::{Against, Kind};
+use super::mask::{Against, Kind};
 
 /// What the conditions depend on.
 #[derive(Clone, Copy, Debug)]
@@ -185,10 +185,10 @@ fn gist_build_lsn(ours: &mut Page, theirs: &mut Page, case: &Case) {
 
 #[cfg(test)]
 mod tests {
-    use pgformat::rel::{RelFileLocator, RelFork};
+    use crate::rel::{RelFileLocator, RelFork};
 
     use super::*;
-    use crate::mask::mask;
+    use crate::compare::mask::mask;
 
     fn case(kind: Kind, fork: Fork, against: Against) -> Case {
         let rel = RelFileLocator { spc: 1663, db: 5, rel: 16384 };

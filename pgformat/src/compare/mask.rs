@@ -7,10 +7,10 @@
 //! Source: PostgreSQL 15, `src/backend/access/common/bufmask.c` and the `*_mask` functions of `heapam.c`, `nbtxlog.c`,
 //! `hash_xlog.c`, `ginxlog.c`, `gistxlog.c`, `spgxlog.c`, `brin_xlog.c`, `sequence.c`, `generic_xlog.c`.
 
-use pgformat::page::items::{ItemId, ItemState};
-use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, PD_HAS_FREE_LINES, PD_PAGE_FULL, Page, PageError, maxalign};
-use pgformat::redo::rmid;
-use pgformat::rel::{BlockTag, Fork};
+use crate::page::items::{ItemId, ItemState};
+use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, PD_HAS_FREE_LINES, PD_PAGE_FULL, Page, PageError, maxalign};
+use crate::redo::rmid;
+use crate::rel::{BlockTag, Fork};
 
 /// What a page belongs to, as far as its mask depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

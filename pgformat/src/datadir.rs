@@ -3,15 +3,15 @@
 //! Source: PostgreSQL 15, `src/common/relpath.c`, `parse_filename_for_nontemp_relation` in `reinit.c`,
 //! `excludeFiles` in `basebackup.c`.
 
-use pgformat::rel::{BlockNumber, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
-use pgformat::slru::{Slru, parse_segment_name};
+use crate::rel::{BlockNumber, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
+use crate::slru::{Slru, parse_segment_name};
 
 /// Blocks of one file of a relation (`RELSEG_SIZE`): 1 GiB.
 const SEGMENT_BLOCKS: BlockNumber = 131_072;
 
 /// A file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum FileKind {
+pub enum FileKind {
     /// A piece of a fork, from this block on.
     Relation(RelFork, BlockNumber),
     /// A segment of an SLRU.
@@ -36,7 +36,7 @@ pub(super) enum FileKind {
 
 /// Classifies `path`, relative to the data directory, or inside of tablespace `spc`: there below
 /// `PG_<major>_<catalog version>/`.
-pub(super) fn classify(path: &str, spc: Option<u32>) -> FileKind {
+pub fn classify(path: &str, spc: Option<u32>) -> FileKind {
     let parts: Vec<&str> = path.split('/').collect();
     match (spc, parts.as_slice()) {
         (Some(spc), [version, db, file]) if version.starts_with("PG_") => database_file(spc, db, file),

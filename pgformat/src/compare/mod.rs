@@ -1,0 +1,35 @@
+//! Whether a page that redo made is the page that PostgreSQL has.
+//!
+//! Both pages are masked as PostgreSQL masks them in its own check ([`mask`]), then the closed list of differences that
+//! its own replay would show is gone through ([`allowed`]). What is left is a mismatch. The judges of redo in the tests
+//! and `walfabric page verify` ask the same function.
+
+pub mod allowed;
+pub mod mask;
+
+pub use allowed::{ALLOWED, Allowed, Case, Verdict};
+pub use mask::{Against, Kind};
+
+use crate::page::{Page, PageError};
+
+/// Pages that cannot be compared: a header contradicts itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompareError {
+    /// PostgreSQL's.
+    #[error("the primary's page: {0}")]
+    Theirs(PageError),
+    /// Made by redo.
+    #[error("our page: {0}")]
+    Ours(PageError),
+}
+
+/// Compares our page with PostgreSQL's; with its page LSN when that one is a file's.
+///
+/// # Errors
+/// See [`CompareError`].
+pub fn verdict(ours: &Page, theirs: &Page, case: &Case) -> Result<Verdict, CompareError> {
+    let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
+    mask::mask(&mut theirs, case.kind, case.tag, case.against).map_err(CompareError::Theirs)?;
+    mask::mask(&mut ours, case.kind, case.tag, case.against).map_err(CompareError::Ours)?;
+    Ok(allowed::judge(&mut ours, &mut theirs, case))
+}
