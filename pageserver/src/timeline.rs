@@ -5,7 +5,7 @@
 //! locked across I/O.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use pgformat::{Lsn, PgMajor};
@@ -136,7 +136,7 @@ pub(crate) struct Timeline {
     stream: Mutex<(u64, Option<StreamEntry>)>,
     events: mpsc::Sender<Input>,
     choice_seq: AtomicU64,
-    reads: Mutex<Option<Arc<dyn TimelineReads>>>,
+    reads: RwLock<Option<Arc<dyn TimelineReads>>>,
 }
 
 impl Timeline {
@@ -154,7 +154,8 @@ impl Timeline {
             Err(why) => (None, None, None, Some(why)),
         };
         let version = attach.as_ref().and_then(|a| PgMajor::from_version_num(a.pg_version_num));
-        let reads = store.clone().zip(version).map(|(store, version)| Arc::new(Live::new(store, version)) as Arc<_>);
+        let live = |(store, version)| Arc::new(Live::new(store, version)) as Arc<dyn TimelineReads>;
+        let reads = store.clone().zip(version).map(live);
         let position = ingest.as_ref().map_or(nowhere, Ingest::position);
         let copying = ingest.is_none() && stopped.is_none();
         let timeline = Timeline {
@@ -171,20 +172,20 @@ impl Timeline {
             stream: Mutex::new((0, None)),
             events,
             choice_seq: AtomicU64::new(choice_seq),
-            reads: Mutex::new(reads),
+            reads: RwLock::new(reads),
         };
         (Arc::new(timeline), queue)
     }
 
-    /// Its pages; none when they cannot be opened.
+    /// Its pages; none when its store cannot be opened.
     pub(crate) fn reads(&self) -> Option<Arc<dyn TimelineReads>> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.reads.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads something else than its store.
+    /// Other pages than those of the store.
     #[cfg(test)]
     pub(crate) fn set_reads(&self, reads: Arc<dyn TimelineReads>) {
-        *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = Some(reads);
+        *self.reads.write().unwrap_or_else(PoisonError::into_inner) = Some(reads);
     }
 
     /// How far it is.

@@ -254,6 +254,18 @@ pub struct Relations {
     pub relations: Vec<RelationSize>,
 }
 
+/// A field of the control file that differs from what a pageserver knows, from
+/// `POST /v1/tenant/T/timeline/L/control/compare`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ControlDifference {
+    /// Which field.
+    pub what: String,
+    /// As the pageserver has it.
+    pub ours: String,
+    /// As the file has it.
+    pub theirs: String,
+}
+
 /// A segment of an SLRU.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SegmentSize {

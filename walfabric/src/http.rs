@@ -61,6 +61,23 @@ impl Http {
         let response = checked(address, path, request.send().await).await?;
         Ok(response.status() == reqwest::StatusCode::CREATED)
     }
+
+    /// Posts a body and reads JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is an error.
+    pub async fn post_for<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        body: Vec<u8>,
+        content_type: &str,
+    ) -> Result<T> {
+        let request =
+            self.client.post(format!("http://{address}{path}")).header("content-type", content_type).body(body);
+        let response = checked(address, path, request.send().await).await?;
+        response.json().await.with_context(|| format!("http://{address}{path} answered with unexpected JSON"))
+    }
 }
 
 async fn checked(address: &str, path: &str, sent: reqwest::Result<reqwest::Response>) -> Result<reqwest::Response> {

@@ -8,6 +8,7 @@
 //! | [`timeline`] | one-time bootstrap of a timeline, protection |
 //! | [`status`] | every node, asked at call time |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
+//! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
@@ -16,6 +17,7 @@ pub mod fabric;
 pub mod http;
 pub mod import;
 pub mod ledger;
+pub mod page;
 pub mod ports;
 pub mod postgres;
 pub mod proof;

@@ -1,16 +1,19 @@
 //! `walfabric`: the operator's binary; also runs every server as a subcommand, so that one file can be shipped.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use pgformat::Lsn;
+use pgformat::rel::{BlockTag, RelFork};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::runtime::exit;
 use walfabric::status::Source;
 use walfabric::verbs::Verb;
-use walfabric::{demo, fabric::FabricDir, status, supervisor, timeline, up, verbs};
+use walfabric::{demo, fabric::FabricDir, page, status, supervisor, timeline, up, verbs};
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
 #[derive(Parser)]
@@ -37,6 +40,9 @@ enum Command {
     /// Manage timelines
     #[command(subcommand)]
     Timeline(TimelineCommand),
+    /// Read pages from a pageserver
+    #[command(subcommand)]
+    Page(PageCommand),
     /// Run the embedded broker (etcd v3 API)
     Broker(BrokerOptions),
     /// Run the main job with kills and prove that nothing was lost
@@ -123,6 +129,57 @@ enum TimelineCommand {
     Import(CreateOptions),
     /// Set synchronous_standby_names on the primary, once its shim streams
     Protect(ProtectOptions),
+}
+
+#[derive(Subcommand)]
+enum PageCommand {
+    /// Write one page, 8192 bytes, to standard output
+    Get(PageGetOptions),
+    /// Compare every page of a stopped cluster with a pageserver; exit code 5 when they differ
+    Verify(PageVerifyOptions),
+}
+
+#[derive(Args)]
+struct PageSource {
+    /// The pageserver, host:port; its HTTP and its libpq port will do (each tells the other)
+    #[arg(long)]
+    pageserver: String,
+    /// Tenant, 32 hex digits
+    #[arg(long)]
+    tenant: TenantId,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline: TimelineId,
+    /// How long the pageserver may wait for an LSN that has not reached it
+    #[arg(long, default_value_t = 60_000)]
+    wait_ms: u64,
+}
+
+#[derive(Args)]
+struct PageGetOptions {
+    #[command(flatten)]
+    source: PageSource,
+    /// TABLESPACE/DATABASE/RELFILENODE, with _vm, _fsm or _init behind it for another fork
+    #[arg(long)]
+    rel: RelFork,
+    /// Number of the block in the fork
+    #[arg(long)]
+    block: u32,
+    /// The page as of exactly this LSN [default: the latest that the pageserver has]
+    #[arg(long)]
+    lsn: Option<Lsn>,
+}
+
+#[derive(Args)]
+struct PageVerifyOptions {
+    #[command(flatten)]
+    source: PageSource,
+    /// Data directory of the cluster, which was shut down cleanly
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -215,6 +272,8 @@ async fn run(command: Command) -> Result<u8> {
             println!("commits of {} wait for the quorum", o.timeline_id);
             Ok(exit::OK)
         }
+        Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
+        Command::Page(PageCommand::Verify(o)) => run_page_verify(o).await,
         Command::Broker(o) => run_broker(o).await,
         Command::Demo(o) => demo::run(demo::DemoArgs { dir: o.dir, pg_bin: o.pg_bin, keep: o.keep }).await,
         Command::Safekeeper(args) => Ok(safekeeper::run(args).await),
@@ -296,6 +355,31 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
     }
     Ok(exit::OK)
+}
+
+async fn run_page_get(o: PageGetOptions) -> Result<u8> {
+    let server = page::find_server(&o.source.pageserver).await?;
+    let ttid = TenantTimelineId::new(o.source.tenant, o.source.timeline);
+    let tag = BlockTag { fork: o.rel, blk: o.block };
+    let bytes = page::get(&server, ttid, tag, o.lsn, Duration::from_millis(o.source.wait_ms)).await?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(&bytes).and_then(|()| out.flush()).context("the page cannot be written")?;
+    Ok(exit::OK)
+}
+
+async fn run_page_verify(o: PageVerifyOptions) -> Result<u8> {
+    let local = page::verify::read_local(&o.data_dir).await?;
+    let server = page::find_server(&o.source.pageserver).await?;
+    let ttid = TenantTimelineId::new(o.source.tenant, o.source.timeline);
+    let wait = Duration::from_millis(o.source.wait_ms);
+    let mut remote = page::remote::Remote::open(server, ttid, local.lsn, wait).await?;
+    let report = page::verify::verify(&local, &mut remote).await?;
+    if o.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.render());
+    }
+    Ok(if report.equal { exit::OK } else { exit::CORRUPTION })
 }
 
 async fn run_broker(o: BrokerOptions) -> Result<u8> {

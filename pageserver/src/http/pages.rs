@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pgformat::Lsn;
+use pgformat::control::ControlFile;
 use pgformat::rel::{BlockTag, RelFork};
 use pgformat::slru::Slru;
-use proto::api::{ErrorBody, RelationSize, Relations, SegmentSize, Segments};
+use proto::api::{ControlDifference, ErrorBody, RelationSize, Relations, SegmentSize, Segments};
 use serde::Deserialize;
 
 use super::{fail, find};
 use crate::config::LSN_WAIT_MS_MAX;
+use crate::ingest::map::compare;
 use crate::node::Node;
 use crate::read::{At, Problem, ReadError, Reader, View};
 
@@ -55,6 +58,7 @@ macro_rules! query {
 query!(PageQuery { rel: String, block: u32 });
 query!(RelationQuery { rel: String });
 query!(RelationsQuery { db: Option<u32> });
+query!(ControlQuery {});
 query!(SlruQuery { kind: String, segno: Option<u32> });
 
 pub(super) async fn page(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
@@ -114,6 +118,26 @@ pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: Q
         let found = read(&node, &reader, lsn, move |view| view.slru_segments(slru)).await?;
         let segments = found.into_iter().map(|(segno, pages)| SegmentSize { segno, pages }).collect();
         Ok(Json(Segments { lsn, segments }).into_response())
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+/// What of a control file, the body, differs from what is known at an LSN: nothing at the end of a shutdown's checkpoint.
+pub(super) async fn compare_control(
+    State(node): State<Arc<Node>>,
+    Path(ids): Ids,
+    query: QueryOf<ControlQuery>,
+    body: Bytes,
+) -> Response {
+    let hint = "The body is a pg_control; ?[lsn=X/X][&wait_ms=N]";
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, hint))?;
+        let file = ControlFile::parse(&body).map_err(|e| bad(e, hint))?;
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let state = reader.control(lsn).await.map_err(|e| refusal(&node, &e))?;
+        let found = compare::control(&state, &file).into_iter();
+        let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
+        Ok(Json(found.map(one).collect::<Vec<_>>()).into_response())
     };
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }

@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use pgformat::{Lsn, PgMajor};
 
-use super::store::Stored;
-use super::{LayerRow, TimelineReads, Versions};
+use super::store::{Stored, fault};
+use super::{Fault, LayerRow, TimelineReads, Versions};
 use crate::ingest::map::control::{ControlState, STATE_KEY};
+use crate::ingest::map::look::{At, LookError};
 use crate::store::Store;
 
 /// Reads of one store.
@@ -44,6 +45,15 @@ impl TimelineReads for Live {
             Some(known) => *self.has_checksums.get_or_init(|| known),
             None => known.unwrap_or(false),
         }
+    }
+
+    fn control(&self, lsn: Lsn) -> Result<ControlState, Fault> {
+        let snapshot = self.store.snapshot();
+        let at = |lsn| At { snapshot: &snapshot, lsn, version: self.version };
+        ControlState::load(&at(lsn), &at(Lsn::MAX), lsn).map_err(|e| match e {
+            LookError::Store(error) => fault(error),
+            other => Fault::Damaged(other.to_string()),
+        })
     }
 
     fn layers(&self) -> Vec<LayerRow> {

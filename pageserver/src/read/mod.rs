@@ -30,6 +30,7 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::page::Page;
 
+use crate::ingest::map::control::ControlState;
 use crate::key::Key;
 
 pub(crate) use at::At;
@@ -111,6 +112,12 @@ pub(crate) trait TimelineReads: Send + Sync {
 
     /// Whether the cluster has page checksums.
     fn has_checksums(&self) -> bool;
+
+    /// What the control file would hold at `lsn`. Blocks: may read files.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn control(&self, lsn: Lsn) -> Result<ControlState, Fault>;
 
     /// The layers, newest first, for SHOW LAYERS.
     fn layers(&self) -> Vec<LayerRow>;

@@ -10,6 +10,7 @@ use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
 
 use super::{Fault, Found, Io, LayerRow, TimelineReads, Versions};
+use crate::ingest::map::control::ControlState;
 use crate::key::Key;
 
 /// One version.
@@ -137,6 +138,10 @@ impl TimelineReads for ModelReads {
 
     fn has_checksums(&self) -> bool {
         self.checksums
+    }
+
+    fn control(&self, _: Lsn) -> Result<ControlState, Fault> {
+        Err(Fault::Damaged("a model has no control state".to_owned()))
     }
 
     fn layers(&self) -> Vec<LayerRow> {

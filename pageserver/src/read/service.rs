@@ -13,8 +13,9 @@ use proto::pagestream::{Ask, Reply};
 use tokio::sync::watch;
 
 use super::at::Plan;
-use super::{At, Io, Problem, ReadError, Readable, TimelineReads, Versions, View};
+use super::{At, Fault, Io, Problem, ReadError, Readable, TimelineReads, Versions, View};
 use crate::ingest::Position;
+use crate::ingest::map::control::ControlState;
 use crate::timeline::{Timeline, Trouble};
 
 /// What a request comes to.
@@ -152,6 +153,18 @@ impl Reader {
             other => other,
         };
         outcome.map_err(|problem| ReadError { problem, readable })
+    }
+
+    /// What the control file would hold at `lsn`, which [`Reader::resolve`] gave.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn control(&self, lsn: Lsn) -> Result<ControlState, ReadError> {
+        let reads = self.reads.clone();
+        let ended = tokio::task::spawn_blocking(move || reads.control(lsn)).await;
+        let loaded = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));
+        let problem = |fault| Problem::of_fault(fault, "the control state", lsn);
+        loaded.map_err(|fault| ReadError { problem: problem(fault), readable: self.readable() })
     }
 
     /// Answers several requests, in their order: what is in memory on the spot, the rest in one go on another thread.

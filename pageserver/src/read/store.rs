@@ -32,7 +32,8 @@ impl Stored {
     }
 }
 
-fn fault(error: StoreError) -> Fault {
+/// What an error of the store means to a reader.
+pub(super) fn fault(error: StoreError) -> Fault {
     match error {
         StoreError::Io { .. } => Fault::Io(error.to_string()),
         _ => Fault::Damaged(error.to_string()),

@@ -263,10 +263,11 @@ async fn a_timeline_without_pages_says_so() {
     let f = Fabric::start().await;
     let (status, body) = f.ps.get(&format!("{}/page?rel=1663/5/1&block=0", timeline_path())).await;
     let body: ErrorBody = serde_json::from_slice(&body).expect("an error");
-    assert!(status == 409 && body.hint.is_some_and(|h| h.contains("import")), "{}", body.error);
-    let mut session = dial(&f.ps.pg.to_string(), Vec::new()).await;
-    let command = format!("pagestream_v3 {} {}", ttid().tenant_id, ttid().timeline_id);
-    let error = session.simple_query(&command).await.expect_err("no pages");
-    assert_eq!(error.server_error().map(|e| e.code.as_str()), Some(sqlstate::NOT_IN_PREREQUISITE_STATE));
+    assert!(status == 503 && body.error.contains("not imported"), "{}", body.error);
+    let mut stream = Stream::open(&f, "v3").await;
+    let request = exactly(1, 150, Ask::Nblocks(REL));
+    stream.queue(request.encode(Version::V3));
+    let reply = Reply::decode(Version::V3, stream.next().await, &request).expect("a reply");
+    assert!(matches!(&reply, Reply::Error(text) if text.starts_with(sqlstate::CANNOT_CONNECT_NOW)), "{reply:?}");
     f.ps.stop().await;
 }

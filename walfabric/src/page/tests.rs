@@ -1,0 +1,288 @@
+//! A small cluster by hand against a pageserver that is a map: equal, and with every kind of difference planted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use bytes::Bytes;
+use pgformat::checkpoint::CheckPoint;
+use pgformat::control::{CONTROL_FILE_NAME, ControlFile, DbState};
+use pgformat::effect::Parameters;
+use pgformat::page::Page;
+use pgformat::rel::{BlockNumber, BlockTag, RelFork};
+use pgformat::slru::Slru;
+use pgformat::{Lsn, PgMajor, SegSize, Tli};
+use proto::api::ControlDifference;
+
+use super::local::Local;
+use super::verify::{Difference, Report, Source, verify};
+
+const CHECKPOINT: Lsn = Lsn::new(0x0300_0028);
+
+fn control(state: DbState, checkpoint: Lsn) -> ControlFile {
+    let checkpoint_copy = CheckPoint {
+        redo: checkpoint,
+        tli: Tli(1),
+        prev_tli: Tli(1),
+        full_page_writes: true,
+        wal_level: 0,
+        next_xid: 800,
+        next_oid: 24576,
+        next_multi: 1,
+        next_multi_offset: 0,
+        oldest_xid: 716,
+        oldest_xid_db: 1,
+        oldest_multi: 1,
+        oldest_multi_db: 1,
+        time: 1,
+        oldest_commit_ts_xid: 0,
+        newest_commit_ts_xid: 0,
+        oldest_active_xid: 0,
+    };
+    ControlFile {
+        version: PgMajor::new(15).expect("supported"),
+        system_id: 77,
+        state,
+        time: 1,
+        checkpoint,
+        checkpoint_copy,
+        unlogged_lsn: Lsn::new(1000),
+        min_recovery_point: Lsn::new(0),
+        min_recovery_point_tli: Tli(0),
+        backup_start: Lsn::new(0),
+        backup_end: Lsn::new(0),
+        backup_end_required: false,
+        parameters: Parameters::default(),
+        seg_size: SegSize::DEFAULT,
+        float8_by_val: true,
+        data_checksum_version: 1,
+        char_signed: true,
+        mock_nonce: [7; 32],
+    }
+}
+
+fn heap(mark: u8) -> Page {
+    let mut page = Page::default();
+    page.init(0);
+    page.add_item(&[mark; 40]).expect("space");
+    page.set_lsn(Lsn::new(0x0200_0000 + u64::from(mark)));
+    page
+}
+
+fn rel(text: &str) -> RelFork {
+    text.parse().expect("a relation")
+}
+
+/// Our side.
+#[derive(Clone, Default)]
+struct Model {
+    pages: BTreeMap<BlockTag, Result<Page, String>>,
+    sizes: BTreeMap<RelFork, BlockNumber>,
+    segments: BTreeMap<(Slru, u32), Vec<u8>>,
+    control: Vec<ControlDifference>,
+}
+
+impl Model {
+    fn fork(&mut self, fork: &str, pages: &[Page]) {
+        let fork = rel(fork);
+        self.sizes.insert(fork, pages.len() as u32);
+        for (blk, page) in (0..).zip(pages) {
+            self.pages.insert(BlockTag { fork, blk }, Ok(page.clone()));
+        }
+    }
+
+    fn page(&mut self, fork: &str, blk: u32) -> &mut Page {
+        let tag = BlockTag { fork: rel(fork), blk };
+        self.pages.get_mut(&tag).and_then(|p| p.as_mut().ok()).expect("a page")
+    }
+}
+
+impl Source for Model {
+    async fn relations(&mut self) -> Result<BTreeMap<RelFork, BlockNumber>> {
+        Ok(self.sizes.clone())
+    }
+
+    async fn pages(&mut self, tags: &[BlockTag]) -> Result<Vec<Result<Bytes, String>>> {
+        let one = |tag| match &self.pages[tag] {
+            Ok(page) => {
+                let mut page = page.clone();
+                page.set_checksum(0);
+                Ok(Bytes::copy_from_slice(&page.0))
+            }
+            Err(text) => Err(text.clone()),
+        };
+        Ok(tags.iter().map(one).collect())
+    }
+
+    async fn segments(&mut self, slru: Slru) -> Result<Vec<u32>> {
+        Ok(self.segments.keys().filter(|(s, _)| *s == slru).map(|(_, n)| *n).collect())
+    }
+
+    async fn segment(&mut self, slru: Slru, segno: u32) -> Result<Bytes> {
+        Ok(self.segments[&(slru, segno)].clone().into())
+    }
+
+    async fn control(&mut self, file: &[u8]) -> Result<Vec<ControlDifference>> {
+        assert!(ControlFile::parse(file).is_ok(), "the whole file is sent");
+        Ok(self.control.clone())
+    }
+}
+
+fn write(root: &Path, path: &str, pages: &[Page]) {
+    let path = root.join(path);
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let bytes: Vec<u8> = pages.iter().flat_map(|p| p.0).collect();
+    std::fs::write(path, bytes).expect("written");
+}
+
+/// A cluster of two tables, one with a map, one in a tablespace, one unlogged, and the pageserver that has it.
+fn cluster(root: &Path) -> Model {
+    let mut model = Model::default();
+    let file = control(DbState::Shutdown, CHECKPOINT);
+    std::fs::create_dir_all(root.join("global")).expect("made");
+    std::fs::write(root.join(CONTROL_FILE_NAME), file.to_bytes()).expect("written");
+    // 200 blocks take more than one batch.
+    let pages: Vec<Page> = (0..200u8).map(heap).collect();
+    let checksummed = |pages: &[Page]| -> Vec<Page> {
+        let mut pages = pages.to_vec();
+        (0..).zip(&mut pages).for_each(|(blk, p)| p.stamp_checksum(blk, true));
+        pages
+    };
+    write(root, "base/5/16384", &checksummed(&pages));
+    model.fork("1663/5/16384", &pages);
+    write(root, "base/5/16384_vm", &[Page::default()]);
+    model.fork("1663/5/16384_vm", &[Page::default()]);
+    write(root, "base/5/16384_fsm", &[heap(9)]);
+    write(root, "pg_tblspc/99999/PG_15_202209061/5/16390", &[heap(1)]);
+    write(root, "pg_tblspc/99999/PG_14_202107181/5/16391", &[heap(1)]);
+    model.fork("99999/5/16390", &[heap(1)]);
+    write(root, "base/5/16400", &[heap(3), heap(4)]);
+    write(root, "base/5/16400_init", &[heap(2)]);
+    model.fork("1663/5/16400_init", &[heap(2)]);
+    write(root, "global/1262", &checksummed(&pages[..1]));
+    model.fork("1664/0/1262", &pages[..1]);
+    write(root, "base/5/t3_16500", &[heap(1)]);
+    write(root, "pg_xact/0000", &[Page([0x55; 8192])]);
+    model.segments.insert((Slru::Xact, 0), vec![0x55; 8192]);
+    // Pages of zeros need not be there.
+    model.segments.insert((Slru::MultixactOffsets, 0), vec![0; 16384]);
+    model
+}
+
+async fn compare(root: &Path, model: &mut Model) -> Report {
+    verify(&Local::read(root).expect("a cluster"), model).await.expect("compared")
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+#[tokio::test]
+async fn an_equal_cluster_is_equal() {
+    let dir = dir();
+    let mut model = cluster(dir.path());
+    let report = compare(dir.path(), &mut model).await;
+    assert!(report.equal, "{}", report.render());
+    assert_eq!(report.lsn, Lsn::new(0x0300_0028 + 120), "the end of the checkpoint's record");
+    // 200 + 1 + 1 + 1 + 1 pages of forks, 1 + 2 of segments; neither free space maps nor unlogged main forks.
+    assert_eq!((report.forks, report.pages), (5, 207));
+    assert_eq!(report.kinds["heap"], 203);
+
+    // Hint bits, the hole, the checksum and the flags of a heap page are PostgreSQL's own business.
+    let mut theirs = heap(0);
+    theirs.change_flags(0, pgformat::page::PD_PAGE_FULL);
+    theirs.set_prune_xid(9);
+    theirs.0[100] = 1;
+    write(dir.path(), "global/1262", &[theirs]);
+    // A file may end with blocks that were never used.
+    write(dir.path(), "base/5/16384_vm", &[Page::default(), Page::default()]);
+    let report = compare(dir.path(), &mut model).await;
+    assert!(report.equal, "{}", report.render());
+    assert_eq!(report.empty_tail_pages, 1);
+}
+
+/// What is told about the one thing that `plant` breaks.
+async fn planted(plant: impl FnOnce(&Path, &mut Model)) -> Difference {
+    let dir = dir();
+    let mut model = cluster(dir.path());
+    plant(dir.path(), &mut model);
+    let report = compare(dir.path(), &mut model).await;
+    assert_eq!((report.equal, report.differences), (false, 1), "{}", report.render());
+    assert!(report.render().contains(&report.examples[0].file));
+    report.examples[0].clone()
+}
+
+#[tokio::test]
+async fn every_difference_is_found_and_named() {
+    let d = planted(|_, m| m.page("1663/5/16384", 150).0[8182] ^= 1).await;
+    assert_eq!((d.file.as_str(), d.block, d.offset, d.bytes), ("base/5/16384", Some(150), Some(8182), Some(1)));
+    assert_eq!(d.their_lsn, Some(Lsn::new(0x0200_0000 + 150)));
+    assert!(d.ours.is_some_and(|b| b.starts_with("97")) && d.theirs.is_some_and(|b| b.starts_with("96")));
+
+    let d = planted(|_, m| m.page("99999/5/16390", 0).set_lsn(Lsn::new(5))).await;
+    assert_eq!(
+        (d.file.as_str(), d.offset, d.our_lsn),
+        ("pg_tblspc/99999/PG_15_202209061/5/16390", Some(4), Some(Lsn::new(5)))
+    );
+    let d = planted(|_, m| m.page("1663/5/16384_vm", 0).0[30] = 1).await;
+    assert_eq!(d.file, "base/5/16384_vm");
+    let d = planted(|_, m| m.page("1663/5/16400_init", 0).0[8170] ^= 1).await;
+    assert_eq!(d.file, "base/5/16400_init");
+    let d = planted(|_, m| m.segments.get_mut(&(Slru::Xact, 0)).expect("a segment")[8191] = 0).await;
+    assert_eq!((d.file.as_str(), d.block, d.offset), ("pg_xact/0000", Some(0), Some(8191)));
+    let d = planted(|_, m| drop(m.segments.remove(&(Slru::Xact, 0)))).await;
+    assert_eq!((d.file.as_str(), d.bytes), ("pg_xact/0000", Some(8192)));
+    let d = planted(|_, m| m.segments.get_mut(&(Slru::MultixactOffsets, 0)).expect("a segment")[8192] = 1).await;
+    assert_eq!((d.file.as_str(), d.block), ("pg_multixact/offsets/0000", Some(1)));
+
+    let tag = BlockTag { fork: rel("1664/0/1262"), blk: 0 };
+    let d = planted(|_, m| drop(m.pages.insert(tag, Err("WF017 cannot be redone".to_owned())))).await;
+    assert!(d.file == "global/1262" && d.what.contains("WF017"), "{}", d.what);
+    let d = planted(|_, m| assert_eq!(m.sizes.insert(rel("1664/0/1262"), 0), Some(1))).await;
+    assert!(d.what.contains("does not have it"), "{}", d.what);
+    let d = planted(|_, m| assert_eq!(m.sizes.remove(&rel("1664/0/1262")), Some(1))).await;
+    assert!(d.what.contains("does not have it"), "{}", d.what);
+    let d = planted(|_, m| m.fork("1663/5/16384", &(0..=200u8).map(heap).collect::<Vec<_>>())).await;
+    assert!(d.what.contains("201 blocks, the cluster 200"), "{}", d.what);
+    let d = planted(|_, m| m.fork("1663/5/17000", &[])).await;
+    assert!(d.file == "1663/5/17000" && d.what.contains("no such fork"), "{}", d.what);
+    let d = planted(|root, _| write(root, "base/5/17000", &[])).await;
+    assert!(d.file == "base/5/17000" && d.what.contains("no such fork"), "{}", d.what);
+    let d = planted(|root, _| write(root, "base/5/17000", &[heap(1)])).await;
+    assert!(d.file == "base/5/17000" && d.block == Some(0), "{}", d.what);
+    let d = planted(|_, m| {
+        let (what, ours, theirs) = ("next transaction".to_owned(), "799".to_owned(), "800".to_owned());
+        m.control.push(ControlDifference { what, ours, theirs });
+    })
+    .await;
+    assert!(d.file == CONTROL_FILE_NAME && d.what.contains("ours 799, file's 800"), "{}", d.what);
+}
+
+#[test]
+fn only_a_stopped_cluster_is_compared() {
+    let dir = dir();
+    cluster(dir.path());
+    for state in [DbState::Production, DbState::CrashRecovery, DbState::ShutdownInRecovery] {
+        std::fs::write(dir.path().join(CONTROL_FILE_NAME), control(state, CHECKPOINT).to_bytes()).expect("written");
+        let error = Local::read(dir.path()).expect_err("not shut down").to_string();
+        assert!(error.contains("not shut down cleanly"), "{error}");
+    }
+    // Positions where no record can begin.
+    for at in [0, 8, 0x0300_0000, 0x0300_0020, 0x0300_002C, 0x0300_4010] {
+        let file = control(DbState::Shutdown, Lsn::new(at));
+        std::fs::write(dir.path().join(CONTROL_FILE_NAME), file.to_bytes()).expect("written");
+        assert!(Local::read(dir.path()).is_err(), "a checkpoint at {at:X}");
+    }
+    // The record goes over a page's end, and over a segment's: 24 and 40 bytes of headers.
+    for (at, end) in
+        [(0x0300_1FF0, 0x0300_1FF0 + 120 + 24), (0x03FF_FFE8, 0x03FF_FFE8 + 120 + 40), (0x0300_1F88, 0x0300_2000)]
+    {
+        let file = control(DbState::Shutdown, Lsn::new(at));
+        std::fs::write(dir.path().join(CONTROL_FILE_NAME), file.to_bytes()).expect("written");
+        assert_eq!(Local::read(dir.path()).expect("a cluster").lsn, Lsn::new(end), "a checkpoint at {at:X}");
+    }
+    let mut torn = control(DbState::Shutdown, CHECKPOINT).to_bytes();
+    torn[50] ^= 1;
+    std::fs::write(dir.path().join(CONTROL_FILE_NAME), torn).expect("written");
+    assert!(Local::read(dir.path()).is_err(), "a damaged control file");
+}

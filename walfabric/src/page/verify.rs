@@ -1,0 +1,376 @@
+//! Whether a pageserver has the pages of a stopped cluster, all of them and no others, as of its last checkpoint.
+//!
+//! Compared are all forks but free space maps, which are hints, and the main forks and maps of unlogged relations,
+//! which WAL does not describe; SLRU segments; the control file. Pages are compared as the judges of redo compare them
+//! ([`pgformat::compare`]), page LSN included. Beyond its list of differences only this is allowed: a server makes forks
+//! and segments longer before it logs anything for the new blocks, so its files may end with empty pages that the
+//! pageserver does not have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use pgformat::compare::{ALLOWED, Against, Case, Kind, verdict};
+use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
+use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
+use pgformat::slru::Slru;
+use pgformat::{Lsn, PgMajor};
+use proto::api::ControlDifference;
+use serde::Serialize;
+
+use super::local::{File, Local};
+
+/// Blocks read and asked for at a time: 1 MiB.
+const CHUNK_BLOCKS: usize = 128;
+/// Differences told one by one; more are counted.
+const EXAMPLES_MAX: usize = 20;
+/// Bytes of a difference that are shown.
+const SHOWN_BYTES: usize = 16;
+/// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`).
+const FIRST_NORMAL_OID: u32 = 16384;
+
+/// Where our side comes from, all of it at one LSN.
+pub trait Source {
+    /// Every fork with its blocks.
+    fn relations(&mut self) -> impl Future<Output = Result<BTreeMap<RelFork, BlockNumber>>>;
+    /// Pages, or why there is none.
+    fn pages(&mut self, tags: &[BlockTag]) -> impl Future<Output = Result<Vec<Result<Bytes, String>>>>;
+    /// An SLRU's segments.
+    fn segments(&mut self, slru: Slru) -> impl Future<Output = Result<Vec<u32>>>;
+    /// All pages of a segment.
+    fn segment(&mut self, slru: Slru, segno: u32) -> impl Future<Output = Result<Bytes>>;
+    /// What differs from this control file.
+    fn control(&mut self, file: &[u8]) -> impl Future<Output = Result<Vec<ControlDifference>>>;
+}
+
+/// One difference.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Difference {
+    /// Path below the data directory; of a fork that has no file there, its name.
+    pub file: String,
+    /// Which block of the fork or segment.
+    pub block: Option<u32>,
+    /// Page LSN in the pageserver.
+    pub our_lsn: Option<Lsn>,
+    /// Page LSN in the file.
+    pub their_lsn: Option<Lsn>,
+    /// First byte of the page that differs.
+    pub offset: Option<usize>,
+    /// How many bytes differ.
+    pub bytes: Option<usize>,
+    /// The pageserver's bytes from there on, hexadecimal.
+    pub ours: Option<String>,
+    /// The file's bytes from there on, hexadecimal.
+    pub theirs: Option<String>,
+    /// In words.
+    pub what: String,
+}
+
+/// What was compared, and what differs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Report {
+    /// Version of this form.
+    pub schema: u32,
+    /// The state compared: end of the cluster's last checkpoint.
+    pub lsn: Lsn,
+    /// Whether nothing differs.
+    pub equal: bool,
+    /// Forks compared.
+    pub forks: u64,
+    /// Pages compared, of forks and segments.
+    pub pages: u64,
+    /// Of them, by what they belong to.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Empty pages at the end of files that the pageserver does not have.
+    pub empty_tail_pages: u64,
+    /// Pages whose only differences are allowed, by the entry of the list.
+    pub allowed: BTreeMap<&'static str, u64>,
+    /// Number of differences.
+    pub differences: u64,
+    /// The first of them.
+    pub examples: Vec<Difference>,
+}
+
+impl Report {
+    fn new(lsn: Lsn) -> Report {
+        Report {
+            schema: 1,
+            lsn,
+            equal: true,
+            forks: 0,
+            pages: 0,
+            kinds: BTreeMap::new(),
+            empty_tail_pages: 0,
+            allowed: BTreeMap::new(),
+            differences: 0,
+            examples: Vec::new(),
+        }
+    }
+
+    fn differs(&mut self, difference: Difference) {
+        self.equal = false;
+        self.differences += 1;
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(difference);
+        }
+    }
+
+    fn count(&mut self, kind: &'static str) {
+        self.pages += 1;
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+
+    /// For people.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out.push_str(&text);
+            out.push('\n');
+        };
+        let kinds: Vec<String> = self.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        line(format!("{} pages of {} forks compared at {}: {}", self.pages, self.forks, self.lsn, kinds.join(", ")));
+        self.allowed.iter().for_each(|(name, n)| line(format!("allowed: {name}: {n} pages")));
+        if self.empty_tail_pages > 0 {
+            line(format!("allowed: empty pages at the end of files: {}", self.empty_tail_pages));
+        }
+        for d in &self.examples {
+            let block = d.block.map_or_else(String::new, |b| format!(", block {b}"));
+            let shown = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |l| l.to_string());
+            let lsns = format!(" (page LSN ours {}, file's {})", shown(d.our_lsn), shown(d.their_lsn));
+            let lsns = if d.our_lsn.is_some() || d.their_lsn.is_some() { lsns } else { String::new() };
+            let bytes = match (d.offset, &d.ours, &d.theirs) {
+                (Some(at), Some(ours), Some(theirs)) => format!(", from byte {at}: ours {ours}, file's {theirs}"),
+                _ => String::new(),
+            };
+            line(format!("DIFFERENT {}{block}: {}{bytes}{lsns}", d.file, d.what));
+        }
+        let left = self.differences - self.examples.len() as u64;
+        if left > 0 {
+            line(format!("... and {left} more"));
+        }
+        line(if self.equal { "equal".to_owned() } else { format!("{} differences", self.differences) });
+        out
+    }
+}
+
+/// Compares `local` with `source`.
+///
+/// # Errors
+/// When a file cannot be read, or the pageserver does not answer. Differences go into the report.
+pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
+    let mut report = Report::new(local.lsn);
+    for d in source.control(&local.control_bytes).await? {
+        let what = format!("{}: ours {}, file's {}", d.what, d.ours, d.theirs);
+        report.differs(Difference { file: pgformat::control::CONTROL_FILE_NAME.to_owned(), ..in_words(what) });
+    }
+    let ours = source.relations().await?;
+    let unlogged: BTreeSet<_> =
+        local.forks.keys().chain(ours.keys()).filter(|f| f.fork == Fork::Init).map(|f| f.rel).collect();
+    let is_compared = |fork: &RelFork| match fork.fork {
+        Fork::Fsm => false,
+        Fork::Init => true,
+        Fork::Main | Fork::Vm => !unlogged.contains(&fork.rel),
+    };
+    for (fork, files) in local.forks.iter().filter(|(fork, _)| is_compared(fork)) {
+        compare_fork(local, source, *fork, files, ours.get(fork).copied(), &mut report).await?;
+    }
+    for (fork, blocks) in ours.iter().filter(|(fork, _)| is_compared(fork) && !local.forks.contains_key(fork)) {
+        let what = format!("the pageserver has {blocks} blocks of it, the cluster has no such fork");
+        report.differs(Difference { file: fork.to_string(), ..in_words(what) });
+    }
+    for slru in Slru::ALL {
+        compare_slru(local, source, slru, &mut report).await?;
+    }
+    Ok(report)
+}
+
+fn in_words(what: String) -> Difference {
+    Difference {
+        file: String::new(),
+        block: None,
+        our_lsn: None,
+        their_lsn: None,
+        offset: None,
+        bytes: None,
+        ours: None,
+        theirs: None,
+        what,
+    }
+}
+
+async fn compare_fork(
+    local: &Local,
+    source: &mut impl Source,
+    fork: RelFork,
+    files: &[File],
+    ours: Option<BlockNumber>,
+    report: &mut Report,
+) -> Result<()> {
+    report.forks += 1;
+    let mut end = 0;
+    for file in files {
+        let odd = file.len % PAGE_SIZE as u64;
+        if file.first != end || odd != 0 {
+            let what = if odd == 0 { "blocks are missing before it" } else { "it ends inside of a page" };
+            report.differs(Difference { file: file.path.clone(), ..in_words(what.to_owned()) });
+        }
+        let blocks = u32::try_from(file.len / PAGE_SIZE as u64).context("a file of 2^32 pages")?;
+        end = file.first.saturating_add(blocks);
+        let content = &mut std::fs::File::open(local.root.join(&file.path)).with_context(|| file.path.clone())?;
+        let mut next = file.first;
+        while next < end {
+            let theirs = read_pages(content, (end - next) as usize).with_context(|| file.path.clone())?;
+            let tags: Vec<BlockTag> = (next..end).take(theirs.len()).map(|blk| BlockTag { fork, blk }).collect();
+            let here = tags.partition_point(|tag| tag.blk < ours.unwrap_or(0));
+            let pages = source.pages(&tags[..here]).await?;
+            for ((tag, theirs), ours) in tags.iter().zip(&theirs).zip(pages) {
+                compare_page(&file.path, *tag, theirs, ours, local.control.version, report);
+            }
+            for (tag, theirs) in tags.iter().zip(&theirs).skip(here) {
+                compare_tail(&file.path, *tag, theirs, report);
+            }
+            next += tags.len() as u32;
+        }
+    }
+    let first = files.first().map_or_else(|| fork.to_string(), |f| f.path.clone());
+    match ours {
+        None if end == 0 => {
+            report.differs(Difference { file: first, ..in_words("the pageserver has no such fork".to_owned()) });
+        }
+        Some(blocks) if blocks > end => {
+            let what = format!("the pageserver has {blocks} blocks, the cluster {end}");
+            report.differs(Difference { file: first, ..in_words(what) });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn read_pages(file: &mut std::fs::File, left: usize) -> std::io::Result<Vec<Box<Page>>> {
+    let count = left.min(CHUNK_BLOCKS);
+    let mut pages = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut page = Page::zeroed();
+        file.read_exact(&mut page.0)?;
+        pages.push(page);
+    }
+    Ok(pages)
+}
+
+/// A block that the pageserver does not have: nothing may be on it.
+fn compare_tail(path: &str, tag: BlockTag, theirs: &Page, report: &mut Report) {
+    if theirs.0[PAGE_HEADER_LEN..].iter().all(|b| *b == 0) {
+        report.empty_tail_pages += 1;
+        return;
+    }
+    let what = "the pageserver does not have it, and it is not empty".to_owned();
+    let (block, their_lsn) = (Some(tag.blk), Some(theirs.lsn()));
+    report.differs(Difference { file: path.to_owned(), block, their_lsn, ..in_words(what) });
+}
+
+fn compare_page(
+    path: &str,
+    tag: BlockTag,
+    theirs: &Page,
+    ours: Result<Bytes, String>,
+    version: PgMajor,
+    report: &mut Report,
+) {
+    let difference = |ours: Option<Lsn>, what: String| Difference {
+        file: path.to_owned(),
+        block: Some(tag.blk),
+        our_lsn: ours,
+        their_lsn: Some(theirs.lsn()),
+        ..in_words(what)
+    };
+    let ours = match ours.map(|bytes| Page::from_slice(&bytes)) {
+        Ok(Some(page)) => page,
+        Ok(None) => return report.differs(difference(None, "the pageserver's page has another length".to_owned())),
+        Err(text) => return report.differs(difference(None, format!("the pageserver has no page: {text}"))),
+    };
+    if theirs.is_new() && ours.is_new() && theirs.0[PAGE_HEADER_LEN..] == ours.0[PAGE_HEADER_LEN..] {
+        return report.count("new");
+    }
+    let Some(kind) = Kind::of_page(theirs, tag.fork.fork) else {
+        report.count("unknown");
+        let same = ours.0[..8] == theirs.0[..8] && ours.0[10..] == theirs.0[10..];
+        if !same {
+            report.differs(difference(Some(ours.lsn()), "it differs, and is of no known kind".to_owned()));
+        }
+        return;
+    };
+    report.count(kind.name());
+    // Only a database that was created after the import can lack bits of its maps.
+    let logged_database = version.has_wal_logged_create_database() && tag.fork.rel.db >= FIRST_NORMAL_OID;
+    let case = Case { against: Against::File, tag, kind, logged_database };
+    match verdict(&ours, theirs, &case) {
+        Err(e) => report.differs(difference(Some(ours.lsn()), e.to_string())),
+        Ok(verdict) => match verdict.left.first() {
+            None => verdict.used.iter().for_each(|n| *report.allowed.entry(ALLOWED[*n].name).or_default() += 1),
+            Some(at) => {
+                let what = format!("{} bytes of a {} page differ", verdict.left.len(), kind.name());
+                let mut found = difference(Some(ours.lsn()), what);
+                found.bytes = Some(verdict.left.len());
+                show_bytes(&mut found, *at, &ours.0, &theirs.0);
+                report.differs(found);
+            }
+        },
+    }
+}
+
+fn show_bytes(found: &mut Difference, at: usize, ours: &[u8], theirs: &[u8]) {
+    let hex = |bytes: &[u8]| bytes.iter().skip(at).take(SHOWN_BYTES).map(|b| format!("{b:02x}")).collect::<String>();
+    found.offset = Some(at);
+    found.ours = Some(hex(ours));
+    found.theirs = Some(hex(theirs));
+}
+
+/// Both sides may lack pages of zeros: they are written when memory is needed.
+async fn compare_slru(local: &Local, source: &mut impl Source, slru: Slru, report: &mut Report) -> Result<()> {
+    let ours: BTreeSet<u32> = source.segments(slru).await?.into_iter().collect();
+    let theirs = local.segments.keys().filter(|(s, _)| *s == slru).map(|(_, segno)| *segno);
+    let all: BTreeSet<u32> = ours.iter().copied().chain(theirs).collect();
+    for segno in all {
+        let ours = if ours.contains(&segno) { source.segment(slru, segno).await? } else { Bytes::new() };
+        let theirs = match local.segments.get(&(slru, segno)) {
+            Some(path) => std::fs::read(local.root.join(path)).with_context(|| path.clone())?,
+            None => Vec::new(),
+        };
+        for n in 0..ours.len().max(theirs.len()).div_ceil(PAGE_SIZE) {
+            report.count(slru.directory());
+            let (ours, theirs) = (slru_page(&ours, n), slru_page(&theirs, n));
+            let differing = || ours.iter().zip(&theirs).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
+            let Some(at) = differing().next() else { continue };
+            let bytes = differing().count();
+            let mut found = Difference {
+                file: slru.path(segno),
+                block: Some(n as u32),
+                bytes: Some(bytes),
+                ..in_words(format!("{bytes} bytes of the page differ"))
+            };
+            show_bytes(&mut found, at, &ours, &theirs);
+            report.differs(found);
+        }
+    }
+    Ok(())
+}
+
+fn slru_page(segment: &[u8], n: usize) -> [u8; PAGE_SIZE] {
+    let mut page = [0; PAGE_SIZE];
+    let rest = segment.get(n * PAGE_SIZE..).unwrap_or_default();
+    let len = rest.len().min(PAGE_SIZE);
+    page[..len].copy_from_slice(&rest[..len]);
+    page
+}
+
+/// Lists `data_dir` on a thread that may block.
+///
+/// # Errors
+/// See [`Local::read`].
+pub async fn read_local(data_dir: &Path) -> Result<Local> {
+    let root = data_dir.to_owned();
+    tokio::task::spawn_blocking(move || Local::read(&root)).await.context("the data directory cannot be read")?
+}
