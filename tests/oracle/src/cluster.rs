@@ -61,11 +61,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster in `root`, which must not exist.
+    /// Makes a cluster in `root`, which must not exist. `options` are initdb's; `-k` for data checksums.
     ///
     /// # Errors
     /// Says what initdb said.
-    pub fn create(programs: Programs, root: &Path, checksums: bool) -> Result<Cluster> {
+    pub fn create(programs: Programs, root: &Path, options: &[&str]) -> Result<Cluster> {
         ensure!(!root.exists(), "{} exists already", root.display());
         let root = std::path::absolute(root)?;
         let len = root.as_os_str().len();
@@ -75,11 +75,9 @@ impl Cluster {
         cluster.own(&cluster.root)?;
         let mut initdb = cluster.programs.command("initdb");
         initdb.args(["--no-sync", "--auth=trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D"]);
-        initdb.arg(cluster.data());
-        // 18 has them unless told otherwise.
-        if checksums {
-            initdb.arg("-k");
-        } else if cluster.major()? >= 18 {
+        initdb.arg(cluster.data()).args(options);
+        // 18 has checksums unless told otherwise.
+        if !options.contains(&"-k") && cluster.major()? >= 18 {
             initdb.arg("--no-data-checksums");
         }
         run(&mut initdb)?;

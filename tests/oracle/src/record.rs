@@ -18,7 +18,7 @@ pub enum Workload {
     Extra,
     /// What SQL alone does not produce: lost records, promotion, truncated SLRUs, hints, compression.
     Special,
-    /// `wal_level = minimal`.
+    /// `wal_level = minimal`, segments of 1 MiB.
     Minimal,
     /// PostgreSQL's own regression tests.
     Regress,
@@ -77,7 +77,7 @@ pub fn record(programs: Programs, workload: Workload, dir: &Path, n: u32) -> Res
 }
 
 fn extra(programs: Programs, dir: &Path, n: u32) -> Result<()> {
-    let mut cluster = Cluster::create(programs, dir, false)?;
+    let mut cluster = Cluster::create(programs, dir, &[])?;
     cluster.keep_base()?;
     // lz4 where the server knows it; pglz takes more time than what it saves is worth.
     let compression = if cluster.has_lz4()? { "lz4" } else { "off" };
@@ -101,7 +101,7 @@ const FIRST_XID: &str = "1048576";
 const FIRST_MULTIXACTS: &str = "131072,1";
 
 fn special(programs: Programs, dir: &Path, n: u32) -> Result<()> {
-    let mut cluster = Cluster::create(programs, dir, true)?;
+    let mut cluster = Cluster::create(programs, dir, &["-k"])?;
     // Most packages have no pg_resetwal: then all the transactions between are really used up.
     let jumps = cluster.has("pg_resetwal");
     if jumps {
@@ -175,7 +175,7 @@ fn promote(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn minimal(programs: Programs, dir: &Path, n: u32) -> Result<()> {
-    let mut cluster = Cluster::create(programs, dir, false)?;
+    let mut cluster = Cluster::create(programs, dir, &["--wal-segsize=1"])?;
     cluster.keep_base()?;
     // What one transaction creates and fills is logged as images at its end, however large it is.
     cluster.configure(&format!("{SETTINGS}wal_level = minimal\nmax_wal_senders = 0\nwal_skip_threshold = 1GB"))?;
@@ -185,7 +185,7 @@ fn minimal(programs: Programs, dir: &Path, n: u32) -> Result<()> {
 }
 
 fn regress(programs: Programs, dir: &Path) -> Result<()> {
-    let mut cluster = Cluster::create(programs, dir, false)?;
+    let mut cluster = Cluster::create(programs, dir, &[])?;
     let suite = Suite::find(cluster.major()?)?;
     cluster.keep_base()?;
     // Ten gigabytes without compression.
