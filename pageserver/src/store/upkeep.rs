@@ -79,3 +79,6 @@ fn once(store: &Store) -> Wait {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,12 +43,10 @@ impl S3Blobs {
     fn error(&self, operation: &'static str, path: &Path, e: &Error) -> BlobError {
         let kind = match e {
             Error::NotFound { .. } => BlobErrorKind::NotFound,
-            Error::NotSupported { .. }
-            | Error::NotImplemented { .. }
-            | Error::InvalidPath { .. }
-            | Error::PermissionDenied { .. }
-            | Error::Unauthenticated { .. }
-            | Error::UnknownConfigurationKey { .. } => BlobErrorKind::Terminal,
+            Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. } => {
+                BlobErrorKind::Terminal
+            }
+            // Also a refused key: it heals when the operator has put it right.
             _ => BlobErrorKind::Retryable,
         };
         BlobError { kind, operation, name: format!("{}/{path}", self.place), detail: e.to_string() }

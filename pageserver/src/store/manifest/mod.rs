@@ -216,6 +216,7 @@ impl Manifests {
     }
 
     /// Its number.
+    #[cfg(test)]
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
