@@ -1,8 +1,10 @@
 //! `walfabric demo`: the main job on a real PostgreSQL, with kills, and the proof afterwards that nothing was lost.
 //!
-//! Exits 0 only if every acknowledged commit is in PostgreSQL, on a quorum and in the pageserver, byte by byte.
+//! Exits 0 only if every acknowledged commit is in PostgreSQL, on a quorum and in the pageserver, the WAL is the same byte
+//! by byte, and so is every page of the stopped cluster.
 
 mod act;
+mod pages;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -61,7 +63,9 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
             if own && !args.keep {
                 std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
             }
-            story.chapter("PROVED: no acknowledged commit was lost, and every copy of the WAL is the same");
+            story.chapter(
+                "PROVED: no acknowledged commit was lost, every copy of the WAL is the same, and so is every page",
+            );
             Ok(exit::OK)
         }
         Err(e) => {
@@ -102,12 +106,14 @@ async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<
     ledger.wait_progress(200, Duration::from_secs(60)).await?;
     bench.expect_running()?;
     drop(bench);
+    scene.show_a_page().await?;
 
-    story.chapter("proof");
+    story.chapter("proof: every acknowledged commit, every copy of the WAL");
     let unknown = ledger.unknown();
     let acked = ledger.finish().await;
     story.line(&format!("{} commits were acknowledged ({unknown} unknown: the client heard nothing)", acked.len()));
-    verify::verify(&fabric, &acked, &mut |text| story.line(text)).await
+    verify::verify(&fabric, &acked, &mut |text| story.line(text)).await?;
+    pages::verify_pages(story, &dir, &fabric).await
 }
 
 /// A running pgbench; killed when dropped.
