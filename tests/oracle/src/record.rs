@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::cluster::{Cluster, Programs};
@@ -192,11 +192,17 @@ fn regress(programs: Programs, dir: &Path) -> Result<()> {
     let compression = if cluster.has_lz4()? { "lz4" } else { "on" };
     cluster.configure(&format!("{SETTINGS}wal_compression = {compression}\nrestart_after_crash = off"))?;
     cluster.start()?;
-    let left_out = suite.run(&cluster)?;
+    let left_out = suite.run(&cluster);
+    let log = std::fs::read(dir.join("log"))?;
+    let log = String::from_utf8_lossy(&log);
+    let mut lines = log.lines().skip_while(|line| !line.contains("was terminated by signal"));
+    // What the process was doing stands in the line behind.
+    if let Some(crash) = lines.next() {
+        bail!("the server crashed: {crash} {}", lines.next().unwrap_or_default());
+    }
+    let left_out = left_out?;
     if !left_out.is_empty() {
         println!("tests left out, because they need a regress.so for this server or crash it: {}", left_out.join(" "));
     }
-    let log = std::fs::read(dir.join("log"))?;
-    ensure!(!String::from_utf8_lossy(&log).contains("was terminated by signal"), "the server crashed: see its log");
     cluster.stop("fast")
 }

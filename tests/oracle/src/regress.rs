@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use crate::cluster::Cluster;
 
 /// Tests of a later minor that crash a server without its corrections: (server, test).
-const CRASHES: [(&str, &str); 2] = [("17.10", "sqljson"), ("18.4", "sqljson")];
+const CRASHES: [(&str, &str); 4] =
+    [("17.10", "sqljson"), ("18.4", "sqljson"), ("17.10", "hash_part"), ("18.4", "hash_part")];
 /// How many tests of one group run at once.
 const AT_ONCE: usize = 8;
 /// Seconds after which a test is given up.

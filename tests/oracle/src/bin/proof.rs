@@ -144,9 +144,18 @@ fn all(args: &All) -> Result<ExitCode> {
     workloads.extend(args.regress.then_some(Workload::Regress));
     let plan = Plan { workloads: &workloads, dir: dir.path(), scale: args.scale, golden: args.golden.as_deref() };
     let mut outcomes = Vec::new();
+    let mut failed = false;
     for server in &args.servers {
-        outcomes.push(whole::server(server, &plan)?);
+        match whole::server(server, &plan) {
+            Ok(outcome) => outcomes.push(outcome),
+            // The others are worth knowing.
+            Err(e) => {
+                println!("{server}: {e:#}");
+                failed = true;
+            }
+        }
     }
     print!("{}", whole::table(&outcomes));
-    Ok(if outcomes.iter().all(Outcome::is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let good = !failed && outcomes.iter().all(Outcome::is_good);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
