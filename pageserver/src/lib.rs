@@ -10,6 +10,7 @@
 //! | `read` | pages and metadata as of an LSN | rules |
 //! | `timeline` | the handle of one attached timeline | no |
 //! | `node` | the registry, attach, what all tasks share | no |
+//! | [`offline`] | pages of a stopped cluster and its WAL files, without a server | no |
 //! | `net`, `http`, `rows` | libpq and HTTP ports, the tables of SHOW | no |
 //! | [`config`] | settings, checked | |
 //! | [`server`] | start and stop of the process | no |
@@ -25,6 +26,7 @@ mod manager;
 mod metrics;
 mod net;
 mod node;
+pub mod offline;
 mod read;
 mod receive;
 mod rows;

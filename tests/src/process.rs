@@ -114,9 +114,8 @@ impl Postgres {
     /// # Errors
     /// When it does not.
     pub async fn restart(&mut self) -> Result<()> {
-        let mut command = walfabric::postgres::command(&self.bin_dir, "postgres", walfabric::postgres::run_as()?);
-        command.arg("-D").arg(&self.data_dir).args(["-p", &self.port.to_string()]).current_dir("/");
-        let mut process = Process::spawn(command, &self.data_dir.with_extension("log"))?;
+        self.spawn()?;
+        let mut process = self.process.take().context("it was just started")?;
         let conninfo = self.conninfo();
         wait::until("PostgreSQL accepting connections", Duration::from_secs(30), async || {
             assert!(process.running(), "PostgreSQL ended: see {}", self.data_dir.with_extension("log").display());
@@ -124,6 +123,17 @@ impl Postgres {
         })
         .await;
         self.process = Some(process);
+        Ok(())
+    }
+
+    /// Starts the postmaster and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        let mut command = walfabric::postgres::command(&self.bin_dir, "postgres", walfabric::postgres::run_as()?);
+        command.arg("-D").arg(&self.data_dir).args(["-p", &self.port.to_string()]).current_dir("/");
+        self.process = Some(Process::spawn(command, &self.data_dir.with_extension("log"))?);
         Ok(())
     }
 

@@ -12,9 +12,11 @@
 //! | `backup` | BASE_BACKUP as a stream of files |
 //! | `tar` | archives |
 //! | `load` | from files to versions |
+//! | `directory` | the files of a cluster that is stopped |
 //! | `request` | what was asked for, kept across restarts |
 
 mod backup;
+pub(crate) mod directory;
 mod load;
 mod request;
 mod tar;

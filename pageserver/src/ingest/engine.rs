@@ -79,6 +79,24 @@ impl Engine {
         Position { end: last.end, start: last.start }
     }
 
+    /// Takes in a chunk, as far as storage lets it. Without pieces: what storage did not take before.
+    pub(crate) fn take(&mut self, pieces: &[Piece]) -> Taken {
+        let mut taken = Taken { records: 0, end: self.position(), refused: None, halted: None, blocked: None };
+        for piece in pieces {
+            if let Err(e) = self.feed(piece, &mut taken.records) {
+                taken.refused = Some(e);
+                break;
+            }
+        }
+        match self.hand_over() {
+            Ok(()) => taken.end = self.position(),
+            Err(Blocked::Full(why)) => taken.blocked = Some(why),
+            Err(Blocked::Stopped(why)) => self.halted = Some(Halt::Stopped(why)),
+        }
+        taken.halted = self.halted.clone();
+        taken
+    }
+
     /// Takes in a piece; counts its records.
     fn feed(&mut self, piece: &Piece, records: &mut u64) -> Result<(), WalError> {
         let Engine { decoder, mapper, store, batch, import_end, halted } = self;
@@ -216,19 +234,6 @@ impl Task for Take {
     }
 
     fn run(self, engine: &mut Engine, _: &Metrics) -> Result<Taken, String> {
-        let mut taken = Taken { records: 0, end: engine.position(), refused: None, halted: None, blocked: None };
-        for piece in &self.pieces {
-            if let Err(e) = engine.feed(piece, &mut taken.records) {
-                taken.refused = Some(e);
-                break;
-            }
-        }
-        match engine.hand_over() {
-            Ok(()) => taken.end = engine.position(),
-            Err(Blocked::Full(why)) => taken.blocked = Some(why),
-            Err(Blocked::Stopped(why)) => engine.halted = Some(Halt::Stopped(why)),
-        }
-        taken.halted = engine.halted.clone();
-        Ok(taken)
+        Ok(engine.take(&self.pieces))
     }
 }

@@ -56,6 +56,17 @@ pub fn cpu_seconds_of_reaped() -> f64 {
     own_ticks(13) / TICKS_PER_SECOND
 }
 
+/// CPU seconds of the calling thread, to the nanosecond.
+///
+/// # Errors
+/// When the kernel does not tell (no schedstat).
+pub fn cpu_seconds_of_thread() -> std::io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    // Its first number: nanoseconds on a CPU.
+    let ns = text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
+    ns.map(|ns| ns as f64 / 1e9).ok_or_else(|| std::io::Error::other("/proc/thread-self/schedstat is empty"))
+}
+
 /// User and system time, which stand so many fields behind the name.
 fn own_ticks(skip: usize) -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();

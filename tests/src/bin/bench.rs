@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use tests::bench::run::{Extent, Run};
-use tests::bench::{environment, parts};
+use tests::bench::{environment, parts, replay};
 
 #[derive(Parser)]
 #[command(about = "Measures walfabric against peers, paired and interleaved, and prints the table")]
@@ -24,25 +24,31 @@ struct Args {
     /// Print the parts with their time budgets and end
     #[arg(long)]
     list: bool,
+    /// Be the process of one step of our replay, for the part `ingest`
+    #[arg(long, hide = true, num_args = 1..)]
+    offline: Vec<String>,
 }
 
 /// A part: its name, and its time budgets in seconds by extent (quick, table, full).
 type Part = (&'static str, [u64; 3]);
 
 /// Every part, in the order in which they run.
-const PARTS: [Part; 12] = [
-    ("commit", [50, 560, 1500]),
-    ("unsynced", [24, 120, 260]),
-    ("stall", [18, 90, 240]),
-    ("memory", [15, 30, 60]),
-    ("catchup", [30, 150, 600]),
-    ("cost", [12, 60, 200]),
-    ("push", [15, 120, 600]),
-    ("kills", [20, 130, 600]),
-    ("proposers", [8, 40, 300]),
-    ("idle", [15, 60, 300]),
-    ("trickle", [10, 45, 150]),
-    ("sim", [6, 20, 120]),
+const PARTS: [Part; 15] = [
+    ("commit", [44, 540, 1500]),
+    ("unsynced", [18, 100, 260]),
+    ("stall", [14, 50, 240]),
+    ("memory", [15, 25, 60]),
+    ("catchup", [22, 90, 600]),
+    ("cost", [8, 25, 200]),
+    ("push", [10, 60, 600]),
+    ("kills", [16, 80, 600]),
+    ("proposers", [6, 25, 300]),
+    ("idle", [12, 35, 300]),
+    ("trickle", [10, 30, 150]),
+    ("sim", [4, 10, 120]),
+    ("ingest", [28, 250, 1500]),
+    ("redo", [12, 50, 200]),
+    ("getpage", [14, 75, 300]),
 ];
 
 /// Seconds of all parts together, for one extent.
@@ -72,12 +78,19 @@ async fn measure(name: &str, run: &mut Run) -> Result<()> {
         "push" => parts::push::run(run).await,
         "kills" => parts::kills::run(run).await,
         "sim" => parts::sim::run(run).await,
+        "ingest" => parts::ingest::run(run).await,
+        "redo" => parts::redo::run(run).await,
+        "getpage" => parts::getpage::run(run).await,
         other => bail!("part {other} is listed and not known"),
     }
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    if !args.offline.is_empty() {
+        replay::child(&args.offline)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.list {
         list();
         return Ok(ExitCode::SUCCESS);

@@ -1,10 +1,11 @@
 //! How many simulated schedules one CPU works through in a second: what `make sim` costs.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::bench::figure::{Figure, Sample};
 use crate::bench::run::Run;
+use crate::bench::usage;
 use crate::bench::window::Window;
 
 /// Schedules per sample.
@@ -19,7 +20,7 @@ pub async fn run(run: &mut Run) -> Result<()> {
     let mut samples = Vec::new();
     for block in 0..blocks {
         let window = Window::open(&[]);
-        let (from, cpu) = (block * SEEDS, thread_cpu_seconds()?);
+        let (from, cpu) = (block * SEEDS, usage::cpu_seconds_of_thread()?);
         let mut events = 0;
         for seed in from..from + SEEDS {
             let report = crate::sim::run(seed, None, false);
@@ -30,7 +31,7 @@ pub async fn run(run: &mut Run) -> Result<()> {
                 report.violation.map_or(String::new(), |v| v.to_string())
             );
         }
-        let (cpu, elapsed) = (thread_cpu_seconds()? - cpu, window.close());
+        let (cpu, elapsed) = (usage::cpu_seconds_of_thread()? - cpu, window.close());
         let value = SEEDS as f64 / cpu;
         run.raw(
             json!({"from": from, "seeds": SEEDS, "events": events, "cpu_seconds": cpu, "seconds": elapsed.seconds,
@@ -40,11 +41,4 @@ pub async fn run(run: &mut Run) -> Result<()> {
     }
     run.figure(Figure::of(format!("simulated schedules per CPU second, seeds 0 to {}", blocks * SEEDS - 1), &samples));
     Ok(())
-}
-
-/// First number of the thread's schedstat: nanoseconds on a CPU.
-fn thread_cpu_seconds() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let ns: u64 = text.split_whitespace().next().context("schedstat is not empty")?.parse()?;
-    Ok(ns as f64 / 1e9)
 }
