@@ -1,12 +1,14 @@
-//! The pageserver's receiving end: chooses which safekeeper pushes a timeline here, takes the WAL in, and keeps it
-//! durable.
+//! The pageserver: chooses which safekeeper pushes a timeline here, makes page versions of its WAL, keeps them, and gives
+//! back any page at any LSN.
 //!
 //! | module | what | pure? |
 //! |---|---|---|
 //! | `choose` | which safekeeper, and why | yes |
 //! | `manager` | follows the broker, feeds the chooser, publishes choices | no |
 //! | `receive` | push and pull streams, feedback | no |
-//! | `ingest` | decodes records, keeps WAL and control file durable | no |
+//! | `import` | a running cluster becomes page versions | no |
+//! | `ingest` | records become versions in the store | mapping: yes |
+//! | `store` | every version of every key, in layers | plans: yes |
 //! | `read` | pages and metadata as of an LSN | rules |
 //! | `timeline` | the handle of one attached timeline | no |
 //! | `node` | the registry, attach, what all tasks share | no |
@@ -45,7 +47,7 @@ pub use server::{Server, StartError};
 /// Build version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Receives PostgreSQL WAL from the safekeeper it chose.
+/// Receives PostgreSQL WAL from the safekeeper it chose, and serves the pages that it describes.
 #[derive(Parser)]
 #[command(name = "pageserver", version)]
 struct Cli {

@@ -178,7 +178,7 @@ pub struct RecordPlace {
 /// How far an import is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImportStatus {
-    /// waiting, copying, replaying, done.
+    /// copying, replaying, done.
     pub state: String,
     /// Bytes copied by this attempt.
     pub bytes: u64,

@@ -12,7 +12,7 @@ use pgformat::datadir::{FileKind, classify};
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::relmap::{RelMapError, parse_relmap};
-use pgformat::slru::{SEGMENT_PAGES, Slru};
+use pgformat::slru::{SEGMENT_PAGES, Slru, full_xid};
 use pgformat::twophase::{TwoPhase, TwoPhaseError, check_file};
 use pgformat::{Lsn, PgMajor};
 
@@ -75,6 +75,8 @@ pub(super) struct Loader {
     forks: BTreeMap<RelFork, BlockNumber>,
     segments: BTreeMap<(Slru, u32), u32>,
     control: Option<ControlFile>,
+    /// States of prepared transactions, by the number in their file's name.
+    two_phase: Vec<(u64, Vec<u8>)>,
     /// Bytes taken.
     pub(super) bytes: u64,
 }
@@ -91,6 +93,7 @@ impl Loader {
             forks: BTreeMap::new(),
             segments: BTreeMap::new(),
             control: None,
+            two_phase: Vec::new(),
             bytes: 0,
         }
     }
@@ -170,7 +173,7 @@ impl Loader {
                 self.segments.insert((slru, segment), open.pages);
             }
             FileKind::RelMap(spc, db) => {
-                parse_relmap(&open.rest, self.version).map_err(|e| LoadError::RelMap(e, db))?;
+                parse_relmap(&open.rest, self.version).map(drop).map_err(|e| LoadError::RelMap(e, db))?;
                 self.blob(Key::of_database(Kind::RelMap, spc, db), &open.rest);
             }
             FileKind::Database(spc, db) => self.blob(Key::of_database(Kind::Database, spc, db), &[WHOLE]),
@@ -186,8 +189,7 @@ impl Loader {
         let wrong = |e| LoadError::TwoPhase(e, named);
         let state = check_file(file).map_err(wrong)?;
         TwoPhase::parse(state, self.version).map_err(wrong)?;
-        // Up to 16 the name has no epoch; which it is shows when the control file is here.
-        self.blob(two_phase_key(named), &[&self.lsn.get().to_le_bytes(), state].concat());
+        self.two_phase.push((named, [&self.lsn.get().to_le_bytes(), state].concat()));
         Ok(())
     }
 
@@ -212,6 +214,12 @@ impl Loader {
     /// When there was no control file, and as [`Loader::take`].
     pub(super) fn finish(mut self, tablespaces: &[Tablespace]) -> Result<ControlFile, LoadError> {
         let control = self.control.take().ok_or_else(|| LoadError::File("there is no global/pg_control".to_owned()))?;
+        for (named, state) in std::mem::take(&mut self.two_phase) {
+            // Up to 16 the name has no epoch.
+            let low = u32::try_from(named).ok();
+            let xid = low.map_or(named, |xid| full_xid(xid, control.checkpoint_copy.next_xid));
+            self.blob(two_phase_key(xid), &state);
+        }
         for (fork, size) in std::mem::take(&mut self.forks) {
             self.blob(Key::rel_size(fork), &size.to_le_bytes());
         }

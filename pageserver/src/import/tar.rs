@@ -163,7 +163,9 @@ mod tests {
         tar
     }
 
-    fn read(tar: &[u8], piece: usize) -> Result<(Vec<(String, Vec<u8>)>, bool), TarError> {
+    type Files = Vec<(String, Vec<u8>)>;
+
+    fn read(tar: &[u8], piece: usize) -> Result<(Files, bool), TarError> {
         let (mut reader, mut found) = (Reader::default(), Vec::<(String, Vec<u8>)>::new());
         for piece in tar.chunks(piece) {
             reader.feed(Bytes::copy_from_slice(piece), &mut |event| match event {

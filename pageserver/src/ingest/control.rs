@@ -1,9 +1,10 @@
-//! The control file of a timeline: what it was attached with, and a position from which a restart may scan.
+//! The control file of a timeline on this machine: that it is attached here, and with what.
 //!
 //! Two slots of fixed size are written in turn, each with a sequence number and a checksum, in a file whose blocks were
 //! reserved at attach: a full disk or a torn write never takes the last good slot. Layout: `docs/formats.md`.
 //!
-//! The position is saved lazily: the WAL itself says what came after it.
+//! It is written at the attach only. Positions and the number of the last choice are in storage, with the pages; the
+//! fields for them are those of an earlier version.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! The few file operations that the spool needs, behind a trait so that tests can make them fail.
+//! The few file operations that the control file needs, behind a trait so that tests can make them fail.
 //!
 //! All calls block: they run on blocking threads.
 

@@ -59,14 +59,6 @@ impl<T: Task> Job<T> {
         !matches!(self.0, State::Busy(_) | State::Done(_))
     }
 
-    /// The resource, while no work is under way.
-    pub(super) fn idle(&self) -> Option<&T::Resource> {
-        match &self.0 {
-            State::Idle(resource) => Some(resource),
-            _ => None,
-        }
-    }
-
     /// The resource for a short change that does not block, while no work is under way.
     pub(super) fn idle_mut(&mut self) -> Option<&mut T::Resource> {
         match &mut self.0 {

@@ -46,11 +46,6 @@ impl Batch {
         self.entries.push(BatchEntry { key, lsn, kind, at: small(at), len: small(len) });
     }
 
-    /// The value of one of this batch's entries.
-    pub(crate) fn value(&self, entry: &BatchEntry) -> &[u8] {
-        &self.buf[entry.at as usize..entry.at as usize + entry.len as usize]
-    }
-
     /// Forgets everything, keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.buf.clear();
@@ -60,11 +55,6 @@ impl Batch {
     /// Number of versions.
     pub(crate) const fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there is no version.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Bytes of the values.

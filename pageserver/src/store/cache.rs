@@ -39,7 +39,8 @@ pub(crate) struct BlockCache {
     layers: AtomicU64,
 }
 
-/// What the cache did so far, for metrics.
+/// What the cache did so far.
+#[cfg(test)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CacheStats {
     /// Blocks found.
@@ -80,6 +81,7 @@ impl BlockCache {
     }
 
     /// What it did so far.
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> CacheStats {
         CacheStats {
             hits: self.blocks.hits(),

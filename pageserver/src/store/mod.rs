@@ -52,9 +52,11 @@ pub(crate) use cache::BlockCache;
 pub(crate) use config::{Shared, StoreConfig};
 pub(crate) use error::StoreError;
 pub(crate) use history::{History, Version};
-pub(crate) use layer::{Layer, LayerSummary, LayerWriter, ReadAt, WriteOptions};
+pub(crate) use layer::{Layer, LayerSummary, LayerWriter};
+#[cfg(test)]
+pub(crate) use layer::{ReadAt, WriteOptions};
 pub(crate) use manifest::Durable;
-pub(crate) use set::{LayerMap, LayerSet};
+pub(crate) use set::LayerMap;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use timeline::{AppendError, Intake, Position, Store, WriteError};
 

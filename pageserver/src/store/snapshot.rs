@@ -51,11 +51,6 @@ impl Snapshot {
         self.set.layers.iter().all(|layer| layer.gather_cached(&mut gather)).then(|| gather.finish())
     }
 
-    /// Histories of several keys, in their order; best when the keys are sorted.
-    pub(crate) fn histories(&self, keys: &[Key], lsn: Lsn) -> Vec<Result<History, StoreError>> {
-        keys.iter().map(|key| self.history(*key, lsn)).collect()
-    }
-
     /// A piece of metadata; `None` when there is none at this LSN.
     ///
     /// # Errors

@@ -186,6 +186,7 @@ impl Store {
     }
 
     /// Whether versions are taken in.
+    #[cfg(test)]
     pub(crate) fn intake(&self) -> watch::Receiver<Intake> {
         self.intake.subscribe()
     }

@@ -83,7 +83,8 @@ mod tests {
             change(&mut live);
             named(&counters(&live, &file.checkpoint_copy)).join(" ")
         };
-        let planted: [(&dyn Fn(&mut CheckPoint), &str); 12] = [
+        type Plant<'a> = (&'a dyn Fn(&mut CheckPoint), &'a str);
+        let planted: [Plant<'_>; 12] = [
             (&|c| c.next_xid += 1, "next transaction"),
             (&|c| c.next_xid += 1 << 32, "next transaction"),
             (&|c| c.next_oid += 1, "next oid"),

@@ -127,13 +127,6 @@ impl FakeDisk {
         FakeDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// Flips a bit of a file, durably.
-    pub(crate) fn flip(&self, path: &Path, at: usize) {
-        let mut state = self.lock();
-        let Some(Node::File(id)) = state.names.get(path).copied() else { panic!("no file {}", path.display()) };
-        state.files[id].cache[at] ^= 0x10;
-    }
-
     /// Every file.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let state = self.lock();

@@ -33,7 +33,9 @@ use bytes::Bytes;
 
 use super::layer::ReadAt;
 
-pub(crate) use disk::{Disk, NewFile, OldFile, RealDisk};
+pub(crate) use disk::{Disk, RealDisk};
+#[cfg(test)]
+pub(crate) use disk::{NewFile, OldFile};
 pub(crate) use local::LocalBlobs;
 pub(crate) use storage::Storage;
 

@@ -20,7 +20,9 @@ use pgformat::Lsn;
 pub(super) use block::Block;
 pub(super) use filter::KeyHash;
 pub(crate) use iter::{FileIter, Through};
-pub(crate) use writer::{Compression, LayerWriter, WriteOptions};
+#[cfg(test)]
+pub(crate) use writer::Compression;
+pub(crate) use writer::{LayerWriter, WriteOptions};
 
 use self::filter::Filter;
 use self::format::{BlockRef, FOOTER_BYTES, Footer, HEADER_BYTES, Refusal};
@@ -174,11 +176,6 @@ impl Layer {
     /// What messages call it.
     pub(crate) fn name(&self) -> &str {
         self.source.name()
-    }
-
-    /// Memory of index and filter, in bytes.
-    pub(crate) fn memory(&self) -> usize {
-        self.index.len() * size_of::<BlockRef>() + self.filter.buckets() * filter::BUCKET_BYTES
     }
 
     /// Adds the versions that the gathered key has here; reads blocks that are not in the cache.

@@ -34,7 +34,9 @@ use bytes::Bytes;
 use pgformat::Lsn;
 
 use super::blobs::{BlobError, BlobErrorKind, Blobs, Created};
-pub(crate) use document::{HexKey, Importing, LayerEntry, Lease, Manifest};
+#[cfg(test)]
+pub(crate) use document::Lease;
+pub(crate) use document::{HexKey, Importing, LayerEntry, Manifest};
 pub(crate) use file::FileError;
 
 /// The folder of manifests.

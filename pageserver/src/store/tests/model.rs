@@ -110,7 +110,7 @@ impl Run {
             }
         }
         self.map.append(&mut batch).expect("versions in order");
-        assert!(batch.is_empty() && batch.bytes() == 0);
+        assert!(batch.len() == 0 && batch.bytes() == 0);
     }
 
     /// The inputs' versions spread over `outputs` files: by key, by LSN, or one here and one there.
@@ -138,7 +138,7 @@ impl Run {
         let turned = Snapshot::new(Arc::new(turned));
         let keys: Vec<Key> = (0..25).map(key).collect();
         for lsn in (0..=self.lsn + 8).step_by(4).map(Lsn::new) {
-            let histories = snapshot.histories(&keys, lsn);
+            let histories: Vec<_> = keys.iter().map(|key| snapshot.history(*key, lsn)).collect();
             for (key, history) in keys.iter().zip(histories) {
                 let expected = self.model.history(*key, lsn);
                 prop_assert_eq!(history.expect("whole files"), expected.clone(), "{} at {}", key, lsn);

@@ -81,5 +81,6 @@ fn what_was_published_is_read_while_layers_move() {
     });
     assert!(flushes.into_inner() >= BATCHES / AHEAD - 1);
     let all = merge(map.snapshot().iters(Key::all_of(Kind::SlruPage), Through::Bulk));
-    assert_eq!(all.map(|v| v.expect("whole files")).count() as u64, BATCHES * u64::from(KEYS), "none is lost");
+    let whole = all.filter(|v| v.as_ref().is_ok()).count() as u64;
+    assert_eq!(whole, BATCHES * u64::from(KEYS), "none is lost");
 }

@@ -1,16 +1,21 @@
 //! Changes of a timeline's manifest other than its layers: what is kept, and the steps of an import.
+//!
+//! Compaction honours a horizon and leases already; nothing sets them yet but tests.
 
 use pgformat::Lsn;
 
 use super::{Position, Store, WriteError, lock};
 use crate::store::files::File;
-use crate::store::manifest::{Lease, ManifestError};
+#[cfg(test)]
+use crate::store::manifest::Lease;
+use crate::store::manifest::ManifestError;
 
 impl Store {
     /// No read, branch or backup below `horizon`; it never moves back.
     ///
     /// # Errors
     /// Those of storage.
+    #[cfg(test)]
     pub(crate) fn set_horizon(&self, horizon: Lsn) -> Result<(), ManifestError> {
         self.edit(|m| {
             if m.horizon.is_none_or(|h| h < horizon) {
@@ -25,6 +30,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of storage.
+    #[cfg(test)]
     pub(crate) fn put_lease(&self, lease: Lease) -> Result<bool, ManifestError> {
         let mut readable = false;
         self.edit(|m| {
@@ -41,6 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of storage.
+    #[cfg(test)]
     pub(crate) fn drop_lease(&self, name: &str) -> Result<(), ManifestError> {
         self.edit(|m| m.leases.retain(|l| l.name != name))
     }

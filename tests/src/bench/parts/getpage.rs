@@ -119,7 +119,8 @@ pub async fn run(run: &mut Run) -> Result<()> {
 
 fn figures(run: &mut Run, ours: &[Block], theirs: &[Block], clients: usize) {
     let of = |blocks: &[Block], value: fn(&Block) -> Sample| -> Vec<Sample> { blocks.iter().map(value).collect() };
-    let values: [(&str, fn(&Block) -> Sample); 2] = [("p50", |b| b.p50), ("p99", |b| b.p99)];
+    type Value = fn(&Block) -> Sample;
+    let values: [(&str, Value); 2] = [("p50", |b| b.p50), ("p99", |b| b.p99)];
     for (name, value) in values {
         let what = format!("{name} us of a warm page, clients: {clients}");
         let figure = Figure::against(what, &of(ours, value), PEER, &of(theirs, value));

@@ -429,7 +429,7 @@ fn what_is_not_understood_stops_or_poisons() {
         let Err(MapError::Stop { record, why, .. }) = s.take() else { panic!("{rmid} {info} was taken") };
         assert_eq!(record, before.1.end);
         assert_eq!((s.rig.mapper.control().clone(), s.rig.mapper.last()), before, "nothing is taken of it");
-        assert!(s.rig.batch.is_empty());
+        assert!(s.rig.batch.len() == 0);
         why
     };
     assert!(matches!(refused(rmid::XLOG, 0xE0, &[1, 0, 0, 0]), StopReason::Effect(_)));

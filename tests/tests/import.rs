@@ -1,0 +1,144 @@
+//! Import of a running cluster, judged by the cluster's own files.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use proto::api::PageserverTimelineStatus;
+use tests::fabric::TestFabric;
+use walfabric::fabric::{Fabric, PostgresEntry};
+use walfabric::http::Http;
+use walfabric::sql;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn status(fabric: &Fabric) -> Result<PageserverTimelineStatus> {
+    let path = format!("/v1/tenant/{}/timeline/{}", fabric.tenant_id, fabric.timeline_id);
+    Http::new(Duration::from_secs(5))?.get(&fabric.pageservers[0].http, &path).await
+}
+
+async fn stage(fabric: &Fabric) -> String {
+    status(fabric).await.ok().and_then(|s| s.import).map_or_else(String::new, |import| import.state)
+}
+
+/// Copies a template by files and changes it, again and again, until the pages of the first attempt are copied.
+async fn copy_databases(fabric: Fabric, pg: PostgresEntry) -> Result<u32> {
+    let template = pg.conninfo().replace("dbname=postgres", "dbname=tmpl");
+    let client = sql::connect(&pg.conninfo()).await?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let (mut copies, mut seen) = (0, false);
+    while tokio::time::Instant::now() < deadline {
+        let stage = stage(&fabric).await;
+        seen |= stage == "copying";
+        if seen && stage != "copying" {
+            return Ok(copies);
+        }
+        copies += 1;
+        let create = format!("CREATE DATABASE copy{copies} TEMPLATE tmpl STRATEGY file_copy");
+        client.batch_execute(&create).await.context(create)?;
+        // Nobody may be connected to a template that is copied.
+        let session = sql::connect(&template).await?;
+        session.batch_execute("UPDATE t SET a = a + 1; INSERT INTO t VALUES (0, 'later')").await?;
+        drop(session);
+        wait_alone(&client).await?;
+    }
+    anyhow::bail!("the import copies nothing")
+}
+
+/// Waits until no session is connected to the template.
+async fn wait_alone(client: &tokio_postgres::Client) -> Result<()> {
+    let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'tmpl'";
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while sql::text(client, query).await? != "0" {
+        ensure!(tokio::time::Instant::now() < deadline, "a session stays connected to the template");
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Goal: a cluster that works, and copies databases by files while its pages are copied, is imported; every page of it is
+/// then what PostgreSQL's own files say. Method: a fabric whose pageserver has lost everything imports again, under a load
+/// that forces it to begin anew; PostgreSQL is stopped and all pages are compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Result<()> {
+    let fabric = TestFabric::up(&[])?;
+    let before = fabric.read()?;
+    let pg = before.postgres.clone().context("postgres")?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    client.batch_execute("CREATE DATABASE tmpl").await?;
+    let template = pg.conninfo().replace("dbname=postgres", "dbname=tmpl");
+    let session = sql::connect(&template).await?;
+    session
+        .batch_execute(
+            "CREATE TABLE t (a int, b text); INSERT INTO t SELECT i, 'before' FROM generate_series(1, 500) i",
+        )
+        .await?;
+    drop(session);
+    wait_alone(&client).await?;
+    // So much that copying it takes longer than copying the template.
+    client
+        .batch_execute("CREATE TABLE big AS SELECT i, repeat('x', 900) AS b FROM generate_series(1, 100000) i")
+        .await?;
+
+    fabric.ok(&["stop", "pageserver-1"])?;
+    let dir = &before.pageservers[0].data_dir;
+    std::fs::remove_dir_all(dir)?;
+    std::fs::remove_dir_all(dir.with_file_name("remote"))?;
+    fabric.ok(&["start", "pageserver-1"])?;
+    let copying = tokio::spawn(copy_databases(before.clone(), pg.clone()));
+    let (tenant, timeline) = (before.tenant_id.to_string(), before.timeline_id.to_string());
+    let import = std::process::Command::new(fabric.binary())
+        .args(["timeline", "import", "--from", &pg.conninfo(), "--broker", &before.broker.endpoint])
+        .args(["--broker-prefix", &before.broker.prefix, "--tenant-id", &tenant, "--timeline-id", &timeline])
+        .output();
+    let output = tokio::task::spawn_blocking(move || import).await??;
+    ensure!(output.status.success(), "import fails: {}", String::from_utf8_lossy(&output.stderr));
+    let copies = copying.await??;
+    let status = status(&before).await?;
+    let import = status.import.context("an import")?;
+    assert_eq!(import.state, "done");
+    assert!(
+        import.attempts > 1,
+        "one of {copies} copies fell into the first attempt, which counts no more: {import:?}"
+    );
+
+    // After the import a copy is taken as it comes.
+    client.batch_execute("CREATE DATABASE late TEMPLATE tmpl STRATEGY file_copy").await?;
+    let session = sql::connect(&template).await?;
+    session.batch_execute("DELETE FROM t WHERE a % 3 = 0; VACUUM t").await?;
+    drop((session, client));
+    fabric.ok(&["stop", "postgres"])?;
+    let verify = std::process::Command::new(fabric.binary())
+        .args(["page", "verify", "--pageserver", &before.pageservers[0].http, "--tenant", &tenant])
+        .args(["--timeline", &timeline, "--data-dir"])
+        .arg(&pg.data_dir)
+        .output()?;
+    let report = String::from_utf8_lossy(&verify.stdout);
+    assert_eq!(verify.status.code(), Some(0), "{report}{}", String::from_utf8_lossy(&verify.stderr));
+    assert!(report.contains("equal"), "{report}");
+
+    // A planted difference: one byte of a table's file.
+    let file = largest_file(&pg.data_dir.join("base"))?;
+    let mut bytes = std::fs::read(&file)?;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, &bytes)?;
+    let verify = std::process::Command::new(fabric.binary())
+        .args(["page", "verify", "--pageserver", &before.pageservers[0].http, "--tenant", &tenant])
+        .args(["--timeline", &timeline, "--data-dir"])
+        .arg(&pg.data_dir)
+        .output()?;
+    assert_eq!(verify.status.code(), Some(5), "a flipped bit of {} is noticed", file.display());
+    Ok(())
+}
+
+/// The table `big`.
+fn largest_file(dir: &std::path::Path) -> Result<std::path::PathBuf> {
+    let mut largest = (0, std::path::PathBuf::new());
+    for database in std::fs::read_dir(dir)? {
+        for file in std::fs::read_dir(database?.path())? {
+            let file = file?;
+            largest = largest.max((file.metadata()?.len(), file.path()));
+        }
+    }
+    Ok(largest.1)
+}
