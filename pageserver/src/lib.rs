@@ -1,5 +1,5 @@
-//! The pageserver: chooses which safekeeper pushes a timeline here, makes page versions of its WAL, keeps them, and gives
-//! back any page at any LSN.
+//! The pageserver: chooses which safekeeper pushes a timeline here, makes page versions of its WAL, keeps them, and
+//! gives back any page at any LSN.
 //!
 //! | module | what | pure? |
 //! |---|---|---|

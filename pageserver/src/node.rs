@@ -83,7 +83,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its libpq and HTTP ports.
+    /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its
+    /// libpq and HTTP ports.
     pub(crate) fn new(
         config: Config,
         broker: Broker,

@@ -1,7 +1,7 @@
 //! Pages without a fabric: a stopped cluster and its WAL files become a timeline in a local directory.
 //!
-//! Everything runs on the calling thread, so that what it costs can be measured: import of the data directory, replay of
-//! WAL into layers, one page at a time, compaction. The result is an ordinary timeline in storage.
+//! Everything runs on the calling thread, so that what it costs can be measured: import of the data directory, replay
+//! of WAL into layers, one page at a time, compaction. The result is an ordinary timeline in storage.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -85,8 +85,8 @@ pub struct Offline {
 }
 
 impl Offline {
-    /// Makes a timeline in the directory `storage` of the data directory of a cluster that was shut down: its pages as of
-    /// its last checkpoint. Returns when that is durable.
+    /// Makes a timeline in the directory `storage` of the data directory of a cluster that was shut down: its pages
+    /// as of its last checkpoint. Returns when that is durable.
     ///
     /// # Errors
     /// A cluster that was not shut down, a timeline that exists, damaged files, and those of storage.

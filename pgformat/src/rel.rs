@@ -85,7 +85,8 @@ impl fmt::Display for RelFork {
 /// Text that names no fork of a relation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no relation: expected tablespace/database/relfilenode with _fsm, _vm or _init behind it, as in 1663/5/16384_vm"
+    "{text:?} is no relation: expected tablespace/database/relfilenode with _fsm, _vm or _init behind it, as in \
+     1663/5/16384_vm"
 )]
 pub struct ParseRelError {
     text: String,

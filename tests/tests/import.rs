@@ -55,9 +55,10 @@ async fn wait_alone(client: &tokio_postgres::Client) -> Result<()> {
     Ok(())
 }
 
-/// Goal: a cluster that works, and copies databases by files while its pages are copied, is imported; every page of it is
-/// then what PostgreSQL's own files say. Method: a fabric whose pageserver has lost everything imports again, under a load
-/// that forces it to begin anew; PostgreSQL is stopped and all pages are compared.
+/// Goal: a cluster that works, and copies databases by files while its pages are copied, is imported; every page of
+/// it is
+/// then what PostgreSQL's own files say. Method: a fabric whose pageserver has lost everything imports again, under a
+/// load that forces it to begin anew; PostgreSQL is stopped and all pages are compared.
 #[tokio::test(flavor = "multi_thread")]
 async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Result<()> {
     let fabric = TestFabric::up(&[])?;

@@ -1,5 +1,5 @@
-//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files and PostgreSQL's own. What pageservers make of
-//! it is proved page by page (`walfabric page verify`).
+//! Proves that WAL is the same everywhere, byte by byte: safekeepers' files and PostgreSQL's own. What pageservers
+//! make of it is proved page by page (`walfabric page verify`).
 
 use std::collections::BTreeSet;
 use std::fs::File;

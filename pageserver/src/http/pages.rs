@@ -122,7 +122,8 @@ pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: Q
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
 
-/// What of a control file, the body, differs from what is known at an LSN: nothing at the end of a shutdown's checkpoint.
+/// What of a control file, the body, differs from what is known at an LSN: nothing at the end of a shutdown's
+/// checkpoint.
 pub(super) async fn compare_control(
     State(node): State<Arc<Node>>,
     Path(ids): Ids,

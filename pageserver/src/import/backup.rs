@@ -120,8 +120,8 @@ impl Backup {
         Ok(Backup { connection, version, start, tablespaces, bytes_total, archive })
     }
 
-    /// The next pieces, in order, through `tell`; `Some(end)` when the backup is complete: what was copied, with the WAL
-    /// from the start on, is consistent from there.
+    /// The next pieces, in order, through `tell`; `Some(end)` when the backup is complete: what was copied, with the
+    /// WAL from the start on, is consistent from there.
     ///
     /// # Errors
     /// See [`BackupError`].

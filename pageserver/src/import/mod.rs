@@ -1,6 +1,7 @@
 //! Import: a running cluster becomes versions in the page store.
 //!
-//! Its pages are copied by a base backup and stored as versions of the backup's redo position S; WAL from S on comes from
+//! Its pages are copied by a base backup and stored as versions of the backup's redo position S; WAL from S on comes
+//! from
 //! the safekeepers as ever. Every page that changes while it is copied has an image or an initialisation as its first
 //! record after S (PostgreSQL forces that during a backup), so what was copied torn or too new is replaced. From the
 //! backup's end on everything is consistent; reads below are refused. Pages' own LSNs are never compared.

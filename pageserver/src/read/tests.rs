@@ -106,9 +106,8 @@ fn what_cannot_be_read_is_told_apart() {
         assert_eq!(got, Err(want));
     }
     let poisoned = at(&m, 600).page(tag(LATE, 1)).expect_err("a record that is not known");
-    assert!(
-        matches!(&poisoned, Problem::NotRedone { record, cause, .. } if *record == lsn(510) && cause.contains("10/0x70"))
-    );
+    assert!(matches!(&poisoned, Problem::NotRedone { record, cause, .. }
+            if *record == lsn(510) && cause.contains("10/0x70")));
     let damaged = at(&m, 600).page(tag(LATE, 2)).expect_err("a damaged file");
     assert!(matches!(&damaged, Problem::Damaged { cause, .. } if cause.contains("layer-7")));
     let missing = at(&m, 505).page(tag(LATE, 1)).expect_err("no version, though within the size");
@@ -243,7 +242,10 @@ async fn the_future_is_waited_for_and_no_longer_than_allowed() {
 
     let started = tokio::time::Instant::now();
     let late = reader.resolve(At::exactly(Lsn::new(301)), limit).await.expect_err("it never comes");
-    let is_late = |p: &Problem| matches!(p, Problem::NotReached { lsn, waited, why: None } if lsn.get() == 301 && *waited >= limit);
+    let is_late = |p: &Problem| match p {
+        Problem::NotReached { lsn, waited, why: None } => lsn.get() == 301 && *waited >= limit,
+        _ => false,
+    };
     assert!(is_late(&late.problem) && started.elapsed() >= limit, "{late}");
     assert_eq!(late.readable, Readable { from: Some(Lsn::new(100)), to: Lsn::new(300) });
 

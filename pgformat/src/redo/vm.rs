@@ -1,8 +1,8 @@
 //! The visibility map: two bits for each heap block, and who changes them.
 //!
 //! Since 17.11 and 18.6 the records that clear bits name the map's page as a block of theirs, if a bit was set. Before,
-//! and in all of 14-16, they did not: their flags alone say that the bits are clear now. A server can be upgraded in the
-//! middle of a log, so the record's references decide, never the version. For records without the reference ingest
+//! and in all of 14-16, they did not: their flags alone say that the bits are clear now. A server can be upgraded in
+//! the middle of a log, so the record's references decide, never the version. For records without the reference ingest
 //! makes changes of its own ([`implied_clears`], [`CLEAR`]); they leave the page's LSN alone, as PostgreSQL does.
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/visibilitymap.c`; 18 `heap_xlog_vm_clear`, `heap_xlog_update` and

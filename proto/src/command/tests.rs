@@ -122,7 +122,10 @@ fn small_commands() {
 
 proptest::proptest! {
     #[test]
-    fn any_text_is_answered(text in ".{0,200}", word in "(START_WAL_PUSH|START_REPLICATION|SET|SHOW|pagestream_v3) [ -~]{0,80}") {
+    fn any_text_is_answered(
+        text in ".{0,200}",
+        word in "(START_WAL_PUSH|START_REPLICATION|SET|SHOW|pagestream_v3) [ -~]{0,80}",
+    ) {
         let _ = Command::parse(&text);
         let _ = Command::parse(&word);
     }

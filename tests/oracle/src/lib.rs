@@ -6,7 +6,7 @@
 //! | [`types`] | every type of record that PostgreSQL can write, and why some are never seen |
 //! | [`log`] | reads the segments of a stopped cluster |
 //! | [`pages`], [`effects`] | the state of all pages, and what records do to relations as a whole |
-//! | [`mask`], [`allowed`] | of [`pgformat::compare`]: what PostgreSQL does not compare, and what its own replay changes |
+//! | [`mask`], [`allowed`] | of `pgformat::compare`: what PostgreSQL does not compare, what its replay changes |
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
 //! | [`plant`] | bugs to show that the judges notice |

@@ -73,8 +73,8 @@ pub struct Recovery {
 }
 
 impl Recorded {
-    /// Records at least `bytes` of WAL of a cluster of pgbench's `scale` in `dir/name`. `at_rest` gets the data directory
-    /// while the cluster is shut down, before the load.
+    /// Records at least `bytes` of WAL of a cluster of pgbench's `scale` in `dir/name`. `at_rest` gets the data
+    /// directory while the cluster is shut down, before the load.
     ///
     /// # Errors
     /// With what PostgreSQL said.

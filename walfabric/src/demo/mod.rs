@@ -1,7 +1,7 @@
 //! `walfabric demo`: the main job on a real PostgreSQL, with kills, and the proof afterwards that nothing was lost.
 //!
-//! Exits 0 only if every acknowledged commit is in PostgreSQL, on a quorum and in the pageserver, the WAL is the same byte
-//! by byte, and so is every page of the stopped cluster.
+//! Exits 0 only if every acknowledged commit is in PostgreSQL, on a quorum and in the pageserver, the WAL is the same
+//! byte by byte, and so is every page of the stopped cluster.
 
 mod act;
 mod pages;

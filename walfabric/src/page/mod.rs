@@ -78,8 +78,8 @@ fn timeline_path(ttid: TenantTimelineId) -> String {
     format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)
 }
 
-/// A page exactly at `lsn`, or at the latest LSN, with its checksum if the cluster has them. Waits for the LSN as long as
-/// `wait`.
+/// A page exactly at `lsn`, or at the latest LSN, with its checksum if the cluster has them. Waits for the LSN as
+/// long as `wait`.
 ///
 /// # Errors
 /// With the pageserver's own words: no such relation, beyond its end, LSN not readable.

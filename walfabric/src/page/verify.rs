@@ -2,7 +2,8 @@
 //!
 //! Compared are all forks but free space maps, which are hints, and the main forks and maps of unlogged relations,
 //! which WAL does not describe; SLRU segments; the control file. Pages are compared as the judges of redo compare them
-//! ([`pgformat::compare`]), page LSN included. Beyond its list of differences only this is allowed: a server makes forks
+//! ([`pgformat::compare`]), page LSN included. Beyond its list of differences only this is allowed: a server makes
+//! forks
 //! and segments longer before it logs anything for the new blocks, so its files may end with empty pages that the
 //! pageserver does not have.
 
