@@ -3,6 +3,7 @@
 //! The load must have ended; what was acknowledged comes from a [`crate::ledger::Ledger`].
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,8 +15,8 @@ use crate::fabric::{Fabric, PostgresEntry};
 use crate::http::Http;
 use crate::ledger::{self, Acked};
 use crate::proof::{self, Copy};
-use crate::sql;
 use crate::timeline::timeline_path;
+use crate::{page, sql, verbs};
 
 /// How long the copies may take to reach PostgreSQL's last position once the load has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,6 +77,36 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
             lost.first()
         );
         say(&format!("pageserver {} has ingested and stored each of them", node.id));
+    }
+    Ok(())
+}
+
+/// Stops PostgreSQL in order and compares all of its files with what each pageserver makes of the WAL.
+///
+/// # Errors
+/// When something differs; `say` was told what.
+pub async fn verify_pages(dir: &Path, fabric: &Fabric, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let pg = fabric.postgres.as_ref().context("the fabric has no PostgreSQL")?;
+    let code = verbs::run(dir, verbs::Verb::Stop, "postgres").await?;
+    ensure!(code == 0, "PostgreSQL does not stop in order (exit code {code})");
+    let local = page::verify::read_local(&pg.data_dir).await?;
+    let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
+    for node in &fabric.pageservers {
+        let server = page::Server { pg: node.pg.clone(), http: node.http.clone() };
+        let mut remote = page::remote::Remote::open(server, ttid, local.lsn, PATIENCE).await?;
+        let report = page::verify::verify(&local, &mut remote).await?;
+        report.render().lines().for_each(&mut *say);
+        ensure!(report.equal, "the pages of pageserver {} are not those of the stopped cluster", node.id);
+        let metrics = Http::new(PATIENCE)?.get_bytes(&node.http, "/metrics").await?;
+        let records = String::from_utf8_lossy(&metrics)
+            .lines()
+            .find_map(|line| line.strip_prefix("walfabric_pageserver_wal_records_total ").map(str::to_owned))
+            .context("the pageserver does not count records")?;
+        say(&format!(
+            "pageserver {} took in {records} WAL records since it started; {} pages made of them are those of \
+             PostgreSQL's own files",
+            node.id, report.pages
+        ));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Chaos on a real fabric: kills and pauses processes at random under load, then proves that no acknowledged commit was
-//! lost and that every copy of the WAL is the same. A planted loss and a planted byte must be noticed in the same run.
+//! lost, that every copy of the WAL is the same, and that the pageserver's pages are those of the stopped cluster. A
+//! planted loss and a planted byte must be noticed in the same run.
 //!
 //! The seed fixes the sequence of faults, not the timing of the processes.
 
@@ -12,7 +13,7 @@ use tests::fabric::TestFabric;
 use walfabric::fabric::Fabric;
 use walfabric::http::Http;
 use walfabric::ledger::{Acked, Ledger};
-use walfabric::verify::verify;
+use walfabric::verify::{verify, verify_pages};
 
 #[derive(Parser)]
 #[command(about = "Kills processes of a real fabric at random and proves that nothing was lost")]
@@ -76,7 +77,8 @@ async fn chaos(fabric: &TestFabric, args: &Args, seed: u64) -> Result<()> {
     let described = fabric.read()?;
     verify(&described, &acked, &mut |text| println!("  {text}")).await?;
     planted_faults_are_noticed(fabric, &described, &acked).await?;
-    println!("0 lost acknowledged commits, bytes equal everywhere (seed {seed})");
+    verify_pages(&fabric.path(), &described, &mut |text| println!("  {text}")).await?;
+    println!("0 lost acknowledged commits, bytes and pages equal everywhere (seed {seed})");
     Ok(())
 }
 
@@ -111,8 +113,21 @@ impl Faults {
                 fabric.ok(&["start", victim])?;
             }
         }
+        if self.rng.u8(..) < 128 {
+            flush(&fabric.read()?).await;
+        }
         pass(Duration::from_millis(self.rng.u64(20..1000))).await;
         Ok(())
+    }
+}
+
+/// Has the pageservers write layers, so that kills come between, and during, writes. One that is being killed need not
+/// answer.
+async fn flush(fabric: &Fabric) {
+    let Ok(http) = Http::new(Duration::from_secs(2)) else { return };
+    let path = format!("/v1/tenant/{}/timeline/{}/flush", fabric.tenant_id, fabric.timeline_id);
+    for node in &fabric.pageservers {
+        let _ = http.post(&node.http, &path, Vec::new(), "application/json").await;
     }
 }
 

@@ -113,7 +113,8 @@ async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<
     let acked = ledger.finish().await;
     story.line(&format!("{} commits were acknowledged ({unknown} unknown: the client heard nothing)", acked.len()));
     verify::verify(&fabric, &acked, &mut |text| story.line(text)).await?;
-    pages::verify_pages(story, &dir, &fabric).await
+    story.chapter("proof: every page of the stopped cluster");
+    verify::verify_pages(dir.root(), &fabric, &mut |text| story.line(text)).await
 }
 
 /// A running pgbench; killed when dropped.

@@ -1,20 +1,16 @@
-//! The demo's last scenes: one page as it was at three moments, and every page of the stopped cluster compared.
+//! The demo's scene about pages: one page as it was at three moments.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
 use proto::id::TenantTimelineId;
 use tokio_postgres::Client;
 
-use super::Story;
 use super::act::Scene;
-use crate::fabric::{Fabric, FabricDir};
-use crate::http::Http;
-use crate::page;
-use crate::{sql, verbs};
+use crate::{page, sql};
 
 /// How long a page's LSN may take to reach the pageserver.
 const WAIT: Duration = Duration::from_secs(60);
@@ -37,7 +33,8 @@ impl Scene<'_> {
         }
         let ttid = TenantTimelineId::new(self.fabric.tenant_id, self.fabric.timeline_id);
         let tag = BlockTag { fork: main_fork(&client, "demo_page").await?, blk: 0 };
-        let server = page_server(self.fabric)?;
+        let node = self.fabric.pageservers.first().context("the fabric has no pageserver")?;
+        let server = page::Server { pg: node.pg.clone(), http: node.http.clone() };
         for (what, lsn) in seen {
             let bytes = page::get(&server, ttid, tag, Some(lsn), WAIT).await?;
             let page = Page::from_slice(&bytes).context("not a page")?;
@@ -50,36 +47,6 @@ impl Scene<'_> {
         }
         Ok(())
     }
-}
-
-/// Stops PostgreSQL in order and compares all of its files with what the pageserver makes of the WAL.
-pub(super) async fn verify_pages(story: &Story, dir: &FabricDir, fabric: &Fabric) -> Result<()> {
-    story.chapter("proof: every page of the stopped cluster");
-    let pg = fabric.postgres.as_ref().context("the fabric has no PostgreSQL")?;
-    let code = verbs::run(dir.root(), verbs::Verb::Stop, "postgres").await?;
-    ensure!(code == 0, "PostgreSQL does not stop in order (exit code {code})");
-    let local = page::verify::read_local(&pg.data_dir).await?;
-    let server = page_server(fabric)?;
-    let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
-    let mut remote = page::remote::Remote::open(server.clone(), ttid, local.lsn, WAIT).await?;
-    let report = page::verify::verify(&local, &mut remote).await?;
-    report.render().lines().for_each(|line| story.line(line));
-    ensure!(report.equal, "the pageserver's pages are not those of the stopped cluster");
-    let metrics = Http::new(WAIT)?.get_bytes(&server.http, "/metrics").await?;
-    let records = String::from_utf8_lossy(&metrics)
-        .lines()
-        .find_map(|line| line.strip_prefix("walfabric_pageserver_wal_records_total ").map(str::to_owned))
-        .context("the pageserver does not count records")?;
-    story.line(&format!(
-        "{records} WAL records since the import; {} pages rebuilt from them are those of PostgreSQL's own files",
-        report.pages
-    ));
-    Ok(())
-}
-
-fn page_server(fabric: &Fabric) -> Result<page::Server> {
-    let node = fabric.pageservers.first().context("the fabric has no pageserver")?;
-    Ok(page::Server { pg: node.pg.clone(), http: node.http.clone() })
 }
 
 /// A row that no transaction has deleted or replaced: its xmax is zero.
