@@ -37,6 +37,11 @@ pub async fn follow(
         loop {
             let status = http.get::<PageserverTimelineStatus>(address, &timeline_path(ttid)).await;
             if let Ok(status) = &status {
+                if status.import.is_none() && status.readable_from.get() != 0 {
+                    // Done by an earlier life of the pageserver.
+                    readable = readable.max(Some(status.readable_from));
+                    break;
+                }
                 let import = status.import.as_ref().with_context(|| format!("pageserver {id} imports nothing"))?;
                 if import.state == "done" {
                     readable = readable.max(Some(status.readable_from));
