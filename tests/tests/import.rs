@@ -108,7 +108,7 @@ async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Re
         .batch_execute("CREATE TABLE big AS SELECT i, repeat('x', 900) AS b FROM generate_series(1, 200000) i")
         .await?;
 
-    // When a copy falls between the beginning and the end of the backup is not in our hands: one import of a few meets one.
+    // Whether a copy falls between the beginning and the end of a backup is chance: one import of a few meets one.
     let mut attempts = 1;
     for round in 1..=ROUNDS_MAX {
         let over = Arc::new(AtomicBool::new(false));
