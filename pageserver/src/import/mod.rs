@@ -102,7 +102,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Reque
 
 async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
     let Some(store) = timeline.store.clone() else { return };
-    let mut copied = store.manifest().importing.is_none_or(|importing| importing.end.is_some());
+    let mut copied = store.manifest().importing.as_ref().is_none_or(|importing| importing.end.is_some());
     loop {
         if !copied {
             timeline.set_copying(None);

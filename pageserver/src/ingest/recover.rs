@@ -160,7 +160,7 @@ pub(crate) fn engine(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engin
         Some(importing) if importing.end.is_none() => blank(attach, version),
         _ => ControlState::load(&look, &look, last.end)?,
     };
-    let import_end = manifest.importing.and_then(|importing| importing.end);
+    let import_end = manifest.importing.as_ref().and_then(|importing| importing.end);
     Ok(Engine::new(cfg, Mapper::new(state, last), store.clone(), import_end))
 }
 

@@ -71,7 +71,7 @@ impl TimelineReads for Live {
             })
         };
         let levels: std::collections::HashMap<String, u32> =
-            self.store.manifest().layers.into_iter().map(|l| (l.name, l.level)).collect();
+            self.store.manifest().layers.iter().map(|l| (l.name.clone(), l.level)).collect();
         let open = memory("open", &set.open).into_iter();
         let frozen = set.frozen.iter().rev().filter_map(|layer| memory("frozen", layer));
         let files = set.layers.iter().map(|layer| {

@@ -1,14 +1,13 @@
-//! What others ask a store about itself.
+//! What others ask a store about itself. Nothing here waits for storage: the thread that drives its connections asks.
 
 use pgformat::Lsn;
 
-use super::timeline::{Store, lock};
+use super::timeline::Store;
 
 impl Store {
     /// Pages can be read from here on, once WAL is ingested up to there. `None`: no pages were copied.
     pub(crate) fn readable_from(&self) -> Option<Lsn> {
-        let manifests = lock(&self.manifests);
-        let manifest = manifests.current();
+        let manifest = self.manifest();
         match &manifest.importing {
             None => Some(manifest.readable_from),
             Some(importing) => importing.end,
@@ -17,7 +16,7 @@ impl Store {
 
     /// Number of the last choice that is remembered.
     pub(crate) fn choice_seq(&self) -> u64 {
-        lock(&self.manifests).current().choice_seq
+        self.manifest().choice_seq
     }
 
     /// Waits until there may be something to write. Cancel safe; for the one writer.

@@ -109,6 +109,8 @@ pub(crate) struct Store {
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) map: LayerMap,
     pub(super) manifests: Mutex<Manifests>,
+    /// The manifest that counts, for those who must not wait while the next one is written.
+    pub(super) shown: Mutex<Arc<Manifest>>,
     pub(super) files: Mutex<Files>,
     memory: Mutex<Memory>,
     flushing: Mutex<()>,
@@ -157,6 +159,7 @@ impl Store {
             map: LayerMap::new(files.live().map(|f| f.layer.clone()).collect()),
             shared,
             blobs,
+            shown: Mutex::new(Arc::new(manifests.current().clone())),
             manifests: Mutex::new(manifests),
             files: Mutex::new(files),
             memory: Mutex::new(Memory { published, frozen: VecDeque::new(), counted: 0, open_since }),
@@ -175,9 +178,9 @@ impl Store {
         self.map.snapshot()
     }
 
-    /// What the manifest that counts says.
-    pub(crate) fn manifest(&self) -> Manifest {
-        lock(&self.manifests).current().clone()
+    /// What the manifest that counts says. Never waits for storage.
+    pub(crate) fn manifest(&self) -> Arc<Manifest> {
+        lock(&self.shown).clone()
     }
 
     /// Up to where everything is durable, and where the record that ends there starts.
@@ -351,6 +354,7 @@ impl Store {
     pub(super) fn edit(&self, edit: impl FnOnce(&mut Manifest)) -> Result<(), ManifestError> {
         let mut manifests = lock(&self.manifests);
         let result = manifests.advance(edit);
+        *lock(&self.shown) = Arc::new(manifests.current().clone());
         let now = (manifests.durable(), manifests.current().last_record_start);
         self.durable.send_if_modified(|durable| {
             let moved = durable.0 < now.0;

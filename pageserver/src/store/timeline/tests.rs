@@ -274,7 +274,7 @@ fn an_import_is_begun_anew_or_becomes_readable() {
     feed(&reopen(&blobs), &[]).expect("nothing");
 
     let store = reopen(&blobs);
-    assert!(store.manifest().importing.is_some_and(|i| i.end.is_none()));
+    assert!(store.manifest().importing.as_ref().is_some_and(|i| i.end.is_none()));
     let again = Lsn::new(START + 8);
     store.restart_import(again).expect("forgets");
     assert_eq!((durable(&store), store.manifest().layers.len()), (again, 0));
@@ -300,7 +300,7 @@ fn an_import_is_begun_anew_or_becomes_readable() {
     feed(&store, &log[..20]).expect("takes them");
     store.flush().expect("writes");
     let store = reopen(&blobs);
-    assert!(store.manifest().importing.is_some_and(|i| i.end == Some(end)));
+    assert!(store.manifest().importing.as_ref().is_some_and(|i| i.end == Some(end)));
     feed(&store, work.after(durable(&store))).expect("takes them");
     store.flush().expect("writes");
     assert_eq!(store.manifest().importing, None);
