@@ -186,7 +186,9 @@ impl Ingest {
 
     /// Waits until blocking work is done and takes its result. Never ends when none is under way. Cancel safe.
     pub(crate) async fn event(&mut self) -> Event {
-        let wake_at = self.retry_at.unwrap_or(self.look_at);
+        // A timeline that has everything in storage wakes nobody.
+        let unwritten = self.position.disk_consistent_lsn < self.position.last_record_lsn;
+        let wake_at = self.retry_at.or(unwritten.then_some(self.look_at));
         tokio::select! {
             done = self.take.done() => self.on_taken(done),
             done = self.flush.done() => self.on_flushed(done),
@@ -195,7 +197,7 @@ impl Ingest {
                 self.start_flush();
                 Event::Quiet
             }
-            () = tokio::time::sleep_until(wake_at) => {
+            () = sleep_until(wake_at) => {
                 self.on_time();
                 Event::Quiet
             }
@@ -299,5 +301,12 @@ impl Ingest {
         self.pending_bytes = 0;
         self.halted = Some(halt.clone());
         Event::Halted(halt)
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
