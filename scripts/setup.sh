@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing on a Debian-like machine: PostgreSQL 15, etcd (conformance tests), valgrind (guards), the protobuf compiler, a C linker.
+# Installs what is missing on a Debian-like machine: PostgreSQL 15 and its server headers (an extension of the tests), etcd (conformance tests), valgrind
+# (guards), the protobuf compiler, a C compiler and linker.
 # Does nothing, and asks nobody, when everything is there.
 set -euo pipefail
 
@@ -37,3 +38,6 @@ if ! command -v cargo >/dev/null; then
     echo "setup: Rust is missing: install the stable toolchain (1.95 or newer) with rustup, then repeat" >&2
     exit 1
 fi
+
+# Only one test needs them, so nothing else waits for them.
+"$(dirname "$0")/postgres-headers.sh" || echo "setup: no server headers: tests/tests/custom_rmgr.rs will fail" >&2

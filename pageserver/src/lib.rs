@@ -42,6 +42,7 @@ use clap::Parser;
 use proto::runtime::{self, exit};
 
 pub use config::{Args, Config, ConfigError};
+pub use import::managers as custom_managers;
 pub use server::{Server, StartError};
 
 /// Build version.

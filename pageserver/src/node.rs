@@ -47,6 +47,9 @@ pub(crate) enum AttachError {
     /// The timeline is here with other parameters.
     #[error("{0}")]
     Conflict(String),
+    /// The cluster cannot be imported as it is.
+    #[error("{0}")]
+    Unfit(String),
     /// The disk refused.
     #[error("{0}")]
     Disk(String),
@@ -218,14 +221,22 @@ impl Node {
         request: AttachRequest,
         from: String,
     ) -> Result<Attached, AttachError> {
+        // Before anything is made. A cluster that does not answer now is asked again by the import, which waits for it.
+        let is_begun = |t: &Timeline| {
+            t.import.borrow().status().is_some() || t.store.as_ref().is_some_and(|s| s.readable_from().is_some())
+        };
+        if !self.timeline(ttid).is_some_and(|t| is_begun(&t))
+            && let Ok(Some(why)) = import::managers::check(&from, request.pg_version_num).await
+        {
+            return Err(AttachError::Unfit(why));
+        }
         let attached = self.attach(ttid, request).await?;
         let _one_at_a_time = self.attaching.lock().await;
         let timeline = self.timeline(ttid).ok_or_else(|| AttachError::Disk("it is gone".to_owned()))?;
-        let Some(store) = timeline.store.clone() else {
+        if timeline.store.is_none() {
             return Err(AttachError::Conflict(timeline.trouble().stopped.unwrap_or_default()));
-        };
-        let importing = timeline.import.borrow().status().is_some();
-        if importing || store.readable_from().is_some() {
+        }
+        if is_begun(&timeline) {
             return Ok(attached);
         }
         let (dir, request) = (self.dir_of(ttid), import::Request { from });

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod extension;
 pub mod fabric;
 pub mod guard;
 pub mod process;

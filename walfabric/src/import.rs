@@ -48,7 +48,8 @@ pub async fn follow(
                     say(&format!("pageserver {id}: {}", describe(import, status)));
                     break;
                 }
-                let now = Some((import.bytes, import.attempts, status.last_record_lsn));
+                // A new attempt alone is no progress: one that is refused is made again and again.
+                let now = Some((import.bytes, status.last_record_lsn));
                 if now != before {
                     (before, moved_at) = (now, Instant::now());
                 }

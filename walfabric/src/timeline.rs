@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
+use pageserver::custom_managers;
 use proto::api::{
     AttachRequest, CreateTimelineRequest, ImportRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource,
 };
@@ -79,6 +80,9 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
     let broker = Broker::new(&args.broker, &args.broker_prefix)?;
     let client = sql::connect(&args.primary).await?;
     let primary = inspect(&client, &args.primary).await?;
+    if args.import {
+        refuse_custom_managers(&client, primary.version_num).await?;
+    }
     let members = nodes(&broker, &broker.keys().safekeepers(), &args.safekeepers, "safekeeper").await?;
     let pageservers = nodes(&broker, &broker.keys().pageservers(), &args.pageservers, "pageserver").await?;
     ensure!(!members.is_empty(), "the broker shows no safekeeper: start some, or check --broker and its prefix");
@@ -140,6 +144,14 @@ async fn inspect(client: &tokio_postgres::Client, conninfo: &str) -> Result<Prim
     let system_id = SystemId(system_id.parse::<i64>()?.cast_unsigned());
     let tli: u32 = one("SELECT timeline_id FROM pg_control_checkpoint()").await?.parse()?;
     Ok(Primary { system_id, version_num, seg_size, history: pg_history(conninfo, Tli(tli)).await? })
+}
+
+/// Before anything is made: the pageservers would refuse to import, but slot and timelines would be there.
+async fn refuse_custom_managers(client: &tokio_postgres::Client, version_num: u32) -> Result<()> {
+    let Some(query) = custom_managers::query(version_num) else { return Ok(()) };
+    let rows = client.query(query, &[]).await.context("cannot list the resource managers of the primary")?;
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    custom_managers::refusal(&names).map_or(Ok(()), |why| bail!(why))
 }
 
 /// The primary's own timeline history, oldest first.

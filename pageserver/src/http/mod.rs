@@ -147,6 +147,7 @@ fn attached(node: &Node, ttid: TenantTimelineId, done: Result<Attached, AttachEr
         Err(AttachError::Conflict(e)) => {
             fail(StatusCode::CONFLICT, e, Some("A timeline keeps what it was attached with; use another timeline id."))
         }
+        Err(AttachError::Unfit(e)) => fail(StatusCode::CONFLICT, e, None),
         Err(AttachError::Disk(e)) => {
             tracing::error!(timeline = %ttid, "attach failed: {e}");
             fail(StatusCode::INTERNAL_SERVER_ERROR, e, None)

@@ -14,11 +14,13 @@
 //! | `tar` | archives |
 //! | `load` | from files to versions |
 //! | `directory` | the files of a cluster that is stopped |
+//! | [`managers`] | clusters that are refused |
 //! | `request` | what was asked for, kept across restarts |
 
 mod backup;
 pub(crate) mod directory;
 mod load;
+pub mod managers;
 mod request;
 mod tar;
 
@@ -27,7 +29,6 @@ use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
 use proto::api::{ImportStatus, shown};
-use proto::net::{ClientConnection, ConnectOptions};
 use tokio::sync::mpsc;
 
 use crate::ingest::{Ingest, recover};
@@ -162,7 +163,9 @@ async fn copy(
     request: &Request,
 ) -> Result<(), ImportError> {
     let attach = timeline.attach.clone().ok_or_else(|| ImportError::Store("it cannot be opened".to_owned()))?;
-    refuse_custom_managers(&request.from, attach.pg_version_num).await?;
+    if let Some(why) = managers::check(&request.from, attach.pg_version_num).await? {
+        return Err(ImportError::Unfit(why));
+    }
     let mut backup = Backup::begin(&request.from).await?;
     if pgformat::PgMajor::from_version_num(attach.pg_version_num) != Some(backup.version) {
         let text = format!("the server is PostgreSQL {}, the timeline of {}", backup.version, attach.pg_version_num);
@@ -203,26 +206,6 @@ async fn copy(
     .await?;
     timeline.set_copying(Some(ingest));
     Ok(())
-}
-
-/// Resource managers of extensions write records that only they can redo (PostgreSQL 15 and later).
-async fn refuse_custom_managers(from: &str, version_num: u32) -> Result<(), ImportError> {
-    if version_num < 150_000 {
-        return Ok(());
-    }
-    let options = ConnectOptions::from_conninfo(from).map_err(|e| ImportError::Unfit(e.to_string()))?;
-    let mut session = ClientConnection::dial(&options).await.map_err(BackupError::from)?;
-    let query = "SELECT rm_name FROM pg_get_wal_resource_managers() WHERE NOT rm_builtin ORDER BY rm_name";
-    let rows = session.simple_query(query).await.map_err(BackupError::from)?;
-    let names: Vec<String> = rows.into_iter().flat_map(|r| r.rows).flatten().flatten().collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    Err(ImportError::Unfit(format!(
-        "the cluster has custom resource managers loaded ({}), whose records only their extensions can redo: remove \
-         them from shared_preload_libraries",
-        names.join(", ")
-    )))
 }
 
 async fn receive_all(backup: &mut Backup, send: mpsc::Sender<backup::Event>) -> Result<Lsn, ImportError> {

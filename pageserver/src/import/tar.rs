@@ -46,7 +46,7 @@ pub(super) enum Event {
 /// A stream that is no such archive.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the backup's archive is malformed: {0}")]
-pub(super) struct TarError(String);
+pub(crate) struct TarError(String);
 
 /// State of a stream.
 #[derive(Debug, Default)]
