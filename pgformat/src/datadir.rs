@@ -3,6 +3,7 @@
 //! Source: PostgreSQL 15, `src/common/relpath.c`, `parse_filename_for_nontemp_relation` in `reinit.c`,
 //! `excludeFiles` in `basebackup.c`.
 
+use crate::origins::ORIGINS_FILE_NAME;
 use crate::rel::{BlockNumber, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
 use crate::slru::{Slru, parse_segment_name};
 
@@ -57,7 +58,7 @@ pub fn classify(path: &str, spc: Option<u32>) -> FileKind {
             Ok(xid) if file.len() == 8 || file.len() == 16 => FileKind::TwoPhase(xid),
             _ => FileKind::Skip,
         },
-        (None, ["pg_logical", "replorigin_checkpoint"]) => FileKind::Origins,
+        (None, _) if path == ORIGINS_FILE_NAME => FileKind::Origins,
         (None, ["backup_label"]) => FileKind::Label,
         (None, ["tablespace_map"]) => FileKind::TablespaceMap,
         (None, _) => FileKind::Skip,
@@ -127,6 +128,7 @@ mod tests {
             ("global/pg_control", FileKind::Control),
             ("backup_label", FileKind::Label),
             ("tablespace_map", FileKind::TablespaceMap),
+            ("pg_logical/replorigin_checkpoint", FileKind::Origins),
         ];
         for (path, kind) in cases {
             assert_eq!(classify(path, None), kind, "{path}");

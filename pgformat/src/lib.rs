@@ -14,6 +14,7 @@
 //! | [`effect`] | what a record does beside pages |
 //! | [`control`], [`checkpoint`] | the control file |
 //! | [`relmap`], [`twophase`], [`slru`] | relation maps, prepared transactions, the page arrays beside relations |
+//! | [`origins`] | progress of replication origins |
 //! | [`datadir`] | what a file of a data directory is |
 //! | [`compare`] | whether a page that redo made is the page that PostgreSQL has |
 //! | [`read`] | fields of little-endian structs |
@@ -24,6 +25,7 @@ pub mod control;
 pub mod datadir;
 pub mod effect;
 pub mod lsn;
+pub mod origins;
 pub mod page;
 pub mod read;
 pub mod redo;

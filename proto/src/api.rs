@@ -252,6 +252,9 @@ pub struct Relations {
     pub bytes: u64,
     /// Them, ordered by tablespace, database, relation, fork.
     pub relations: Vec<RelationSize>,
+    /// Databases that were made with `STRATEGY wal_log`, or copied from such a one, since the import: bits of their
+    /// visibility maps were not logged.
+    pub logged_databases: Vec<u32>,
 }
 
 /// A field of the control file that differs from what a pageserver knows, from
@@ -282,6 +285,16 @@ pub struct Segments {
     pub lsn: Lsn,
     /// Them.
     pub segments: Vec<SegmentSize>,
+}
+
+/// Small files beside the pages, from `GET /v1/tenant/T/timeline/L/files`: relation maps, prepared transactions,
+/// progress of replication origins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Files {
+    /// The LSN that was read.
+    pub lsn: Lsn,
+    /// Their paths below the data directory.
+    pub files: Vec<String>,
 }
 
 /// A choice as shown over HTTP, by SHOW CHOICES and on the broker.

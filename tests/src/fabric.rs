@@ -71,6 +71,25 @@ impl TestFabric {
         FabricDir::new(&self.path())?.read_fabric()
     }
 
+    /// Takes everything from pageserver 1; gives the command that has it import the running cluster again.
+    ///
+    /// # Errors
+    /// When it cannot be stopped or started, or there is no cluster.
+    pub fn forget_pages(&self) -> Result<Command> {
+        let fabric = self.read()?;
+        let pg = fabric.postgres.context("the fabric has no PostgreSQL")?;
+        self.ok(&["stop", "pageserver-1"])?;
+        let dir = &fabric.pageservers.first().context("the fabric has no pageserver")?.data_dir;
+        std::fs::remove_dir_all(dir)?;
+        std::fs::remove_dir_all(dir.with_file_name("remote"))?;
+        self.ok(&["start", "pageserver-1"])?;
+        let (tenant, timeline) = (fabric.tenant_id.to_string(), fabric.timeline_id.to_string());
+        let mut import = Command::new(&self.binary);
+        import.args(["timeline", "import", "--from", &pg.conninfo(), "--broker", &fabric.broker.endpoint]);
+        import.args(["--broker-prefix", &fabric.broker.prefix, "--tenant-id", &tenant, "--timeline-id", &timeline]);
+        Ok(import)
+    }
+
     /// Keeps the directory for a look at it; gives its path.
     pub fn keep(self) -> PathBuf {
         let _ = self.run(&["down"]);

@@ -49,22 +49,8 @@ async fn end_with_first_attempt(fabric: &Fabric, over: &AtomicBool) {
 }
 
 /// Takes everything from the pageserver and has it import the cluster; gives the attempts that it needed.
-async fn import_anew(fabric: &TestFabric, before: &Fabric, pg: &PostgresEntry) -> Result<u32> {
-    fabric.ok(&["stop", "pageserver-1"])?;
-    let dir = &before.pageservers[0].data_dir;
-    std::fs::remove_dir_all(dir)?;
-    std::fs::remove_dir_all(dir.with_file_name("remote"))?;
-    fabric.ok(&["start", "pageserver-1"])?;
-    let (tenant, timeline) = (before.tenant_id.to_string(), before.timeline_id.to_string());
-    let mut import = std::process::Command::new(fabric.binary());
-    import.args(["timeline", "import", "--from", &pg.conninfo(), "--broker", &before.broker.endpoint]).args([
-        "--broker-prefix",
-        &before.broker.prefix,
-        "--tenant-id",
-        &tenant,
-        "--timeline-id",
-        &timeline,
-    ]);
+async fn import_anew(fabric: &TestFabric, before: &Fabric) -> Result<u32> {
+    let mut import = fabric.forget_pages()?;
     let output = tokio::task::spawn_blocking(move || import.output()).await??;
     ensure!(output.status.success(), "import fails: {}", String::from_utf8_lossy(&output.stderr));
     let import = status(before).await?.import.context("an import")?;
@@ -115,7 +101,7 @@ async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Re
         let copying = tokio::spawn(copy_databases(pg.clone(), round, over.clone()));
         // The load ends before the import has to begin anew for ever.
         let ending = end_with_first_attempt(&before, &over);
-        let (imported, ()) = tokio::join!(import_anew(&fabric, &before, &pg), ending);
+        let (imported, ()) = tokio::join!(import_anew(&fabric, &before), ending);
         over.store(true, Ordering::Relaxed);
         attempts = imported?;
         ensure!(copying.await?? > 0, "nothing was copied");

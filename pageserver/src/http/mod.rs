@@ -39,6 +39,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relation", get(pages::relation))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/relations", get(pages::relations))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/slru", get(pages::slru))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/files", get(pages::files))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/control/compare", post(pages::compare_control))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))

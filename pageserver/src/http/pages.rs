@@ -15,7 +15,7 @@ use pgformat::Lsn;
 use pgformat::control::ControlFile;
 use pgformat::rel::{BlockTag, RelFork};
 use pgformat::slru::Slru;
-use proto::api::{ControlDifference, ErrorBody, RelationSize, Relations, SegmentSize, Segments};
+use proto::api::{ControlDifference, ErrorBody, Files, RelationSize, Relations, SegmentSize, Segments};
 use serde::Deserialize;
 
 use super::{fail, find};
@@ -59,6 +59,7 @@ query!(PageQuery { rel: String, block: u32 });
 query!(RelationQuery { rel: String });
 query!(RelationsQuery { db: Option<u32> });
 query!(ControlQuery {});
+query!(FilesQuery { path: Option<String> });
 query!(SlruQuery { kind: String, segno: Option<u32> });
 
 pub(super) async fn page(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
@@ -96,11 +97,13 @@ pub(super) async fn relations(
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, "?[db=OID][&lsn=X/X][&wait_ms=N]"))?;
         let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let found = read(&node, &reader, lsn, move |view| view.relations(q.db)).await?;
+        let what = move |view: View<'_>| Ok((view.relations(q.db)?, view.logged_databases()?));
+        let (found, logged_databases) = read(&node, &reader, lsn, what).await?;
         let one =
             |(fork, blocks): (RelFork, u32)| RelationSize { lsn: None, rel: fork.to_string(), blocks: Some(blocks) };
         let bytes = found.iter().map(|(_, blocks)| u64::from(*blocks) * pgformat::page::PAGE_SIZE as u64).sum();
-        Ok(Json(Relations { lsn, bytes, relations: found.into_iter().map(one).collect() }).into_response())
+        let relations = found.into_iter().map(one).collect();
+        Ok(Json(Relations { lsn, bytes, relations, logged_databases }).into_response())
     };
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
@@ -118,6 +121,24 @@ pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: Q
         let found = read(&node, &reader, lsn, move |view| view.slru_segments(slru)).await?;
         let segments = found.into_iter().map(|(segno, pages)| SegmentSize { segno, pages }).collect();
         Ok(Json(Segments { lsn, segments }).into_response())
+    };
+    answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
+}
+
+/// Small files beside the pages: their paths, or what is in one.
+pub(super) async fn files(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<FilesQuery>) -> Response {
+    let answer = async {
+        let Query(q) = query.map_err(|e| bad(e, "?[path=base/OID/pg_filenode.map][&lsn=X/X][&wait_ms=N]"))?;
+        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let version = reader.control(lsn).await.map_err(|e| refusal(&node, &e))?.file.version;
+        let Some(path) = q.path.clone() else {
+            let files = read(&node, &reader, lsn, move |view| view.files(version)).await?;
+            return Ok(Json(Files { lsn, files }).into_response());
+        };
+        let asked = path.clone();
+        let file = read(&node, &reader, lsn, move |view| view.file(&asked, version)).await?;
+        let none = || Box::new(fail(StatusCode::NOT_FOUND, format!("there is no file {path:?} at {lsn}"), None));
+        Ok(bytes(lsn, file.ok_or_else(none)?))
     };
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }

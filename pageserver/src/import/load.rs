@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use pgformat::control::{ControlError, ControlFile};
 use pgformat::datadir::{FileKind, classify};
+use pgformat::origins::{OriginsError, parse_origins};
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::relmap::{RelMapError, parse_relmap};
@@ -28,9 +29,6 @@ use crate::store::{AppendError, Batch, Intake, Store, WriteError};
 const BATCH_BYTES: usize = 1 << 20;
 /// Longest file other than those that are read page by page: a prepared transaction can have many invalidations.
 const SMALL_FILE_MAX: usize = 64 << 20;
-/// `replorigin_checkpoint`: magic number, then entries of 16 bytes, then a CRC-32C.
-const ORIGINS_MAGIC: u32 = 0x1257_DADE;
-const ORIGIN_LEN: usize = 16;
 
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +48,9 @@ pub(crate) enum LoadError {
     /// A prepared transaction.
     #[error("prepared transaction {1:X}: {0}")]
     TwoPhase(TwoPhaseError, u64),
+    /// Replication origins.
+    #[error("pg_logical/replorigin_checkpoint: {0}")]
+    Origins(#[from] OriginsError),
     /// Anything else.
     #[error("{0}")]
     File(String),
@@ -194,16 +195,8 @@ impl Loader {
     }
 
     fn origins(&mut self, file: &[u8]) -> Result<(), LoadError> {
-        let wrong = || LoadError::File("pg_logical/replorigin_checkpoint is damaged".to_owned());
-        let (mut body, crc) = file.split_last_chunk::<4>().ok_or_else(wrong)?;
-        let magic = (body.len() >= 4).then(|| body.get_u32_le());
-        let whole = magic == Some(ORIGINS_MAGIC) && body.len() % ORIGIN_LEN == 0;
-        if !whole || crc32c::crc32c(&file[..file.len() - 4]) != u32::from_le_bytes(*crc) {
-            return Err(wrong());
-        }
-        for entry in body.chunks_exact(ORIGIN_LEN) {
-            let origin = u16::from_le_bytes([entry[0], entry[1]]);
-            self.blob(Key::numbered(Kind::Origin, 0, origin.into()), &entry[8..]);
+        for (origin, remote) in parse_origins(file)? {
+            self.blob(Key::numbered(Kind::Origin, 0, origin.into()), &remote.get().to_le_bytes());
         }
         Ok(())
     }

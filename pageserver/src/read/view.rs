@@ -1,5 +1,7 @@
 //! A timeline at one LSN.
 
+mod files;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileL
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
 use super::{Found, Io, Problem, Versions};
+use crate::ingest::map::databases::LOGGED;
 use crate::key::{Key, Kind};
 
 /// A timeline at one LSN.
@@ -82,6 +85,15 @@ impl View<'_> {
             found.push((RelFork { rel, fork }, self.number(key, &size)?));
         }
         Ok(found)
+    }
+
+    /// Databases that were made page by page through the log.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn logged_databases(&self) -> Result<Vec<u32>, Problem> {
+        let dirs = self.scan(Key::all_of(Kind::Database))?.into_iter();
+        Ok(dirs.filter(|(_, how)| how[..] == [LOGGED]).map(|(key, _)| key.db).collect())
     }
 
     /// Bytes of all relations of a database, as far as WAL describes them: without free space maps, which PostgreSQL

@@ -1,6 +1,6 @@
 //! The files of a stopped cluster that WAL describes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,8 @@ use pgformat::wal::{StreamConfig, WalBuilder};
 use pgformat::{Lsn, checkpoint::CHECKPOINT_LEN};
 
 /// Directories below the data directory that hold what is compared.
-const DIRECTORIES: [&str; 6] = ["global", "base", "pg_tblspc", "pg_xact", "pg_multixact", "pg_commit_ts"];
+const DIRECTORIES: [&str; 8] =
+    ["global", "base", "pg_tblspc", "pg_xact", "pg_multixact", "pg_commit_ts", "pg_twophase", "pg_logical"];
 
 /// A file of a fork.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct Local {
     pub forks: BTreeMap<RelFork, Vec<File>>,
     /// Segments of SLRUs.
     pub segments: BTreeMap<(Slru, u32), String>,
+    /// Paths of relation maps, prepared transactions, and the progress of replication origins.
+    pub files: BTreeSet<String>,
 }
 
 impl Local {
@@ -70,6 +73,7 @@ impl Local {
             lsn,
             forks: BTreeMap::new(),
             segments: BTreeMap::new(),
+            files: BTreeSet::new(),
         };
         for directory in DIRECTORIES {
             local.list(directory)?;
@@ -102,6 +106,7 @@ impl Local {
                     self.forks.entry(fork).or_default().push(File { path: below, first, len: meta.len() });
                 }
                 FileKind::Slru(slru, segno) => drop(self.segments.insert((slru, segno), below)),
+                FileKind::RelMap(..) | FileKind::TwoPhase(_) | FileKind::Origins => drop(self.files.insert(below)),
                 _ => {}
             }
         }

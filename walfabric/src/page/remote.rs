@@ -1,6 +1,6 @@
 //! A pageserver as a source of pages: what is many over its pagestream, the rest over HTTP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::rel::{BlockNumber, BlockTag, RelFork};
 use pgformat::slru::Slru;
-use proto::api::{ControlDifference, Relations, Segments};
+use proto::api::{ControlDifference, Files, Relations, Segments};
 use proto::id::TenantTimelineId;
 
 use super::client::PageClient;
@@ -44,10 +44,11 @@ impl Remote {
 }
 
 impl Source for Remote {
-    async fn relations(&mut self) -> Result<BTreeMap<RelFork, BlockNumber>> {
+    async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
         let all: Relations = self.http.get(&self.server.http, &self.at("relations")).await?;
         let one = |r: proto::api::RelationSize| Ok((r.rel.parse()?, r.blocks.context("a relation without a size")?));
-        all.relations.into_iter().map(one).collect()
+        let forks: Result<_> = all.relations.into_iter().map(one).collect();
+        Ok((forks?, all.logged_databases.into_iter().collect()))
     }
 
     async fn pages(&mut self, tags: &[BlockTag]) -> Result<Vec<Result<Bytes, String>>> {
@@ -63,6 +64,15 @@ impl Source for Remote {
     async fn segment(&mut self, slru: Slru, segno: u32) -> Result<Bytes> {
         let path = self.at(&format!("slru?kind={}&segno={segno}", slru.directory()));
         self.http.get_bytes(&self.server.http, &path).await
+    }
+
+    async fn files(&mut self) -> Result<Vec<String>> {
+        let all: Files = self.http.get(&self.server.http, &self.at("files")).await?;
+        Ok(all.files)
+    }
+
+    async fn file(&mut self, path: &str) -> Result<Bytes> {
+        self.http.get_bytes(&self.server.http, &self.at(&format!("files?path={path}"))).await
     }
 
     async fn control(&mut self, file: &[u8]) -> Result<Vec<ControlDifference>> {

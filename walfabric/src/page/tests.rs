@@ -1,6 +1,6 @@
 //! A small cluster by hand against a pageserver that is a map: equal, and with every kind of difference planted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use pgformat::checkpoint::CheckPoint;
 use pgformat::control::{CONTROL_FILE_NAME, ControlFile, DbState};
 use pgformat::effect::Parameters;
+use pgformat::origins::{ORIGINS_FILE_NAME, file_of_origins};
 use pgformat::page::Page;
 use pgformat::rel::{BlockNumber, BlockTag, RelFork};
 use pgformat::slru::Slru;
@@ -80,6 +81,8 @@ struct Model {
     sizes: BTreeMap<RelFork, BlockNumber>,
     segments: BTreeMap<(Slru, u32), Vec<u8>>,
     control: Vec<ControlDifference>,
+    files: BTreeMap<String, Vec<u8>>,
+    logged: BTreeSet<u32>,
 }
 
 impl Model {
@@ -98,8 +101,8 @@ impl Model {
 }
 
 impl Source for Model {
-    async fn relations(&mut self) -> Result<BTreeMap<RelFork, BlockNumber>> {
-        Ok(self.sizes.clone())
+    async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
+        Ok((self.sizes.clone(), self.logged.clone()))
     }
 
     async fn pages(&mut self, tags: &[BlockTag]) -> Result<Vec<Result<Bytes, String>>> {
@@ -122,6 +125,14 @@ impl Source for Model {
         Ok(self.segments[&(slru, segno)].clone().into())
     }
 
+    async fn files(&mut self) -> Result<Vec<String>> {
+        Ok(self.files.keys().cloned().collect())
+    }
+
+    async fn file(&mut self, path: &str) -> Result<Bytes> {
+        Ok(self.files[path].clone().into())
+    }
+
     async fn control(&mut self, file: &[u8]) -> Result<Vec<ControlDifference>> {
         assert!(ControlFile::parse(file).is_ok(), "the whole file is sent");
         Ok(self.control.clone())
@@ -132,6 +143,15 @@ fn write(root: &Path, path: &str, pages: &[Page]) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let bytes: Vec<u8> = pages.iter().flat_map(|p| p.0).collect();
+    std::fs::write(path, bytes).expect("written");
+}
+
+const MAP: &str = "base/5/pg_filenode.map";
+const PREPARED: &str = "pg_twophase/000002BC";
+
+fn small(root: &Path, path: &str, bytes: &[u8]) {
+    let path = root.join(path);
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     std::fs::write(path, bytes).expect("written");
 }
 
@@ -164,6 +184,14 @@ fn cluster(root: &Path) -> Model {
     write(root, "base/5/t3_16500", &[heap(1)]);
     write(root, "pg_xact/0000", &[Page([0x55; 8192])]);
     model.segments.insert((Slru::Xact, 0), vec![0x55; 8192]);
+    for path in [MAP, PREPARED] {
+        small(root, path, path.as_bytes());
+        model.files.insert(path.to_owned(), path.into());
+    }
+    // One that a session merely used, and an order of its own.
+    let theirs = BTreeMap::from([(2, Lsn::new(9)), (3, Lsn::new(0))]);
+    small(root, ORIGINS_FILE_NAME, &file_of_origins(&theirs));
+    model.files.insert(ORIGINS_FILE_NAME.to_owned(), file_of_origins(&BTreeMap::from([(2, Lsn::new(9))])));
     // Pages of zeros need not be there.
     model.segments.insert((Slru::MultixactOffsets, 0), vec![0; 16384]);
     model
@@ -185,7 +213,7 @@ async fn an_equal_cluster_is_equal() {
     assert!(report.equal, "{}", report.render());
     assert_eq!(report.lsn, Lsn::new(0x0300_0028 + 120), "the end of the checkpoint's record");
     // 200 + 1 + 1 + 1 + 1 pages of forks, 1 + 2 of segments; neither free space maps nor unlogged main forks.
-    assert_eq!((report.forks, report.pages), (5, 207));
+    assert_eq!((report.forks, report.pages, report.files), (5, 207, 3));
     assert_eq!(report.kinds["heap"], 203);
 
     // Hint bits, the hole, the checksum and the flags of a heap page are PostgreSQL's own business.
@@ -256,6 +284,68 @@ async fn every_difference_is_found_and_named() {
     })
     .await;
     assert!(d.file == CONTROL_FILE_NAME && d.what.contains("ours 799, file's 800"), "{}", d.what);
+}
+
+#[tokio::test]
+async fn every_difference_of_a_small_file_is_found_and_named() {
+    let d = planted(|root, _| small(root, MAP, b"base/5/pg_filenode.mbq")).await;
+    assert_eq!((d.file.as_str(), d.offset, d.bytes), (MAP, Some(20), Some(2)));
+    assert_eq!((d.ours.as_deref(), d.theirs.as_deref()), (Some("6170"), Some("6271")));
+    let d = planted(|root, _| small(root, PREPARED, b"pg_twophase/000002B")).await;
+    assert!(d.file == PREPARED && d.what.contains("20 bytes, the file 19"), "{}", d.what);
+    let d = planted(|root, _| std::fs::remove_file(root.join(PREPARED)).expect("removed")).await;
+    assert!(d.file == PREPARED && d.what.contains("the cluster has no such file"), "{}", d.what);
+    let d = planted(|_, m| drop(m.files.remove(PREPARED))).await;
+    assert!(d.file == PREPARED && d.what.contains("the pageserver has no such file"), "{}", d.what);
+    let global = "global/pg_filenode.map";
+    let d = planted(|root, _| small(root, global, b"map")).await;
+    assert_eq!(d.file, global);
+
+    let origins = |origin, lsn| file_of_origins(&BTreeMap::from([(origin, Lsn::new(lsn))]));
+    let d = planted(|root, _| small(root, ORIGINS_FILE_NAME, &origins(2, 10))).await;
+    assert!(d.file == ORIGINS_FILE_NAME && d.what.contains("origin 2: ours 0/9, file's 0/A"), "{}", d.what);
+    let d = planted(|root, _| std::fs::remove_file(root.join(ORIGINS_FILE_NAME)).expect("removed")).await;
+    assert!(d.what.contains("origin 2: ours 0/9, file's none"), "{}", d.what);
+    let d = planted(|root, m| {
+        small(root, ORIGINS_FILE_NAME, &origins(7, 0));
+        m.files.insert(ORIGINS_FILE_NAME.to_owned(), origins(7, 5));
+    })
+    .await;
+    assert!(d.what.contains("origin 7: ours 0/5, file's none"), "{}", d.what);
+    let mut torn = origins(2, 9);
+    torn[10] ^= 1;
+    let d = planted(|root, _| small(root, ORIGINS_FILE_NAME, &torn)).await;
+    assert!(d.file == ORIGINS_FILE_NAME && d.what.contains("the cluster's: the checksum"), "{}", d.what);
+}
+
+/// Bits that we lack are allowed where the log lacks them, and only there.
+#[tokio::test]
+async fn bits_of_visibility_maps_may_be_missing_in_logged_databases_alone() {
+    let plant = |root: &Path| {
+        let mut theirs = Page::default();
+        theirs.init(0);
+        theirs.0[30] = 1;
+        write(root, "base/5/16384_vm", &[theirs]);
+    };
+    let missing = |m: &mut Model| {
+        let mut ours = Page::default();
+        ours.init(0);
+        *m.page("1663/5/16384_vm", 0) = ours;
+    };
+    let d = planted(|root, m| {
+        plant(root);
+        missing(m);
+        m.logged.insert(6);
+    })
+    .await;
+    assert_eq!(d.file, "base/5/16384_vm");
+    let dir = dir();
+    let mut model = cluster(dir.path());
+    plant(dir.path());
+    missing(&mut model);
+    model.logged.insert(5);
+    let report = compare(dir.path(), &mut model).await;
+    assert!(report.equal && !report.allowed.is_empty(), "{}", report.render());
 }
 
 #[test]

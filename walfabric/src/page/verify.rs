@@ -1,7 +1,8 @@
 //! Whether a pageserver has the pages of a stopped cluster, all of them and no others, as of its last checkpoint.
 //!
 //! Compared are all forks but free space maps, which are hints, and the main forks and maps of unlogged relations,
-//! which WAL does not describe; SLRU segments; the control file. Pages are compared as the judges of redo compare them
+//! which WAL does not describe; SLRU segments; the control file; relation maps, prepared transactions and the progress
+//! of replication origins (`files`). Pages are compared as the judges of redo compare them
 //! ([`pgformat::compare`]), page LSN included. Beyond its list of differences only this is allowed: a server makes
 //! forks
 //! and segments longer before it logs anything for the new blocks, so its files may end with empty pages that the
@@ -14,15 +15,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use pgformat::Lsn;
 use pgformat::compare::{ALLOWED, Against, Case, Kind, verdict};
 use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::slru::Slru;
-use pgformat::{Lsn, PgMajor};
 use proto::api::ControlDifference;
 use serde::Serialize;
 
 use super::local::{File, Local};
+
+mod files;
 
 /// Blocks read and asked for at a time: 1 MiB.
 const CHUNK_BLOCKS: usize = 128;
@@ -30,19 +33,21 @@ const CHUNK_BLOCKS: usize = 128;
 const EXAMPLES_MAX: usize = 20;
 /// Bytes of a difference that are shown.
 const SHOWN_BYTES: usize = 16;
-/// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`).
-const FIRST_NORMAL_OID: u32 = 16384;
 
 /// Where our side comes from, all of it at one LSN.
 pub trait Source {
-    /// Every fork with its blocks.
-    fn relations(&mut self) -> impl Future<Output = Result<BTreeMap<RelFork, BlockNumber>>>;
+    /// Every fork with its blocks, and the databases whose visibility maps were logged without their bits.
+    fn relations(&mut self) -> impl Future<Output = Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)>>;
     /// Pages, or why there is none.
     fn pages(&mut self, tags: &[BlockTag]) -> impl Future<Output = Result<Vec<Result<Bytes, String>>>>;
     /// An SLRU's segments.
     fn segments(&mut self, slru: Slru) -> impl Future<Output = Result<Vec<u32>>>;
     /// All pages of a segment.
     fn segment(&mut self, slru: Slru, segno: u32) -> impl Future<Output = Result<Bytes>>;
+    /// Relation maps, prepared transactions, the progress of replication origins: paths below the data directory.
+    fn files(&mut self) -> impl Future<Output = Result<Vec<String>>>;
+    /// What is in one of them.
+    fn file(&mut self, path: &str) -> impl Future<Output = Result<Bytes>>;
     /// What differs from this control file.
     fn control(&mut self, file: &[u8]) -> impl Future<Output = Result<Vec<ControlDifference>>>;
 }
@@ -85,6 +90,8 @@ pub struct Report {
     pub pages: u64,
     /// Of them, by what they belong to.
     pub kinds: BTreeMap<&'static str, u64>,
+    /// Relation maps, prepared transactions and files of replication origins compared.
+    pub files: u64,
     /// Empty pages at the end of files that the pageserver does not have.
     pub empty_tail_pages: u64,
     /// Pages whose only differences are allowed, by the entry of the list.
@@ -104,6 +111,7 @@ impl Report {
             forks: 0,
             pages: 0,
             kinds: BTreeMap::new(),
+            files: 0,
             empty_tail_pages: 0,
             allowed: BTreeMap::new(),
             differences: 0,
@@ -133,6 +141,7 @@ impl Report {
         };
         let kinds: Vec<String> = self.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
         line(format!("{} pages of {} forks compared at {}: {}", self.pages, self.forks, self.lsn, kinds.join(", ")));
+        line(format!("{} files beside them: relation maps, prepared transactions, origins", self.files));
         self.allowed.iter().for_each(|(name, n)| line(format!("allowed: {name}: {n} pages")));
         if self.empty_tail_pages > 0 {
             line(format!("allowed: empty pages at the end of files: {}", self.empty_tail_pages));
@@ -167,7 +176,7 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
         let what = format!("{}: ours {}, file's {}", d.what, d.ours, d.theirs);
         report.differs(Difference { file: pgformat::control::CONTROL_FILE_NAME.to_owned(), ..in_words(what) });
     }
-    let ours = source.relations().await?;
+    let (ours, logged) = source.relations().await?;
     let unlogged: BTreeSet<_> =
         local.forks.keys().chain(ours.keys()).filter(|f| f.fork == Fork::Init).map(|f| f.rel).collect();
     let is_compared = |fork: &RelFork| match fork.fork {
@@ -176,7 +185,8 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
         Fork::Main | Fork::Vm => !unlogged.contains(&fork.rel),
     };
     for (fork, files) in local.forks.iter().filter(|(fork, _)| is_compared(fork)) {
-        compare_fork(local, source, *fork, files, ours.get(fork).copied(), &mut report).await?;
+        let is_logged = logged.contains(&fork.rel.db);
+        compare_fork(local, source, (*fork, is_logged), files, ours.get(fork).copied(), &mut report).await?;
     }
     for (fork, blocks) in ours.iter().filter(|(fork, _)| is_compared(fork) && !local.forks.contains_key(fork)) {
         let what = format!("the pageserver has {blocks} blocks of it, the cluster has no such fork");
@@ -185,6 +195,7 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
     for slru in Slru::ALL {
         compare_slru(local, source, slru, &mut report).await?;
     }
+    files::compare(local, source, &mut report).await?;
     Ok(report)
 }
 
@@ -205,7 +216,7 @@ fn in_words(what: String) -> Difference {
 async fn compare_fork(
     local: &Local,
     source: &mut impl Source,
-    fork: RelFork,
+    (fork, logged_database): (RelFork, bool),
     files: &[File],
     ours: Option<BlockNumber>,
     report: &mut Report,
@@ -228,7 +239,7 @@ async fn compare_fork(
             let here = tags.partition_point(|tag| tag.blk < ours.unwrap_or(0));
             let pages = source.pages(&tags[..here]).await?;
             for ((tag, theirs), ours) in tags.iter().zip(&theirs).zip(pages) {
-                compare_page(&file.path, *tag, theirs, ours, local.control.version, report);
+                compare_page(&file.path, *tag, theirs, ours, logged_database, report);
             }
             for (tag, theirs) in tags.iter().zip(&theirs).skip(here) {
                 compare_tail(&file.path, *tag, theirs, report);
@@ -277,7 +288,7 @@ fn compare_page(
     tag: BlockTag,
     theirs: &Page,
     ours: Result<Bytes, String>,
-    version: PgMajor,
+    logged_database: bool,
     report: &mut Report,
 ) {
     let difference = |ours: Option<Lsn>, what: String| Difference {
@@ -304,8 +315,6 @@ fn compare_page(
         return;
     };
     report.count(kind.name());
-    // Only a database that was created after the import can lack bits of its maps.
-    let logged_database = version.has_wal_logged_create_database() && tag.fork.rel.db >= FIRST_NORMAL_OID;
     let case = Case { against: Against::File, tag, kind, logged_database };
     match verdict(&ours, theirs, &case) {
         Err(e) => report.differs(difference(Some(ours.lsn()), e.to_string())),

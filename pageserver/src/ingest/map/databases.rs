@@ -18,6 +18,9 @@ use crate::key::{Key, Kind};
 pub(crate) const ONLY_RELATIONS: u8 = 0;
 /// A database's own directory, with its version file.
 pub(crate) const WHOLE: u8 = 1;
+/// The same of one that was made page by page through the log (`STRATEGY wal_log`), or copied from such a one: its
+/// visibility maps came without bits.
+pub(crate) const LOGGED: u8 = 2;
 /// Bytes that one piece of a copy comes to, about.
 const PIECE_BYTES: usize = 8 << 20;
 
@@ -64,10 +67,10 @@ impl Mapper {
         Ok(())
     }
 
-    /// A database without relations.
-    pub(super) fn create_database(&mut self, dir: DatabaseDir, out: &mut Out<'_>) {
+    /// A database without relations, [`WHOLE`] or [`LOGGED`].
+    pub(super) fn create_database(&mut self, dir: DatabaseDir, how: u8, out: &mut Out<'_>) {
         self.databases.insert(dir, true);
-        out.blob(dir_key(Kind::Database, dir), &[WHOLE]);
+        out.blob(dir_key(Kind::Database, dir), &[how]);
     }
 
     /// Everything that a database has in a tablespace goes.
@@ -123,7 +126,8 @@ impl Mapper {
     fn begin_copy(&mut self, copy: &mut Copy, out: &mut Out<'_>) -> Result<(), LookError> {
         let (from, to) = (copy.from, copy.to);
         self.drop_database(to, out)?;
-        self.create_database(to, out);
+        let is_logged = out.look.blob(dir_key(Kind::Database, from))?.is_some_and(|b| b[..] == [LOGGED]);
+        self.create_database(to, if is_logged { LOGGED } else { WHOLE }, out);
         if let Some(map) = out.look.blob(dir_key(Kind::RelMap, from))? {
             out.blob(dir_key(Kind::RelMap, to), &map);
         }

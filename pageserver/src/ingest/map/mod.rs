@@ -269,7 +269,7 @@ impl Mapper {
                     self.rels.truncate_map(*rel, *blocks, out)?;
                 }
             }
-            Effect::DatabaseCreate(dir) => self.create_database(*dir, out),
+            Effect::DatabaseCreate(dir) => self.create_database(*dir, databases::LOGGED, out),
             Effect::DatabaseDrop { db, spcs } => {
                 for spc in spcs.iter() {
                     self.drop_database(effect::DatabaseDir { spc, db: *db }, out)?;

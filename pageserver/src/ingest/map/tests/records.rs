@@ -404,6 +404,18 @@ fn a_database_is_copied_in_pieces() {
 }
 
 #[test]
+fn a_database_made_through_the_log_is_known_as_such_and_so_are_its_copies() {
+    let mut s = Script::new(V15);
+    s.record(rmid::SMGR, 0x10, 0, &words(&[REL.spc, 5, REL.rel, 0]));
+    s.record(rmid::DBASE, 0x10, 0, &words(&[8, 1663]));
+    s.record(rmid::DBASE, 0x00, 0, &words(&[9, 1700, 8, 1663]));
+    s.record(rmid::DBASE, 0x00, 0, &words(&[10, 1663, 5, 1663]));
+    s.rig.publish();
+    let kind = |spc, db| s.rig.blob(Key::of_database(Kind::Database, spc, db), TIP);
+    assert_eq!((kind(1663, 8), kind(1700, 9), kind(1663, 10)), (Some(vec![2]), Some(vec![2]), Some(vec![1])));
+}
+
+#[test]
 fn tablespaces_have_paths() {
     let mut s = Script::new(V15);
     let key = Key { spc: 99, ..Key::first(Kind::Tablespace) };
