@@ -10,6 +10,8 @@ use walfabric::fabric::{Fabric, FabricDir};
 pub struct TestFabric {
     dir: tempfile::TempDir,
     binary: PathBuf,
+    /// Environment of everything that the fabric runs.
+    variables: Vec<(String, String)>,
 }
 
 /// The `walfabric` binary next to the program that runs, or next to its `deps` folder.
@@ -28,8 +30,16 @@ impl TestFabric {
     /// # Errors
     /// With what the binary said.
     pub fn up(options: &[&str]) -> Result<TestFabric> {
+        TestFabric::up_with(options, Vec::new())
+    }
+
+    /// As [`TestFabric::up`], with these variables in the environment.
+    ///
+    /// # Errors
+    /// With what the binary said.
+    pub fn up_with(options: &[&str], variables: Vec<(String, String)>) -> Result<TestFabric> {
         let dir = tempfile::Builder::new().prefix("walfabric-test-").tempdir()?;
-        let fabric = TestFabric { dir, binary: binary()? };
+        let fabric = TestFabric { dir, binary: binary()?, variables };
         let mut args = vec!["up", "--detach"];
         args.extend_from_slice(options);
         fabric.ok(&args)?;
@@ -49,6 +59,7 @@ impl TestFabric {
         let (verb, rest) = args.split_first().context("a verb is needed")?;
         let mut command = Command::new(&self.binary);
         command.arg(verb).arg("--dir").arg(self.path()).args(rest).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         Ok(command.output()?)
     }
 

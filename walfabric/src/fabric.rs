@@ -29,6 +29,9 @@ pub struct Fabric {
     pub safekeepers: Vec<NodeEntry>,
     /// Pageservers by id.
     pub pageservers: Vec<NodeEntry>,
+    /// Where pages are stored, if not in the fabric's own directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_storage: Option<String>,
 }
 
 /// The broker of a fabric.

@@ -91,6 +91,9 @@ struct UpOptions {
     /// Directory of PostgreSQL's programs [default: found by itself, 15 preferred]
     #[arg(long)]
     pg_bin: Option<PathBuf>,
+    /// Where pageservers keep pages, s3://bucket/prefix or file:///dir [default: in the fabric's directory]
+    #[arg(long)]
+    remote_storage: Option<String>,
     /// Neither PostgreSQL nor shim
     #[arg(long)]
     no_postgres: bool,
@@ -290,6 +293,7 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         pageservers: o.pageservers,
         broker: o.broker,
         pg_bin: o.pg_bin,
+        remote_storage: o.remote_storage,
         no_postgres: o.no_postgres,
         supervise: o.supervise,
     };

@@ -33,6 +33,9 @@ pub struct UpArgs {
     pub broker: Option<String>,
     /// Directory of PostgreSQL's programs.
     pub pg_bin: Option<PathBuf>,
+    /// `s3://bucket/prefix` or `file:///dir` for the pages, each pageserver in a folder of its own; `None`: in the
+    /// fabric's directory, or as the directory has it.
+    pub remote_storage: Option<String>,
     /// Neither PostgreSQL nor shim.
     pub no_postgres: bool,
     /// Restart what dies by itself.
@@ -217,6 +220,7 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
         shim,
         safekeepers,
         pageservers,
+        remote_storage: args.remote_storage.clone(),
     };
     dir.write_plan(&plan(&fabric, dir, args.supervise)?)?;
     dir.write_fabric(&fabric)
@@ -242,6 +246,10 @@ fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
         if broker != there {
             return differ("as its broker", broker.clone(), there.to_owned());
         }
+    }
+    if let Some(url) = args.remote_storage.as_ref().filter(|url| fabric.remote_storage.as_ref() != Some(url)) {
+        let there = fabric.remote_storage.clone().unwrap_or_else(|| "its own directory".to_owned());
+        return differ("as its storage", url.clone(), there);
     }
     let mut plan = plan(&fabric, dir, args.supervise)?;
     if let (Some(pg_bin), Some(pg)) = (&args.pg_bin, &fabric.postgres) {
@@ -286,8 +294,11 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
             ("--broker-prefix", broker.prefix.clone()),
         ];
         if kind == "pageserver" {
-            let pages = dir.data("remote").join(format!("pageserver-{}", node.id));
-            args.push(("--remote-storage", format!("file://{}", text(&pages)?)));
+            let root = match &fabric.remote_storage {
+                Some(url) => url.trim_end_matches('/').to_owned(),
+                None => format!("file://{}", text(&dir.data("remote"))?),
+            };
+            args.push(("--remote-storage", format!("{root}/pageserver-{}", node.id)));
         }
         let ready = ReadyProbe::Livez(node.http.clone());
         add(format!("{kind}-{}", node.id), own(kind, &args), None, StopStyle::Terminate, ready);

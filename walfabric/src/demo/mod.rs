@@ -83,6 +83,7 @@ async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<
         pageservers: None,
         broker: None,
         pg_bin: args.pg_bin.clone(),
+        remote_storage: None,
         no_postgres: false,
         supervise: false,
     };

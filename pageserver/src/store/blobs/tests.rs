@@ -9,7 +9,7 @@ use proto::id::{TenantId, TenantTimelineId, TimelineId};
 
 use super::fake::{FakeDisk, Lies};
 use super::memory::MemoryBlobs;
-use super::s3_server::{S3Server, variables};
+use super::s3_server::{S3Server, Serves, variables};
 use super::{BlobErrorKind, Blobs, Created, LocalBlobs, RealDisk, Storage};
 
 const FOLDERS: [&str; 2] = ["manifest", "layers"];

@@ -2,7 +2,7 @@
 
 use super::super::blobs::fake::{FakeDisk, Lies};
 use super::super::blobs::memory::MemoryBlobs;
-use super::super::blobs::s3_server::S3Server;
+use super::super::blobs::s3_server::{S3Server, Serves};
 use super::super::blobs::{RealDisk, Storage};
 use super::super::config::StoreConfig;
 use super::super::manifest::Importing;
