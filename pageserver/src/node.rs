@@ -334,6 +334,9 @@ impl Node {
         self.registry().insert(ttid, timeline.clone());
         self.tasks.spawn(manager::driver::run(self.clone(), timeline.clone(), queue));
         if let Some(store) = timeline.store.clone() {
+            if let Some(why) = timeline.trouble().full {
+                tracing::error!(timeline = %ttid, "can be read, and takes nothing in before storage does: {why}");
+            }
             self.tasks.spawn(upkeep::run(store, self.shutdown.clone()));
         }
         if let Some(request) = request {

@@ -20,7 +20,7 @@ use crate::ingest::lease::Slot;
 use crate::ingest::{Ingest, Position};
 use crate::read::TimelineReads;
 use crate::read::live::Live;
-use crate::store::Store;
+use crate::store::{Intake, Store};
 
 /// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
 const EVENTS_MAX: usize = 64;
@@ -216,7 +216,16 @@ impl Timeline {
 
     /// Why nothing is taken in.
     pub(crate) fn trouble(&self) -> Trouble {
-        self.trouble.borrow().clone()
+        let mut trouble = self.trouble.borrow().clone();
+        // Since the opening, maybe: then no stream has met it yet.
+        if let Some(store) = self.store.as_ref().filter(|store| !store.is_claimed()) {
+            match &*store.intake().borrow() {
+                Intake::Full(why) => trouble.full = Some(why.clone()),
+                Intake::Stopped(why) => trouble.stopped = trouble.stopped.or(Some(why.clone())),
+                Intake::Open | Intake::Busy => {}
+            }
+        }
+        trouble
     }
 
     /// To wait for trouble.

@@ -120,7 +120,8 @@ impl Ingest {
             take: Job::new(engine),
             flush: Job::new(store.clone()),
             blocked: false,
-            retry_at: None,
+            // Storage was full or away at the opening.
+            retry_at: (!store.is_claimed()).then(|| Instant::now() + RETRY),
             look_at: Instant::now() + UPKEEP,
             halted: None,
             choice_seq: 0,

@@ -222,26 +222,35 @@ impl Files {
         Files { blobs, shared, live: BTreeMap::new(), garbage: BTreeMap::new(), damaged: BTreeSet::new() }
     }
 
-    /// Opens every layer of a manifest, and takes note of the files that it does not list.
+    /// Opens every layer of a manifest.
     ///
     /// # Errors
     /// Those of storage. Of a layer that is lost or damaged the rest is opened all the same.
     pub(crate) fn open(blobs: Arc<dyn Blobs>, shared: Shared, manifest: &Manifest) -> Result<Files, FileError> {
-        blobs.clean(LAYERS)?;
         let mut files = Files::new(blobs, shared);
         for entry in &manifest.layers {
             let layer = open_entry(&*files.blobs, &files.shared, entry);
             let layer = layer.or_else(|e| damaged(&files.shared, entry, e))?;
             files.live.insert(entry.name.clone(), File { entry: entry.clone(), layer });
         }
-        let since = files.shared.clock.now();
-        for found in files.blobs.list(LAYERS)? {
+        Ok(files)
+    }
+
+    /// Removes what interrupted writes left and takes note of the files that the manifest does not list. Other writers
+    /// are fenced, and none of our own files is being written.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn take_stock(&mut self) -> Result<(), FileError> {
+        self.blobs.clean(LAYERS)?;
+        let since = self.shared.clock.now();
+        for found in self.blobs.list(LAYERS)? {
             let name = found.name.split_once('/').map_or("", |(_, name)| name);
-            if !files.live.contains_key(name) {
-                files.garbage.insert(name.to_owned(), Garbage { layer: Weak::new(), since });
+            if !self.live.contains_key(name) {
+                self.garbage.entry(name.to_owned()).or_insert(Garbage { layer: Weak::new(), since });
             }
         }
-        Ok(files)
+        Ok(())
     }
 
     /// Every file that the manifest lists.

@@ -10,10 +10,12 @@
 //! 2. what is durable ([`Durable`]) comes from a manifest that counts, never from a write that may have failed;
 //! 3. frozen layers are written in their order, so that the durable position has nothing missing below it;
 //! 4. memory is bounded: beyond its bounds [`Store::append`] refuses, and the caller's sender waits;
-//! 5. a layer in memory goes only after the file that replaces it is in the set that readers get.
+//! 5. a layer in memory goes only after the file that replaces it is in the set that readers get;
+//! 6. no layer is written and none is deleted before the timeline is claimed ([`Store::claim`]): it opens for reads
+//!    where storage is full or away, and takes versions in once it is claimed.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +46,7 @@ pub(crate) enum Intake {
     Open,
     /// Not until something was written.
     Busy,
-    /// Not until space returns; reads go on. What storage said.
+    /// Not until space returns, or storage that was away at the opening; reads go on. What storage said.
     Full(String),
     /// Not until the timeline is opened anew; reads go on. Why.
     Stopped(String),
@@ -114,6 +116,9 @@ pub(crate) struct Store {
     pub(super) files: Mutex<Files>,
     memory: Mutex<Memory>,
     flushing: Mutex<()>,
+    /// See invariant 6.
+    claimed: AtomicBool,
+    claiming: Mutex<()>,
     pub(super) swap: Mutex<Option<super::compact::Swap>>,
     intake: watch::Sender<Intake>,
     durable: watch::Sender<(Durable, Option<Lsn>)>,
@@ -138,22 +143,34 @@ impl Store {
     pub(crate) fn create(shared: Shared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Store, WriteError> {
         let manifests = Manifests::create(blobs.clone(), shared.clock.clone(), shared.config.grace, first)?;
         let files = Files::new(blobs.clone(), shared.clone());
-        Ok(Store::new(shared, blobs, manifests, files))
+        let store = Store::new(shared, blobs, manifests, files);
+        store.claimed.store(true, Ordering::Release);
+        Ok(store)
     }
 
-    /// Opens a timeline from storage alone, at the position up to which it is durable, and fences every other writer.
+    /// Opens a timeline from storage alone, at the position that its highest manifest says, and fences every other
+    /// writer; where storage is full or away, [`Store::claim`] does that later.
     ///
     /// # Errors
-    /// When it does not exist or is damaged, and those of storage.
+    /// When it does not exist or is damaged, and those of storage when it cannot be read.
     pub(crate) fn open(shared: Shared, blobs: Arc<dyn Blobs>) -> Result<Store, WriteError> {
         let manifests = Manifests::open(blobs.clone(), shared.clock.clone(), shared.config.grace)?;
         let files = Files::open(blobs.clone(), shared.clone(), manifests.current())?;
-        Ok(Store::new(shared, blobs, manifests, files))
+        let unclaimed = manifests.unclaimed().cloned();
+        let store = Store::new(shared, blobs, manifests, files);
+        match unclaimed.map_or_else(|| store.try_claim(), |e| Err(e.into())) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), BlobErrorKind::Full | BlobErrorKind::Retryable) => {
+                store.intake.send_replace(Intake::Full(e.to_string()));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(store)
     }
 
     fn new(shared: Shared, blobs: Arc<dyn Blobs>, manifests: Manifests, files: Files) -> Store {
         let (durable, start) = (manifests.durable(), manifests.current().last_record_start);
-        let published = Position { end: durable.lsn(), start };
+        let published = Position { end: manifests.current().disk_consistent_lsn, start };
         let open_since = shared.clock.now();
         Store {
             map: LayerMap::new(files.live().map(|f| f.layer.clone()).collect()),
@@ -164,6 +181,8 @@ impl Store {
             files: Mutex::new(files),
             memory: Mutex::new(Memory { published, frozen: VecDeque::new(), counted: 0, open_since }),
             flushing: Mutex::new(()),
+            claimed: AtomicBool::new(false),
+            claiming: Mutex::new(()),
             swap: Mutex::new(None),
             intake: watch::Sender::new(Intake::Open),
             durable: watch::Sender::new((durable, start)),
@@ -189,9 +208,38 @@ impl Store {
     }
 
     /// Whether versions are taken in.
-    #[cfg(test)]
     pub(crate) fn intake(&self) -> watch::Receiver<Intake> {
         self.intake.subscribe()
+    }
+
+    /// Whether the timeline is ours to write: see [`Store::claim`].
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Acquire)
+    }
+
+    /// Claims the timeline, if that was not possible when it was opened, and finds the files that nothing names.
+    ///
+    /// # Errors
+    /// By [`WriteError::kind`]; [`Store::intake`] says what it means for ingest.
+    pub(crate) fn claim(&self) -> Result<(), WriteError> {
+        if self.is_claimed() {
+            return Ok(());
+        }
+        let result = self.try_claim();
+        self.update_intake(result.as_ref().err());
+        result
+    }
+
+    pub(super) fn try_claim(&self) -> Result<(), WriteError> {
+        let _only = lock(&self.claiming);
+        if !self.is_claimed() {
+            // Nothing to change: the claim itself is what is repeated.
+            self.edit(|_| {})?;
+            // Before the first layer is written, and not before others were fenced: neither's are mistaken for garbage.
+            lock(&self.files).take_stock()?;
+            self.claimed.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Takes over all versions of a batch and leaves it empty. They count once [`Store::publish`] says so.
@@ -259,11 +307,12 @@ impl Store {
         let waits = memory.frozen.len() >= config.frozen_max && open >= config.layer_bytes;
         let crowded = !memory.frozen.is_empty()
             && self.shared.memory.bytes() > config.memory_bytes.saturating_add(config.memory_bytes / 4);
+        let unclaimed = !self.is_claimed();
         let now = match failed {
-            Some(e) if e.kind() == BlobErrorKind::Full => Intake::Full(e.to_string()),
             Some(e) if matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound) => {
                 Intake::Stopped(e.to_string())
             }
+            Some(e) if e.kind() == BlobErrorKind::Full || unclaimed => Intake::Full(e.to_string()),
             _ if waits || crowded => Intake::Busy,
             _ => Intake::Open,
         };
@@ -271,7 +320,7 @@ impl Store {
             // Only that everything could be written shows that there is space again; nothing heals what has stopped.
             let stays = match intake {
                 Intake::Stopped(_) => true,
-                Intake::Full(_) => !matches!(now, Intake::Stopped(_)) && !memory.frozen.is_empty(),
+                Intake::Full(_) => !matches!(now, Intake::Stopped(_)) && (unclaimed || !memory.frozen.is_empty()),
                 _ => false,
             };
             let changes = !stays && *intake != now;
@@ -288,7 +337,7 @@ impl Store {
     /// By [`WriteError::kind`]; [`Store::intake`] says what it means for ingest.
     pub(crate) fn flush_one(&self) -> Result<bool, WriteError> {
         let _only = lock(&self.flushing);
-        let result = self.flush_oldest();
+        let result = self.try_claim().and_then(|()| self.flush_oldest());
         self.update_intake(result.as_ref().err());
         result
     }

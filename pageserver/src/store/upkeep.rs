@@ -1,4 +1,5 @@
-//! The task that compacts a timeline's layers and deletes what nothing names any more.
+//! The task that compacts a timeline's layers and deletes what nothing names any more; and that claims the timeline
+//! when storage was full or away at its opening.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,10 +14,22 @@ use super::timeline::Store;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// After an error: as long as a service that is away may take to come back, short beside the time to fill up.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Until the timeline is claimed: one small write, and nothing is taken in before.
+const CLAIM: Duration = Duration::from_secs(1);
 
 /// Compacts and collects until cancelled, or until the timeline belongs to another writer.
 pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
     let turns = store.shared.compactions.clone();
+    while !store.is_claimed() {
+        if cancel.run_until_cancelled(tokio::time::sleep(CLAIM)).await.is_none() {
+            return;
+        }
+        let work = store.clone();
+        // No turn is waited for, and none is kept while storage is away.
+        if !matches!(tokio::task::spawn_blocking(move || claim(&work)).await, Ok(Wait::No)) {
+            return;
+        }
+    }
     loop {
         let due = async {
             tokio::select! {
@@ -55,6 +68,21 @@ enum Wait {
     No,
     Pause,
     Forever,
+}
+
+/// Tries to claim the timeline.
+fn claim(store: &Store) -> Wait {
+    let timeline = store.manifest().id();
+    match store.claim() {
+        Ok(()) => tracing::info!(%timeline, "storage takes manifests again: WAL is taken in"),
+        Err(e) if e.kind() == BlobErrorKind::Terminal => {
+            tracing::error!(%timeline, "takes nothing in any more: {e}");
+            return Wait::Forever;
+        }
+        // Said at the opening; the readiness page shows it.
+        Err(e) => tracing::debug!(%timeline, "is not claimed yet: {e}"),
+    }
+    Wait::No
 }
 
 /// Everything that is due now.

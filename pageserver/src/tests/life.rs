@@ -223,6 +223,52 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
 }
 
 #[tokio::test]
+async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
+    let disk = Arc::new(FaultyDisk::default());
+    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, first) = sk.push_after(0).await;
+    let mut b = builder();
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    let good = b.position();
+    pusher.until_durable(good).await;
+    let Fabric { tmp, broker, ps } = f;
+    ps.stop().await;
+    drop(pusher);
+    disk.full.store(true, Ordering::Relaxed);
+    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let status = ps.status().await;
+    assert_ne!(status.state, "stopped");
+    // What was read is not promised before this process has written something itself.
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (good, START));
+    let (code, body) = ps.get("/readyz?verbose").await;
+    assert!(code == 503 && String::from_utf8_lossy(&body).contains("waits for storage"), "{code} {body:?}");
+    let (mut pusher, _) = sk.push_after(first.choice_seq).await;
+    assert_eq!(pusher.start, good);
+    b.noop(3 << 20);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    ps.until("it is not taken in", |s| s.lag_bytes > 0 && s.stopped.is_some()).await;
+    assert_eq!(ps.status().await.last_record_lsn, good);
+    disk.full.store(false, Ordering::Relaxed);
+    pusher.until_durable(b.position()).await;
+    eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
+    ps.stop().await;
+    // Without a stream it heals as well.
+    disk.full.store(true, Ordering::Relaxed);
+    drop(pusher);
+    sk.session.close(Duration::from_secs(2)).await;
+    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    assert_eq!(ps.get("/readyz").await.0, 503);
+    disk.full.store(false, Ordering::Relaxed);
+    eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
+    ps.stop().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
     let disk = Arc::new(FaultyDisk::default());
     let f = Fabric::start_with(disk.clone(), |_| {}).await;

@@ -106,9 +106,11 @@ fn take_lock(dir: &Path) -> Result<File, DataDirError> {
         }
         Err(errno) => return Err(io_error(errno.into())),
     }
-    file.set_len(0).map_err(io_error)?;
-    writeln!(file, "{}", std::process::id()).map_err(io_error)?;
-    Ok(file)
+    match file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        // The number is for a message only: a node shall start on a full disk, to serve what it has.
+        Err(e) if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Err(io_error(e)),
+        _ => Ok(file),
+    }
 }
 
 fn check_owner(dir: &Path, kind: &str, id: NodeId) -> Result<(), DataDirError> {

@@ -59,6 +59,7 @@ impl Store {
     /// # Errors
     /// By [`WriteError::kind`]. Nothing is lost and reads go on; ingest is not stopped.
     pub(crate) fn compact_one(&self) -> Result<Option<Compacted>, WriteError> {
+        self.claim()?;
         let mut swap = lock(&self.swap);
         if swap.is_none() {
             *swap = self.compact_planned()?;

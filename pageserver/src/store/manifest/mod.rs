@@ -13,7 +13,9 @@
 //!    have met can be deleted before it gets there. Nothing that was the highest during a listing is deleted before
 //!    it ends, provided that it takes less than the grace period; one that takes longer than half of it does not count;
 //! 3. opening for writing claims the timeline by creating a number, so that a former writer is fenced at its next
-//!    step, and what was read is durable under names that are;
+//!    step, and what was read is durable under names that are. Where storage is full or away, the timeline is open
+//!    without that: it can be read, and until the claim counts nothing else is created, nothing is deleted, and
+//!    nothing is durable but that the timeline begins;
 //! 4. a creation whose outcome is unknown (a lost answer, a crash of the service) is repeated with the same bytes
 //!    before anything else is created: it may still take effect, at any later time, and then means the same;
 //! 5. [`Durable`] is made here only, from a manifest that counts.
@@ -141,6 +143,8 @@ pub(crate) struct Manifests {
     /// Older numbers, and since when they are known to be replaced.
     replaced: BTreeMap<u64, Duration>,
     fenced: Option<u64>,
+    /// Why the claim of the opening does not count yet.
+    unclaimed: Option<ManifestError>,
 }
 
 /// How a manifest is named.
@@ -175,10 +179,11 @@ impl Manifests {
         }
     }
 
-    /// Opens a timeline for writing. Every other writer is fenced from here on.
+    /// Opens a timeline for writing. Every other writer is fenced from here on; when storage has no space for that or
+    /// is away, from when a later [`Manifests::advance`] succeeds: see [`Manifests::unclaimed`].
     ///
     /// # Errors
-    /// [`ManifestError::Missing`], damage, and those of storage.
+    /// [`ManifestError::Missing`], damage, and those of storage when nothing can be read.
     pub(crate) fn open(blobs: Arc<dyn Blobs>, clock: Clock, grace: Duration) -> Result<Manifests, ManifestError> {
         let mut lost = ManifestError::Missing;
         for _ in 0..ATTEMPTS_MAX {
@@ -191,6 +196,11 @@ impl Manifests {
             match manifests.write(manifest) {
                 // Another opening, or the former writer's last step: its manifest is the one to continue.
                 Err(e @ ManifestError::Fenced { .. }) => lost = e,
+                Err(e) if matches!(e.kind(), BlobErrorKind::Full | BlobErrorKind::Retryable) => {
+                    // The claim is an unknown creation now: whatever comes next repeats it before anything else.
+                    manifests.unclaimed = Some(e);
+                    return Ok(manifests);
+                }
                 other => return other.map(|()| manifests),
             }
         }
@@ -209,10 +219,11 @@ impl Manifests {
             unknown: None,
             replaced: BTreeMap::new(),
             fenced: None,
+            unclaimed: None,
         }
     }
 
-    /// What counts.
+    /// What counts; before the claim does, what was the highest.
     pub(crate) fn current(&self) -> &Manifest {
         &self.current
     }
@@ -225,7 +236,14 @@ impl Manifests {
 
     /// Up to where everything is durable.
     pub(crate) fn durable(&self) -> Durable {
-        Durable(self.current.disk_consistent_lsn)
+        let is_claimed = self.unclaimed.is_none();
+        // Whoever wrote what was read may have died before its name was durable: only the claim makes it so.
+        Durable(if is_claimed { self.current.disk_consistent_lsn } else { self.current.origin.start_lsn })
+    }
+
+    /// Why the timeline is not claimed yet; none when it is.
+    pub(crate) fn unclaimed(&self) -> Option<&ManifestError> {
+        self.unclaimed.as_ref()
     }
 
     /// Writes the next manifest: the current one with `edit`. When this returns, it counts. Repeated after an error,
@@ -263,6 +281,7 @@ impl Manifests {
                 self.replaced.insert(self.number, self.clock.now());
                 self.number = number;
                 self.current = manifest;
+                self.unclaimed = None;
             }
             Err(ManifestError::Fenced { number }) => self.fenced = Some(number),
             Err(_) => self.unknown = Some((number, manifest, bytes)),

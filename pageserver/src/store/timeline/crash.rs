@@ -210,13 +210,19 @@ fn cut_everywhere(lies: Lies, bug: Bug, step: u64) -> (Vec<String>, u64) {
         report("power lost", disk.after_power_loss(&mut rng));
         // What the first opening said is still true when the power goes after it.
         report("killed, opened, finished, power lost", killed.after_power_loss(&mut rng));
-        // Opened after a kill, and the power goes at once.
-        let disk = disk.after_kill();
-        if let Ok((store, _)) = Scenario::store(&disk, bug, false) {
-            let promised = Promised { created: true, durable: store.durable().borrow().0.lsn(), ..promised };
-            let disk = disk.after_power_loss(&mut rng);
-            if let Err(e) = scenario.check(&disk, bug, promised) {
-                problems.push(format!("killed, opened, power lost at operation {point}: {e}"));
+        // Opened after a kill, with space or without, and the power goes at once.
+        for room in [None, Some(0)] {
+            let disk = disk.after_kill();
+            disk.set_room(room);
+            if let Ok((store, _)) = Scenario::store(&disk, bug, false) {
+                let now = store.durable().borrow().0.lsn();
+                let created = promised.created || store.is_claimed();
+                let promised = Promised { created, durable: now.max(promised.durable), ..promised };
+                let disk = disk.after_power_loss(&mut rng);
+                disk.set_room(None);
+                if let Err(e) = scenario.check(&disk, bug, promised) {
+                    problems.push(format!("killed, opened with room {room:?}, power lost at operation {point}: {e}"));
+                }
             }
         }
     }

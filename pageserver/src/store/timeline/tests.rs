@@ -1,5 +1,7 @@
 //! One timeline's store: bounds, errors, restart, import.
 
+use bytes::Bytes;
+
 use super::super::blobs::fake::{FakeDisk, Lies};
 use super::super::blobs::memory::MemoryBlobs;
 use super::super::blobs::s3_server::{S3Server, Serves};
@@ -171,6 +173,91 @@ fn a_full_disk_stops_ingest_until_there_is_space() {
     feed(&store, rest).expect("takes them");
     store.flush().expect("writes");
     assert_eq!(whole(&store, &work, rest[19].position.end), None);
+}
+
+/// A timeline on a disk that is full from then on, its records and how many of them are durable.
+fn on_a_full_disk() -> (FakeDisk, Store, Workload) {
+    let disk = FakeDisk::new(Lies::None);
+    let store = Store::create(shared(small()).0, on(&disk).expect("directories"), empty()).expect("creates");
+    let work = Workload::new(13, 100, 20);
+    for chunk in work.records[..60].chunks(20) {
+        feed(&store, chunk).expect("takes them");
+        store.flush().expect("writes");
+    }
+    disk.set_room(Some(0));
+    (disk, store, work)
+}
+
+#[test]
+fn a_timeline_opens_on_a_full_disk_and_is_claimed_when_there_is_space() {
+    let (disk, old, work) = on_a_full_disk();
+    drop(old);
+    let blobs = on(&disk).expect("directories");
+    // What a writer left that was killed.
+    disk.set_room(Some(10));
+    blobs.create("layers/stray", &[Bytes::from_static(b"left over")]).expect("fits");
+    disk.set_room(Some(0));
+    let before = disk.files();
+    let flushed = work.records[59].position.end;
+    let (shared, hand) = shared(small());
+    let store = Store::open(shared, blobs.clone()).expect("opens");
+    assert!(matches!(&*store.intake().borrow(), Intake::Full(why) if why.contains("manifest")));
+    assert_eq!(whole(&store, &work, flushed), None);
+    for _ in 0..2 {
+        assert!(matches!(feed(&store, &work.records[60..80]), Err(AppendError::NotNow(Intake::Full(_)))));
+        assert_eq!(store.flush_one().expect_err("full").kind(), BlobErrorKind::Full);
+        assert_eq!(store.compact_one().expect_err("full").kind(), BlobErrorKind::Full);
+        hand.move_on(1000);
+        assert_eq!(store.collect().expect("does nothing"), 0);
+        assert_eq!((durable(&store), disk.files()), (Lsn::new(START), before.clone()), "nothing counts yet");
+        // Of what was read nothing is in doubt: only the claim waits.
+        assert_eq!(store.manifest().disk_consistent_lsn, flushed);
+    }
+    disk.set_room(None);
+    assert!(!store.flush_one().expect("claims"));
+    assert_eq!((durable(&store), store.intake().borrow().clone()), (flushed, Intake::Open));
+    feed(&store, &work.records[60..]).expect("takes them");
+    store.flush().expect("writes");
+    hand.move_on(1000);
+    assert!(store.collect().expect("works") > 0);
+    assert!(blobs.get("layers/stray").is_err(), "garbage of before the claim goes as well");
+    assert_eq!(whole(&reopen(&blobs), &work, work.records[99].position.end), None);
+}
+
+#[test]
+fn who_writes_on_while_another_opening_has_no_space_keeps_the_timeline() {
+    let (disk, old, work) = on_a_full_disk();
+    let new = Store::open(shared(small()).0, on(&disk).expect("directories")).expect("opens");
+    disk.set_room(None);
+    feed(&old, &work.records[60..80]).expect("takes them");
+    let end = old.flush().expect("is not fenced").lsn();
+    let error = new.claim().expect_err("its manifest is not the newest any more");
+    assert_eq!(error.kind(), BlobErrorKind::Terminal);
+    assert!(matches!(&*new.intake().borrow(), Intake::Stopped(why) if why.contains("another writer")), "{error}");
+    assert_eq!(durable(&new), Lsn::new(START));
+    assert!(new.flush_one().is_err() && new.compact_one().is_err());
+    assert_eq!(whole(&new, &work, work.records[59].position.end), None);
+    feed(&old, &work.records[80..]).expect("takes them");
+    old.flush().expect("writes");
+    assert_eq!(whole(&old, &work, work.records[99].position.end), None);
+    assert!(end < durable(&old));
+}
+
+#[test]
+fn storage_that_is_away_at_the_opening_is_claimed_later() {
+    let (disk, old, work) = on_a_full_disk();
+    drop(old);
+    disk.set_room(None);
+    for operation in ["write", "link"] {
+        let blobs = on(&disk).expect("directories");
+        disk.fail(operation);
+        let store = Store::open(shared(small()).0, blobs).expect("opens");
+        assert!(matches!(&*store.intake().borrow(), Intake::Full(why) if why.contains("injected")));
+        assert_eq!(whole(&store, &work, work.records[59].position.end), None);
+        store.claim().expect("it is back");
+        assert_eq!(*store.intake().borrow(), Intake::Open);
+        feed(&store, work.after(durable(&store))).expect("takes them");
+    }
 }
 
 /// How large the frozen layer is as a file.
