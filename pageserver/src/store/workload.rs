@@ -106,10 +106,33 @@ fn image(rng: &mut fastrand::Rng) -> Bytes {
 impl Workload {
     /// `count` records over so many blocks.
     pub(crate) fn new(seed: u64, count: usize, blocks: u32) -> Workload {
-        let mut rng = fastrand::Rng::with_seed(seed);
         let mut work = Workload::default();
-        let mut end = START;
-        let mut exists = std::collections::BTreeSet::new();
+        work.write(&mut fastrand::Rng::with_seed(seed), count, blocks, START);
+        work
+    }
+
+    /// The pages of so many blocks as an import copies them, all versions at `at`, and `count` records behind.
+    pub(crate) fn imported(seed: u64, count: usize, blocks: u32, at: Lsn) -> Workload {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut versions: Vec<_> = (0..blocks).map(|blk| (block(blk), ValueKind::Image, image(&mut rng))).collect();
+        versions.push((Key::first(Kind::Control), ValueKind::Blob, Bytes::from_static(b"imported")));
+        let mut work = Workload::default();
+        work.put(Record { position: Position { end: at, start: None }, versions });
+        work.write(&mut rng, count, blocks, at.get());
+        work
+    }
+
+    fn put(&mut self, record: Record) {
+        for (key, kind, value) in &record.versions {
+            self.model.0.insert((*key, record.position.end), (*kind, value.clone()));
+        }
+        self.records.push(record);
+    }
+
+    fn write(&mut self, rng: &mut fastrand::Rng, count: usize, blocks: u32, mut end: u64) {
+        let is_block = |key: &Key| key.kind == Kind::Block;
+        let mut exists: std::collections::BTreeSet<u32> =
+            self.model.0.keys().filter(|(key, _)| is_block(key)).map(|(key, _)| key.blk).collect();
         for number in 0..count {
             let start = end + 24 * rng.u64(0..2);
             end = start + 8 * rng.u64(4..20);
@@ -120,16 +143,16 @@ impl Workload {
                 // One page gets more than its share.
                 let blk = if rng.u8(..4) == 0 { 0 } else { blk };
                 let version = match rng.u8(..40) {
-                    0..3 => (block(blk), ValueKind::Image, image(&mut rng)),
+                    0..3 => (block(blk), ValueKind::Image, image(rng)),
                     5 => (block(blk), ValueKind::Tombstone, Bytes::new()),
                     6..=9 => {
                         let key = Key { blk: 0, kind: Kind::RelSize, ..block(blk) };
                         (key, ValueKind::Blob, Bytes::from(vec![number as u8; 4]))
                     }
                     // Redo refuses a change to a page that does not exist.
-                    10 => (block(blk), ValueKind::Init, change(&mut rng, true)),
-                    _ if !exists.contains(&blk) => (block(blk), ValueKind::Init, change(&mut rng, true)),
-                    _ => (block(blk), ValueKind::Change, change(&mut rng, false)),
+                    10 => (block(blk), ValueKind::Init, change(rng, true)),
+                    _ if !exists.contains(&blk) => (block(blk), ValueKind::Init, change(rng, true)),
+                    _ => (block(blk), ValueKind::Change, change(rng, false)),
                 };
                 if !versions.iter().any(|(key, _, _)| *key == version.0) {
                     match version.1 {
@@ -141,12 +164,8 @@ impl Workload {
                 }
             }
             versions.push((Key::first(Kind::Control), ValueKind::Blob, Bytes::from(number.to_le_bytes().to_vec())));
-            for (key, kind, value) in &versions {
-                work.model.0.insert((*key, lsn), (*kind, value.clone()));
-            }
-            work.records.push(Record { position: Position { end: lsn, start: Some(start) }, versions });
+            self.put(Record { position: Position { end: lsn, start: Some(start) }, versions });
         }
-        work
     }
 
     /// The records behind a position.
