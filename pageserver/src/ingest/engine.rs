@@ -10,11 +10,12 @@ use pgformat::redo::rmid;
 use pgformat::wal::{Record, StreamConfig, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
 
-use super::map::look::At;
+use super::map::look::{At, LookError};
 use super::map::{MapError, Mapper, Progress};
+use super::recover;
 use super::worker::Task;
 use crate::metrics::Metrics;
-use crate::store::{AppendError, Batch, Intake, Position, Store, WriteError};
+use crate::store::{AppendError, Batch, Intake, Position, Store, StoreError, WriteError};
 
 /// So much is taken on the spot: it takes less time than waking another thread for it.
 const ON_THE_SPOT_BYTES: usize = 32 << 10;
@@ -37,6 +38,8 @@ pub(crate) enum Halt {
     Stopped(String),
     /// A record that an import cannot go on from: it begins anew.
     ImportAgain(String),
+    /// What was there before a record could not be read, for a reason that may pass: its WAL is wanted again.
+    ReadAgain(String),
 }
 
 impl std::fmt::Display for Halt {
@@ -44,6 +47,7 @@ impl std::fmt::Display for Halt {
         match self {
             Halt::Stopped(why) => f.write_str(why),
             Halt::ImportAgain(why) => write!(f, "the import begins anew: {why}"),
+            Halt::ReadAgain(why) => write!(f, "storage cannot be read; it is tried again: {why}"),
         }
     }
 }
@@ -56,6 +60,8 @@ pub(crate) struct Engine {
     batch: Batch,
     /// End of the base backup, while the records below it are replayed over pages that were copied meanwhile.
     import_end: Option<Lsn>,
+    /// A part of a record is in the store, behind what is published.
+    is_ahead: bool,
     halted: Option<Halt>,
 }
 
@@ -64,7 +70,7 @@ impl Engine {
     pub(crate) fn new(cfg: StreamConfig, mapper: Mapper, store: Arc<Store>, import_end: Option<Lsn>) -> Engine {
         let last = mapper.last();
         let decoder = WalDecoder::new(cfg, last.end, last.start);
-        Engine { decoder, mapper, store, batch: Batch::default(), import_end, halted: None }
+        Engine { decoder, mapper, store, batch: Batch::default(), import_end, is_ahead: false, halted: None }
     }
 
     /// Begins a new stream behind the last whole record: what came of an unfinished one is dropped.
@@ -79,14 +85,30 @@ impl Engine {
         Position { end: last.end, start: last.start }
     }
 
-    /// Takes in a chunk, as far as storage lets it. Without pieces: what storage did not take before.
+    /// Takes in a chunk, as far as storage lets it. Without pieces: what storage did not take before; or, after
+    /// [`Halt::ReadAgain`], nothing but a new beginning.
     pub(crate) fn take(&mut self, pieces: &[Piece]) -> Taken {
-        let mut taken = Taken { records: 0, end: self.position(), refused: None, halted: None, blocked: None };
+        if let Some(Halt::ReadAgain(_)) = &self.halted {
+            self.begin_anew();
+        }
+        let mut taken = Taken { records: 0, end: self.store.published(), refused: None, halted: None, blocked: None };
+        if self.halted.is_some() {
+            taken.halted = self.halted.clone();
+            return taken;
+        }
         for piece in pieces {
             if let Err(e) = self.feed(piece, &mut taken.records) {
                 taken.refused = Some(e);
                 break;
             }
+        }
+        if let Some(Halt::ReadAgain(why)) = &self.halted {
+            // Batch and mapper hold a part of a record: both are of no use. What is published is as it was.
+            if self.is_ahead {
+                self.halted = Some(Halt::Stopped(format!("in the midst of the copy of a database: {why}")));
+            }
+            self.batch = Batch::default();
+            return Taken { records: 0, refused: None, halted: self.halted.clone(), ..taken };
         }
         match self.hand_over() {
             Ok(()) => taken.end = self.position(),
@@ -97,10 +119,20 @@ impl Engine {
         taken
     }
 
+    /// Goes back to what is published, as an opening does.
+    fn begin_anew(&mut self) {
+        match recover::engine(&self.store, &self.store.manifest().attach()) {
+            Ok(engine) => *self = engine,
+            Err(recover::OpenError::Look(e)) => self.halted = Some(look_halt(e)),
+            Err(e) => self.halted = Some(Halt::Stopped(e.to_string())),
+        }
+    }
+
     /// Takes in a piece; counts its records.
     fn feed(&mut self, piece: &Piece, records: &mut u64) -> Result<(), WalError> {
-        let Engine { decoder, mapper, store, batch, import_end, halted } = self;
-        let mut pen = Pen { version: decoder.config().version, mapper, store, batch, import_end: *import_end };
+        let Engine { decoder, mapper, store, batch, import_end, is_ahead, halted } = self;
+        let (version, import_end) = (decoder.config().version, *import_end);
+        let mut pen = Pen { version, mapper, store, batch, import_end, is_ahead };
         let mut snapshot = pen.latest();
         decoder.feed_records(piece.at, &piece.wal, &mut |record| {
             if halted.is_some() {
@@ -122,6 +154,7 @@ impl Engine {
         append(store, batch)?;
         let position = self.position();
         self.store.publish(position);
+        self.is_ahead = false;
         Ok(())
     }
 }
@@ -164,6 +197,7 @@ struct Pen<'a> {
     store: &'a Store,
     batch: &'a mut Batch,
     import_end: Option<Lsn>,
+    is_ahead: &'a mut bool,
 }
 
 impl Pen<'_> {
@@ -182,6 +216,7 @@ impl Pen<'_> {
             self.mapper.record(record, self.batch, &look).map_err(halt)?
         };
         while matches!(progress, Progress::More) {
+            *self.is_ahead = true;
             append(self.store, self.batch).map_err(|blocked| match blocked {
                 Blocked::Full(why) | Blocked::Stopped(why) => {
                     Halt::Stopped(format!("storage failed in the midst of the copy of a database: {why}"))
@@ -196,7 +231,18 @@ impl Pen<'_> {
 }
 
 fn halt(e: MapError) -> Halt {
-    Halt::Stopped(e.to_string())
+    match e {
+        MapError::Look(e) => look_halt(e),
+        MapError::Stop { .. } => Halt::Stopped(e.to_string()),
+    }
+}
+
+/// A file that cannot be read now may be read later; damage stays.
+fn look_halt(e: LookError) -> Halt {
+    match e {
+        LookError::Store(StoreError::Io { .. }) => Halt::ReadAgain(e.to_string()),
+        _ => Halt::Stopped(e.to_string()),
+    }
 }
 
 fn is_file_copy(record: &Record) -> bool {

@@ -10,8 +10,8 @@
 //!    only when a manifest that counts lists the layers with everything below it. Nobody waits for that, so layers are
 //!    written beside, seldom;
 //! 3. a record that cannot be mapped is not taken, nor any behind it, until a restart: what came before can be read,
-//!    and
-//!    the safekeepers keep the WAL.
+//!    and the safekeepers keep the WAL. One that could not be mapped because storage could not be read is tried again:
+//!    the stream ends, and the next one begins behind what is published.
 
 pub(crate) mod control;
 pub(crate) mod disk;
@@ -41,6 +41,10 @@ use worker::{Flush, Flushed, Job};
 pub(crate) const PENDING_BYTES_MAX: usize = 8 << 20;
 /// What did not go to storage is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
+/// After a failed read a stream begins no sooner than this, twice as long after each further one ...
+const READ_AGAIN: Duration = Duration::from_millis(100);
+/// ... up to this: well within the time that a dial may take.
+const READ_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Whether the open layer is old is looked at this often.
 const UPKEEP: Duration = Duration::from_millis(100);
 
@@ -96,6 +100,8 @@ pub(crate) struct Ingest {
     retry_at: Option<Instant>,
     look_at: Instant,
     halted: Option<Halt>,
+    /// Pause before the next stream after a failed read.
+    pause: Duration,
     choice_seq: u64,
     is_remote: bool,
     metrics: Arc<Metrics>,
@@ -124,6 +130,7 @@ impl Ingest {
             retry_at: (!store.is_claimed()).then(|| Instant::now() + RETRY),
             look_at: Instant::now() + UPKEEP,
             halted: None,
+            pause: READ_AGAIN,
             choice_seq: 0,
             is_remote,
             store,
@@ -153,6 +160,13 @@ impl Ingest {
     /// Why nothing can be taken in.
     pub(crate) async fn begin(&mut self) -> Result<Lsn, Halt> {
         self.take_all().await;
+        if let Some(Halt::ReadAgain(_)) = &self.halted {
+            tokio::time::sleep(self.pause).await;
+            self.pause = READ_AGAIN_MAX.min(self.pause * 2);
+            self.halted = None;
+            self.take.start(Take { pieces: Vec::new(), is_remote: true }, &self.metrics);
+            self.take_all().await;
+        }
         match (&self.halted, self.take.idle_mut()) {
             (Some(halt), _) => Err(halt.clone()),
             (None, Some(engine)) => {
@@ -253,6 +267,9 @@ impl Ingest {
             self.retry_at = Some(Instant::now() + RETRY);
             return Event::Full(why);
         }
+        if taken.records > 0 {
+            self.pause = READ_AGAIN;
+        }
         self.start_take();
         Event::Taken { records: taken.records }
     }
@@ -292,7 +309,9 @@ impl Ingest {
     }
 
     fn start_flush(&mut self) {
-        if self.flush.is_idle() && self.halted.is_none() {
+        // Reads that fail do not keep what is published from storage.
+        let goes_on = matches!(self.halted, None | Some(Halt::ReadAgain(_)));
+        if self.flush.is_idle() && goes_on {
             self.flush.start(Flush { choice_seq: self.choice_seq }, &self.metrics);
         }
     }

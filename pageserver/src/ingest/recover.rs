@@ -146,13 +146,14 @@ fn forget_spool(dir: &Path, control: &Control) {
     }
 }
 
-/// The writer's engine, behind what the store has durably.
+/// The writer's engine, behind what the store has published: after an opening, what its manifest says.
 pub(crate) fn engine(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engine, OpenError> {
     let cfg = stream_config(attach)
         .ok_or_else(|| OpenError::Invalid(format!("PostgreSQL {} is not supported", attach.pg_version_num)))?;
     let version = cfg.version;
     let manifest = store.manifest();
-    let last = Place { start: manifest.last_record_start, end: manifest.disk_consistent_lsn };
+    let published = store.published();
+    let last = Place { start: published.start, end: published.end };
     let snapshot = store.snapshot();
     let look = At { snapshot: &snapshot, lsn: Lsn::MAX, version };
     let state = match &manifest.importing {

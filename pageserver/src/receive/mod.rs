@@ -44,6 +44,8 @@ pub(crate) enum StreamEnd {
     BadWal(String),
     /// The timeline takes nothing in any more.
     Stopped(String),
+    /// What was there before a record cannot be read now: its WAL is wanted again.
+    ReadAgain(String),
 }
 
 impl StreamEnd {
@@ -72,6 +74,7 @@ impl StreamEnd {
             StreamEnd::NotContiguous(m) => Some(SqlError::new(sqlstate::WAL_NOT_CONTIGUOUS, m.clone())),
             StreamEnd::BadWal(m) => Some(SqlError::new(sqlstate::DATA_CORRUPTED, m.clone())),
             StreamEnd::Stopped(m) => Some(stopped_error(m)),
+            StreamEnd::ReadAgain(m) => Some(SqlError::new(sqlstate::IO_ERROR, m.clone())),
         }
     }
 }
@@ -87,6 +90,7 @@ impl std::fmt::Display for StreamEnd {
             | StreamEnd::Malformed(m)
             | StreamEnd::NotContiguous(m)
             | StreamEnd::BadWal(m)
+            | StreamEnd::ReadAgain(m)
             | StreamEnd::Stopped(m) => f.write_str(m),
         }
     }

@@ -61,8 +61,10 @@ async fn open(
         .map_err(|_| lost("the stream before did not let go".into()))?;
     let start = lease.begin().await.map_err(|halt| {
         let why = halt.to_string();
-        if matches!(halt, Halt::Stopped(_)) {
-            timeline.set_stopped(&why);
+        match halt {
+            Halt::ReadAgain(_) => return StreamEnd::ReadAgain(why),
+            Halt::Stopped(_) => timeline.set_stopped(&why),
+            Halt::ImportAgain(_) => {}
         }
         StreamEnd::Stopped(why)
     })?;
@@ -71,5 +73,6 @@ async fn open(
     let (reader, writer) = connection.copy_both(&command).await.map_err(|e| lost(e.to_string()))?;
     tracing::info!(timeline = %timeline.ttid, %address, %start, "pull stream begins");
     guard.go_live(node.now());
-    Ok(Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer })
+    let had_trouble = timeline.trouble().full.is_some();
+    Ok(Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble })
 }

@@ -73,7 +73,8 @@ pub(crate) async fn serve(
     guard.go_live(node.now());
     timeline.gauge.message(node.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
-    let receiver = Receiver { node, timeline, lease, reader, writer };
+    let had_trouble = timeline.trouble().full.is_some();
+    let receiver = Receiver { node, timeline, lease, reader, writer, had_trouble };
     let end = receiver.run(guard, choice.seq).await;
     log_end(ttid, &choice, &end);
     Ok(None)
@@ -163,8 +164,10 @@ async fn take_over(
     }
     let start = lease.begin().await.map_err(|halt| {
         let why = halt.to_string();
-        if matches!(halt, Halt::Stopped(_)) {
-            timeline.set_stopped(&why);
+        match halt {
+            Halt::ReadAgain(_) => return SqlError::new(sqlstate::IO_ERROR, why),
+            Halt::Stopped(_) => timeline.set_stopped(&why),
+            Halt::ImportAgain(_) => {}
         }
         stopped_error(&why)
     })?;
@@ -194,7 +197,7 @@ pub(super) fn log_end(ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) 
     let (safekeeper, mode) = (choice.safekeeper, choice.mode.as_str());
     match end {
         StreamEnd::Stopped(_) => tracing::error!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
-        StreamEnd::BadWal(_) | StreamEnd::NotContiguous(_) | StreamEnd::Malformed(_) => {
+        StreamEnd::BadWal(_) | StreamEnd::NotContiguous(_) | StreamEnd::Malformed(_) | StreamEnd::ReadAgain(_) => {
             tracing::warn!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}");
         }
         _ => tracing::info!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),

@@ -33,6 +33,8 @@ pub(super) struct Receiver {
     pub(super) lease: Lease,
     pub(super) reader: CopyReader,
     pub(super) writer: CopyWriter,
+    /// The stream before ended because storage could not be read.
+    pub(super) had_trouble: bool,
 }
 
 enum Action {
@@ -107,6 +109,10 @@ impl Receiver {
             Event::Taken { records } => {
                 self.node.metrics.ingested(records);
                 self.timeline.gauge.wal(self.node.now(), records);
+                if self.had_trouble && records > 0 {
+                    self.had_trouble = false;
+                    self.timeline.set_full(None);
+                }
                 feedback.changed(self.lease.position(), Instant::now());
             }
             Event::Refused(e) => {
@@ -136,12 +142,13 @@ impl Receiver {
     }
 
     fn halted(&self, halt: Halt) -> StreamEnd {
-        match halt {
-            Halt::Stopped(why) => StreamEnd::Stopped(why),
+        match &halt {
+            Halt::Stopped(why) => StreamEnd::Stopped(why.clone()),
             Halt::ImportAgain(why) => {
-                self.timeline.import_again(&why);
+                self.timeline.import_again(why);
                 StreamEnd::Stopped(format!("the import begins anew: {why}"))
             }
+            Halt::ReadAgain(_) => StreamEnd::ReadAgain(halt.to_string()),
         }
     }
 
@@ -223,6 +230,9 @@ impl Receiver {
         match self.lease.halted() {
             Some(Halt::Stopped(why)) => self.timeline.set_stopped(why),
             Some(Halt::ImportAgain(_)) => {}
+            Some(halt @ Halt::ReadAgain(_)) => {
+                self.timeline.set_full(Some(&halt.to_string()));
+            }
             None => {
                 self.timeline.set_full(None);
             }

@@ -2,7 +2,7 @@
 
 use pgformat::Lsn;
 
-use super::timeline::Store;
+use super::timeline::{Position, Store, lock};
 
 impl Store {
     /// Pages can be read from here on, once WAL is ingested up to there. `None`: no pages were copied.
@@ -12,6 +12,11 @@ impl Store {
             None => Some(manifest.readable_from),
             Some(importing) => importing.end,
         }
+    }
+
+    /// Up to where versions count.
+    pub(crate) fn published(&self) -> Position {
+        lock(&self.memory).published
     }
 
     /// Number of the last choice that is remembered.

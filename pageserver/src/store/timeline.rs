@@ -96,8 +96,8 @@ struct Frozen {
 }
 
 /// What waits for being written.
-struct Memory {
-    published: Position,
+pub(super) struct Memory {
+    pub(super) published: Position,
     frozen: VecDeque<Frozen>,
     /// Bytes of all of it, as counted for all timelines.
     counted: usize,
@@ -114,7 +114,7 @@ pub(crate) struct Store {
     /// The manifest that counts, for those who must not wait while the next one is written.
     pub(super) shown: Mutex<Arc<Manifest>>,
     pub(super) files: Mutex<Files>,
-    memory: Mutex<Memory>,
+    pub(super) memory: Mutex<Memory>,
     flushing: Mutex<()>,
     /// See invariant 6.
     claimed: AtomicBool,

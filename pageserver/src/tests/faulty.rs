@@ -12,6 +12,8 @@ use crate::store::blobs::{Disk, NewFile, OldFile, RealDisk};
 pub(super) struct FaultyDisk {
     /// Nothing can be written.
     pub(super) full: Arc<AtomicBool>,
+    /// Nothing can be read.
+    pub(super) unreadable: Arc<AtomicBool>,
     /// The next sync of a directory fails.
     pub(super) next_sync_fails: AtomicBool,
 }
@@ -35,6 +37,25 @@ impl NewFile for FaultyFile {
     }
 }
 
+#[derive(Debug)]
+struct FaultyOldFile {
+    file: Arc<dyn OldFile>,
+    unreadable: Arc<AtomicBool>,
+}
+
+impl OldFile for FaultyOldFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.unreadable.load(Ordering::Relaxed) {
+            return Err(io::Error::other("injected"));
+        }
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
+
 impl Disk for FaultyDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         RealDisk.create_dir(path)
@@ -45,7 +66,7 @@ impl Disk for FaultyDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn OldFile>> {
-        RealDisk.open(path)
+        Ok(Arc::new(FaultyOldFile { file: RealDisk.open(path)?, unreadable: self.unreadable.clone() }))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

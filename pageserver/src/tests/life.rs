@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use pgformat::redo::rmid;
+use pgformat::wal::WalBuilder;
 use proto::api::Readiness;
 use proto::command::Command;
 use proto::id::NodeId;
@@ -264,6 +266,79 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     assert_eq!(ps.get("/readyz").await.0, 503);
     disk.full.store(false, Ordering::Relaxed);
     eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
+    ps.stop().await;
+    broker.stop().await;
+}
+
+/// The creation of a relation: what the store has of it is looked up.
+fn create_relation(b: &mut WalBuilder, rel: u32) {
+    b.record(rmid::SMGR, 0x10, 0, &[1663, 5, rel, 0].map(u32::to_le_bytes).concat());
+}
+
+#[tokio::test]
+async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restart() {
+    let disk = Arc::new(FaultyDisk::default());
+    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, first) = sk.push_after(0).await;
+    let mut b = builder();
+    (0..100).for_each(|rel| create_relation(&mut b, 16384 + rel));
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    let good = b.position();
+    pusher.until_durable(good).await;
+    let Fabric { tmp, broker, ps } = f;
+    ps.stop().await;
+    drop(pusher);
+    let mut without_cache = config(broker.address, tmp.path().join("ps"));
+    without_cache.cache_bytes = 0;
+    let ps = Pageserver::start(without_cache, disk.clone()).await;
+    let (mut pusher, mut choice) = sk.push_after(first.choice_seq).await;
+    disk.unreadable.store(true, Ordering::Relaxed);
+    // The first one needs nothing of storage; it comes with the one that does, and is thrown away with it.
+    b.noop(50);
+    create_relation(&mut b, 16400);
+    b.noop(1000);
+    let (at, wal) = b.take();
+    assert_eq!((pusher.start, at), (good, good));
+    pusher.wal(at, wal.clone()).await;
+    assert_eq!(pusher.end().await.expect("told why").code, sqlstate::IO_ERROR);
+    let status = ps.until("it shows", |s| s.stopped.is_some()).await;
+    assert!(status.state != "stopped" && status.stopped.is_some_and(|why| why.contains("injected")));
+    assert_eq!(status.last_record_lsn, good);
+    let (code, body) = ps.get("/readyz?verbose").await;
+    assert!(code == 503 && String::from_utf8_lossy(&body).contains("waits for storage"), "{code} {body:?}");
+    // Whoever dials meanwhile is told the same, at once or at the record: as far as memory has what is asked.
+    let (next, token) = sk.choice_after(choice.choice_seq).await;
+    let error = match Pusher::open(&next, token).await {
+        Ok(mut pusher) => {
+            pusher.wal(at, wal.clone()).await;
+            pusher.end().await
+        }
+        Err(refused) => refused.server_error().cloned(),
+    };
+    assert_eq!(error.expect("told why").code, sqlstate::IO_ERROR);
+    assert_eq!(ps.status().await.last_record_lsn, good);
+    disk.unreadable.store(false, Ordering::Relaxed);
+    choice = next;
+    let mut pusher = eventually("a stream begins", || async {
+        let (next, token) = sk.choice_after(choice.choice_seq).await;
+        Pusher::open(&next, token).await.ok()
+    })
+    .await;
+    assert_eq!(pusher.start, good, "from what was published");
+    pusher.wal(at, wal).await;
+    create_relation(&mut b, 16401);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
+    // What is not understood stops the timeline as ever.
+    b.record(rmid::XLOG, 0xF0, 0, &[]);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    assert_eq!(pusher.end().await.expect("told why").code, sqlstate::TIMELINE_STOPPED);
+    ps.until("stopped", |s| s.state == "stopped").await;
     ps.stop().await;
     broker.stop().await;
 }
