@@ -192,14 +192,7 @@ impl Node {
                 ))),
             };
         }
-        let control = Control {
-            ttid,
-            pageserver: self.config.id,
-            disk_consistent_lsn: request.start_lsn,
-            last_record_start: None,
-            choice_seq: 0,
-            attach: request,
-        };
+        let control = Control { ttid, pageserver: self.config.id, choice_seq: 0, attach: request };
         let (dir, disk) = (self.dir_of(ttid), self.disk.clone());
         let create_in = dir.clone();
         tokio::task::spawn_blocking(move || recover::create(&create_in, &control, &disk))

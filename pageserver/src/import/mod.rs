@@ -44,11 +44,33 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Pieces of files between the connection and the store: about 8 MiB.
 const QUEUE: usize = 256;
 
+/// What an import does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Pages come over the connection.
+    Copying,
+    /// WAL up to the backup's end is ingested.
+    Replaying,
+    /// Pages can be read.
+    Done,
+}
+
+impl Stage {
+    /// For HTTP.
+    fn as_str(self) -> &'static str {
+        match self {
+            Stage::Copying => "copying",
+            Stage::Replaying => "replaying",
+            Stage::Done => "done",
+        }
+    }
+}
+
 /// How far an import is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ImportState {
-    /// Empty without an import.
-    stage: &'static str,
+    /// None without an import.
+    stage: Option<Stage>,
     bytes: u64,
     bytes_total: u64,
     began: Option<Instant>,
@@ -65,8 +87,8 @@ impl ImportState {
     /// For HTTP; none without an import.
     pub(crate) fn status(&self) -> Option<ImportStatus> {
         let elapsed = self.took.or(self.began.map(|b| b.elapsed())).unwrap_or_default();
-        (!self.stage.is_empty()).then(|| ImportStatus {
-            state: self.stage.to_owned(),
+        self.stage.map(|stage| ImportStatus {
+            state: stage.as_str().to_owned(),
             bytes: self.bytes,
             bytes_total: self.bytes_total,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -110,7 +132,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
             timeline.slot.take_away();
             timeline.import.send_modify(|i| {
                 *i = ImportState {
-                    stage: "copying",
+                    stage: Some(Stage::Copying),
                     attempts: i.attempts + 1,
                     began: Some(Instant::now()),
                     last_error: i.again.take().or(i.last_error.take()),
@@ -125,7 +147,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
             }
         }
         timeline.import.send_modify(|i| {
-            i.stage = "replaying";
+            i.stage = Some(Stage::Replaying);
             i.took = i.began.map(|b| b.elapsed());
         });
         copied = replayed(timeline, &store).await;
@@ -133,7 +155,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
             break;
         }
     }
-    timeline.import.send_modify(|i| i.stage = "done");
+    timeline.import.send_modify(|i| i.stage = Some(Stage::Done));
     tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
     let dir = node.dir_of(timeline.ttid);
     if let Err(e) = tokio::task::spawn_blocking(move || remove(&dir)).await.unwrap_or(Ok(())) {

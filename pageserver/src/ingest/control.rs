@@ -3,8 +3,8 @@
 //! Two slots of fixed size are written in turn, each with a sequence number and a checksum, in a file whose blocks were
 //! reserved at attach: a full disk or a torn write never takes the last good slot. Layout: `docs/formats.md`.
 //!
-//! It is written at the attach only. Positions and the number of the last choice are in storage, with the pages; the
-//! fields for them are those of an earlier version.
+//! It is written at the attach only. Positions and the number of the last choice are in storage, with the pages; an
+//! earlier version kept them here.
 
 use std::fs::File;
 use std::io;
@@ -25,6 +25,8 @@ const MAGIC: &[u8; 8] = b"WFPSCTL\0";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 28;
 const SLOT_LEN: usize = 32 << 10;
+/// Positions of an earlier version: zeros, and not read.
+const RESERVED_LEN: usize = 16;
 /// What fits into a slot beside the rest.
 pub(crate) const HISTORY_MAX: usize = 2048;
 
@@ -37,10 +39,6 @@ pub(crate) struct Control {
     pub(crate) pageserver: NodeId,
     /// What it was attached with.
     pub(crate) attach: AttachRequest,
-    /// Durable up to here at least.
-    pub(crate) disk_consistent_lsn: Lsn,
-    /// Start of the record that ends at `disk_consistent_lsn`; none before the first.
-    pub(crate) last_record_start: Option<Lsn>,
     /// Number of the last choice made, as far as it was saved.
     pub(crate) choice_seq: u64,
 }
@@ -85,8 +83,7 @@ impl Control {
         p.put_u64_le(self.attach.system_id.0);
         p.put_u32_le(self.attach.wal_seg_size.to_u32());
         p.put_u64_le(self.attach.start_lsn.get());
-        p.put_u64_le(self.disk_consistent_lsn.get());
-        p.put_u64_le(Lsn::to_wire(self.last_record_start));
+        p.put_bytes(0, RESERVED_LEN);
         p.put_u64_le(self.choice_seq);
         p.put_u32_le(u32::try_from(self.attach.pg_history.len()).expect("at most HISTORY_MAX entries"));
         for e in &self.attach.pg_history {
@@ -113,8 +110,7 @@ impl Control {
         let wal_seg_size = r.u32_le("wal_seg_size")?;
         let wal_seg_size = SegSize::new(wal_seg_size).ok_or_else(|| r.error("wal_seg_size is not possible"))?;
         let start_lsn = Lsn::new(r.u64_le("start_lsn")?);
-        let disk_consistent_lsn = Lsn::new(r.u64_le("disk_consistent_lsn")?);
-        let last_record_start = Lsn::from_wire(r.u64_le("last_record_start")?);
+        r.take(RESERVED_LEN, "reserved bytes")?;
         let choice_seq = r.u64_le("choice_seq")?;
         let count = r.u32_le("history count")?;
         let count = r.bounded_count(count, 12, "history count")?;
@@ -124,7 +120,7 @@ impl Control {
         }
         r.finish()?;
         let attach = AttachRequest { start_lsn, pg_version_num, system_id, wal_seg_size, pg_history };
-        Ok(Control { ttid, pageserver, attach, disk_consistent_lsn, last_record_start, choice_seq })
+        Ok(Control { ttid, pageserver, attach, choice_seq })
     }
 }
 
