@@ -3,6 +3,8 @@
 //! Everything runs on the calling thread, so that what it costs can be measured: import of the data directory, replay
 //! of WAL into layers, one page at a time, compaction. The result is an ordinary timeline in storage.
 
+mod read;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ enum Cause {
     Read(#[from] StoreError),
     #[error(transparent)]
     Redo(#[from] RedoFailure),
+    #[error(transparent)]
+    Problem(#[from] crate::read::Problem),
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
     #[error("{0}")]

@@ -1,0 +1,66 @@
+//! What an offline timeline shows where it is, as a pageserver does.
+
+use bytes::Bytes;
+use pgformat::control::ControlFile;
+use pgformat::rel::{BlockNumber, BlockTag, RelFork};
+use pgformat::slru::Slru;
+use proto::api::ControlDifference;
+
+use super::{Cause, Offline, OfflineError};
+use crate::ingest::map::compare;
+use crate::ingest::map::control::ControlState;
+use crate::ingest::map::look::At;
+use crate::read::store::Stored;
+use crate::read::{Io, Problem, View};
+
+impl Offline {
+    /// Every fork with its blocks.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn relations(&self) -> Result<Vec<(RelFork, BlockNumber)>, OfflineError> {
+        self.see(|view| view.relations(None))
+    }
+
+    /// A page, its checksum zero.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn page(&self, tag: BlockTag) -> Result<Bytes, OfflineError> {
+        self.see(|view| view.page(tag)).map(|page| Bytes::copy_from_slice(&page.0))
+    }
+
+    /// Numbers of an SLRU's segments.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn slru_segments(&self, slru: Slru) -> Result<Vec<u32>, OfflineError> {
+        Ok(self.see(|view| view.slru_segments(slru))?.into_iter().map(|(segno, _)| segno).collect())
+    }
+
+    /// All pages of a segment, one behind the other.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn slru_segment(&self, slru: Slru, segno: u32) -> Result<Bytes, OfflineError> {
+        self.see(|view| view.slru_segment(slru, segno)).map(Bytes::from)
+    }
+
+    /// What of a control file differs from what is known.
+    ///
+    /// # Errors
+    /// A file that is none, a damaged state.
+    pub fn compare_control(&self, file: &[u8]) -> Result<Vec<ControlDifference>, OfflineError> {
+        let file = ControlFile::parse(file).map_err(Cause::from)?;
+        let snapshot = self.store.snapshot();
+        let look = At { snapshot: &snapshot, lsn: self.position(), version: self.version };
+        let state = ControlState::load(&look, &look, look.lsn).map_err(|e| Cause::Open(e.into()))?;
+        let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
+        Ok(compare::control(&state, &file).into_iter().map(one).collect())
+    }
+
+    fn see<T>(&self, look: impl FnOnce(View<'_>) -> Result<T, Problem>) -> Result<T, OfflineError> {
+        let (versions, lsn) = (Stored::new(self.store.snapshot(), self.version), self.position());
+        Ok(look(View { versions: &versions, lsn, latest: lsn, io: Io::Files }).map_err(Cause::from)?)
+    }
+}
