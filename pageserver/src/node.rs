@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::import;
 use crate::ingest::control::{Control, HISTORY_MAX};
 use crate::ingest::disk::Disk;
+use crate::ingest::recover::OpenError;
 use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
@@ -28,6 +29,30 @@ use crate::timeline::{Opened, Timeline};
 
 /// Where timelines live below the data directory.
 const TENANTS: &str = "tenants";
+
+/// A timeline that could not be opened for a reason that may pass is tried again this often.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a timeline's files cannot be opened.
+struct NotOpened {
+    why: String,
+    may_pass: bool,
+}
+
+impl NotOpened {
+    fn for_good(why: impl ToString) -> NotOpened {
+        NotOpened { why: why.to_string(), may_pass: false }
+    }
+}
+
+impl From<OpenError> for NotOpened {
+    fn from(e: OpenError) -> NotOpened {
+        NotOpened { why: e.to_string(), may_pass: e.may_pass() }
+    }
+}
+
+/// A timeline's files, with the number of its last choice and the import that is not done.
+type OpenedFiles = (Opened, u64, Option<import::Request>);
 
 /// What came of an attach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -316,9 +341,31 @@ impl Node {
 
     async fn open(self: &Arc<Node>, ttid: TenantTimelineId, dir: PathBuf) {
         let opened = self.open_files(ttid, dir.clone()).await;
+        if let Err(NotOpened { why, may_pass: true }) = &opened {
+            tracing::warn!(timeline = %ttid, "cannot be opened, and is tried again: {why}");
+            // Listed as stopped meanwhile; nobody chooses for it.
+            let why = format!("it cannot be opened, and is tried again: {why}");
+            self.registry().insert(ttid, Timeline::new(ttid, Err(why), 0).0);
+            self.tasks.spawn(self.clone().open_again(ttid, dir));
+            return;
+        }
+        self.take_up(ttid, opened);
+    }
+
+    async fn open_again(self: Arc<Node>, ttid: TenantTimelineId, dir: PathBuf) {
+        while self.shutdown.run_until_cancelled(tokio::time::sleep(OPEN_AGAIN)).await.is_some() {
+            let opened = self.open_files(ttid, dir.clone()).await;
+            if !matches!(opened, Err(NotOpened { may_pass: true, .. })) {
+                return self.take_up(ttid, opened);
+            }
+        }
+    }
+
+    /// Lists a timeline and starts its tasks.
+    fn take_up(self: &Arc<Node>, ttid: TenantTimelineId, opened: Result<OpenedFiles, NotOpened>) {
         let (opened, choice_seq, request) = match opened {
             Ok((opened, choice_seq, request)) => (Ok(opened), choice_seq, request),
-            Err(why) => {
+            Err(NotOpened { why, .. }) => {
                 tracing::error!(timeline = %ttid, "cannot be opened: {why}");
                 (Err(why), 0, None)
             }
@@ -337,26 +384,23 @@ impl Node {
         }
     }
 
-    /// The timeline's files, with the number of its last choice and the import that is not done.
-    async fn open_files(
-        &self,
-        ttid: TenantTimelineId,
-        dir: PathBuf,
-    ) -> Result<(Opened, u64, Option<import::Request>), String> {
+    async fn open_files(&self, ttid: TenantTimelineId, dir: PathBuf) -> Result<OpenedFiles, NotOpened> {
         let (disk, storage, shared) = (self.disk.clone(), self.storage.clone(), self.shared.clone());
         let (metrics, me, is_remote) = (self.metrics.clone(), self.config.id, self.config.is_remote());
         let open = move || {
-            let request = import::read(&dir).map_err(|e| format!("the import's request: {e}"))?;
-            let opened = recover::open(&dir, &disk, &storage, &shared).map_err(|e| e.to_string())?;
+            let request = import::read(&dir);
+            let request = request.map_err(|e| NotOpened::for_good(format!("the import's request: {e}")))?;
+            let opened = recover::open(&dir, &disk, &storage, &shared)?;
             let (control, store) = (opened.control, opened.store);
             if control.ttid != ttid || control.pageserver != me {
                 let (other, node) = (control.ttid, control.pageserver);
-                return Err(format!("its control file is that of timeline {other} on pageserver {node}"));
+                let why = format!("its control file is that of timeline {other} on pageserver {node}");
+                return Err(NotOpened::for_good(why));
             }
             // Pages that are still to be copied come first: until then no WAL is wanted.
             let is_copied = store.readable_from().is_some() || request.is_none();
             let ingest = if is_copied {
-                let engine = recover::engine(&store, &control.attach).map_err(|e| e.to_string())?;
+                let engine = recover::engine(&store, &control.attach)?;
                 Some(Ingest::new(engine, store.clone(), is_remote, metrics))
             } else {
                 None
@@ -364,7 +408,7 @@ impl Node {
             let choice_seq = control.choice_seq.max(store.choice_seq());
             Ok((Opened { attach: control.attach, store, ingest }, choice_seq, request))
         };
-        tokio::task::spawn_blocking(open).await.map_err(|e| e.to_string())?
+        tokio::task::spawn_blocking(open).await.map_err(NotOpened::for_good)?
     }
 }
 

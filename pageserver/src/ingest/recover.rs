@@ -23,9 +23,9 @@ use super::map::control::ControlState;
 use super::map::look::{At, LookError};
 use super::map::starts::Place;
 use super::stream_config;
-use crate::store::blobs::{BlobError, Storage};
+use crate::store::blobs::{BlobError, BlobErrorKind, Storage};
 use crate::store::manifest::{Importing, Manifest, ManifestError};
-use crate::store::{Shared, Store, WriteError};
+use crate::store::{Shared, Store, StoreError, WriteError};
 
 /// Where an earlier version kept WAL, inside a timeline's directory.
 const SPOOL_DIR: &str = "wal";
@@ -58,6 +58,19 @@ pub(crate) enum OpenError {
     /// What the control file says cannot be.
     #[error("{0}")]
     Invalid(String),
+}
+
+impl OpenError {
+    /// Whether trying again may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        let passes = |kind| matches!(kind, BlobErrorKind::Full | BlobErrorKind::Retryable);
+        match self {
+            OpenError::Storage(e) => passes(e.kind),
+            OpenError::Store(e) => passes(e.kind()),
+            OpenError::Look(LookError::Store(e)) => matches!(e, StoreError::Io { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// An opened timeline.

@@ -270,6 +270,39 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     broker.stop().await;
 }
 
+#[tokio::test]
+async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
+    let disk = Arc::new(FaultyDisk::default());
+    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, first) = sk.push_after(0).await;
+    let mut b = builder();
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    let good = b.position();
+    pusher.until_durable(good).await;
+    let Fabric { tmp, broker, ps } = f;
+    ps.stop().await;
+    drop(pusher);
+    disk.unreadable.store(true, Ordering::Relaxed);
+    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let status = ps.status().await;
+    assert!(status.state == "stopped" && status.stopped.is_some_and(|why| why.contains("tried again")));
+    assert_eq!(ps.attach().await, 409, "it is here");
+    disk.unreadable.store(false, Ordering::Relaxed);
+    ps.until("it is open", |s| s.state != "stopped" && s.disk_consistent_lsn == good).await;
+    let (mut pusher, _) = sk.push_after(first.choice_seq).await;
+    assert_eq!(pusher.start, good);
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    assert_eq!((ps.get("/readyz").await.0, ps.attach().await), (200, 200));
+    ps.stop().await;
+    broker.stop().await;
+}
+
 /// The creation of a relation: what the store has of it is looked up.
 fn create_relation(b: &mut WalBuilder, rel: u32) {
     b.record(rmid::SMGR, 0x10, 0, &[1663, 5, rel, 0].map(u32::to_le_bytes).concat());
