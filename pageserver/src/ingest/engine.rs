@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgformat::redo::rmid;
-use pgformat::wal::{Record, StreamConfig, WalDecoder, WalError};
+use pgformat::wal::{RecordRef, StreamConfig, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
 
 use super::map::look::{At, LookError};
@@ -205,7 +205,7 @@ impl Pen<'_> {
         self.store.snapshot()
     }
 
-    fn write(&mut self, record: &Record, snapshot: &mut crate::store::Snapshot) -> Result<(), Halt> {
+    fn write(&mut self, record: &RecordRef<'_>, snapshot: &mut crate::store::Snapshot) -> Result<(), Halt> {
         if self.import_end.is_some_and(|end| record.end <= end) && is_file_copy(record) {
             let why = format!("a database was copied by files at {}, while the cluster was copied", record.start);
             return Err(Halt::ImportAgain(why));
@@ -245,7 +245,7 @@ fn look_halt(e: LookError) -> Halt {
     }
 }
 
-fn is_file_copy(record: &Record) -> bool {
+fn is_file_copy(record: &RecordRef<'_>) -> bool {
     record.header.rmid == rmid::DBASE && record.header.info & 0xF0 == DBASE_CREATE_FILE_COPY
 }
 

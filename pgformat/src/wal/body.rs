@@ -124,8 +124,17 @@ struct Announced {
 /// # Errors
 /// When the body contradicts itself: a checksum protects it, so this means a format that we do not know.
 pub fn parse(record: &[u8], version: PgMajor) -> Result<Body<'_>, BodyError> {
-    let mut take = Take::new(record.get(RECORD_HEADER_LEN..).ok_or(BodyError::Short)?);
     let mut body = Body::default();
+    parse_into(record, version, &mut body)?;
+    Ok(body)
+}
+
+/// [`parse`] into an empty body, which is large to move. After an error it is half filled.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_into<'a>(record: &'a [u8], version: PgMajor, body: &mut Body<'a>) -> Result<(), BodyError> {
+    let mut take = Take::new(record.get(RECORD_HEADER_LEN..).ok_or(BodyError::Short)?);
     let mut announced: SmallVec<[Announced; 4]> = SmallVec::new();
     let mut announced_len = 0_usize;
     let mut main_len = 0_usize;
@@ -160,7 +169,7 @@ pub fn parse(record: &[u8], version: PgMajor) -> Result<Body<'_>, BodyError> {
     }
     body.main = take.bytes(main_len)?;
     match take.left() {
-        0 => Ok(body),
+        0 => Ok(()),
         left => Err(BodyError::Long(left)),
     }
 }

@@ -1,7 +1,7 @@
 //! Follows a stream of WAL byte by byte: checks it, and finds its record boundaries.
 //!
 //! A [`WalDecoder`] owns a few words of state and never the bytes it is fed, except in [`WalDecoder::feed_records`],
-//! which holds references to the pieces of the one record that is not whole yet. It is cheap to clone.
+//! which copies the pieces of the one record that is not whole yet. Without such a record it is cheap to clone.
 //!
 //! What is checked: page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev
 //! links, checksums, overwritten records, fill. What is not, because PostgreSQL does not either: the up to seven
@@ -16,12 +16,11 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use crc32c::{crc32c, crc32c_append};
 
 use super::page::{self, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE, LONG_HEADER_LEN, PageHeader};
 use super::record::{
-    RECORD_CRC_OFFSET, RECORD_HEADER_LEN, RECORD_LEN_MAX, Record, RecordHeader, record_crc, rmgr_exists,
+    RECORD_CRC_OFFSET, RECORD_HEADER_LEN, RECORD_LEN_MAX, RecordHeader, RecordRef, record_crc, rmgr_exists,
 };
 use super::{StreamConfig, WalError};
 use crate::{Lsn, WAL_PAGE_SIZE};
@@ -29,6 +28,8 @@ use crate::{Lsn, WAL_PAGE_SIZE};
 /// Length of an OVERWRITE_CONTRECORD record: header, `{255, 16}`, overwritten LSN, time.
 pub(super) const OVERWRITE_LEN: usize = RECORD_HEADER_LEN + 2 + 16;
 const OVERWRITE_BODY_LEN: usize = OVERWRITE_LEN - RECORD_HEADER_LEN;
+/// Memory that is kept from one record in pieces to the next.
+const KEPT_BYTES: usize = 1 << 20;
 /// Half of the number space: no sum of a position and a length overflows below it.
 const START_MAX: u64 = u64::MAX / 2;
 
@@ -46,8 +47,8 @@ pub struct WalDecoder {
     fresh: bool,
     /// The part of a page header that has arrived.
     page_buf: [u8; LONG_HEADER_LEN as usize],
-    /// Pieces of the unfinished record, kept for [`WalDecoder::feed_records`] only.
-    pieces: Vec<Bytes>,
+    /// What has arrived of the unfinished record, kept for [`WalDecoder::feed_records`] only.
+    partial: Vec<u8>,
     failed: Option<WalError>,
 }
 
@@ -85,10 +86,7 @@ enum Overwrite {
 }
 
 /// Where whole records go.
-struct Output<'a> {
-    source: &'a Bytes,
-    on: &'a mut dyn FnMut(Record),
-}
+type Output<'a> = &'a mut dyn FnMut(RecordRef<'_>);
 
 impl WalDecoder {
     /// A decoder at record boundary `start`: 8-aligned, maybe the start of a page or segment, or just behind a page
@@ -108,7 +106,7 @@ impl WalDecoder {
             overwrite: Overwrite::Nothing,
             fresh: true,
             page_buf: [0; LONG_HEADER_LEN as usize],
-            pieces: Vec::new(),
+            partial: Vec::new(),
             failed,
         }
     }
@@ -155,16 +153,16 @@ impl WalDecoder {
         self.keep_failure(result)
     }
 
-    /// As [`WalDecoder::feed`], and hands every whole record to `on`: a slice of `bytes` when the record lies inside
-    /// one page of this feed, else put together once.
+    /// As [`WalDecoder::feed`], and shows every whole record to `on`: its place in `bytes` when it lies inside one page
+    /// of this feed, else put together once.
     ///
-    /// A record that began under [`WalDecoder::feed`] is not handed out.
+    /// A record that began under [`WalDecoder::feed`] is not shown.
     ///
     /// # Errors
-    /// As [`WalDecoder::feed`]; the records before the error have been handed out.
-    pub fn feed_records(&mut self, at: Lsn, bytes: &Bytes, on: &mut dyn FnMut(Record)) -> Result<(), WalError> {
+    /// As [`WalDecoder::feed`]; the records before the error have been shown.
+    pub fn feed_records(&mut self, at: Lsn, bytes: &[u8], on: &mut dyn FnMut(RecordRef<'_>)) -> Result<(), WalError> {
         self.begin_feed(at, bytes)?;
-        let result = self.run(bytes, Some(Output { source: bytes, on }));
+        let result = self.run(bytes, Some(on));
         self.keep_failure(result)
     }
 
@@ -183,7 +181,7 @@ impl WalDecoder {
     fn keep_failure(&mut self, result: Result<(), WalError>) -> Result<(), WalError> {
         if let Err(e) = result {
             self.failed = Some(e);
-            self.pieces = Vec::new();
+            self.partial = Vec::new();
         }
         result
     }
@@ -191,13 +189,13 @@ impl WalDecoder {
     fn run(&mut self, bytes: &[u8], mut out: Option<Output<'_>>) -> Result<(), WalError> {
         let mut done = 0;
         while done < bytes.len() {
-            done += self.step(&bytes[done..], done, &mut out)?;
+            done += self.step(&bytes[done..], &mut out)?;
         }
         Ok(())
     }
 
-    /// Takes at least one of `bytes`, which begin at `offset` of the feed; returns how many.
-    fn step(&mut self, bytes: &[u8], offset: usize, out: &mut Option<Output<'_>>) -> Result<usize, WalError> {
+    /// Takes at least one of `bytes`; returns how many.
+    fn step(&mut self, bytes: &[u8], out: &mut Option<Output<'_>>) -> Result<usize, WalError> {
         if matches!(self.state, State::Fill) {
             return self.take_fill(bytes);
         }
@@ -215,9 +213,9 @@ impl WalDecoder {
                 self.advance(n);
                 Ok(n)
             }
-            State::Between => self.take_record(bytes, offset, out),
-            State::Header { start, head, have } => self.take_record_header(bytes, offset, out, start, head, have),
-            State::Body(body) => self.take_body(bytes, offset, out, body),
+            State::Between => self.take_record(bytes, out),
+            State::Header { start, head, have } => self.take_record_header(bytes, out, start, head, have),
+            State::Body(body) => self.take_body(bytes, out, body),
             State::Fill => self.take_fill(bytes),
         }
     }
@@ -266,7 +264,7 @@ impl WalDecoder {
             Some((start, _)) if overwrites => {
                 self.overwrite = Overwrite::Record(start);
                 self.state = State::Between;
-                self.pieces.clear();
+                self.partial.clear();
             }
             Some((record, _)) if !continues => return Err(WalError::ContrecordMissing { at, record }),
             Some((_, left)) if left != page.rem_len => {
@@ -289,20 +287,20 @@ impl WalDecoder {
     }
 
     /// At the start of a record, `bytes` being the rest of the page as far as it has arrived.
-    fn take_record(&mut self, bytes: &[u8], offset: usize, out: &mut Option<Output<'_>>) -> Result<usize, WalError> {
+    fn take_record(&mut self, bytes: &[u8], out: &mut Option<Output<'_>>) -> Result<usize, WalError> {
         let start = self.pos;
         let whole =
             RecordHeader::parse(bytes).and_then(|h| Some((h, bytes.get(..usize::try_from(h.total_len).ok()?)?)));
         let Some((header, record)) = whole else {
-            return self.take_record_header(bytes, offset, out, start, [0; RECORD_HEADER_LEN], 0);
+            return self.take_record_header(bytes, out, start, [0; RECORD_HEADER_LEN], 0);
         };
         self.check_length(start, header.total_len)?;
         self.check_header(start, &header)?;
         let crc = record_crc(record);
         let n = record.len();
         self.finish(start, &header, crc, &record[RECORD_HEADER_LEN..], n)?;
-        if let Some(out) = out {
-            (out.on)(Record { start, end: self.boundary, header, data: out.source.slice(offset..offset + n) });
+        if let Some(on) = out {
+            on(RecordRef { start, end: self.boundary, header, data: record });
         }
         Ok(n)
     }
@@ -310,7 +308,6 @@ impl WalDecoder {
     fn take_record_header(
         &mut self,
         bytes: &[u8],
-        offset: usize,
         out: &mut Option<Output<'_>>,
         start: Lsn,
         mut head: [u8; RECORD_HEADER_LEN],
@@ -324,14 +321,14 @@ impl WalDecoder {
         }
         if now < RECORD_HEADER_LEN {
             self.state = State::Header { start, head, have: now };
-            self.keep_piece(offset, n, out);
+            self.keep_piece(&bytes[..n], out);
             self.advance(n);
             return Ok(n);
         }
         let Some(header) = RecordHeader::parse(&head) else { return Err(WalError::ZeroLength { at: start }) };
         self.check_header(start, &header)?;
         let left = header.total_len - RECORD_HEADER_LEN as u32;
-        self.keep_piece(offset, n, out);
+        self.keep_piece(&bytes[..n], out);
         if left == 0 {
             self.finish(start, &header, crc32c(&head[..RECORD_CRC_OFFSET]), &[], n)?;
             self.hand_out(start, header, out);
@@ -342,13 +339,7 @@ impl WalDecoder {
         Ok(n)
     }
 
-    fn take_body(
-        &mut self,
-        bytes: &[u8],
-        offset: usize,
-        out: &mut Option<Output<'_>>,
-        mut body: Body,
-    ) -> Result<usize, WalError> {
+    fn take_body(&mut self, bytes: &[u8], out: &mut Option<Output<'_>>, mut body: Body) -> Result<usize, WalError> {
         let take = usize::try_from(body.left).unwrap_or(usize::MAX).min(bytes.len());
         let part = &bytes[..take];
         body.crc = crc32c_append(body.crc, part);
@@ -358,7 +349,7 @@ impl WalDecoder {
             body.lead[at..at + n].copy_from_slice(&part[..n]);
         }
         body.left -= u32::try_from(take).unwrap_or(body.left);
-        self.keep_piece(offset, take, out);
+        self.keep_piece(part, out);
         if body.left > 0 {
             self.state = State::Body(body);
             self.advance(take);
@@ -435,23 +426,21 @@ impl WalDecoder {
         }
     }
 
-    fn keep_piece(&mut self, offset: usize, n: usize, out: &Option<Output<'_>>) {
-        if let Some(out) = out {
-            self.pieces.push(out.source.slice(offset..offset + n));
+    fn keep_piece(&mut self, piece: &[u8], out: &Option<Output<'_>>) {
+        if out.is_some() {
+            self.partial.extend_from_slice(piece);
         }
     }
 
-    /// Puts the pieces of the record that has just ended together.
+    /// Shows the record that has just ended in pieces.
     fn hand_out(&mut self, start: Lsn, header: RecordHeader, out: &mut Option<Output<'_>>) {
-        let pieces = std::mem::take(&mut self.pieces);
-        let Some(out) = out else { return };
-        let have: usize = pieces.iter().map(Bytes::len).sum();
-        if have as u64 != u64::from(header.total_len) {
-            return;
+        if let Some(on) = out
+            && self.partial.len() as u64 == u64::from(header.total_len)
+        {
+            on(RecordRef { start, end: self.boundary, header, data: &self.partial });
         }
-        let mut data = BytesMut::with_capacity(have);
-        pieces.iter().for_each(|p| data.extend_from_slice(p));
-        (out.on)(Record { start, end: self.boundary, header, data: data.freeze() });
+        self.partial.clear();
+        self.partial.shrink_to(KEPT_BYTES);
     }
 }
 

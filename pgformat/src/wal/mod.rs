@@ -33,7 +33,7 @@ pub use build::{Built, WalBuilder};
 pub use decoder::WalDecoder;
 pub use error::{ErrorKind, WalError};
 pub use prehistory::{check_prehistory, synthetic_prehistory};
-pub use record::{Record, RecordHeader};
+pub use record::{Record, RecordHeader, RecordRef};
 pub use scan::{EndOfWal, EndReason, find_end_of_wal};
 
 use crate::{Lsn, PgMajor, SegSize, Tli};

@@ -129,6 +129,34 @@ impl RecordHeader {
     }
 }
 
+/// A whole, checked record where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// As in [`Record`].
+    pub start: Lsn,
+    /// As in [`Record`].
+    pub end: Lsn,
+    /// As in [`Record`].
+    pub header: RecordHeader,
+    /// As in [`Record`].
+    pub data: &'a [u8],
+}
+
+impl RecordRef<'_> {
+    /// A copy of its own.
+    pub fn to_record(&self) -> Record {
+        let RecordRef { start, end, header, data } = *self;
+        Record { start, end, header, data: Bytes::copy_from_slice(data) }
+    }
+}
+
+impl Record {
+    /// Without owning it.
+    pub fn by_ref(&self) -> RecordRef<'_> {
+        RecordRef { start: self.start, end: self.end, header: self.header, data: &self.data }
+    }
+}
+
 /// A whole, checked record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {

@@ -92,7 +92,7 @@ fn records(bytes: &[u8], sizes: &[usize]) -> (Vec<Record>, Result<(), WalError>)
     while at < bytes.len() {
         let n = sizes[i % sizes.len()].min(bytes.len() - at);
         i += 1;
-        if let Err(e) = d.feed_records(d.position(), &bytes.slice(at..at + n), &mut |r| out.push(r)) {
+        if let Err(e) = d.feed_records(d.position(), &bytes.slice(at..at + n), &mut |r| out.push(r.to_record())) {
             return (out, Err(e));
         }
         at += n;

@@ -31,7 +31,7 @@ pub(crate) struct Dumped {
 }
 
 impl Dumped {
-    pub(crate) fn of(r: &pgformat::wal::Record) -> Dumped {
+    pub(crate) fn of(r: &pgformat::wal::RecordRef<'_>) -> Dumped {
         let rmgr = record::rmgr_name(r.header.rmid).map_or_else(|| format!("custom{}", r.header.rmid), str::to_owned);
         Dumped { start: r.start, prev: r.header.prev, len: r.header.total_len, xid: r.header.xid, rmgr }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use pgformat::wal::page::PageHeader;
-use pgformat::wal::{ErrorKind, Record, StreamConfig, WalDecoder, next_record_start};
+use pgformat::wal::{ErrorKind, RecordRef, StreamConfig, WalDecoder, next_record_start};
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 
 /// The segments of one folder.
@@ -75,7 +75,7 @@ impl Log {
     ///
     /// # Errors
     /// A damaged log, or whatever `on` returns.
-    pub fn read(&self, from: Lsn, to: Option<Lsn>, mut on: impl FnMut(&Record) -> Result<()>) -> Result<Lsn> {
+    pub fn read(&self, from: Lsn, to: Option<Lsn>, mut on: impl FnMut(&RecordRef<'_>) -> Result<()>) -> Result<Lsn> {
         let cfg = StreamConfig { version: self.version, seg_size: self.seg, system_id: None, tlis: Vec::new() };
         let mut decoder = WalDecoder::new(cfg, from, None);
         let mut failed = None;

@@ -10,7 +10,7 @@ use pgformat::effect::{self, Effect};
 use pgformat::page::Page;
 use pgformat::redo::{self, Change, RedoError, rmid};
 use pgformat::rel::{BlockTag, Fork};
-use pgformat::wal::Record;
+use pgformat::wal::RecordRef;
 use pgformat::wal::body::{self, BlockRef, Body};
 use pgformat::{Lsn, PgMajor};
 
@@ -104,9 +104,9 @@ impl Replayer {
     ///
     /// # Errors
     /// When the record cannot be taken apart. What is wrong with a page goes to the report.
-    pub fn record(&mut self, record: &Record) -> Result<()> {
+    pub fn record(&mut self, record: &RecordRef<'_>) -> Result<()> {
         let t = RecordType::of(&record.header);
-        let body = body::parse(&record.data, self.version)?;
+        let body = body::parse(record.data, self.version)?;
         self.report.of(t).records += 1;
         let ctx = redo::Context { version: self.version, end: record.end };
         let effect = effect::of(&record.header, &body, self.version)?;
@@ -127,7 +127,13 @@ impl Replayer {
         Ok(())
     }
 
-    fn block<'a>(&mut self, t: RecordType, record: &Record, body: &Body<'a>, block: &BlockRef<'a>) -> Result<()> {
+    fn block<'a>(
+        &mut self,
+        t: RecordType,
+        record: &RecordRef<'_>,
+        body: &Body<'a>,
+        block: &BlockRef<'a>,
+    ) -> Result<()> {
         let (tag, end) = (block.tag, record.end);
         let ctx = redo::Context { version: self.version, end };
         let mut stored = std::mem::take(&mut self.stored);

@@ -41,9 +41,9 @@ use pgformat::redo::{Context, rmid};
 use pgformat::rel::{Fork, RelFork};
 use pgformat::relmap::{RelMapError, parse_relmap};
 use pgformat::slru::{Slru, next_multi};
-use pgformat::wal::Record;
 use pgformat::wal::body::{self, Body, BodyError};
 use pgformat::wal::record::rmgr_name;
+use pgformat::wal::{Record, RecordRef};
 use pgformat::{Lsn, PgMajor, Tli};
 
 use self::blocks::Source;
@@ -166,19 +166,25 @@ impl Mapper {
     /// # Errors
     /// [`MapError::Stop`] leaves the batch and the mapper as they were before this record. After [`MapError::Look`] the
     /// batch may hold a part of it: both must be thrown away.
-    pub(crate) fn record(&mut self, record: &Record, batch: &mut Batch, look: &dyn Look) -> Result<Progress, MapError> {
+    pub(crate) fn record(
+        &mut self,
+        record: &RecordRef<'_>,
+        batch: &mut Batch,
+        look: &dyn Look,
+    ) -> Result<Progress, MapError> {
         let (header, start) = (&record.header, self.starts.last().end);
         let stop = |why: StopReason| {
             let info = header.info;
             MapError::Stop { record: record.start, rmid: header.rmid, info, why }
         };
-        let body = body::parse(&record.data, self.version).map_err(|e| stop(e.into()))?;
+        let mut body = Body::default();
+        body::parse_into(record.data, self.version, &mut body).map_err(|e| stop(e.into()))?;
         let effect = effect::of(header, &body, self.version).map_err(|e| stop(e.into()))?;
         check(&effect, self.version).map_err(stop)?;
         if let Effect::DatabaseCopy { to, from } = effect {
             // Everything before must be in the store, because that is what is copied.
             self.finish(batch, look);
-            self.copy = Some((Copy::new(from, to), record.clone()));
+            self.copy = Some((Copy::new(from, to), record.to_record()));
             return Ok(Progress::More);
         }
         let out = &mut Out { lsn: record.end, batch, look };
@@ -205,7 +211,7 @@ impl Mapper {
             return Ok(Progress::More);
         }
         self.saw_xid(record.header.xid, record.end);
-        self.done(&record, out);
+        self.done(&record.by_ref(), out);
         Ok(Progress::Done)
     }
 
@@ -218,7 +224,7 @@ impl Mapper {
     }
 
     /// After everything else of a record.
-    fn done(&mut self, record: &Record, out: &mut Out<'_>) {
+    fn done(&mut self, record: &RecordRef<'_>, out: &mut Out<'_>) {
         if std::mem::take(&mut self.state_changed) {
             out.blob(STATE_KEY, &self.control.encode(out.lsn));
         } else if self.counters_changed {
@@ -238,7 +244,7 @@ impl Mapper {
         }
     }
 
-    fn blocks(&mut self, record: &Record, body: &Body<'_>, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn blocks(&mut self, record: &RecordRef<'_>, body: &Body<'_>, out: &mut Out<'_>) -> Result<(), LookError> {
         let ctx = Context { version: self.version, end: record.end };
         let source = Source { header: &record.header, body, hint_lsn: self.control.logs_hints(), ctx };
         for block in &body.blocks {

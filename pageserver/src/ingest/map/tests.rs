@@ -66,7 +66,7 @@ impl Rig {
     fn feed(&mut self, record: &Record) -> Result<(), MapError> {
         let snapshot = self.layers.snapshot();
         let at = At { snapshot: &snapshot, lsn: TIP, version: self.version };
-        let mut progress = self.mapper.record(record, &mut self.batch, &at)?;
+        let mut progress = self.mapper.record(&record.by_ref(), &mut self.batch, &at)?;
         while progress == Progress::More {
             self.layers.append(&mut self.batch).expect("versions are in order");
             let snapshot = self.layers.snapshot();

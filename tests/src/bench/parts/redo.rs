@@ -18,7 +18,7 @@ use pgformat::redo::{self, Change, Context, rmid};
 use pgformat::rel::{BlockTag, Fork};
 use pgformat::wal::body;
 use pgformat::wal::record::rmgr_name;
-use pgformat::wal::{Record, StreamConfig, WalDecoder};
+use pgformat::wal::{RecordRef, StreamConfig, WalDecoder};
 use pgformat::{Lsn, PgMajor};
 use serde_json::json;
 
@@ -96,7 +96,7 @@ fn records(
     recorded: &Recorded,
     control: &ControlFile,
     wal: &Bytes,
-    mut take: impl FnMut(Record) -> Result<()>,
+    mut take: impl FnMut(RecordRef<'_>) -> Result<()>,
 ) -> Result<()> {
     let tlis = vec![(control.checkpoint_copy.tli, recorded.from)];
     let (version, seg_size) = (control.version, control.seg_size);
@@ -119,7 +119,7 @@ fn decoding(run: &mut Run, recorded: &Recorded, control: &ControlFile, wal: &Byt
         let mut count = 0u64;
         records(recorded, control, wal, |record| {
             count += 1;
-            black_box(body::parse(&record.data, control.version)?);
+            black_box(body::parse(record.data, control.version)?);
             Ok(())
         })?;
         let cpu = cpu_seconds_of_thread()? - cpu;
@@ -138,7 +138,7 @@ fn take_apart(recorded: &Recorded, control: &ControlFile, wal: &Bytes) -> Result
     let (mut steps, mut known, mut count) = (Vec::new(), HashMap::new(), 0);
     records(recorded, control, wal, |record| {
         count += 1;
-        let body = body::parse(&record.data, version)?;
+        let body = body::parse(record.data, version)?;
         for block in body.blocks.iter().filter(|b| b.tag.fork.fork != Fork::Fsm) {
             let change = Change::of(&record.header, &body, block, control.data_checksum_version != 0);
             let (what, kind) = match block.applied_image() {

@@ -169,7 +169,7 @@ fn run(rig: &mut Rig, data: &Path, start: Lsn) -> Counts {
             }
             let piece = bytes.slice((from - first) as usize..(to - first) as usize);
             let mut records = Vec::new();
-            let fed = decoder.feed_records(Lsn::new(from), &piece, &mut |record| records.push(record));
+            let fed = decoder.feed_records(Lsn::new(from), &piece, &mut |record| records.push(record.to_record()));
             for record in &records {
                 let body = body::parse(&record.data, version).expect("a body");
                 match effect::of(&record.header, &body, version) {

@@ -86,7 +86,9 @@ impl Script {
     fn built(&mut self) -> Vec<Record> {
         let (at, bytes): (Lsn, Bytes) = self.builder.take();
         let mut records = Vec::new();
-        self.decoder.feed_records(at, &bytes, &mut |record| records.push(record)).expect("it was just built");
+        self.decoder
+            .feed_records(at, &bytes, &mut |record| records.push(record.to_record()))
+            .expect("it was just built");
         records
     }
 
