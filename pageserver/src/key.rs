@@ -6,6 +6,7 @@
 
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFileLocator, RelFork};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 /// Length of a key on disk.
@@ -69,7 +70,7 @@ impl Kind {
 }
 
 /// A key. Fields that a kind does not use are zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
     /// What it names.
     pub(crate) kind: Kind,
@@ -150,6 +151,16 @@ impl Key {
     pub(crate) fn all_of(kind: Kind) -> Range<Key> {
         let last = Key { spc: u32::MAX, db: u32::MAX, rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..Key::first(kind) };
         Key::first(kind)..last
+    }
+}
+
+impl Hash for Key {
+    /// Two words instead of six fields: a look-up for every version that is taken in. Kind and fork go where oids of
+    /// tablespaces have zeros.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let kind = u64::from(self.kind as u8) << 56 | u64::from(self.fork) << 48;
+        state.write_u64((u64::from(self.spc) << 32 | u64::from(self.db)) ^ kind);
+        state.write_u64(u64::from(self.rel) << 32 | u64::from(self.blk));
     }
 }
 

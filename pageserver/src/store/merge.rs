@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use super::error::StoreError;
 use super::history::Version;
@@ -80,12 +81,29 @@ pub(crate) fn merge(layers: Vec<LayerIter>) -> Merge {
 }
 
 impl Merge {
-    fn advance(&mut self, from: usize) {
+    /// Takes the next version of a layer that has no head.
+    fn begin(&mut self, from: usize) {
         match self.layers[from].next() {
             Some(Ok((key, version))) => self.heads.push(Head { key, version, from }),
             Some(Err(error)) => self.error = Some(error),
             None => {}
         }
+    }
+
+    /// The smallest head; the next version of its layer takes its place. That one is most often the smallest again, so
+    /// that the heap has nothing to move.
+    fn take(&mut self) -> Option<(Key, Version)> {
+        let mut top = self.heads.peek_mut()?;
+        match self.layers[top.from].next() {
+            Some(Ok((key, version))) => {
+                let key = std::mem::replace(&mut top.key, key);
+                return Some((key, std::mem::replace(&mut top.version, version)));
+            }
+            Some(Err(error)) => self.error = Some(error),
+            None => {}
+        }
+        let Head { key, version, .. } = PeekMut::pop(top);
+        Some((key, version))
     }
 }
 
@@ -95,19 +113,18 @@ impl Iterator for Merge {
     fn next(&mut self) -> Option<Self::Item> {
         if !self.started {
             self.started = true;
-            (0..self.layers.len()).for_each(|i| self.advance(i));
+            (0..self.layers.len()).for_each(|i| self.begin(i));
         }
         loop {
             if let Some(error) = self.error.take() {
                 self.heads.clear();
                 return Some(Err(error));
             }
-            let head = self.heads.pop()?;
-            self.advance(head.from);
-            let at = (head.key, head.version.lsn);
+            let (key, version) = self.take()?;
+            let at = (key, version.lsn);
             if self.last != Some(at) {
                 self.last = Some(at);
-                return Some(Ok((head.key, head.version)));
+                return Some(Ok((key, version)));
             }
         }
     }

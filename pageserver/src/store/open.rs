@@ -136,6 +136,25 @@ impl OpenLayer {
         }
     }
 
+    /// Gives every version to `each`, by (key, LSN). Who appends waits meanwhile: made for frozen layers.
+    ///
+    /// # Errors
+    /// The first one of `each`, which ends it.
+    pub(crate) fn visit<E>(&self, mut each: impl FnMut(Key, Lsn, ValueKind, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let inner = self.read();
+        let order = inner.full_order(..);
+        let mut group = Vec::with_capacity(GROUP + 1);
+        for start in (0..order.len()).step_by(GROUP) {
+            let len = inner.fetch(&order, start, &mut group);
+            for (i, e) in group[..len].iter().enumerate() {
+                if !replaced(&group, i) {
+                    each(inner.keys[e.chain as usize], e.lsn, e.kind, inner.value(e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// All versions of the keys in `range` that are here now, by (key, LSN).
     pub(crate) fn iter(self: Arc<Self>, range: impl RangeBounds<Key>) -> OpenIter {
         let order = self.read().order(range);
@@ -207,6 +226,20 @@ impl Inner {
         let at = e.at as usize;
         let value = self.chunks[e.chunk as usize].slice(at..at + e.len as usize);
         Version { lsn: e.lsn, kind: e.kind, value }
+    }
+
+    /// Reads up to [`GROUP`] of the versions `order[start..]`, and one more, by which [`replaced`] goes; gives their
+    /// number without that one.
+    fn fetch(&self, order: &[u32], start: usize, group: &mut Vec<Entry>) -> usize {
+        let numbers = &order[start..(start + GROUP + 1).min(order.len())];
+        group.clear();
+        group.extend(numbers.iter().map(|n| self.entries[*n as usize]));
+        let ends = group.iter().flat_map(|e| {
+            let value = self.value(e);
+            [value.first(), value.last()].map(|b| b.copied().unwrap_or(0))
+        });
+        std::hint::black_box(ends.fold(0, u8::wrapping_add));
+        numbers.len().min(GROUP)
     }
 
     /// The versions of the keys in a range by (key, LSN), as numbers.
@@ -281,26 +314,19 @@ pub(crate) struct OpenIter {
 impl OpenIter {
     fn read_group(&mut self) {
         let inner = self.layer.read();
-        let end = (self.next + GROUP).min(self.order.len());
-        // One more: a base may stand in front of what it replaced, which then does not count.
-        let numbers = &self.order[self.next..(end + 1).min(self.order.len())];
-        self.group.clear();
-        self.group.extend(numbers.iter().map(|n| inner.entries[*n as usize]));
-        let ends = self.group.iter().flat_map(|e| {
-            let value = inner.value(e);
-            [value.first(), value.last()].map(|b| b.copied().unwrap_or(0))
-        });
-        std::hint::black_box(ends.fold(0, u8::wrapping_add));
-        let replaced = |i: usize| {
-            let after = self.group.get(i + 1);
-            after.is_some_and(|a| (a.chain, a.lsn) == (self.group[i].chain, self.group[i].lsn))
-        };
-        for i in (0..end - self.next).rev().filter(|i| !replaced(*i)) {
+        let len = inner.fetch(&self.order, self.next, &mut self.group);
+        for i in (0..len).rev().filter(|i| !replaced(&self.group, *i)) {
             let e = &self.group[i];
             self.ready.push((inner.keys[e.chain as usize], inner.version(e)));
         }
-        self.next = end;
+        self.next += len;
     }
+}
+
+/// Whether the next version of a group stands for this one, which then does not count: a base may stand in front of
+/// what it replaced.
+fn replaced(group: &[Entry], i: usize) -> bool {
+    group.get(i + 1).is_some_and(|after| (after.chain, after.lsn) == (group[i].chain, group[i].lsn))
 }
 
 impl Iterator for OpenIter {

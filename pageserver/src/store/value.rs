@@ -44,10 +44,28 @@ const KEEP_LSN: u8 = 0x80;
 
 /// Appends the stored form of an image: `compression | 0x80 keep its LSN (u8), hole offset u16, hole length u16,
 /// bytes`, little-endian. The empty value is a page of zeros.
+///
+/// An image that is not compressed is, if that makes it smaller: it then takes less memory, and is copied for less, on
+/// its whole way to a layer file.
 pub(crate) fn encode_image(image: &Image<'_>, keep_lsn: bool, out: &mut Vec<u8>) {
-    out.push(image.compression as u8 | if keep_lsn { KEEP_LSN } else { 0 });
+    let keep = if keep_lsn { KEEP_LSN } else { 0 };
+    let start = out.len();
+    out.push(image.compression as u8 | keep);
     out.extend_from_slice(&image.hole_offset.to_le_bytes());
     out.extend_from_slice(&image.hole_len.to_le_bytes());
+    if image.compression == Compression::None {
+        let at = out.len();
+        // A buffer that is too small for the result is an error: then it would not be smaller.
+        out.resize(at + image.bytes.len(), 0);
+        match lz4::block::compress_to_buffer(image.bytes, None, false, &mut out[at..]) {
+            Ok(len) if len < image.bytes.len() => {
+                out.truncate(at + len);
+                out[start] = Compression::Lz4 as u8 | keep;
+                return;
+            }
+            _ => out.truncate(at),
+        }
+    }
     out.extend_from_slice(image.bytes);
 }
 

@@ -386,8 +386,17 @@ impl Page {
 
     /// Lays the items of `offs` out from the special space downwards, in that order (`compactify_tuples`).
     fn compactify(&mut self, offs: &[u16]) -> Result<(), PageError> {
-        let (scratch, lower) = (self.0, self.lower());
+        let (mut offs, lower) = (offs, self.lower());
         let mut upper = self.special();
+        // Those at the end that lie right already: most often nearly all.
+        while let [off, rest @ ..] = offs {
+            let id = self.item_inside(*off)?;
+            if usize::from(id.off) + maxalign(usize::from(id.len)) != upper {
+                break;
+            }
+            (upper, offs) = (usize::from(id.off), rest);
+        }
+        let scratch = self.0;
         for off in offs {
             let id = self.item_inside(*off)?;
             let (at, size) = (usize::from(id.off), maxalign(usize::from(id.len)));

@@ -172,59 +172,92 @@ impl Directory<'_> {
     }
 }
 
+/// Room in front of the values of a block, for its directory: then nothing is moved when the block ends. A directory
+/// of blocks of the usual size fits.
+const ROOM_BYTES: usize = 16 << 10;
+
+/// Memory that is kept from block to block, however large a value was.
+const KEPT_BYTES: usize = 4 << 20;
+
 /// Collects the versions of one block.
 #[derive(Default, Debug)]
 pub(super) struct BlockBuilder {
-    versions: Vec<(Key, Lsn, ValueKind, u32)>,
-    values: Vec<u8>,
-    chains: usize,
+    /// Each key with the number of its versions.
+    chains: Vec<(Key, u32)>,
+    /// LSN, and length with kind.
+    versions: Vec<(Lsn, u64)>,
+    /// Room, and the values.
+    raw: Vec<u8>,
+    directory: Vec<u8>,
 }
 
 impl BlockBuilder {
     /// Adds a version; the caller keeps the order.
     pub(super) fn push(&mut self, key: Key, lsn: Lsn, kind: ValueKind, value: &[u8]) {
-        if self.versions.last().is_none_or(|v| v.0 != key) {
-            self.chains += 1;
+        match self.chains.last_mut() {
+            Some((last, versions)) if *last == key => *versions += 1,
+            _ => self.chains.push((key, 1)),
         }
-        // The writer refuses longer values.
-        self.versions.push((key, lsn, kind, value.len() as u32));
-        self.values.extend_from_slice(value);
+        self.versions.push((lsn, (value.len() as u64) << KIND_BITS | kind as u64));
+        if self.raw.is_empty() {
+            self.raw.resize(ROOM_BYTES, 0);
+        }
+        self.raw.extend_from_slice(value);
     }
 
     /// About how many bytes the block will have uncompressed.
     pub(super) const fn size(&self) -> usize {
-        self.values.len() + self.versions.len() * 6 + self.chains * 4
+        self.raw.len().saturating_sub(ROOM_BYTES) + self.versions.len() * 6 + self.chains.len() * 4
     }
 
     /// First key and LSN, if there is a version.
     pub(super) fn first(&self) -> Option<(Key, Lsn)> {
-        self.versions.first().map(|v| (v.0, v.1))
+        Some((self.chains.first()?.0, self.versions.first()?.0))
     }
 
-    /// Appends the encoded block to `out` and starts anew.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
-        let base = self.versions.iter().map(|v| v.1).min().unwrap_or(Lsn::new(0));
+    /// The encoded block. [`BlockBuilder::clear`] begins the next one.
+    pub(super) fn finish(&mut self) -> &[u8] {
+        let out = &mut self.directory;
+        out.clear();
+        let base = self.versions.iter().map(|v| v.0).min().unwrap_or(Lsn::new(0));
         put_number(base.get(), out);
-        put_number(self.chains as u64, out);
+        put_number(self.chains.len() as u64, out);
         let mut before = [0; KEY_LEN];
-        for chain in self.versions.chunk_by(|a, b| a.0 == b.0) {
-            let key = chain[0].0.to_bytes();
+        let mut rest = &self.versions[..];
+        for (key, count) in &self.chains {
+            let key = key.to_bytes();
             let shared = key.iter().zip(&before).take_while(|(a, b)| a == b).count();
             out.push(shared as u8);
             out.extend_from_slice(&key[shared..]);
             before = key;
-            put_number(chain.len() as u64, out);
+            put_number(u64::from(*count), out);
+            let (chain, others) = rest.split_at(*count as usize);
+            rest = others;
             let mut last = base;
-            for (_, lsn, kind, len) in chain {
+            for (lsn, number) in chain {
                 put_number(lsn.bytes_since(last), out);
-                put_number(u64::from(*len) << KIND_BITS | *kind as u64, out);
+                put_number(*number, out);
                 last = *lsn;
             }
         }
-        out.extend_from_slice(&self.values);
+        match ROOM_BYTES.checked_sub(out.len()) {
+            Some(start) => {
+                self.raw[start..ROOM_BYTES].copy_from_slice(out);
+                &self.raw[start..]
+            }
+            None => {
+                out.extend_from_slice(&self.raw[ROOM_BYTES..]);
+                &self.directory
+            }
+        }
+    }
+
+    /// Forgets the block's versions.
+    pub(super) fn clear(&mut self) {
+        self.chains.clear();
         self.versions.clear();
-        self.values.clear();
-        self.chains = 0;
+        self.raw.truncate(ROOM_BYTES);
+        self.raw.shrink_to(KEPT_BYTES);
     }
 }
 

@@ -57,7 +57,6 @@ pub(crate) struct LayerWriter<W: Write> {
     versions: u64,
     value_bytes: u64,
     written: u64,
-    encoded: Vec<u8>,
     compressed: Vec<u8>,
 }
 
@@ -83,7 +82,6 @@ impl<W: Write> LayerWriter<W> {
             versions: 0,
             value_bytes: 0,
             written: HEADER_BYTES as u64,
-            encoded: Vec::new(),
             compressed: Vec::new(),
         })
     }
@@ -163,11 +161,10 @@ impl<W: Write> LayerWriter<W> {
         let Some(first) = self.block.first() else {
             return Ok(());
         };
-        self.encoded.clear();
-        self.block.finish(&mut self.encoded);
+        let raw = self.block.finish();
         let stored = match self.options.compression {
-            Compression::None => &self.encoded[..],
-            Compression::Lz4 => smaller(&self.encoded, &mut self.compressed),
+            Compression::None => raw,
+            Compression::Lz4 => smaller(raw, &mut self.compressed),
         };
         self.out.write_all(stored)?;
         let small = |n: usize| u32::try_from(n).map_err(|_| refused("a block is too large"));
@@ -175,23 +172,24 @@ impl<W: Write> LayerWriter<W> {
             first,
             offset: self.written,
             stored: small(stored.len())?,
-            raw: small(self.encoded.len())?,
+            raw: small(raw.len())?,
             crc: crc32c::crc32c(stored),
             continued: self.continued,
         });
         self.written += stored.len() as u64;
         self.continued = false;
+        self.block.clear();
         Ok(())
     }
 }
 
 /// The block compressed, or as it is when that is not smaller.
 fn smaller<'a>(raw: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    let room = lz4_flex::block::get_maximum_output_size(raw.len());
-    if scratch.len() < room {
-        scratch.resize(room, 0);
+    if scratch.len() < raw.len() {
+        scratch.resize(raw.len(), 0);
     }
-    match lz4_flex::block::compress_into(raw, scratch) {
+    // With a buffer as large as what goes in, a result that is not smaller is an error.
+    match lz4::block::compress_to_buffer(raw, None, false, &mut scratch[..raw.len()]) {
         Ok(len) if len < raw.len() => &scratch[..len],
         _ => raw,
     }
