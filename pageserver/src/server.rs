@@ -146,7 +146,8 @@ fn storage(config: &Config, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shar
     let storage = Storage::from_url(&url, std::env::vars(), disk, runtime);
     let storage = storage.map_err(|e| StartError::Storage(e.to_string()))?;
     tracing::info!(%url, "pages are stored");
-    let cache = BlockCache::new(config.cache_bytes as u64);
+    // The fourth part is for built pages.
+    let cache = BlockCache::new(config.cache_bytes as u64 / 4 * 3);
     Ok((storage, Shared::new(config.store(), cache)))
 }
 

@@ -9,11 +9,13 @@ use super::{Fault, LayerRow, TimelineReads, Versions};
 use crate::ingest::map::control::{ControlState, STATE_KEY};
 use crate::ingest::map::look::{At, LookError};
 use crate::store::Store;
+use crate::store::pages::Pages;
 
 /// Reads of one store.
 pub(crate) struct Live {
     store: Arc<Store>,
     version: PgMajor,
+    pages: Pages,
     /// Once it is known: it does not change while a cluster runs, and an import takes it from the control file.
     has_checksums: OnceLock<bool>,
 }
@@ -21,7 +23,8 @@ pub(crate) struct Live {
 impl Live {
     /// Reads `store`, redoing as `version` does.
     pub(crate) fn new(store: Arc<Store>, version: PgMajor) -> Live {
-        Live { store, version, has_checksums: OnceLock::new() }
+        let pages = store.pages();
+        Live { store, version, pages, has_checksums: OnceLock::new() }
     }
 }
 
@@ -31,7 +34,7 @@ impl TimelineReads for Live {
     }
 
     fn versions(&self) -> Arc<dyn Versions> {
-        Arc::new(Stored::new(self.store.snapshot(), self.version))
+        Arc::new(Stored::new(self.store.snapshot(), self.version, self.pages.clone()))
     }
 
     fn has_checksums(&self) -> bool {

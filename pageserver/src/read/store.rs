@@ -8,26 +8,28 @@ use pgformat::{Lsn, PgMajor};
 
 use super::{Fault, Found, Io, Versions};
 use crate::key::Key;
-use crate::store::redo::materialise;
+use crate::store::pages::Pages;
+use crate::store::redo::redo_onto;
 use crate::store::value::ValueKind;
 use crate::store::{History, Snapshot, StoreError};
 
-/// The layers of one moment, and the major whose redo applies.
+/// The layers of one moment, the major whose redo applies, and pages that were built before.
 pub(crate) struct Stored {
     snapshot: Snapshot,
     version: PgMajor,
+    pages: Pages,
 }
 
 impl Stored {
     /// Reads `snapshot`, redoing as `version` does.
-    pub(crate) const fn new(snapshot: Snapshot, version: PgMajor) -> Stored {
-        Stored { snapshot, version }
+    pub(crate) const fn new(snapshot: Snapshot, version: PgMajor, pages: Pages) -> Stored {
+        Stored { snapshot, version, pages }
     }
 
-    fn history(&self, key: Key, lsn: Lsn, io: Io) -> Result<History, Fault> {
+    fn history(&self, key: Key, lsn: Lsn, above: Option<Lsn>, io: Io) -> Result<History, Fault> {
         match io {
-            Io::Memory => self.snapshot.try_history_cached(key, lsn).ok_or(Fault::NotInMemory),
-            Io::Files => self.snapshot.history(key, lsn).map_err(fault),
+            Io::Memory => self.snapshot.try_history_cached(key, lsn, above).ok_or(Fault::NotInMemory),
+            Io::Files => self.snapshot.history_above(key, lsn, above).map_err(fault),
         }
     }
 }
@@ -42,7 +44,7 @@ pub(super) fn fault(error: StoreError) -> Fault {
 
 impl Versions for Stored {
     fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault> {
-        match self.history(key, lsn, io)?.versions.pop() {
+        match self.history(key, lsn, None, io)?.versions.pop() {
             None => Ok(Found::Absent),
             Some(v) if v.kind == ValueKind::Tombstone => Ok(Found::Gone(v.lsn)),
             Some(v) if v.kind == ValueKind::Blob => Ok(Found::Value(v.lsn, v.value)),
@@ -51,12 +53,20 @@ impl Versions for Stored {
     }
 
     fn page(&self, key: Key, lsn: Lsn, io: Io) -> Result<Option<Box<Page>>, Fault> {
-        let history = self.history(key, lsn, io)?;
+        let built = self.pages.at(key, lsn);
+        let history = self.history(key, lsn, built.as_ref().map(|b| b.lsn), io)?;
+        let before = built.filter(|_| !history.has_base());
+        let Some(newest) = history.newest() else {
+            return Ok(before.map(|built| Box::new(built.page.clone())));
+        };
         if !history.exists() {
             return Ok(None);
         }
-        let page = materialise(&history, self.version);
-        page.map(Some).map_err(|e| Fault::NotRedone { record: e.lsn, cause: e.cause.to_string() })
+        let mut page = before.map_or_else(Page::zeroed, |built| Box::new(built.page.clone()));
+        redo_onto(&history, self.version, &mut page)
+            .map_err(|e| Fault::NotRedone { record: e.lsn, cause: e.cause.to_string() })?;
+        self.pages.keep(key, newest.lsn, history.versions.len(), &page);
+        Ok(Some(page))
     }
 
     fn scan(&self, keys: Range<Key>, lsn: Lsn) -> Result<Vec<(Key, Bytes)>, Fault> {

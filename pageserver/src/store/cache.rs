@@ -60,6 +60,11 @@ impl BlockCache {
         Arc::new(BlockCache { blocks: Cache::with_weighter(blocks, capacity, ByMemory), layers: AtomicU64::new(0) })
     }
 
+    /// Bytes that may be held.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.blocks.capacity()
+    }
+
     /// A number for a layer that is being opened.
     pub(super) fn layer_id(&self) -> LayerId {
         LayerId(self.layers.fetch_add(1, Ordering::Relaxed))

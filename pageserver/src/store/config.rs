@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::BlockCache;
+use super::pages::PageCache;
 use tokio::sync::Semaphore;
 
 use super::layer::WriteOptions;
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<StoreConfig>,
     /// Decoded blocks.
     pub(crate) cache: Arc<BlockCache>,
+    /// Pages that took long to build.
+    pub(crate) pages: Arc<PageCache>,
     /// Memory of open and frozen layers.
     pub(crate) memory: Arc<MemoryUse>,
     /// For ages and grace periods.
@@ -75,11 +78,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// With the system's clock.
+    /// With the system's clock. For every three bytes of blocks there may be one of pages.
     pub(crate) fn new(config: StoreConfig, cache: Arc<BlockCache>) -> Shared {
+        let pages = PageCache::new(cache.capacity() / 3);
         let memory = Arc::new(MemoryUse::default());
         let compactions = Arc::new(Semaphore::new(config.compactions.max(1)));
-        Shared { config: Arc::new(config), cache, memory, clock: Clock::monotonic(), compactions }
+        Shared { config: Arc::new(config), cache, pages, memory, clock: Clock::monotonic(), compactions }
     }
 }
 

@@ -36,6 +36,11 @@ impl History {
         self.versions.last()
     }
 
+    /// Whether it begins with a base: nothing before it counts.
+    pub(crate) fn has_base(&self) -> bool {
+        self.versions.first().is_some_and(|v| v.kind.is_base())
+    }
+
     /// Whether the key exists at this LSN: written, and not ended by a tombstone.
     pub(crate) fn exists(&self) -> bool {
         self.newest().is_some_and(|v| v.kind != ValueKind::Tombstone)
@@ -49,15 +54,15 @@ pub(super) struct Gather {
     key: Key,
     hash: KeyHash,
     lsn: Lsn,
-    /// LSN of the newest base seen: nothing older counts.
+    /// LSN of the newest base seen, or of the state that is known: nothing older counts.
     base: Option<Lsn>,
     versions: Vec<Version>,
 }
 
 impl Gather {
-    /// Of `key`, up to and including `lsn`.
-    pub(super) fn new(key: Key, lsn: Lsn) -> Gather {
-        Gather { key, hash: KeyHash::of(key), lsn, base: None, versions: Vec::new() }
+    /// Of `key`, up to and including `lsn`; of those above `above` only, when the state there is known.
+    pub(super) fn new(key: Key, lsn: Lsn, above: Option<Lsn>) -> Gather {
+        Gather { key, hash: KeyHash::of(key), lsn, base: above, versions: Vec::new() }
     }
 
     /// Which key.

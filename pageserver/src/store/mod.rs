@@ -14,6 +14,7 @@
 //! | [`layer`] | the immutable layer file: format, writer, reader |
 //! | [`history`] | a key's versions up to an LSN |
 //! | [`cache`] | decoded blocks, bounded in bytes, one for the process |
+//! | [`pages`] | pages that took long to build, bounded in bytes, one for the process |
 //! | [`set`] | which layers a timeline has, swapped atomically |
 //! | [`snapshot`] | reads |
 //! | [`merge`] | several layers as one ordered stream |
@@ -40,6 +41,7 @@ pub(crate) mod layer;
 pub(crate) mod manifest;
 pub(crate) mod merge;
 pub(crate) mod open;
+pub(crate) mod pages;
 pub(crate) mod redo;
 pub(crate) mod set;
 pub(crate) mod snapshot;

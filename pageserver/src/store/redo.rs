@@ -38,6 +38,14 @@ pub(crate) fn materialise(history: &History, version: PgMajor) -> Result<Box<Pag
 /// As [`materialise`].
 pub(crate) fn materialise_into(history: &History, version: PgMajor, page: &mut Page) -> Result<(), RedoFailure> {
     page.0.fill(0);
+    redo_onto(history, version, page)
+}
+
+/// Applies a history to the page as it was before.
+///
+/// # Errors
+/// As [`materialise`]; the page is spoilt then.
+pub(crate) fn redo_onto(history: &History, version: PgMajor, page: &mut Page) -> Result<(), RedoFailure> {
     let fork = Fork::new(history.key.fork).unwrap_or(Fork::Main);
     history.versions.iter().try_for_each(|v| {
         apply(v, fork, history.key.blk, version, page).map_err(|cause| RedoFailure {

@@ -36,7 +36,15 @@ impl Snapshot {
     /// # Errors
     /// A file that cannot be read or is damaged where the key's versions are.
     pub(crate) fn history(&self, key: Key, lsn: Lsn) -> Result<History, StoreError> {
-        let mut gather = Gather::new(key, lsn);
+        self.history_above(key, lsn, None)
+    }
+
+    /// [`Snapshot::history`] of the versions above an LSN at which the key's state is known.
+    ///
+    /// # Errors
+    /// As [`Snapshot::history`].
+    pub(crate) fn history_above(&self, key: Key, lsn: Lsn, above: Option<Lsn>) -> Result<History, StoreError> {
+        let mut gather = Gather::new(key, lsn, above);
         self.gather_memory(&mut gather);
         for layer in &self.set.layers {
             layer.gather(&mut gather)?;
@@ -44,9 +52,9 @@ impl Snapshot {
         Ok(gather.finish())
     }
 
-    /// [`Snapshot::history`] if nothing has to be read for it; never blocks on a file.
-    pub(crate) fn try_history_cached(&self, key: Key, lsn: Lsn) -> Option<History> {
-        let mut gather = Gather::new(key, lsn);
+    /// [`Snapshot::history_above`] if nothing has to be read for it; never blocks on a file.
+    pub(crate) fn try_history_cached(&self, key: Key, lsn: Lsn, above: Option<Lsn>) -> Option<History> {
+        let mut gather = Gather::new(key, lsn, above);
         self.gather_memory(&mut gather);
         self.set.layers.iter().all(|layer| layer.gather_cached(&mut gather)).then(|| gather.finish())
     }
@@ -90,6 +98,18 @@ impl Snapshot {
         let open = self.memory().map(|open| LayerIter::Open(open.clone().iter(range.clone())));
         let files = self.set.layers.iter().map(|layer| LayerIter::File(layer.iter(range.clone(), through)));
         open.chain(files).collect()
+    }
+
+    /// `range` in about `parts` parts with about equally many bytes in files each, ascending.
+    pub(crate) fn divide(&self, range: Range<Key>, parts: usize) -> Vec<Range<Key>> {
+        let mut starts: Vec<Key> = self.set.layers.iter().flat_map(|l| l.block_starts()).collect();
+        starts.retain(|key| range.contains(key) && *key != range.start);
+        starts.sort_unstable();
+        let step = (starts.len() / parts.max(1)).max(1);
+        let mut bounds: Vec<Key> = starts.into_iter().step_by(step).collect();
+        bounds.dedup();
+        let from = std::iter::once(range.start).chain(bounds.iter().copied());
+        from.zip(bounds.iter().copied().chain([range.end])).map(|(from, to)| from..to).collect()
     }
 
     /// Layers in memory, newest first.

@@ -28,6 +28,7 @@ use super::config::Shared;
 use super::files::{self, File, FileError, Files, Place};
 use super::manifest::{Durable, Manifest, ManifestError, Manifests};
 use super::open::OpenLayer;
+use super::pages::Pages;
 use super::{LayerMap, Snapshot, StoreError};
 
 /// A record boundary: end of a record and where that record starts.
@@ -195,6 +196,11 @@ impl Store {
     /// The layers of now. A read at an LSN takes its snapshot after the LSN was published.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.map.snapshot()
+    }
+
+    /// Pages of this timeline that took long to build, for those who read.
+    pub(crate) fn pages(&self) -> Pages {
+        self.shared.pages.of_timeline()
     }
 
     /// What the manifest that counts says. Never waits for storage.
@@ -383,9 +389,7 @@ impl Store {
 
     fn write_layer(&self, layer: &Arc<OpenLayer>) -> Result<File, FileError> {
         let mut writer = files::writer(&self.shared)?;
-        for (key, v) in layer.clone().iter(..) {
-            writer.push(key, v.lsn, v.kind, &v.value)?;
-        }
+        layer.visit(|key, lsn, kind, value| writer.push(key, lsn, kind, value))?;
         files::store(&*self.blobs, &self.shared, writer, Place::new_run(0))
     }
 

@@ -178,6 +178,11 @@ impl Layer {
         self.source.name()
     }
 
+    /// First key of each of its blocks, ascending.
+    pub(super) fn block_starts(&self) -> impl Iterator<Item = Key> {
+        self.index.iter().map(|b| b.first.0)
+    }
+
     /// Adds the versions that the gathered key has here; reads blocks that are not in the cache.
     pub(super) fn gather(&self, into: &mut Gather) -> Result<(), StoreError> {
         self.walk(into, |no| self.block(no).map(Some)).map(|_| ())
@@ -242,7 +247,7 @@ impl Layer {
         let raw = if at.stored == at.raw {
             stored
         } else {
-            let raw = lz4_flex::block::decompress(&stored, at.raw as usize);
+            let raw = lz4::block::decompress(&stored, Some(at.raw as i32));
             raw.map(Bytes::from).map_err(|_| damaged("a block cannot be decompressed"))?
         };
         let block = if raw.len() == at.raw as usize { Block::decode(raw) } else { Err("a block has a wrong length") };

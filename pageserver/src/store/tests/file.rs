@@ -196,14 +196,14 @@ fn a_cached_answer_reads_nothing() {
     let layer = Layer::open(Arc::new(file), &cache).expect("a whole file");
     let snapshot = crate::store::LayerMap::new(vec![layer]).snapshot();
     let (read, other) = (block(16385, 7), block(16384, 0));
-    assert_eq!(snapshot.try_history_cached(read, Lsn::MAX), None);
+    assert_eq!(snapshot.try_history_cached(read, Lsn::MAX, None), None);
     snapshot.history(read, Lsn::MAX).expect("a whole file");
     gone.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(snapshot.try_history_cached(read, Lsn::MAX), Some(model.history(read, Lsn::MAX)));
-    assert_eq!(snapshot.try_history_cached(other, Lsn::MAX), None);
+    assert_eq!(snapshot.try_history_cached(read, Lsn::MAX, None), Some(model.history(read, Lsn::MAX)));
+    assert_eq!(snapshot.try_history_cached(other, Lsn::MAX, None), None);
     let e = snapshot.history(other, Lsn::MAX).expect_err("the file cannot be read");
     assert!(matches!(e, StoreError::Io { .. }) && e.to_string().starts_with("layer-8, offset 20"), "{e}");
     let unknown = block(1, 1);
-    assert_eq!(snapshot.try_history_cached(unknown, Lsn::MAX), Some(model.history(unknown, Lsn::MAX)));
+    assert_eq!(snapshot.try_history_cached(unknown, Lsn::MAX, None), Some(model.history(unknown, Lsn::MAX)));
     assert!(cache.stats().hits > 0 && cache.stats().misses > 0 && cache.stats().bytes > 0);
 }

@@ -143,7 +143,7 @@ impl Run {
                 let expected = self.model.history(*key, lsn);
                 prop_assert_eq!(history.expect("whole files"), expected.clone(), "{} at {}", key, lsn);
                 prop_assert_eq!(turned.history(*key, lsn).expect("whole files"), expected.clone(), "order matters");
-                prop_assert_eq!(snapshot.try_history_cached(*key, lsn), Some(expected), "all is in the cache");
+                prop_assert_eq!(snapshot.try_history_cached(*key, lsn, None), Some(expected), "all is in the cache");
             }
         }
         for lsn in [0, self.lsn / 3, self.lsn / 2, self.lsn].map(Lsn::new) {
