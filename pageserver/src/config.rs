@@ -16,6 +16,8 @@ use crate::store::StoreConfig;
 
 /// The longest that a read may be told to wait: one hour. Beyond that a client is surely gone.
 pub(crate) const LSN_WAIT_MS_MAX: u64 = 3_600_000;
+/// To stay awake longer than a millisecond costs more than it can win.
+const PAGE_AWAKE_US_MAX: usize = 1000;
 
 /// Flags of the pageserver. Each one can stand in the file of `--config` too; a flag wins over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -65,6 +67,10 @@ pub struct Args {
     /// A read at an LSN that is not here yet waits for it so many milliseconds at most [default: 60000].
     #[arg(long, value_name = "MS")]
     pub lsn_wait_ms: Option<u64>,
+    /// A client that asks for its next page within so many microseconds of the last answer is waited for as long without
+    /// sleeping; 0: never [default: 50].
+    #[arg(long, value_name = "US")]
+    pub page_awake_us: Option<u64>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -95,6 +101,7 @@ struct File {
     layer_mib: Option<usize>,
     layer_age_ms: Option<u64>,
     lsn_wait_ms: Option<u64>,
+    page_awake_us: Option<u64>,
     log_format: Option<String>,
 }
 
@@ -127,6 +134,8 @@ pub struct Config {
     pub layer_age: Duration,
     /// How long a read waits for an LSN that is not here yet.
     pub lsn_wait: Duration,
+    /// How long a client that asks quickly is waited for without sleeping.
+    pub page_awake: Duration,
     /// JSON logs instead of text.
     pub log_json: bool,
     /// Limits of the chooser and of streams.
@@ -227,6 +236,8 @@ impl Config {
         if !(10..=86_400_000).contains(&layer_age_ms) {
             return Err(invalid("--layer-age-ms", &layer_age_ms.to_string(), "expected 10 to 86400000"));
         }
+        let page_awake_us = a.page_awake_us.or(file.page_awake_us).unwrap_or(50);
+        let page_awake_us = bounded("--page-awake-us", page_awake_us as usize, 0..=PAGE_AWAKE_US_MAX)?;
         let lsn_wait_ms = a.lsn_wait_ms.or(file.lsn_wait_ms).unwrap_or(60_000);
         if lsn_wait_ms > LSN_WAIT_MS_MAX {
             let problem = format!("expected 0 to {LSN_WAIT_MS_MAX}");
@@ -246,6 +257,7 @@ impl Config {
             layer_bytes: layer_mib << 20,
             layer_age: Duration::from_millis(layer_age_ms),
             lsn_wait: Duration::from_millis(lsn_wait_ms),
+            page_awake: Duration::from_micros(page_awake_us as u64),
             log_json,
             choice: Settings {
                 zone: a.availability_zone.or(file.availability_zone),
@@ -275,6 +287,7 @@ impl Config {
             ("layer_age_ms", self.layer_age.as_millis().to_string()),
             ("log_format", if self.log_json { "json" } else { "text" }.to_owned()),
             ("lsn_wait_ms", self.lsn_wait.as_millis().to_string()),
+            ("page_awake_us", self.page_awake.as_micros().to_string()),
             ("dial_timeout_ms", self.choice.dial_timeout.as_millis().to_string()),
             ("silence_limit_s", seconds(self.choice.silence_limit)),
             ("wal_timeout_s", seconds(self.choice.wal_timeout)),
@@ -358,6 +371,7 @@ mod tests {
             ("--remote-storage", Args { remote_storage: Some("file://relative".into()), ..args() }),
             ("--dial-timeout-ms", Args { dial_timeout_ms: Some(0), ..args() }),
             ("--lsn-wait-ms", Args { lsn_wait_ms: Some(u64::MAX), ..args() }),
+            ("--page-awake-us", Args { page_awake_us: Some(u64::MAX), ..args() }),
             ("--log-format", Args { log_format: Some("xml".into()), ..args() }),
         ];
         for (flag, a) in cases {

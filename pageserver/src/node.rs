@@ -23,6 +23,7 @@ use crate::ingest::{Ingest, recover, stream_config};
 use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
+use crate::net::pace::Awake;
 use crate::store::blobs::Storage;
 use crate::store::{Shared, upkeep};
 use crate::timeline::{Opened, Timeline};
@@ -102,6 +103,8 @@ pub(crate) struct Node {
     pub(crate) advertise_pg: String,
     /// Address that others ask over HTTP.
     pub(crate) advertise_http: String,
+    /// Whether quick clients are waited for awake.
+    pub(crate) awake: Arc<Awake>,
     disk: Arc<dyn Disk>,
     storage: Storage,
     shared: Shared,
@@ -124,6 +127,7 @@ impl Node {
         // The session outlives the shutdown token: it takes the keys back at the very end.
         let session = Session::start(broker.clone(), LEASE_TTL_S, CancellationToken::new());
         Arc::new(Node {
+            awake: Awake::new(config.page_awake),
             config,
             metrics: Arc::new(Metrics::new()),
             broker,

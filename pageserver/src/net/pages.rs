@@ -12,6 +12,7 @@ use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection, 
 use proto::pagestream::{Reply, Request, Version};
 use tokio_util::sync::CancellationToken;
 
+use super::pace::{Awake, Pace};
 use crate::metrics::Metrics;
 use crate::read::{At, ReadError, Reader};
 
@@ -27,6 +28,8 @@ pub(super) struct PageSession {
     pub(super) version: Version,
     /// How long WAL is waited for.
     pub(super) wait_limit: Duration,
+    /// Whether quick clients are waited for awake.
+    pub(super) awake: Arc<Awake>,
     /// This process's metrics.
     pub(super) metrics: Arc<Metrics>,
     /// Cancelled when the process shall stop.
@@ -52,12 +55,14 @@ impl PageSession {
     /// When the connection breaks.
     pub(super) async fn serve(self, connection: ServerConnection) -> Result<Option<ServerConnection>, NetError> {
         let (mut incoming, mut outgoing) = connection.copy_both().await?;
+        let mut pace = Pace::new(self.awake.clone());
         loop {
-            let (requests, mut end) = self.receive(&mut incoming).await?;
+            let (requests, mut end) = self.receive(&mut incoming, &mut pace).await?;
             if !self.answer(&requests, &mut outgoing).await? {
                 end = Some(End::Shutdown);
             }
             outgoing.flush().await?;
+            pace.answered();
             match end {
                 None => {}
                 Some(End::Gone) => return Ok(None),
@@ -75,10 +80,14 @@ impl PageSession {
     }
 
     /// Waits for a request, and takes those along that are here already.
-    async fn receive(&self, incoming: &mut CopyReader) -> Result<(Vec<Request>, Option<End>), NetError> {
+    async fn receive(
+        &self,
+        incoming: &mut CopyReader,
+        pace: &mut Pace,
+    ) -> Result<(Vec<Request>, Option<End>), NetError> {
         let mut requests = Vec::new();
         let mut event = tokio::select! {
-            event = incoming.next() => event?,
+            event = pace.next(incoming) => event?,
             () = self.shutdown.cancelled() => return Ok((requests, Some(End::Shutdown))),
         };
         loop {

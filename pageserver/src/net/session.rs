@@ -76,6 +76,7 @@ fn page_session(node: &Node, ttid: TenantTimelineId, version: Version) -> Result
         reader: Reader::of(&timeline)?,
         version,
         wait_limit: node.config.lsn_wait,
+        awake: node.awake.clone(),
         metrics: node.metrics.clone(),
         shutdown: node.shutdown.clone(),
     })
