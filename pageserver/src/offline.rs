@@ -1,14 +1,17 @@
 //! Pages without a fabric: a stopped cluster and its WAL files become a timeline in a local directory.
 //!
-//! Everything runs on the calling thread, so that what it costs can be measured: import of the data directory, replay
-//! of WAL into layers, one page at a time, compaction. The result is an ordinary timeline in storage.
+//! For measuring what pages cost without a network: import of the data directory, replay of WAL into layers, where
+//! others read WAL and write layers as in the pageserver, rebuilding of pages, compaction. The result is an ordinary timeline
+//! in storage.
 
 mod read;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgformat::control::{ControlError, ControlFile, DbState};
@@ -28,12 +31,16 @@ use crate::store::layer::Through;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::merge::merge;
 use crate::store::redo::{RedoFailure, materialise_into};
-use crate::store::{BlockCache, History, Shared, Store, StoreConfig, StoreError, WriteError};
+use crate::store::{BlockCache, History, Shared, Snapshot, Store, StoreConfig, StoreError, WriteError};
 
 /// Memory for decoded blocks.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Of WAL, taken in at once.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = 256 << 10;
+/// Pieces that are read before they are wanted.
+const PIECES_AHEAD: usize = 4;
+/// Parts that the pages are divided into, to be rebuilt side by side: some for each thread, since they are not equal.
+const REBUILD_PARTS: usize = 16;
 
 /// Why it does not work.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +122,8 @@ impl Offline {
         Ok(self.take(wal_dir, to)?)
     }
 
-    /// Rebuilds every page that has a version after `after`, as it is now, in the order of blocks; gives their number.
+    /// Rebuilds every page that has a version after `after`, as it is now, by as many threads as there are processors;
+    /// gives their number.
     ///
     /// # Errors
     /// A page that cannot be rebuilt, a damaged file.
@@ -183,25 +191,41 @@ impl Offline {
     }
 
     fn take(&mut self, wal_dir: &Path, to: Lsn) -> Result<Replayed, Cause> {
-        let from = self.position();
-        let (mut at, mut records) = (from, 0);
-        while at < to {
-            let segment = at.segment_no(self.seg);
-            let path = wal_dir.join(self.seg.file_name(self.tli, segment));
-            let end = self.seg.start_of(segment + 1).min(to);
-            let mut file = File::open(&path).map_err(|e| Cause::Io(path.clone(), e))?;
-            let skip = at.bytes_since(self.seg.start_of(segment));
-            io::Seek::seek(&mut file, io::SeekFrom::Start(skip)).map_err(|e| Cause::Io(path.clone(), e))?;
-            while at < end {
-                let len = end.bytes_since(at).min(PIECE_BYTES);
-                let mut wal = vec![0; len as usize];
-                file.read_exact(&mut wal).map_err(|e| Cause::Io(path.clone(), e))?;
-                records += self.piece(Piece { at, wal: Bytes::from(wal) })?;
-                at = at.add(len);
-            }
-        }
+        let (from, store, seg, tli) = (self.position(), self.store.clone(), self.seg, self.tli);
+        let (read, pieces) = mpsc::sync_channel(PIECES_AHEAD);
+        let (full, fulls) = mpsc::channel();
+        // As in the pageserver, others receive WAL and write layers.
+        let (taken, written) = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if let Err(e) = read_wal(wal_dir, seg, tli, from..to, &read) {
+                    let _ = read.send(Err(e));
+                }
+            });
+            let writer = scope.spawn(move || {
+                fulls.iter().try_for_each(|()| {
+                    while store.flush_one()? {}
+                    Ok::<(), WriteError>(())
+                })
+            });
+            let taken = self.take_pieces(&pieces, &full);
+            drop((pieces, full));
+            (taken, writer.join())
+        });
+        written.map_err(|_| Cause::Refused("the thread that writes layers panicked".to_owned()))??;
+        let records = taken?;
         self.store.flush()?;
         Ok(Replayed { records, from, to: self.position() })
+    }
+
+    /// Takes in what `pieces` gives, and says so whenever there may be a layer to write. Gives the number of records.
+    fn take_pieces(&mut self, pieces: &Receiver<Result<Piece, Cause>>, full: &Sender<()>) -> Result<u64, Cause> {
+        let mut records = 0;
+        for piece in pieces {
+            records += self.piece(piece?)?;
+            // Nobody listens any more after an error, which is told at the end.
+            let _ = full.send(());
+        }
+        Ok(records)
     }
 
     fn piece(&mut self, piece: Piece) -> Result<u64, Cause> {
@@ -210,15 +234,28 @@ impl Offline {
         if let Some(why) = why {
             return Err(Cause::Refused(why));
         }
-        while self.store.flush_one()? {}
         Ok(records)
     }
 
     fn rebuild(&self, after: Lsn) -> Result<u64, Cause> {
         let snapshot = self.store.snapshot();
+        let ranges = Mutex::new(snapshot.divide(Key::all_of(Kind::Block), REBUILD_PARTS));
+        let next = || ranges.lock().ok()?.pop();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let work = || -> Result<u64, Cause> {
+                std::iter::from_fn(next).map(|range| self.rebuild_range(&snapshot, range, after)).sum()
+            };
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let panicked = || Cause::Refused("a thread that rebuilds pages panicked".to_owned());
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).sum()
+        })
+    }
+
+    fn rebuild_range(&self, snapshot: &Snapshot, range: Range<Key>, after: Lsn) -> Result<u64, Cause> {
         let mut work = Rebuild { page: Page::zeroed(), version: self.version, after, pages: 0 };
-        let mut history = History { key: Key::first(Kind::Block), lsn: Lsn::MAX, versions: Vec::new() };
-        for next in merge(snapshot.iters(Key::all_of(Kind::Block), Through::Bulk)) {
+        let mut history = History { key: range.start, lsn: Lsn::MAX, versions: Vec::new() };
+        for next in merge(snapshot.iters(range, Through::Bulk)) {
             let (key, version) = next?;
             if key != history.key {
                 work.end(&mut history)?;
@@ -232,6 +269,38 @@ impl Offline {
         work.end(&mut history)?;
         Ok(work.pages)
     }
+}
+
+/// Reads WAL files piece by piece, until nobody wants them any more.
+fn read_wal(
+    dir: &Path,
+    seg: SegSize,
+    tli: Tli,
+    range: Range<Lsn>,
+    out: &SyncSender<Result<Piece, Cause>>,
+) -> Result<(), Cause> {
+    let Range { start: mut at, end: to } = range;
+    while at < to {
+        let segment = at.segment_no(seg);
+        let path = dir.join(seg.file_name(tli, segment));
+        let failed = |e| Cause::Io(path.clone(), e);
+        let end = seg.start_of(segment + 1).min(to);
+        let mut file = File::open(&path).map_err(failed)?;
+        file.seek(SeekFrom::Start(at.bytes_since(seg.start_of(segment)))).map_err(failed)?;
+        while at < end {
+            let len = end.bytes_since(at).min(PIECE_BYTES);
+            let mut wal = Vec::with_capacity(len as usize);
+            let read = file.by_ref().take(len).read_to_end(&mut wal).map_err(failed)?;
+            if (read as u64) < len {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            if out.send(Ok(Piece { at, wal: Bytes::from(wal) })).is_err() {
+                return Ok(());
+            }
+            at = at.add(len);
+        }
+    }
+    Ok(())
 }
 
 /// Pages being rebuilt one after the other.

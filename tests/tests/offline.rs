@@ -1,9 +1,9 @@
 //! Pages without a server, judged by the files of the cluster that they come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use pageserver::offline::Offline;
 use pgformat::rel::{BlockNumber, BlockTag, RelFork};
@@ -19,8 +19,8 @@ use walfabric::sql;
 struct Ours<'a>(&'a Offline);
 
 impl Source for Ours<'_> {
-    async fn relations(&mut self) -> Result<BTreeMap<RelFork, BlockNumber>> {
-        Ok(self.0.relations()?.into_iter().collect())
+    async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
+        Ok((self.0.relations()?.into_iter().collect(), self.0.logged_databases()?.into_iter().collect()))
     }
 
     async fn pages(&mut self, tags: &[BlockTag]) -> Result<Vec<Result<Bytes, String>>> {
@@ -33,6 +33,14 @@ impl Source for Ours<'_> {
 
     async fn segment(&mut self, slru: Slru, segno: u32) -> Result<Bytes> {
         Ok(self.0.slru_segment(slru, segno)?)
+    }
+
+    async fn files(&mut self) -> Result<Vec<String>> {
+        Ok(self.0.files()?)
+    }
+
+    async fn file(&mut self, path: &str) -> Result<Bytes> {
+        Ok(self.0.file(path)?.with_context(|| format!("no {path}"))?.into())
     }
 
     async fn control(&mut self, file: &[u8]) -> Result<Vec<ControlDifference>> {

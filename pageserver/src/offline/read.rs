@@ -22,6 +22,30 @@ impl Offline {
         self.see(|view| view.relations(None))
     }
 
+    /// Databases whose visibility maps were logged without their bits.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn logged_databases(&self) -> Result<Vec<u32>, OfflineError> {
+        self.see(|view| view.logged_databases())
+    }
+
+    /// Paths of relation maps, prepared transactions and the origins' progress, below the data directory.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn files(&self) -> Result<Vec<String>, OfflineError> {
+        self.see(|view| view.files(self.version))
+    }
+
+    /// What is in one of them; none when there is no such file.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn file(&self, path: &str) -> Result<Option<Vec<u8>>, OfflineError> {
+        self.see(|view| view.file(path, self.version))
+    }
+
     /// A page, its checksum zero.
     ///
     /// # Errors
@@ -60,7 +84,7 @@ impl Offline {
     }
 
     fn see<T>(&self, look: impl FnOnce(View<'_>) -> Result<T, Problem>) -> Result<T, OfflineError> {
-        let (versions, lsn) = (Stored::new(self.store.snapshot(), self.version), self.position());
+        let (versions, lsn) = (Stored::new(self.store.snapshot(), self.version, self.store.pages()), self.position());
         Ok(look(View { versions: &versions, lsn, latest: lsn, io: Io::Files }).map_err(Cause::from)?)
     }
 }

@@ -4,7 +4,7 @@
 //! binary result. Both replies are 8 KiB and are compared by whoever wants to.
 
 use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -163,6 +163,63 @@ impl Asked for RawPages {
         // Number of columns, then the length of the only one.
         ensure!(row.len() == 6 + PAGE_SIZE, "a page of {} bytes", row.len());
         Ok(row.split_off(6))
+    }
+}
+
+/// A server that sends a page for every request and does nothing else, with a thread for each client: what sockets and
+/// scheduler take alone.
+pub struct Bare {
+    stream: BufReader<TcpStream>,
+}
+
+/// Bytes of a request: about those of a pagestream's.
+const BARE_REQUEST: usize = 64;
+/// Head of its reply, as libpq has one.
+const BARE_HEAD: usize = 5;
+
+impl Bare {
+    /// Starts a server; gives its address.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub fn serve() -> Result<String> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let address = listener.local_addr()?.to_string();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || Bare::answer(stream));
+            }
+        });
+        Ok(address)
+    }
+
+    fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (mut request, reply) = ([0; BARE_REQUEST], [7; BARE_HEAD + PAGE_SIZE]);
+        loop {
+            stream.read_exact(&mut request)?;
+            stream.write_all(&reply)?;
+        }
+    }
+
+    /// Connects to a server of [`Bare::serve`].
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(address: &str) -> Result<Bare> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(Bare { stream: BufReader::with_capacity(1 << 16, stream) })
+    }
+}
+
+impl Asked for Bare {
+    fn page(&mut self, _: u32) -> Result<Bytes> {
+        self.stream.get_mut().write_all(&[0; BARE_REQUEST])?;
+        let mut reply = vec![0; BARE_HEAD + PAGE_SIZE];
+        self.stream.read_exact(&mut reply)?;
+        Ok(Bytes::from(reply).split_off(BARE_HEAD))
     }
 }
 

@@ -69,10 +69,10 @@ fn replay(storage: &Path, wal: &Path, to: &str) -> Result<Value> {
     }))
 }
 
-/// Wall and CPU seconds of this thread, which does all the work.
+/// Wall seconds, and CPU seconds of all threads of this process.
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Value)> {
-    let (began, cpu) = (Instant::now(), usage::cpu_seconds_of_thread()?);
+    let (began, cpu) = (Instant::now(), usage::cpu_seconds_of_process());
     let result = work()?;
-    let (seconds, cpu) = (began.elapsed().as_secs_f64(), usage::cpu_seconds_of_thread()? - cpu);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), usage::cpu_seconds_of_process() - cpu);
     Ok((result, json!({"seconds": seconds, "cpu_seconds": cpu})))
 }

@@ -56,6 +56,12 @@ pub fn cpu_seconds_of_reaped() -> f64 {
     own_ticks(13) / TICKS_PER_SECOND
 }
 
+/// CPU seconds of all threads of this process so far, ended ones included, to the nanosecond.
+pub fn cpu_seconds_of_process() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// CPU seconds of the calling thread, to the nanosecond.
 ///
 /// # Errors

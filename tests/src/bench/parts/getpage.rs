@@ -3,7 +3,7 @@
 //! The same pages on both sides, which are in shared_buffers there and in the cache of blocks here; before anything is
 //! measured, every page is compared. One request in flight per client.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pgformat::Lsn;
@@ -18,7 +18,7 @@ use walfabric::http::Http;
 use walfabric::sql;
 
 use crate::bench::figure::{Figure, Goal, Sample};
-use crate::bench::pages::{Asked, Pagestream, RawPages, ask};
+use crate::bench::pages::{Asked, Bare, Pagestream, RawPages, ask};
 use crate::bench::run::Run;
 use crate::bench::stats::percentile;
 use crate::bench::window::Window;
@@ -46,6 +46,15 @@ const TABLES: &str = "CREATE EXTENSION pageinspect;
       END LOOP;
     END $$";
 
+/// Who is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Ours,
+    Theirs,
+    /// A server that only sends.
+    Bare,
+}
+
 /// One block of requests.
 struct Block {
     p50: Sample,
@@ -59,6 +68,7 @@ struct Place {
     pageserver: String,
     timeline: TenantTimelineId,
     http: String,
+    bare: String,
 }
 
 /// A table on both sides.
@@ -93,31 +103,43 @@ pub async fn run(run: &mut Run) -> Result<()> {
     client.batch_execute("SET synchronous_commit = on; CREATE TABLE last()").await?;
     let warm = place.table(&client, "warm").await?;
     let hot = place.table(&client, "hot").await?;
-    for table in [&warm, &hot] {
-        place.compare(table)?;
-    }
+    place.compare(&warm)?;
+    let first = place.compare(&hot)?;
     for clients in [1, 8] {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..pairs {
-            for first in [true, false] {
-                let is_ours = first == (round % 2 == 0);
-                let block = place.block(run, &warm, is_ours, clients, seconds)?;
-                if is_ours { &mut ours } else { &mut theirs }.push(block);
+            let mut sides = [Side::Ours, Side::Bare, Side::Theirs];
+            if round % 2 == 1 {
+                sides.reverse();
+            }
+            for side in sides {
+                let block = place.block(run, &warm, side, clients, seconds)?;
+                match side {
+                    Side::Ours => ours.push(block),
+                    Side::Theirs => theirs.push(block),
+                    Side::Bare => bare.push(block),
+                }
             }
         }
         figures(run, &ours, &theirs, clients);
+        let what = format!("p50 us of a server that only sends, clients: {clients}");
+        let p50 = |blocks: &[Block]| -> Vec<Sample> { blocks.iter().map(|b| b.p50).collect() };
+        run.figure(Figure::against(what, &p50(&bare), PEER, &p50(&theirs)));
     }
     let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
     for round in 0..pairs {
         for first in [true, false] {
             let is_hot = first == (round % 2 == 0);
-            let block = place.block(run, if is_hot { &hot } else { &warm }, true, 1, seconds)?;
+            let block = place.block(run, if is_hot { &hot } else { &warm }, Side::Ours, 1, seconds)?;
             if is_hot { &mut changed } else { &mut unchanged }.push(block);
         }
     }
     let p99 = |blocks: &[Block]| -> Vec<Sample> { blocks.iter().map(|b| b.p99).collect() };
     let what = format!("p99 us of a page with {CHANGES} changes since its image, 1 client");
     run.figure(Figure::against(what, &p99(&changed), "warm", &p99(&unchanged)).goal(Goal::AtMost(3.0)));
+    let crowd = Window::open(&[]).close().crowd;
+    let us: Vec<Sample> = first.iter().map(|ns| Sample { value: *ns as f64 / 1000.0, crowd }).collect();
+    run.figure(Figure::of(format!("us of the first read of a page with {CHANGES} changes, 1 client"), &us));
     Ok(())
 }
 
@@ -139,6 +161,7 @@ impl Place {
             postgres: format!("{}:{}", postgres.host, postgres.port),
             pageserver: pageserver.pg.clone(),
             http: pageserver.http.clone(),
+            bare: Bare::serve()?,
             timeline: TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id),
             fabric,
         })
@@ -174,23 +197,31 @@ impl Place {
         Ok(Box::new(RawPages::open(&self.postgres, table.name)?))
     }
 
-    /// Every page is the same on both sides, but for what is not logged: hints and the checksum.
-    fn compare(&self, table: &Table) -> Result<()> {
-        let (mut ours, mut theirs) = (self.ours(table)?, self.theirs(table)?);
+    /// Every page is the same on both sides, but for what is not logged: hints and the checksum. Gives nanoseconds of
+    /// each of our answers.
+    fn compare(&self, table: &Table) -> Result<Vec<u64>> {
+        let (mut ours, mut theirs, mut latencies) = (self.ours(table)?, self.theirs(table)?, Vec::new());
         for blk in &table.blocks {
             let tag = BlockTag { fork: table.fork, blk: *blk };
             let case = Case { against: Against::File, tag, kind: Kind::Heap, logged_database: false };
-            let [a, b] = [ours.page(*blk)?, theirs.page(*blk)?].map(|bytes| Page::from_slice(&bytes));
+            let asked_at = Instant::now();
+            let ours = ours.page(*blk)?;
+            latencies.push(u64::try_from(asked_at.elapsed().as_nanos())?);
+            let [a, b] = [ours, theirs.page(*blk)?].map(|bytes| Page::from_slice(&bytes));
             let verdict = compare::verdict(&*a.context("ours")?, &*b.context("theirs")?, &case)?;
             ensure!(verdict.left.is_empty(), "block {blk} of {} differs at {:?}", table.name, verdict.left);
         }
         println!("{}: {} pages are the same on both sides", table.name, table.blocks.len());
-        Ok(())
+        Ok(latencies)
     }
 
     /// All clients ask at once, each from another place of the same pages.
-    fn block(&self, run: &mut Run, table: &Table, is_ours: bool, clients: usize, seconds: f64) -> Result<Block> {
-        let open = || if is_ours { self.ours(table) } else { self.theirs(table) };
+    fn block(&self, run: &mut Run, table: &Table, side: Side, clients: usize, seconds: f64) -> Result<Block> {
+        let open = || match side {
+            Side::Ours => self.ours(table),
+            Side::Theirs => self.theirs(table),
+            Side::Bare => Ok(Box::new(Bare::open(&self.bare)?) as Box<dyn Asked>),
+        };
         let sessions = (0..clients).map(|_| open()).collect::<Result<Vec<_>>>()?;
         let pids: Vec<u32> = self.fabric.pids().into_iter().map(|(_, pid)| pid).collect();
         let window = Window::open(&pids);
@@ -211,7 +242,12 @@ impl Place {
         let elapsed = window.close();
         latencies.sort_unstable();
         let us = |share| percentile(&latencies, share).map_or(f64::NAN, |ns| ns as f64 / 1000.0);
-        let (p50, p99, name) = (us(0.5), us(0.99), if is_ours { "walfabric" } else { PEER });
+        let name = match side {
+            Side::Ours => "walfabric",
+            Side::Theirs => PEER,
+            Side::Bare => "bare",
+        };
+        let (p50, p99) = (us(0.5), us(0.99));
         run.raw(json!({"system": name, "table": table.name, "clients": clients, "requests": latencies.len(),
             "p50_us": p50, "p99_us": p99, "cpu_seconds": elapsed.cpu_seconds, "seconds": elapsed.seconds,
             "pressure": elapsed.crowd.pressure, "foreign": elapsed.crowd.foreign}))?;
