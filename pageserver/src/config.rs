@@ -67,8 +67,8 @@ pub struct Args {
     /// A read at an LSN that is not here yet waits for it so many milliseconds at most [default: 60000].
     #[arg(long, value_name = "MS")]
     pub lsn_wait_ms: Option<u64>,
-    /// A client that asks for its next page within so many microseconds of the last answer is waited for as long without
-    /// sleeping; 0: never [default: 50].
+    /// A client that asks for its next page within so many microseconds of the last answer is waited for as long
+    /// without sleeping; 0: never [default: 50].
     #[arg(long, value_name = "US")]
     pub page_awake_us: Option<u64>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.

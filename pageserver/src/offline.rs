@@ -1,8 +1,8 @@
 //! Pages without a fabric: a stopped cluster and its WAL files become a timeline in a local directory.
 //!
 //! For measuring what pages cost without a network: import of the data directory, replay of WAL into layers, where
-//! others read WAL and write layers as in the pageserver, rebuilding of pages, compaction. The result is an ordinary timeline
-//! in storage.
+//! others read WAL and write layers as in the pageserver, rebuilding of pages, compaction. The result is an ordinary
+//! timeline in storage.
 
 mod read;
 
