@@ -86,6 +86,17 @@ impl Look {
         Ok(())
     }
 
+    /// Has the pageserver write everything that it took in; gives up to where it is durable then.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub async fn flush(&self) -> Result<Lsn> {
+        let path = format!("{}/flush", self.timeline);
+        let status: PageserverTimelineStatus =
+            self.http.post_for(&self.pageserver.http, &path, Vec::new(), "application/json").await?;
+        Ok(status.disk_consistent_lsn)
+    }
+
     /// Waits until every safekeeper holds the committed WAL below `end`.
     ///
     /// # Errors
