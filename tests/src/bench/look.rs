@@ -65,11 +65,11 @@ impl Look {
         self.http.get(&node.http, &self.timeline).await
     }
 
-    /// Attaches the timeline to a pageserver that knows nothing of it, with what a safekeeper knows.
+    /// Attaches the timeline to a pageserver that knows nothing of it, with what a safekeeper knows; gives its start.
     ///
     /// # Errors
     /// When one of them refuses.
-    pub async fn attach(&self) -> Result<()> {
+    pub async fn attach(&self) -> Result<Lsn> {
         let id = self.safekeepers.first().context("no safekeepers")?.id;
         let known = self.safekeeper(id).await?;
         let attach = AttachRequest {
@@ -83,7 +83,7 @@ impl Look {
         let created =
             self.http.post(&self.pageserver.http, &path, serde_json::to_vec(&attach)?, "application/json").await?;
         ensure!(created, "the pageserver knew the timeline: its directory was not empty");
-        Ok(())
+        Ok(attach.start_lsn)
     }
 
     /// Has the pageserver write everything that it took in; gives up to where it is durable then.
