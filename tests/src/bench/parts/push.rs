@@ -140,7 +140,10 @@ impl Subject {
     /// One push to a pageserver without a byte.
     async fn push(&self) -> Result<Block> {
         let dir = &self.look.pageserver_entry().data_dir;
-        for entry in std::fs::read_dir(dir)? {
+        // Its pages lie beside: what is left there would not be pushed again.
+        let pages = dir.parent().context("a directory above")?.join("remote");
+        ensure!(pages.is_dir(), "there are no pages in {}", pages.display());
+        for entry in std::fs::read_dir(dir)?.chain(std::fs::read_dir(&pages)?) {
             let path = entry?.path();
             if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
         }
