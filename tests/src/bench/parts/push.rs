@@ -3,11 +3,11 @@
 //!
 //! Both ends start with an empty directory and a warm file cache. Ours begins at the last look that still showed
 //! nothing received, or with the attachment, and ends when `last_record_lsn` has reached the end: every record is
-//! decoded, checked and mapped to versions of pages by then, which `pg_receivewal` does not do. Theirs begins when its
-//! first file appears and ends with the process: it syncs each segment that it completes. How long it takes until all of
-//! ours is in durable layers is shown beside it; the last layer is asked for, which would be written by age otherwise.
-//! CPU seconds are those of all safekeepers and the pageserver, against `pg_receivewal` and the primary, which do
-//! nothing else meanwhile.
+//! decoded, checked and mapped to versions of pages by then, which `pg_receivewal` does not do. Theirs begins when
+//! its first file appears and ends with the process: it syncs each segment that it completes. How long it takes
+//! until all of ours is in durable layers is shown beside it; the last layer is asked for, which would be written
+//! by age otherwise. CPU seconds are those of all safekeepers and the pageserver, against `pg_receivewal` and the
+//! primary, which do nothing else meanwhile.
 
 use std::path::Path;
 use std::process::Stdio;
