@@ -39,6 +39,8 @@ use crate::{Context, metrics::Metrics};
 /// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
 const BATCH: usize = 1 << 20;
 
+/// The end of a session waits so long at most for safekeepers to hear of the commit position.
+const FAREWELL_MAX: Duration = Duration::from_millis(200);
 /// Silence of a PostgreSQL that was asked for an answer, after which it counts as gone.
 const UPSTREAM_SILENCE: Duration = Duration::from_secs(30);
 
@@ -133,6 +135,9 @@ pub(crate) async fn run(
         }
         driver.show();
     };
+    if matches!(stop, Stop::Retry(_)) {
+        driver.farewell(cancel).await;
+    }
     // PostgreSQL first: from here on nothing may be reported any more.
     driver.stage = Stage::Gone;
     *highest = (*highest).max(driver.core.term());
@@ -192,14 +197,38 @@ impl Driver {
         self.core.step(now, input, &mut self.effects);
     }
 
-    async fn pick(&mut self, cancel: &CancellationToken) -> Picked {
+    /// When the core wants to be asked again.
+    fn timer(&self) -> impl Future<Output = ()> + use<> {
         let tick = self.core.next_timeout().map(|ms| self.started + Duration::from_millis(ms));
-        let timer = async {
+        async move {
             match tick {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
-        };
+        }
+    }
+
+    /// Before the safekeepers are let go, they hear how far the log is committed: of a PostgreSQL that was shut down
+    /// they would not know the last record to be committed until it starts again, and no pageserver would get it.
+    /// Nothing is reported meanwhile.
+    async fn farewell(&mut self, cancel: &CancellationToken) {
+        let until = Instant::now() + FAREWELL_MAX;
+        while self.carry_out().is_ok() && !self.core.all_told() {
+            let timer = self.timer();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = sleep_until(until) => return,
+                () = timer => self.step(Input::Tick),
+                event = self.events.recv() => match event {
+                    Some(event) => self.on_peer(event),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn pick(&mut self, cancel: &CancellationToken) -> Picked {
+        let timer = self.timer();
         let upstream = async {
             match &mut self.stage {
                 Stage::Waiting(_) | Stage::Gone => std::future::pending().await,
@@ -301,12 +330,18 @@ impl Driver {
     }
 
     /// Carries out what the core asked for.
-    fn obey(&mut self) -> Result<(), Stop> {
+    fn carry_out(&mut self) -> Result<(), Stop> {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 self.effect(effect)?;
             }
         }
+        Ok(())
+    }
+
+    /// Carries out what the core asked for, and reports what came of it to PostgreSQL.
+    fn obey(&mut self) -> Result<(), Stop> {
+        self.carry_out()?;
         if let Stage::Streaming(s) = &mut self.stage {
             let due = s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
             if due {

@@ -228,6 +228,13 @@ impl Proposer {
         self.commit_lsn
     }
 
+    /// Whether every acceptor with a session was told the commit position, and has answered since.
+    pub fn all_told(&self) -> bool {
+        let told =
+            |p: &Peer| p.stream().is_none_or(|s| s.told_commit >= self.commit_lsn && p.last_heard > s.last_sent_at);
+        self.peers.iter().all(told)
+    }
+
     /// What may be reported to PostgreSQL as write and flush position: min(commit, received or proved in this
     /// session). I6.
     ///

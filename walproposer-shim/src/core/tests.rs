@@ -242,6 +242,22 @@ fn only_who_feeds_a_pageserver_hears_of_a_commit_by_itself() {
 }
 
 #[test]
+fn all_are_told_when_all_have_answered_to_the_commit_position() {
+    let mut rig = Rig::elected();
+    rig.step(Input::WalAvailable { end: lsn(1_000) });
+    rig.now = 5;
+    rig.ack(0, 1_000);
+    assert_eq!(heartbeats(&rig.ack(1, 1_000)).len(), 3);
+    assert!(!rig.proposer.all_told(), "the messages are on their way");
+    rig.now = 6;
+    rig.ack(0, 1_000);
+    rig.ack(1, 1_000);
+    assert!(!rig.proposer.all_told(), "one has not answered");
+    rig.step(Input::Disconnected { peer: PeerId(2) });
+    assert!(rig.proposer.all_told(), "who has no session is told by the next one");
+}
+
+#[test]
 fn acknowledgements_below_the_terms_start_do_not_commit() {
     let mut rig = Rig::three();
     for peer in 0..3 {
