@@ -71,12 +71,17 @@ fn up(root: &Path) -> Result<Fabric> {
     FabricDir::new(root)?.read_fabric()
 }
 
-/// Kills everything that belongs to the fabric, the supervisor first so that it cannot tidy up.
-fn kill_all(fabric: &Fabric) {
+/// The supervisor of a fabric that runs.
+fn supervisor(fabric: &Fabric) -> Result<u32> {
+    fabric.pids().into_iter().find_map(|(_, pid)| parent(pid)).context("no process of the fabric is there")
+}
+
+/// Kills everything that belongs to the fabric, the supervisor first so that it cannot tidy up. It was looked up while
+/// there was power: without, a process may have ended by itself and tell nothing.
+fn kill_all(fabric: &Fabric, supervisor: u32) {
     let mine: Vec<u32> = fabric.pids().into_iter().map(|(_, pid)| pid).collect();
     let family: Vec<u32> = mine.iter().flat_map(|p| descendants(*p)).chain(mine.iter().copied()).collect();
-    let supervisor = parent(mine.first().copied().expect("a running fabric has processes"));
-    for pid in supervisor.into_iter().chain(family.iter().copied()) {
+    for pid in std::iter::once(supervisor).chain(family.iter().copied()) {
         if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -124,8 +129,9 @@ async fn acknowledged_commits_survive_a_power_cut() -> Result<()> {
         // Sequence numbers start anew with each ledger: clients of a round are told apart by their number.
         let ledger = Ledger::start_numbered(&conninfo, round * 100, 4).await?;
         ledger.wait_progress(300, PATIENCE).await?;
+        let supervisor = supervisor(&fabric)?;
         disk.cut_power()?;
-        kill_all(&fabric);
+        kill_all(&fabric, supervisor);
         acked.extend(ledger.finish().await);
         disk.unmount();
         disk.mount()?;
