@@ -1,6 +1,6 @@
 //! Waiting for the next request of a client that asks for one page after the other.
 //!
-//! To fall asleep and be woken takes several times as long as to answer from memory. So a client that asked again
+//! To fall asleep and be woken takes longer than to answer from memory. So a client that asked again
 //! quickly is waited for awake for a moment, as long as there is a processor for it: with more such clients than
 //! processors, to stay awake would take the time of those that are waited for.
 
