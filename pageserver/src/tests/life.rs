@@ -9,6 +9,7 @@ use pgformat::Lsn;
 use pgformat::redo::rmid;
 use pgformat::wal::WalBuilder;
 use proto::api::Readiness;
+use proto::broker::records::ChoiceRecord;
 use proto::command::Command;
 use proto::id::NodeId;
 use proto::net::{Auth, CopyEvent, ServerConnection, sqlstate};
@@ -224,21 +225,41 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     broker.stop().await;
 }
 
+/// A pageserver that was stopped with everything durable.
+struct Stopped {
+    disk: Arc<FaultyDisk>,
+    tmp: tempfile::TempDir,
+    broker: BrokerProcess,
+    sk: Safekeeper,
+    /// Its last choice.
+    first: ChoiceRecord,
+    /// Goes on behind the WAL that it has.
+    b: WalBuilder,
+    /// End of that.
+    good: Lsn,
+}
+
+impl Stopped {
+    async fn after(fill: impl FnOnce(&mut WalBuilder)) -> Stopped {
+        let disk = Arc::new(FaultyDisk::default());
+        let f = Fabric::start_with(disk.clone(), |_| {}).await;
+        let sk = f.safekeeper(1, START);
+        let (mut pusher, first) = sk.push_after(0).await;
+        let mut b = builder();
+        fill(&mut b);
+        let (at, wal) = b.take();
+        pusher.wal(at, wal).await;
+        let good = b.position();
+        pusher.until_durable(good).await;
+        let Fabric { tmp, broker, ps } = f;
+        ps.stop().await;
+        Stopped { disk, tmp, broker, sk, first, b, good }
+    }
+}
+
 #[tokio::test]
 async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
-    let disk = Arc::new(FaultyDisk::default());
-    let f = Fabric::start_with(disk.clone(), |_| {}).await;
-    let sk = f.safekeeper(1, START);
-    let (mut pusher, first) = sk.push_after(0).await;
-    let mut b = builder();
-    b.noop(1000);
-    let (at, wal) = b.take();
-    pusher.wal(at, wal).await;
-    let good = b.position();
-    pusher.until_durable(good).await;
-    let Fabric { tmp, broker, ps } = f;
-    ps.stop().await;
-    drop(pusher);
+    let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
     disk.full.store(true, Ordering::Relaxed);
     let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
@@ -272,19 +293,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
 
 #[tokio::test]
 async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
-    let disk = Arc::new(FaultyDisk::default());
-    let f = Fabric::start_with(disk.clone(), |_| {}).await;
-    let sk = f.safekeeper(1, START);
-    let (mut pusher, first) = sk.push_after(0).await;
-    let mut b = builder();
-    b.noop(1000);
-    let (at, wal) = b.take();
-    pusher.wal(at, wal).await;
-    let good = b.position();
-    pusher.until_durable(good).await;
-    let Fabric { tmp, broker, ps } = f;
-    ps.stop().await;
-    drop(pusher);
+    let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
     disk.unreadable.store(true, Ordering::Relaxed);
     let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
@@ -310,19 +319,8 @@ fn create_relation(b: &mut WalBuilder, rel: u32) {
 
 #[tokio::test]
 async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restart() {
-    let disk = Arc::new(FaultyDisk::default());
-    let f = Fabric::start_with(disk.clone(), |_| {}).await;
-    let sk = f.safekeeper(1, START);
-    let (mut pusher, first) = sk.push_after(0).await;
-    let mut b = builder();
-    (0..100).for_each(|rel| create_relation(&mut b, 16384 + rel));
-    let (at, wal) = b.take();
-    pusher.wal(at, wal).await;
-    let good = b.position();
-    pusher.until_durable(good).await;
-    let Fabric { tmp, broker, ps } = f;
-    ps.stop().await;
-    drop(pusher);
+    let Stopped { disk, tmp, broker, sk, first, mut b, good } =
+        Stopped::after(|b| (0..100).for_each(|rel| create_relation(b, 16384 + rel))).await;
     let mut without_cache = config(broker.address, tmp.path().join("ps"));
     without_cache.cache_bytes = 0;
     let ps = Pageserver::start(without_cache, disk.clone()).await;
