@@ -11,6 +11,7 @@ use proto::api::{AttachRequest, PageserverTimelineStatus, Readiness};
 use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, Session};
 use proto::id::{NodeId, TenantTimelineId};
+use proto::runtime::RepeatLogs;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -103,6 +104,10 @@ pub(crate) struct Node {
     pub(crate) advertise_pg: String,
     /// Address that others ask over HTTP.
     pub(crate) advertise_http: String,
+    /// Refused commands and pushes, and sessions that broke the protocol, in the log.
+    pub(crate) refusals: RepeatLogs,
+    /// WAL streams that ended as they should not, by timeline and safekeeper.
+    pub(crate) stream_ends: RepeatLogs,
     /// Whether quick clients are waited for awake.
     pub(crate) awake: Arc<Awake>,
     disk: Arc<dyn Disk>,
@@ -136,6 +141,8 @@ impl Node {
             tasks: TaskTracker::new(),
             directory: Directory::default(),
             pushes: Mutex::default(),
+            refusals: RepeatLogs::new("refused"),
+            stream_ends: RepeatLogs::new("WAL stream ended"),
             advertise_pg: advertise.0,
             advertise_http: advertise.1,
             disk,

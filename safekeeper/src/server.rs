@@ -11,7 +11,7 @@ use proto::api::SafekeeperTimelineStatus;
 use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, BrokerError, Session};
 use proto::runtime::datadir::{DataDir, DataDirError};
-use proto::runtime::exit;
+use proto::runtime::{RepeatLogs, exit};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) session: Session,
     pub(crate) pushes: PushBoard,
     pub(crate) streams: Arc<Streams>,
+    /// Refused commands, in the log, by SQLSTATE.
+    pub(crate) refusals: RepeatLogs,
     pub(crate) started: Instant,
     pub(crate) advertise_pg: String,
     pub(crate) advertise_http: String,
@@ -142,6 +144,7 @@ impl Server {
             session,
             pushes: PushBoard::default(),
             streams: Arc::default(),
+            refusals: RepeatLogs::new("refused"),
             started: Instant::now(),
             advertise_pg: config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
             advertise_http: config.advertise_http.clone().unwrap_or_else(|| http.to_string()),

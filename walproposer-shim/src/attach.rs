@@ -27,7 +27,6 @@ const LASTED: Duration = Duration::from_secs(10);
 pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
     let mut highest = Term::ZERO;
     let mut pause = PAUSE_MIN;
-    let mut said: Option<String> = None;
     loop {
         let began = Instant::now();
         ctx.metrics.attaches.inc();
@@ -42,13 +41,10 @@ pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
             return code;
         }
         let text = stop.to_string();
-        if said.as_ref() == Some(&text) {
+        if !ctx.outage.warn(&text) {
             tracing::debug!(reason = text, "still not attached");
-        } else {
-            tracing::warn!(reason = text, "not attached, trying again");
         }
-        ctx.shared.stopped(text.clone(), false);
-        said = Some(text);
+        ctx.shared.stopped(text, false);
         if began.elapsed() > LASTED {
             pause = PAUSE_MIN;
         }
@@ -78,7 +74,10 @@ async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
     let mut upstream = Upstream::connect(config).await?;
     let primary = &upstream.primary;
     let (system_id, tli, pid) = (primary.system_id, primary.tli, upstream.pid);
-    tracing::info!(%system_id, %tli, end = %primary.end, pid, "connected to the primary");
+    // In an outage of the quorum this happens at every attempt, and is told once.
+    if !ctx.outage.is_running() {
+        tracing::info!(%system_id, %tli, end = %primary.end, pid, "connected to the primary");
+    }
     ctx.shared.set_identity(Identity { system_id, tli, pid });
     ctx.shared.set_phase(Phase::Validating);
     // Two shims on one primary: the slot is exclusive, and who does not have it must not depose who does.

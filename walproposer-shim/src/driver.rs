@@ -172,7 +172,9 @@ impl Driver {
         let (sender, events) = mpsc::channel(EVENTS);
         let start = |i| {
             let (commands, task) = downstream::start(Arc::clone(&ctx.config), PeerId(i), sender.clone());
-            Peer { commands, task_guard: task, session: 0, problem: None }
+            // What was told of an earlier session is over when WAL flows there again, not before.
+            let problem = ctx.away.get(i).filter(|away| away.is_running()).map(|_| "away before".to_owned());
+            Peer { commands, task_guard: task, session: 0, problem }
         };
         let third = upstream.wal_sender_timeout / 3;
         let longest = Duration::from_secs(10);
@@ -253,6 +255,7 @@ impl Driver {
             Picked::Proved(outcome) => {
                 let streaming = outcome?;
                 tracing::info!(start = %streaming.stream.start, term = %self.core.term(), "streaming from the primary");
+                self.ctx.outage.over();
                 self.stage = Stage::Streaming(streaming);
                 self.step(Input::SendElected);
             }
@@ -270,12 +273,11 @@ impl Driver {
 
     fn on_peer(&mut self, event: Event) {
         let Event { peer, session, what } = event;
-        let Some(known) = self.peers.get_mut(peer.0).filter(|p| p.session == session) else { return };
+        if self.peers.get(peer.0).is_none_or(|p| p.session != session) {
+            return;
+        }
         let input = match what {
-            Happened::Connected => {
-                known.problem = None;
-                Input::Connected { peer }
-            }
+            Happened::Connected => Input::Connected { peer },
             Happened::Message(message) => Input::Message { peer, message },
             Happened::Written(end) => Input::Written { peer, end },
             Happened::Disconnected(reason) => {
@@ -286,14 +288,10 @@ impl Driver {
         self.step(input);
     }
 
-    /// Logs a new problem once, where it is handled; the same one again only says so for debugging.
     fn note_problem(&mut self, peer: PeerId, reason: String) {
-        let address = self.ctx.config.safekeepers.get(peer.0).map(crate::safekeeper::shown).unwrap_or_default();
         let Some(known) = self.peers.get_mut(peer.0) else { return };
-        if known.problem.as_ref() == Some(&reason) {
-            tracing::debug!(address, reason, "the safekeeper is still away");
-        } else {
-            tracing::warn!(address, reason, "no session with the safekeeper");
+        if let Some(away) = self.ctx.away.get(peer.0) {
+            away.warn(&reason);
         }
         known.problem = Some(reason);
         self.ctx.metrics.disconnects.inc();
@@ -457,6 +455,14 @@ impl Driver {
             _ => None,
         };
         let peers = self.core.peers();
+        for (known, away) in
+            peers.iter().zip(&mut self.peers).zip(&self.ctx.away).filter_map(|((peer, known), away)| {
+                (peer.streaming && known.problem.is_some()).then_some((known, away))
+            })
+        {
+            known.problem = None;
+            away.over();
+        }
         let rows = peers.iter().zip(&self.peers).map(|(p, known)| (p, known.problem.as_deref()));
         self.ctx.shared.progress(self.core.commit_lsn(), received, rows);
     }

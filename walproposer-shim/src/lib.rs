@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use proto::broker::{Broker, BrokerError, Keys, Session};
-use proto::runtime::{self, exit};
+use proto::runtime::{self, RepeatLog, exit};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
@@ -76,6 +76,10 @@ pub(crate) struct Context {
     pub(crate) metrics: metrics::Metrics,
     pub(crate) broker: Session,
     pub(crate) broker_keys: Keys,
+    /// From the loss of a session until WAL flows again.
+    pub(crate) outage: RepeatLog,
+    /// The same for each safekeeper, by the number of its address.
+    pub(crate) away: Vec<RepeatLog>,
 }
 
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
@@ -150,7 +154,10 @@ pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
 fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context>, BrokerError> {
     let broker = Broker::new(&config.broker, &config.broker_prefix)?;
     let broker_keys = broker.keys().clone();
+    let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", safekeeper::shown(address)));
     Ok(Arc::new(Context {
+        outage: RepeatLog::outage("no WAL flows, trying again"),
+        away: config.safekeepers.iter().map(away).collect(),
         shared: shared::Shared::new(&config),
         metrics: metrics::Metrics::new(),
         broker: Session::start(broker, LEASE_TTL_S, broker_stop),

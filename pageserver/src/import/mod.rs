@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
 use proto::api::{ImportStatus, shown};
+use proto::runtime::RepeatLog;
 use tokio::sync::mpsc;
 
 use crate::ingest::{Ingest, recover};
@@ -125,6 +126,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Reque
 
 async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
     let Some(store) = timeline.store.clone() else { return };
+    let failures = RepeatLog::outage(format!("timeline {}: import failed, begins anew", timeline.ttid));
     let mut copied = store.manifest().importing.as_ref().is_none_or(|importing| importing.end.is_some());
     loop {
         if !copied {
@@ -140,12 +142,13 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
                 }
             });
             if let Err(e) = copy(node, timeline, &store, request).await {
-                tracing::warn!(timeline = %timeline.ttid, "import failed and begins anew: {e}");
+                failures.warn(&e);
                 timeline.import.send_modify(|i| i.last_error = Some(e.to_string()));
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
         }
+        failures.over();
         timeline.import.send_modify(|i| {
             i.stage = Some(Stage::Replaying);
             i.took = i.began.map(|b| b.elapsed());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::net::{Auth, ServerConnection, SqlError, sqlstate};
+use proto::runtime::RepeatLog;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
@@ -21,6 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until the server stops, then waits for the sessions.
 pub(crate) async fn run(listener: TcpListener, node: Arc<Node>) {
     let mut sessions = JoinSet::new();
+    let trouble = RepeatLog::events("a connection could not be accepted");
     loop {
         tokio::select! {
             () = node.shutdown.cancelled() => break,
@@ -29,7 +31,7 @@ pub(crate) async fn run(listener: TcpListener, node: Arc<Node>) {
                 Ok((stream, _)) if sessions.len() >= CONNECTIONS_MAX => drop(sessions.spawn(refuse(stream))),
                 Ok((stream, _)) => drop(sessions.spawn(session::serve(stream, node.clone()))),
                 Err(e) => {
-                    tracing::warn!("a connection could not be accepted: {e}");
+                    trouble.warn(e);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

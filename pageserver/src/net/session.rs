@@ -22,7 +22,7 @@ const SERVER_VERSION: &str = "15.0";
 
 pub(super) async fn serve(stream: TcpStream, node: Arc<Node>) {
     let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
-    let shutdown = node.shutdown.clone();
+    let (shutdown, refusals) = (node.shutdown.clone(), node.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
         Ok(connection) => commands(connection, node).await,
         Err(e) => Err(e),
@@ -32,7 +32,7 @@ pub(super) async fn serve(stream: TcpStream, node: Arc<Node>) {
         Err(e) if shutdown.is_cancelled() => tracing::debug!("session ended: {e}"),
         // A port scan or a client that hung up: no work of ours was lost.
         Err(NetError::Io { .. }) => tracing::debug!("session ended abnormally"),
-        Err(e) => tracing::warn!("session closed: {e}"),
+        Err(e) => drop(refusals.warn("session", e)),
     }
 }
 
@@ -49,23 +49,23 @@ async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(
                     Some(refused) => connection = refused,
                     None => return Ok(()),
                 },
-                Err(error) => refuse(&mut connection, &error).await?,
+                Err(error) => refuse(&mut connection, &node, &error).await?,
             },
             Ok(Command::Pagestream { version, ttid }) => match page_session(&node, ttid, version) {
                 Ok(session) => match session.serve(connection).await? {
                     Some(done) => connection = done,
                     None => return Ok(()),
                 },
-                Err(error) => refuse(&mut connection, &error).await?,
+                Err(error) => refuse(&mut connection, &node, &error).await?,
             },
             Ok(Command::Show(name)) => match node.table(&name) {
                 Some(table) => send(&mut connection, &table).await?,
-                None => refuse(&mut connection, &unknown_show(&name)).await?,
+                None => refuse(&mut connection, &node, &unknown_show(&name)).await?,
             },
             // Clients set what they like at start-up; nothing here depends on a setting.
             Ok(Command::Set { .. }) => connection.send_rows(&[], &[], "SET").await?,
-            Ok(other) => refuse(&mut connection, &unsupported(&other)).await?,
-            Err(error) => refuse(&mut connection, &error).await?,
+            Ok(other) => refuse(&mut connection, &node, &unsupported(&other)).await?,
+            Err(error) => refuse(&mut connection, &node, &error).await?,
         }
     }
 }
@@ -87,8 +87,9 @@ async fn send(connection: &mut ServerConnection, table: &Table) -> Result<(), Ne
     connection.send_rows(&columns, &table.rows, "SHOW").await
 }
 
-async fn refuse(connection: &mut ServerConnection, error: &SqlError) -> Result<(), NetError> {
-    tracing::info!(peer = connection.peer(), "command refused: {error}");
+async fn refuse(connection: &mut ServerConnection, node: &Node, error: &SqlError) -> Result<(), NetError> {
+    // Who repeats it without end shall not fill the log.
+    node.refusals.warn(&error.code, format!("{}: {error}", connection.peer()));
     connection.send_error(error).await
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, choice: Choice
             end
         }
     };
-    push::log_end(timeline.ttid, &choice, &end);
+    push::log_end(&node, timeline.ttid, &choice, &end);
 }
 
 async fn open(

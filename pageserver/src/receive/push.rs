@@ -74,9 +74,9 @@ pub(crate) async fn serve(
     timeline.gauge.message(node.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
     let had_trouble = timeline.trouble().full.is_some();
-    let receiver = Receiver { node, timeline, lease, reader, writer, had_trouble };
+    let receiver = Receiver { node: node.clone(), timeline, lease, reader, writer, had_trouble };
     let end = receiver.run(guard, choice.seq).await;
-    log_end(ttid, &choice, &end);
+    log_end(&node, ttid, &choice, &end);
     Ok(None)
 }
 
@@ -188,17 +188,19 @@ fn refused(node: &Node, c: &ServerConnection, ttid: TenantTimelineId, request: &
     if is_stale {
         tracing::info!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");
     } else {
-        tracing::warn!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");
+        node.refusals
+            .warn(&error.code, format!("push of timeline {ttid} by safekeeper {safekeeper} at {peer}: {error}"));
     }
 }
 
 /// One line per stream, with the level that its end deserves.
-pub(super) fn log_end(ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
+pub(super) fn log_end(node: &Node, ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
     let (safekeeper, mode) = (choice.safekeeper, choice.mode.as_str());
     match end {
         StreamEnd::Stopped(_) => tracing::error!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
         StreamEnd::BadWal(_) | StreamEnd::NotContiguous(_) | StreamEnd::Malformed(_) | StreamEnd::ReadAgain(_) => {
-            tracing::warn!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}");
+            // From a damaged log it comes again with every attempt.
+            node.stream_ends.warn(&format!("timeline {ttid}, safekeeper {safekeeper}"), end);
         }
         _ => tracing::info!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
     }

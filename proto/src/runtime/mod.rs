@@ -5,6 +5,7 @@ mod http;
 mod logging;
 mod metrics;
 mod program;
+mod repeats;
 mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_bo
 pub use logging::init_logging;
 pub use metrics::metrics_router;
 pub use program::block_on;
+pub use repeats::{Due, RepeatLog, RepeatLogs, Repeats};
 pub use shutdown::shutdown_on_signals;
 pub use time::{pg_now, rfc3339, rfc3339_now};
 pub use tls::use_ring;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::net::{Auth, ServerConnection, SqlError, sqlstate};
+use proto::runtime::RepeatLog;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
@@ -24,6 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until the server stops, then waits for the sessions.
 pub(crate) async fn run(listener: TcpListener, ctx: Arc<Context>) {
     let mut sessions = JoinSet::new();
+    let trouble = RepeatLog::events("a connection could not be accepted");
     loop {
         tokio::select! {
             () = ctx.cancel.cancelled() => break,
@@ -32,7 +34,7 @@ pub(crate) async fn run(listener: TcpListener, ctx: Arc<Context>) {
                 Ok((stream, _)) if sessions.len() >= CONNECTIONS_MAX => drop(sessions.spawn(refuse(stream))),
                 Ok((stream, _)) => drop(sessions.spawn(session::serve(stream, Arc::clone(&ctx)))),
                 Err(e) => {
-                    warn!(error = %e, "a connection could not be accepted");
+                    trouble.warn(e);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -97,7 +97,10 @@ async fn refuse(ctx: &Context, mut connection: ServerConnection, e: &SqlError) -
 
 fn note_refusal(ctx: &Context, e: &SqlError) {
     ctx.metrics.refused.get_or_create(&Code { sqlstate: e.code.clone() }).inc();
-    info!(sqlstate = e.code, error = e.message, "refused");
+    // Who repeats it without end shall not fill the log; the metric counts each one.
+    if !ctx.refusals.warn(&e.code, &e.message) {
+        debug!(sqlstate = e.code, error = e.message, "refused");
+    }
 }
 
 fn stopping() -> SqlError {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use proto::api::shown;
 use proto::id::TenantTimelineId;
 use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
+use proto::runtime::RepeatLog;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use super::backoff::Backoff;
 use super::desired::Choice;
@@ -24,6 +25,9 @@ use crate::timeline::{ReadMode, TimelineHandle};
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
 const STALE_RETRY: Duration = Duration::from_secs(5);
+
+/// A stream that lasts so long ends an outage; one that breaks off again and again is one outage.
+const LASTED: Duration = Duration::from_secs(5);
 
 /// Limit for the last words on a connection.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
@@ -65,7 +69,6 @@ async fn attempts(
         return;
     }
     let mut backoff = Backoff::new();
-    let mut failures = 0u32;
     let first = choice.borrow().clone();
     let stream = Stream::new(
         first.ttid,
@@ -74,12 +77,15 @@ async fn attempts(
         Some(first.record.pageserver_id),
     );
     let stream = ctx.streams.register(stream);
+    // A pageserver that is down for an hour is a line a minute, not one for each attempt.
+    let outage =
+        RepeatLog::outage(format!("push to pageserver {} broke off, trying again", first.record.pageserver_id));
     loop {
         let current = choice.borrow_and_update().clone();
         stream.set_token(current.token);
         stream.set_state(StreamState::Connecting);
         ctx.metrics.push_dials.inc();
-        let pause = match attempt(&ctx, &current, &mut choice, &stop, &stream).await {
+        let pause = match attempt(&ctx, &current, &mut choice, &stop, (&stream, &outage)).await {
             Outcome::Stopped => return,
             Outcome::NewChoice => {
                 backoff.reset();
@@ -100,15 +106,8 @@ async fn attempts(
                 ctx.metrics.push_failures.inc();
                 if progress {
                     backoff.reset();
-                    failures = 0;
                 }
-                failures += 1;
-                // A pageserver that is down for an hour is one line, not one for each attempt.
-                if failures == 1 {
-                    warn!(reason, "the push broke off; it will be tried again");
-                } else {
-                    debug!(reason, failures, "the push failed again");
-                }
+                outage.warn(&reason);
                 stream.set_state(StreamState::Backoff);
                 backoff.pause(fastrand::f64())
             }
@@ -131,7 +130,7 @@ async fn attempt(
     current: &Choice,
     choice: &mut watch::Receiver<Choice>,
     stop: &CancellationToken,
-    stream: &Stream,
+    (stream, outage): (&Stream, &RepeatLog),
 ) -> Outcome {
     let handle = tokio::select! {
         handle = appeared(ctx, current.ttid) => handle,
@@ -170,10 +169,16 @@ async fn attempt(
         window: u64::from(opened.start.recv_window),
         keepalive: keepalive_of(opened.start.keepalive_s),
     };
+    let lasted = async {
+        tokio::time::sleep(LASTED).await;
+        outage.over();
+        std::future::pending::<bool>().await
+    };
     let revoked = async {
         tokio::select! {
             () = replaced(current, choice, stream) => false,
             () = stop.cancelled() => true,
+            never = lasted => never,
         }
     };
     let (end, reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
