@@ -337,6 +337,9 @@ pub struct ShimStatus {
     pub protected: bool,
     /// Why not, when not.
     pub reasons: Vec<String>,
+    /// What does no harm today and may tomorrow: settings of the primary.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// One entry per safekeeper.
     pub safekeepers: Vec<ShimSafekeeperStatus>,
 }

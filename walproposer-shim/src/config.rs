@@ -59,6 +59,10 @@ pub struct Args {
     /// crash.
     #[arg(long)]
     pub allow_fsync_off: bool,
+    /// Stay ready although ALTER ROLE or ALTER DATABASE lets somebody commit without the quorum: such settings become
+    /// warnings.
+    #[arg(long)]
+    pub allow_async_commits: bool,
     /// Form of the log on standard error.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -129,6 +133,8 @@ pub struct Config {
     pub ring_bytes: usize,
     /// Whether fsync=off is put up with.
     pub allow_fsync_off: bool,
+    /// Whether roles and databases may commit without the quorum.
+    pub allow_async_commits: bool,
 }
 
 /// Limit for connecting to PostgreSQL or to a safekeeper, unless the connection string has one.
@@ -173,6 +179,7 @@ impl Config {
             primary_epoch: PrimaryEpoch(args.primary_epoch),
             ring_bytes,
             allow_fsync_off: args.allow_fsync_off,
+            allow_async_commits: args.allow_async_commits,
         })
     }
 }

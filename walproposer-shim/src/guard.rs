@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgformat::{Lsn, SegSize};
+use pgformat::SegSize;
+use proto::net::ClientConnection;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::proof::plan::COMPARE_BYTES;
+use crate::config::Config;
+use crate::pin::{self, Kept, Slot};
 use crate::shared::{Identity, Verdict};
 use crate::{Context, names, sync_names};
 
@@ -32,10 +34,21 @@ const SETTINGS: &str = "SELECT pg_is_in_recovery(), current_setting('fsync'), cu
      current_setting('wal_level'), current_setting('synchronous_standby_names'), \
      (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
      (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), \
-     (SELECT system_identifier FROM pg_control_system())";
+     (SELECT system_identifier FROM pg_control_system()), \
+     (SELECT source FROM pg_settings WHERE name = 'synchronous_commit')";
 
 const SENDERS: &str = "SELECT pid, coalesce(application_name, ''), coalesce(state, ''), coalesce(sync_state, '') \
      FROM pg_stat_replication";
+
+/// Who has a synchronous_commit of their own: database, role (empty: all), value. Our own role writes nothing.
+const OVERRIDES: &str = "SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''), substr(c, 20) \
+     FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c \
+     LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole \
+     WHERE c LIKE 'synchronous\\_commit=%' AND r.rolname IS DISTINCT FROM session_user ORDER BY 1, 2";
+
+/// Settings that may take a slot's WAL away, as far as the server has them.
+const LIMITS: &str = "SELECT name, setting FROM pg_settings \
+     WHERE name IN ('max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'wal_sender_shutdown_timeout')";
 
 /// What one check found.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +58,10 @@ pub(crate) struct Findings {
     full_page_writes: String,
     wal_level: String,
     sync_names: String,
+    /// The server's default; empty when it cannot be seen.
     synchronous_commit: String,
+    overrides: Vec<Override>,
+    limits: Vec<(String, String)>,
     system_id: String,
     seg_size: Option<SegSize>,
     senders: Vec<Sender>,
@@ -61,12 +77,34 @@ struct Sender {
     sync_state: String,
 }
 
-/// A row of pg_replication_slots.
+/// A synchronous_commit that ALTER DATABASE or ALTER ROLE has set.
 #[derive(Clone, Debug, Default)]
-struct Slot {
-    name: String,
-    wal_status: String,
-    restart_lsn: Option<Lsn>,
+struct Override {
+    /// Empty: every database.
+    database: String,
+    /// Empty: every role.
+    role: String,
+    value: String,
+}
+
+impl Override {
+    /// Who commits without the quorum, and what undoes it; `None` when such commits wait for it.
+    fn problem(&self) -> Option<String> {
+        if !matches!(self.value.as_str(), "off" | "local") {
+            return None;
+        }
+        let (who, alter) = match (self.database.as_str(), self.role.as_str()) {
+            ("", "") => ("every role".to_owned(), "ROLE ALL".to_owned()),
+            (db, "") => (format!("database {db}"), format!("DATABASE \"{db}\"")),
+            ("", role) => (format!("role {role}"), format!("ROLE \"{role}\"")),
+            (db, role) => (format!("role {role} in database {db}"), format!("ROLE \"{role}\" IN DATABASE \"{db}\"")),
+        };
+        let value = &self.value;
+        Some(format!(
+            "{who} has synchronous_commit = {value} and commits without the quorum: \
+             ALTER {alter} RESET synchronous_commit"
+        ))
+    }
 }
 
 /// What the findings are judged by.
@@ -79,6 +117,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) pin_slot: &'a str,
     /// Whether fsync=off is put up with.
     pub(crate) allow_fsync_off: bool,
+    /// Whether roles and databases may commit without the quorum.
+    pub(crate) allow_async_commits: bool,
     /// The primary of the present session, if there is one.
     pub(crate) identity: Option<Identity>,
 }
@@ -93,13 +133,28 @@ pub(crate) fn judge(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
             None => {
                 reasons.push(format!("replication slot {slot} is missing: WAL that the quorum lacks may be removed"))
             }
-            Some(s) if s.wal_status == "lost" || s.wal_status == "unreserved" => {
-                reasons.push(format!("replication slot {slot} is {}: set max_slot_wal_keep_size = -1", s.wal_status));
-            }
-            Some(_) => {}
+            Some(s) => reasons.extend(s.problem()),
         }
     }
     reasons
+}
+
+/// What protects commits today and may not tomorrow.
+pub(crate) fn warnings(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
+    let overrides = found.overrides.iter().filter(|_| expected.allow_async_commits).filter_map(Override::problem);
+    let limits = found.limits.iter().filter_map(|(name, value)| match name.as_str() {
+        "max_slot_wal_keep_size" if value != "-1" => Some(format!(
+            "max_slot_wal_keep_size is {value} MB: an outage of the quorum that is longer loses the slot: set it to -1"
+        )),
+        "idle_replication_slot_timeout" if value != "0" => Some(format!(
+            "idle_replication_slot_timeout is {value} s: slots are dropped while the shim is away: set it to 0"
+        )),
+        "wal_sender_shutdown_timeout" if value != "-1" => Some(format!(
+            "wal_sender_shutdown_timeout is {value} ms: a fast shutdown may not wait for the quorum: set it to -1"
+        )),
+        _ => None,
+    });
+    overrides.chain(limits).collect()
 }
 
 fn settings_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
@@ -116,9 +171,19 @@ fn settings_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
     if found.wal_level == "minimal" {
         reasons.push("wal_level is minimal".to_owned());
     }
-    if matches!(found.synchronous_commit.as_str(), "off" | "local") {
-        let value = &found.synchronous_commit;
-        reasons.push(format!("synchronous_commit is {value} by default: commits do not wait for the quorum"));
+    match found.synchronous_commit.as_str() {
+        "" => reasons.push(
+            "the default of synchronous_commit cannot be seen, because the shim's role or database has one of its own: \
+             RESET it there"
+                .to_owned(),
+        ),
+        value @ ("off" | "local") => {
+            reasons.push(format!("synchronous_commit is {value} by default: commits do not wait for the quorum"));
+        }
+        _ => {}
+    }
+    if !expected.allow_async_commits {
+        reasons.extend(found.overrides.iter().filter_map(Override::problem));
     }
     if let Some(identity) = expected.identity
         && found.system_id != identity.system_id.to_string()
@@ -149,30 +214,24 @@ fn sender_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
     reasons
 }
 
-/// Where the pin slot should stand: far enough below `commit` for the next attach proof, a whole segment if larger.
-pub(crate) fn pin_target(commit: Lsn, seg: SegSize) -> Option<Lsn> {
-    let below = COMPARE_BYTES.max(seg.bytes());
-    commit.get().checked_sub(below).map(Lsn::new).map(|l| l.segment_start(seg)).filter(|l| *l != Lsn::new(0))
-}
-
 /// Checks until cancelled.
 pub(crate) async fn run(ctx: Arc<Context>, cancel: CancellationToken) {
     let mut connection: Option<Connection> = None;
     let (mut seen, mut prompt) = (None, PROMPT_CHECKS);
     loop {
         let checked = timeout(LIMIT, check(&ctx, &mut connection)).await;
-        let reasons = match checked {
-            Ok(Ok(reasons)) => reasons,
+        let verdict = match checked {
+            Ok(Ok(verdict)) => verdict,
             Ok(Err(e)) => {
                 connection = None;
-                vec![format!("the primary cannot be checked over SQL: {}", full(&e))]
+                Verdict::because(format!("the primary cannot be checked over SQL: {}", full(&e)))
             }
             Err(_) => {
                 connection = None;
-                vec![format!("the primary did not answer a check within {LIMIT:?}")]
+                Verdict::because(format!("the primary did not answer a check within {LIMIT:?}"))
             }
         };
-        note(&ctx, reasons);
+        note(&ctx, verdict);
         let identity = ctx.shared.snapshot().identity;
         // A session that has just begun is looked at soon, so that `protected` does not lag a period behind.
         if identity != seen {
@@ -192,13 +251,13 @@ fn full(e: &tokio_postgres::Error) -> String {
     e.as_db_error().map_or_else(|| e.to_string(), |e| e.message().to_owned())
 }
 
-fn note(ctx: &Context, reasons: Vec<String>) {
-    let protected = reasons.is_empty();
-    if ctx.shared.set_verdict(Verdict { reasons: reasons.clone() }) {
-        if protected {
-            tracing::info!("the settings protect synchronous commits");
+fn note(ctx: &Context, verdict: Verdict) {
+    let Verdict { reasons, warnings } = verdict.clone();
+    if ctx.shared.set_verdict(verdict) {
+        if reasons.is_empty() {
+            tracing::info!(?warnings, "the settings protect synchronous commits");
         } else {
-            tracing::warn!(?reasons, "synchronous commits are not protected");
+            tracing::warn!(?reasons, ?warnings, "synchronous commits are not protected");
         }
     }
 }
@@ -219,13 +278,13 @@ async fn connect(ctx: &Context) -> Result<Connection, tokio_postgres::Error> {
     Ok(Connection { client })
 }
 
-async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Verdict, tokio_postgres::Error> {
     if held.as_ref().is_none_or(|c| c.client.is_closed()) {
         *held = Some(connect(ctx).await?);
     }
-    let Some(connection) = held else { return Ok(Vec::new()) };
+    let Some(connection) = held else { return Ok(Verdict::default()) };
     let config = &ctx.config;
-    let mut found = look(&connection.client, &config.slot, &config.pin_slot).await?;
+    let mut found = look(&connection.client, config).await?;
     let state = ctx.shared.snapshot();
     let name = names::standby_name(config.ttid.timeline_id);
     let expected = Expected {
@@ -233,24 +292,51 @@ async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Vec<Strin
         slot: &config.slot,
         pin_slot: &config.pin_slot,
         allow_fsync_off: config.allow_fsync_off,
+        allow_async_commits: config.allow_async_commits,
         identity: state.identity,
     };
     let same = state.identity.is_some_and(|i| i.system_id.to_string() == found.system_id);
-    if let (true, Some(commit), Some(seg)) = (same, state.commit.filter(|_| !found.in_recovery), found.seg_size)
-        && move_pin(&connection.client, &config.pin_slot, &found.slots, commit, seg).await?
-    {
-        found = look(&connection.client, &config.slot, &config.pin_slot).await?;
+    let mut upkeep = None;
+    if let (true, Some(commit), Some(seg)) = (same, state.commit.filter(|_| !found.in_recovery), found.seg_size) {
+        // What fails here is one more reason; it does not hide the others.
+        match pin::keep(&connection.client, &config.pin_slot, &found.slots, commit, seg).await {
+            Ok(Kept::Unchanged) => {}
+            Ok(Kept::Changed) => found = look(&connection.client, config).await?,
+            Err(e) if connection.client.is_closed() => return Err(e),
+            Err(e) => upkeep = Some(format!("replication slot {} cannot be kept: {}", config.pin_slot, full(&e))),
+        }
     }
-    Ok(judge(&found, &expected))
+    let mut reasons = judge(&found, &expected);
+    reasons.extend(upkeep);
+    Ok(Verdict { reasons, warnings: warnings(&found, &expected) })
 }
 
-async fn look(client: &Client, slot: &str, pin: &str) -> Result<Findings, tokio_postgres::Error> {
+/// Where PostgreSQL says that a session's value comes from, when it hides the server's default.
+const HIDING: [&str; 5] = ["database", "user", "database user", "client", "session"];
+
+/// The server's default of synchronous_commit, which ALTER ROLE or ALTER DATABASE hides from the guard's own session.
+/// A physical walsender belongs to no database, so they do not apply to it. `None` when it is not let in.
+///
+/// Source: PostgreSQL 15, `InitPostgres` in `postinit.c`: it returns before `process_settings`.
+async fn server_default(config: &Config) -> Option<String> {
+    let mut options = config.replication.clone();
+    options.parameters = vec![("replication".to_owned(), "true".to_owned())];
+    options.database = None;
+    let mut connection = ClientConnection::dial(&options).await.ok()?;
+    let results = connection.simple_query("SHOW synchronous_commit").await.ok()?;
+    results.first()?.rows.first()?.first()?.clone()
+}
+
+async fn look(client: &Client, config: &Config) -> Result<Findings, tokio_postgres::Error> {
     let slots = format!(
-        "SELECT slot_name, coalesce(wal_status, ''), coalesce(restart_lsn::text, '') FROM pg_replication_slots \
-         WHERE slot_name IN ('{slot}', '{pin}')"
+        "SELECT slot_name, coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), \
+         coalesce(restart_lsn::text, '') FROM pg_replication_slots s WHERE slot_name IN ('{}', '{}')",
+        config.slot, config.pin_slot
     );
     let settings = rows(client, SETTINGS).await?;
     let senders = rows(client, SENDERS).await?;
+    let overrides = rows(client, OVERRIDES).await?;
+    let limits = rows(client, LIMITS).await?;
     let slots = rows(client, &slots).await?;
     let mut found = Findings::default();
     if let Some(row) = settings.first() {
@@ -260,9 +346,13 @@ async fn look(client: &Client, slot: &str, pin: &str) -> Result<Findings, tokio_
         found.wal_level = text(row, 3);
         found.sync_names = text(row, 4);
         found.seg_size = text(row, 5).parse().ok().and_then(SegSize::new);
-        found.synchronous_commit = text(row, 6);
+        let hidden = HIDING.contains(&text(row, 8).as_str());
+        found.synchronous_commit = if hidden { server_default(config).await.unwrap_or_default() } else { text(row, 6) };
         found.system_id = text(row, 7);
     }
+    let over = |row: &SimpleQueryRow| Override { database: text(row, 0), role: text(row, 1), value: text(row, 2) };
+    found.overrides = overrides.iter().map(over).collect();
+    found.limits = limits.iter().map(|row| (text(row, 0), text(row, 1))).collect();
     let sender = |row: &SimpleQueryRow| Sender {
         pid: text(row, 0).parse().unwrap_or_default(),
         name: text(row, 1),
@@ -272,7 +362,8 @@ async fn look(client: &Client, slot: &str, pin: &str) -> Result<Findings, tokio_
     let slot = |row: &SimpleQueryRow| Slot {
         name: text(row, 0),
         wal_status: text(row, 1),
-        restart_lsn: text(row, 2).parse().ok(),
+        invalidation: text(row, 2),
+        restart_lsn: text(row, 3).parse().ok(),
     };
     found.senders = senders.iter().map(sender).collect();
     found.slots = slots.iter().map(slot).collect();
@@ -291,26 +382,6 @@ fn text(row: &SimpleQueryRow, i: usize) -> String {
     row.get(i).unwrap_or_default().to_owned()
 }
 
-/// Creates the pin slot when it is missing, and moves it up behind the commit position. True when something was done.
-async fn move_pin(
-    client: &Client,
-    name: &str,
-    slots: &[Slot],
-    commit: Lsn,
-    seg: SegSize,
-) -> Result<bool, tokio_postgres::Error> {
-    let Some(slot) = slots.iter().find(|s| s.name == name) else {
-        tracing::warn!(slot = name, "the pin slot is missing and is created anew");
-        client.simple_query(&format!("SELECT pg_create_physical_replication_slot('{name}', true)")).await?;
-        return Ok(true);
-    };
-    let target = pin_target(commit, seg).filter(|target| slot.restart_lsn.is_some_and(|at| at < *target));
-    let Some(target) = target else { return Ok(false) };
-    client.simple_query(&format!("SELECT pg_replication_slot_advance('{name}', '{target}')")).await?;
-    tracing::debug!(slot = name, %target, "the pin slot was moved");
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,7 +391,7 @@ mod tests {
     const NAME: &str = "walfabric_0011223344556677";
 
     fn slot(name: &str) -> Slot {
-        Slot { name: name.to_owned(), wal_status: "reserved".to_owned(), restart_lsn: None }
+        Slot { name: name.to_owned(), wal_status: "reserved".to_owned(), ..Slot::default() }
     }
 
     fn sound() -> Findings {
@@ -339,14 +410,25 @@ mod tests {
                 Sender { pid: 50, name: own("pg_basebackup"), state: own("backup"), sync_state: own("async") },
             ],
             slots: vec![slot("own"), slot("own_pin")],
+            overrides: Vec::new(),
+            limits: vec![("max_slot_wal_keep_size".to_owned(), "-1".to_owned())],
         }
+    }
+
+    fn expected(allow_async_commits: bool) -> Expected<'static> {
+        let identity = Some(Identity { system_id: SystemId(7), tli: Tli(1), pid: 42 });
+        let (slot, pin_slot) = ("own", "own_pin");
+        Expected { name: NAME, slot, pin_slot, allow_fsync_off: false, allow_async_commits, identity }
     }
 
     fn reasons(change: impl FnOnce(&mut Findings)) -> Vec<String> {
         let mut found = sound();
         change(&mut found);
-        let identity = Some(Identity { system_id: SystemId(7), tli: Tli(1), pid: 42 });
-        judge(&found, &Expected { name: NAME, slot: "own", pin_slot: "own_pin", allow_fsync_off: false, identity })
+        judge(&found, &expected(false))
+    }
+
+    fn over(database: &str, role: &str, value: &str) -> Override {
+        Override { database: database.to_owned(), role: role.to_owned(), value: value.to_owned() }
     }
 
     #[test]
@@ -375,16 +457,36 @@ mod tests {
         check("50 uses our", |f| f.senders[1].name = NAME.to_uppercase());
         check("missing", |f| drop(f.slots.pop()));
         check("lost", |f| f.slots[0].wal_status = "lost".to_owned());
+        check("cannot be seen", |f| f.synchronous_commit.clear());
+        check("database app has", |f| f.overrides = vec![over("app", "", "off")]);
+        check("role ann has", |f| f.overrides = vec![over("", "ann", "local")]);
+        check("role ann in database app has", |f| f.overrides = vec![over("app", "ann", "off")]);
+        check("every role has", |f| f.overrides = vec![over("", "", "off")]);
     }
 
     #[test]
-    fn the_pin_stays_16_mib_or_a_segment_below_the_commit_position() {
-        let mib = |n: u64| Lsn::new(n << 20);
-        assert_eq!(pin_target(mib(100), SegSize::DEFAULT), Some(mib(80)));
-        let large = SegSize::new(64 << 20).expect("a power of two");
-        assert_eq!(pin_target(mib(200), large), Some(mib(128)));
-        let small = SegSize::new(1 << 20).expect("a power of two");
-        assert_eq!(pin_target(mib(100), small), Some(mib(84)));
-        assert_eq!(pin_target(mib(10), SegSize::DEFAULT), None);
+    fn whoever_may_commit_without_the_quorum_is_a_warning_once_that_is_allowed() {
+        let mut found = sound();
+        found.overrides = vec![over("app", "", "off"), over("", "ann", "remote_apply")];
+        assert!(warnings(&found, &expected(false)).is_empty(), "it is a reason then");
+        assert_eq!(judge(&found, &expected(true)), Vec::<String>::new());
+        let said = warnings(&found, &expected(true));
+        assert!(said.len() == 1 && said[0].contains("database app"), "{said:?}");
+    }
+
+    #[test]
+    fn settings_that_may_take_the_slots_away_are_warned_about() {
+        let mut found = sound();
+        assert!(warnings(&found, &expected(false)).is_empty());
+        for (name, value) in [
+            ("max_slot_wal_keep_size", "100"),
+            ("idle_replication_slot_timeout", "5"),
+            ("wal_sender_shutdown_timeout", "1000"),
+        ] {
+            found.limits = vec![(name.to_owned(), value.to_owned())];
+            let said = warnings(&found, &expected(false));
+            assert!(said.len() == 1 && said[0].contains(name), "{said:?}");
+            assert!(judge(&found, &expected(false)).is_empty(), "not a reason yet");
+        }
     }
 }

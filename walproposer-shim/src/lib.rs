@@ -19,6 +19,7 @@
 //! | `downstream` | one task per safekeeper | no |
 //! | `ring`, `report` | WAL in memory; what PostgreSQL is told | yes |
 //! | `guard` | whether commits really wait for the quorum | `judge` yes |
+//! | `pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
 //! | `shared`, `http`, `metrics`, `announce` | what others see | |
 
 mod announce;
@@ -31,6 +32,7 @@ mod guard;
 mod http;
 mod metrics;
 pub mod names;
+mod pin;
 mod proof;
 mod report;
 mod ring;

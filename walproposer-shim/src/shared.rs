@@ -61,10 +61,19 @@ pub(crate) struct Identity {
 }
 
 /// The guard's last verdict.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Verdict {
     /// Why commits are not protected; empty: they are.
     pub(crate) reasons: Vec<String>,
+    /// What does no harm today and may tomorrow.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// Not protected, for one reason.
+    pub(crate) fn because(reason: String) -> Verdict {
+        Verdict { reasons: vec![reason], warnings: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -113,7 +122,7 @@ impl Shared {
             reported: None,
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
-            verdict: Verdict { reasons: vec!["not checked yet".to_owned()] },
+            verdict: Verdict::because("not checked yet".to_owned()),
             last_stop: None,
         };
         Shared { state: Mutex::new(state), changed: Notify::new() }
@@ -233,6 +242,7 @@ impl Shared {
             reported_apply_lsn: shown(state.reported_apply),
             protected: reasons.is_empty(),
             reasons,
+            warnings: state.verdict.warnings,
             safekeepers: state.peers,
         }
     }
@@ -284,7 +294,7 @@ mod tests {
         let config = config(&[]);
         let shared = Shared::new(&config);
         assert!(!shared.readiness().ready);
-        shared.set_verdict(Verdict { reasons: Vec::new() });
+        shared.set_verdict(Verdict::default());
         shared.stopped("the primary is away".to_owned(), false);
         assert!(shared.readiness().reasons[0].contains("away"));
         let at = Some(Lsn::new(9));
@@ -306,7 +316,7 @@ mod tests {
         shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
         let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
         assert_eq!((record.term, record.protected), (None, false));
-        shared.set_verdict(Verdict { reasons: Vec::new() });
+        shared.set_verdict(Verdict::default());
         shared.progress(None, Some((Lsn::new(10), 1, None, None)), std::iter::empty());
         assert!(shared.record(&config, "x").is_some_and(|r| r.protected));
         shared.session_over();

@@ -20,6 +20,7 @@ pub(crate) fn config(safekeepers: &[&str]) -> Config {
         primary_epoch: 1,
         ring_mib: 64,
         allow_fsync_off: false,
+        allow_async_commits: false,
         log_format: LogFormat::Text,
         check_config: false,
     };

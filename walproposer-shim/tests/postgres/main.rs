@@ -161,6 +161,60 @@ async fn protection_is_told_with_reasons() {
     shim.stop().await;
 }
 
+/// Goal: who commits without the quorum is named; a setting of the shim's own role is nobody else's; allowed, it is a
+/// warning.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_and_databases_that_commit_without_the_quorum_are_named() {
+    let (fabric, shim) = with_table(&[]).await;
+    let alter = async |statement: &str| drop(fabric.pg.value(statement).await);
+    let says = async |shim: &Shim, words: &[&str]| {
+        let status = shim.status().await?;
+        let said = |w: &&str| status.reasons.iter().chain(&status.warnings).any(|r| r.contains(w));
+        words.iter().all(said).then_some(status)
+    };
+    alter("ALTER ROLE postgres SET synchronous_commit = local").await;
+    shim.stop().await;
+    let shim = fabric.shim(&[]);
+    shim.protects().await;
+    alter("CREATE DATABASE app").await;
+    alter("CREATE ROLE ann LOGIN").await;
+    alter("ALTER DATABASE app SET synchronous_commit = off").await;
+    alter("ALTER ROLE ann SET synchronous_commit = local").await;
+    let words = ["database app has synchronous_commit = off", "role ann has synchronous_commit = local"];
+    let status = until("both are named", PATIENCE, async || says(&shim, &words).await).await;
+    assert!(!status.protected && !status.reasons.iter().any(|r| r.contains("role postgres")), "{:?}", status.reasons);
+    shim.stop().await;
+    let shim = fabric.shim(&["--allow-async-commits"]);
+    shim.protects().await;
+    let status = until("both are warnings", PATIENCE, async || says(&shim, &words).await).await;
+    assert!(status.protected && status.warnings.len() == 2, "{:?}", status.warnings);
+    shim.stop().await;
+}
+
+/// Goal: a pin slot that PostgreSQL gave up, or that somebody dropped, is made anew, and commits are protected again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_slot_that_is_lost_is_made_anew() {
+    let (fabric, shim) = with_table(&[]).await;
+    let sound = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%_pin' AND wal_status = 'reserved'";
+    until("the pin slot is there", PATIENCE, async || (fabric.pg.value(sound).await == "1").then_some(())).await;
+    fabric.pg.set_and_reload("max_slot_wal_keep_size", "1MB").await;
+    let lost = async || {
+        fabric.pg.value("SELECT pg_switch_wal()").await;
+        fabric.pg.execute_async("INSERT INTO t DEFAULT VALUES; CHECKPOINT").await;
+        let log = fabric.pg.log();
+        log.lines().any(|l| l.contains("invalidating") && l.contains("_pin")).then_some(())
+    };
+    until("PostgreSQL gives the pin slot up", PATIENCE, lost).await;
+    fabric.pg.set_and_reload("max_slot_wal_keep_size", "-1").await;
+    until("it is made anew", PATIENCE, async || (fabric.pg.value(sound).await == "1").then_some(())).await;
+    shim.protects().await;
+    let drop_it = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%_pin'";
+    fabric.pg.value(drop_it).await;
+    until("it is made anew once more", PATIENCE, async || (fabric.pg.value(sound).await == "1").then_some(())).await;
+    shim.protects().await;
+    shim.stop().await;
+}
+
 /// Goal: with `--apply-source pageserver` and no pageserver, flush moves and replay does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_waits_for_a_pageserver_when_told_to() {
