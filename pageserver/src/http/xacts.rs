@@ -45,6 +45,10 @@ pub(super) async fn list(
         Ok(opened) => opened,
         Err(response) => return *response,
     };
+    if from > to {
+        let text = format!("range: {from} is behind {to}");
+        return fail(StatusCode::BAD_REQUEST, text, Some("?from=X/X&to=Y/Y"));
+    }
     let end = timeline.position().last_record_lsn;
     if to > end {
         let text = format!("ingested is up to {end}, {to} was asked");
