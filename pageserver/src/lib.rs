@@ -20,6 +20,7 @@
 
 mod choose;
 pub mod config;
+mod extent;
 mod http;
 mod import;
 mod ingest;

@@ -154,6 +154,11 @@ impl Node {
         })
     }
 
+    /// Jobs that block end at their next step: a record, a piece, a version.
+    pub(crate) fn stop_jobs(&self) {
+        self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Publishes the node and starts to follow the broker.
     pub(crate) fn start(self: &Arc<Node>) {
         let record = NodeRecord {

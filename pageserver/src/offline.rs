@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use pgformat::control::{ControlError, ControlFile, DbState};
 use pgformat::page::Page;
+use pgformat::rel::RelFork;
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::id::{SystemId, TenantTimelineId};
 use proto::runtime::datadir::create_dir_durably;
 
+use crate::extent::Extent;
 use crate::import::directory::{self, LoadError};
 use crate::ingest::Engine;
 use crate::ingest::engine::{Piece, Taken};
@@ -253,7 +255,7 @@ impl Offline {
     }
 
     fn rebuild_range(&self, snapshot: &Snapshot, range: Range<Key>, after: Lsn) -> Result<u64, Cause> {
-        let mut work = Rebuild { page: Page::zeroed(), version: self.version, after, pages: 0 };
+        let mut work = Rebuild { page: Page::zeroed(), version: self.version, after, snapshot, fork: None, pages: 0 };
         let mut history = History { key: range.start, lsn: Lsn::MAX, versions: Vec::new() };
         for next in merge(snapshot.iters(range, Through::Bulk)) {
             let (key, version) = next?;
@@ -304,16 +306,22 @@ fn read_wal(
 }
 
 /// Pages being rebuilt one after the other.
-struct Rebuild {
+struct Rebuild<'a> {
     page: Box<Page>,
     version: PgMajor,
     after: Lsn,
+    snapshot: &'a Snapshot,
+    /// The fork of the last page, and how long it is.
+    fork: Option<(RelFork, Extent)>,
     pages: u64,
 }
 
-impl Rebuild {
+impl Rebuild<'_> {
     /// The history is complete: makes its page, and empties it.
-    fn end(&mut self, history: &mut History) -> Result<(), RedoFailure> {
+    fn end(&mut self, history: &mut History) -> Result<(), Cause> {
+        if let Some(since) = self.since(history.key)? {
+            history.versions.retain(|v| v.lsn >= since);
+        }
         if history.exists() && history.newest().is_some_and(|v| v.lsn > self.after) {
             materialise_into(history, self.version, &mut self.page)?;
             std::hint::black_box(&self.page);
@@ -321,6 +329,17 @@ impl Rebuild {
         }
         history.versions.clear();
         Ok(())
+    }
+
+    /// Since when versions of a page count.
+    fn since(&mut self, key: Key) -> Result<Option<Lsn>, Cause> {
+        let Some(tag) = key.tag() else { return Ok(None) };
+        if self.fork.as_ref().is_none_or(|(fork, _)| *fork != tag.fork) {
+            let stored = self.snapshot.blob(Key::rel_size(tag.fork), Lsn::MAX)?;
+            let extent = stored.and_then(|bytes| Extent::decode(&bytes).ok()).unwrap_or_default();
+            self.fork = Some((tag.fork, extent));
+        }
+        Ok(self.fork.as_ref().and_then(|(_, extent)| extent.since(tag.blk)))
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{http, net};
 
 /// How long the tasks of timelines may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// After so long, jobs that block do not go on to their ends: what they would have taken in is received again.
+const JOB_LIMIT: Duration = Duration::from_millis(300);
 /// How long taking our keys off the broker may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -123,12 +125,19 @@ impl Server {
     /// Waits until the token given at the start is cancelled and everything has stopped; an exit code.
     pub async fn stopped(self) -> u8 {
         self.node.shutdown.cancelled().await;
+        let node = self.node.clone();
+        let impatience = tokio::spawn(async move {
+            tokio::time::sleep(JOB_LIMIT).await;
+            node.stop_jobs();
+        });
         // Streams first: they bring what they hold to disk. Then the keys, so that nobody is asked to push here.
         let _ = self.pg_task.await;
         self.node.tasks.close();
         if tokio::time::timeout(STOP_LIMIT, self.node.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
+        impatience.abort();
+        self.node.stop_jobs();
         self.node.session.close(FAREWELL_LIMIT).await;
         let _ = self.http_task.await;
         tracing::info!("pageserver stopped");

@@ -19,6 +19,11 @@ use crate::store::{AppendError, Batch, Intake, Position, Store, StoreError, Writ
 
 /// So much is taken on the spot: it takes less time than waking another thread for it.
 const ON_THE_SPOT_BYTES: usize = 32 << 10;
+/// A batch of so much memory goes into the store before its chunk ends: versions take more than WAL, where a record
+/// says much with few bytes.
+const BATCH_BYTES: usize = 32 << 20;
+/// While storage takes nothing, the rest of a chunk may come to so much; then it is thrown away and received again.
+const BLOCKED_BYTES_MAX: usize = 512 << 20;
 /// `XLOG_DBASE_CREATE_FILE_COPY`; in 14 `XLOG_DBASE_CREATE`.
 const DBASE_CREATE_FILE_COPY: u8 = 0x00;
 
@@ -47,7 +52,7 @@ impl std::fmt::Display for Halt {
         match self {
             Halt::Stopped(why) => f.write_str(why),
             Halt::ImportAgain(why) => write!(f, "the import begins anew: {why}"),
-            Halt::ReadAgain(why) => write!(f, "storage cannot be read; it is tried again: {why}"),
+            Halt::ReadAgain(why) => write!(f, "its WAL is wanted again: {why}"),
         }
     }
 }
@@ -147,15 +152,9 @@ impl Engine {
 
     /// Hands over what was mapped; the position moves with it.
     fn hand_over(&mut self) -> Result<(), Blocked> {
-        let Engine { decoder, mapper, store, batch, .. } = self;
-        let version = decoder.config().version;
-        let snapshot = store.snapshot();
-        mapper.finish(batch, &At { snapshot: &snapshot, lsn: Lsn::MAX, version });
-        append(store, batch)?;
-        let position = self.position();
-        self.store.publish(position);
-        self.is_ahead = false;
-        Ok(())
+        let Engine { decoder, mapper, store, batch, import_end, is_ahead, .. } = self;
+        let (version, import_end) = (decoder.config().version, *import_end);
+        Pen { version, mapper, store, batch, import_end, is_ahead }.hand_over()
     }
 }
 
@@ -210,6 +209,9 @@ impl Pen<'_> {
             let why = format!("a database was copied by files at {}, while the cluster was copied", record.start);
             return Err(Halt::ImportAgain(why));
         }
+        if self.store.is_stopping() {
+            return Err(Halt::ReadAgain("this server stops".to_owned()));
+        }
         let version = self.version;
         let mut progress = {
             let look = At { snapshot, lsn: Lsn::MAX, version };
@@ -223,9 +225,33 @@ impl Pen<'_> {
                 }
             })?;
             *snapshot = self.latest();
+            if self.store.is_stopping() {
+                return Err(Halt::ReadAgain("this server stops".to_owned()));
+            }
             let look = At { snapshot, lsn: Lsn::MAX, version };
             progress = self.mapper.resume(self.batch, &look).map_err(halt)?;
         }
+        if self.batch.memory() < BATCH_BYTES {
+            return Ok(());
+        }
+        match self.hand_over() {
+            Ok(()) => *snapshot = self.latest(),
+            Err(Blocked::Stopped(why)) => return Err(Halt::Stopped(why)),
+            Err(Blocked::Full(why)) if self.batch.memory() > BLOCKED_BYTES_MAX => return Err(Halt::ReadAgain(why)),
+            Err(Blocked::Full(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Hands over what was mapped; the position moves with it.
+    fn hand_over(&mut self) -> Result<(), Blocked> {
+        let snapshot = self.latest();
+        self.mapper.finish(self.batch, &At { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version });
+        append(self.store, self.batch)?;
+        let last = self.mapper.last();
+        self.store.publish(Position { end: last.end, start: last.start });
+        self.mapper.stored();
+        *self.is_ahead = false;
         Ok(())
     }
 }

@@ -88,11 +88,11 @@ pub(crate) trait Versions: Send + Sync {
     /// See [`Fault`].
     fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault>;
 
-    /// A page at `lsn`; `None` when no version of it is stored, or it ended.
+    /// A page at `lsn`, of the versions from `since` on; `None` when none of them is stored, or it ended.
     ///
     /// # Errors
     /// See [`Fault`].
-    fn page(&self, key: Key, lsn: Lsn, io: Io) -> Result<Option<Box<Page>>, Fault>;
+    fn page(&self, key: Key, lsn: Lsn, since: Option<Lsn>, io: Io) -> Result<Option<Box<Page>>, Fault>;
 
     /// All metadata in `keys` that exists at `lsn`, ordered; may touch files.
     ///

@@ -95,8 +95,9 @@ impl Versions for Model {
         })
     }
 
-    fn page(&self, key: Key, lsn: Lsn, io: Io) -> Result<Option<Box<Page>>, Fault> {
-        Ok(match self.find(key, lsn, io)? {
+    fn page(&self, key: Key, lsn: Lsn, since: Option<Lsn>, io: Io) -> Result<Option<Box<Page>>, Fault> {
+        let found = self.find(key, lsn, io)?.filter(|(at, _)| since.is_none_or(|since| *at >= since));
+        Ok(match found {
             None | Some((_, Value::Tombstone)) => None,
             Some((_, Value::Page(page))) => Some(page.clone()),
             Some((record, Value::Poison(cause))) => return Err(Fault::NotRedone { record, cause: cause.clone() }),

@@ -10,6 +10,7 @@ use super::{Fault, Found, Io, Versions};
 use crate::key::Key;
 use crate::store::pages::Pages;
 use crate::store::redo::redo_onto;
+use crate::store::snapshot::before;
 use crate::store::value::ValueKind;
 use crate::store::{History, Snapshot, StoreError};
 
@@ -52,9 +53,10 @@ impl Versions for Stored {
         }
     }
 
-    fn page(&self, key: Key, lsn: Lsn, io: Io) -> Result<Option<Box<Page>>, Fault> {
-        let built = self.pages.at(key, lsn);
-        let history = self.history(key, lsn, built.as_ref().map(|b| b.lsn), io)?;
+    fn page(&self, key: Key, lsn: Lsn, since: Option<Lsn>, io: Io) -> Result<Option<Box<Page>>, Fault> {
+        let built = self.pages.at(key, lsn).filter(|b| since.is_none_or(|since| b.lsn >= since));
+        let above = built.as_ref().map(|b| b.lsn).or(since.map(before));
+        let history = self.history(key, lsn, above, io)?;
         let before = built.filter(|_| !history.has_base());
         let Some(newest) = history.newest() else {
             return Ok(before.map(|built| Box::new(built.page.clone())));

@@ -11,6 +11,7 @@ use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileL
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
 use super::{Found, Io, Problem, Versions};
+use crate::extent::Extent;
 use crate::ingest::map::databases::LOGGED;
 use crate::key::{Key, Kind};
 
@@ -33,9 +34,13 @@ impl View<'_> {
     /// # Errors
     /// [`Problem::NoRelation`], [`Problem::Dropped`], and what the store says.
     pub(crate) fn rel_size(&self, fork: RelFork) -> Result<BlockNumber, Problem> {
+        Ok(self.extent(fork)?.blocks)
+    }
+
+    fn extent(&self, fork: RelFork) -> Result<Extent, Problem> {
         let key = Key::rel_size(fork);
         match self.blob(key, self.lsn)? {
-            Found::Value(_, bytes) => self.number(key, &bytes),
+            Found::Value(_, bytes) => self.decode(key, &bytes),
             Found::Gone(dropped) => Err(Problem::Dropped { fork, lsn: self.lsn, dropped }),
             Found::Absent => {
                 let created = match self.blob(key, self.latest)? {
@@ -60,11 +65,11 @@ impl View<'_> {
     /// # Errors
     /// As [`View::rel_size`], [`Problem::BeyondEnd`], and what the store says.
     pub(crate) fn page(&self, tag: BlockTag) -> Result<Box<Page>, Problem> {
-        let blocks = self.rel_size(tag.fork)?;
-        if tag.blk >= blocks {
-            return Err(Problem::BeyondEnd { tag, lsn: self.lsn, blocks });
+        let extent = self.extent(tag.fork)?;
+        if tag.blk >= extent.blocks {
+            return Err(Problem::BeyondEnd { tag, lsn: self.lsn, blocks: extent.blocks });
         }
-        let mut page = self.stored(Key::block(tag), &tag)?;
+        let mut page = self.stored(Key::block(tag), extent.since(tag.blk), &tag)?;
         page.set_checksum(0);
         Ok(page)
     }
@@ -82,7 +87,7 @@ impl View<'_> {
         for (key, size) in ranges.into_iter().map(|r| self.scan(r)).collect::<Result<Vec<_>, _>>()?.concat() {
             let Some(fork) = Fork::new(key.fork) else { continue };
             let rel = RelFileLocator { spc: key.spc, db: key.db, rel: key.rel };
-            found.push((RelFork { rel, fork }, self.number(key, &size)?));
+            found.push((RelFork { rel, fork }, self.decode(key, &size)?.blocks));
         }
         Ok(found)
     }
@@ -118,14 +123,17 @@ impl View<'_> {
         let Found::Value(_, bytes) = self.blob(key, self.lsn)? else {
             return Err(Problem::NoSegment { slru, segno, lsn: self.lsn });
         };
-        let pages = self.number(key, &bytes)?;
+        let extent = self.decode(key, &bytes)?;
+        let pages = extent.blocks;
         let first = segno.checked_mul(SEGMENT_PAGES).filter(|_| pages <= SEGMENT_PAGES);
         let Some(first) = first else {
             return Err(self.malformed(key, format!("a segment of {pages} pages")));
         };
         let mut segment = Vec::with_capacity(pages as usize * PAGE_SIZE);
-        for n in first..first + pages {
-            let page = self.stored(Key::numbered(Kind::SlruPage, u32::from(slru as u8), n), &Shown(slru, n))?;
+        // The last page of the last segment has the highest number there is: no end of a range lies behind it.
+        for index in 0..pages {
+            let key = Key::numbered(Kind::SlruPage, u32::from(slru as u8), first + index);
+            let page = self.stored(key, extent.since(index), &Shown(slru, first + index))?;
             segment.extend_from_slice(&page.0);
         }
         Ok(segment)
@@ -138,7 +146,7 @@ impl View<'_> {
     pub(crate) fn slru_segments(&self, slru: Slru) -> Result<Vec<(u32, u32)>, Problem> {
         let kind = u32::from(slru as u8);
         let range = Key::numbered(Kind::SlruSegment, kind, 0)..Key::numbered(Kind::SlruSegment, kind + 1, 0);
-        self.scan(range)?.into_iter().map(|(key, pages)| Ok((key.blk, self.number(key, &pages)?))).collect()
+        self.scan(range)?.into_iter().map(|(key, pages)| Ok((key.blk, self.decode(key, &pages)?.blocks))).collect()
     }
 
     /// Tablespaces that a database may have relations in.
@@ -150,10 +158,12 @@ impl View<'_> {
         Ok(all)
     }
 
-    /// Within the size of its fork or segment every page has a version: one without is damage, not a page of zeros.
-    fn stored(&self, key: Key, what: &dyn std::fmt::Display) -> Result<Box<Page>, Problem> {
-        let page = self.versions.page(key, self.lsn, self.io).map_err(|f| Problem::of_fault(f, what, self.lsn))?;
-        page.ok_or_else(|| Problem::Damaged {
+    /// Within the size of its fork or segment every page has a version, or `since` says that it needs none: one without
+    /// is damage, not a page of zeros.
+    fn stored(&self, key: Key, since: Option<Lsn>, what: &dyn std::fmt::Display) -> Result<Box<Page>, Problem> {
+        let page = self.versions.page(key, self.lsn, since, self.io);
+        let page = page.map_err(|f| Problem::of_fault(f, what, self.lsn))?;
+        page.or_else(|| since.map(|_| Page::zeroed())).ok_or_else(|| Problem::Damaged {
             what: what.to_string(),
             lsn: self.lsn,
             cause: "no version of it is stored, although it lies within the size".to_owned(),
@@ -172,9 +182,9 @@ impl View<'_> {
         self.versions.scan(keys, self.lsn).map_err(|f| Problem::of_fault(f, what, self.lsn))
     }
 
-    fn number(&self, key: Key, bytes: &[u8]) -> Result<u32, Problem> {
-        let number = bytes.try_into().map(u32::from_le_bytes);
-        number.map_err(|_| self.malformed(key, format!("{} bytes where a number of 4 should be", bytes.len())))
+    fn decode(&self, key: Key, bytes: &[u8]) -> Result<Extent, Problem> {
+        let malformed = |_| self.malformed(key, format!("{} bytes that are no size", bytes.len()));
+        Extent::decode(bytes).map_err(malformed)
     }
 
     fn malformed(&self, key: Key, cause: String) -> Problem {

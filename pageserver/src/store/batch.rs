@@ -24,6 +24,11 @@ pub(crate) struct BatchEntry {
     pub(crate) len: u32,
 }
 
+/// Memory of a batch. One record can hardly need as much: its versions are some times as long as itself.
+pub(crate) const BATCH_BYTES_MAX: usize = 2 << 30;
+/// The largest value that a layer takes.
+pub(crate) const VALUE_BYTES_MAX: usize = super::layer::VALUE_BYTES_MAX;
+
 /// Versions in the order of their LSNs.
 #[derive(Default, Debug)]
 pub(crate) struct Batch {
@@ -31,25 +36,40 @@ pub(crate) struct Batch {
     pub(crate) buf: Vec<u8>,
     /// Versions, LSNs never decreasing.
     pub(crate) entries: Vec<BatchEntry>,
+    overfull: bool,
 }
 
 impl Batch {
-    /// Adds a version whose value `write` appends to the buffer (and must not shorten it).
-    ///
-    /// # Panics
-    /// When the batch's values exceed 4 GiB; a batch is one network chunk.
+    /// Adds a version whose value `write` appends to the buffer (and must not shorten it). When that is more than a
+    /// batch holds, it is left out, and the batch is overfull.
     pub(crate) fn put(&mut self, key: Key, lsn: Lsn, kind: ValueKind, write: impl FnOnce(&mut Vec<u8>)) {
         let at = self.buf.len();
         write(&mut self.buf);
         let len = self.buf.len() - at;
-        let small = |n: usize| u32::try_from(n).expect("a batch is far smaller than 4 GiB");
+        if len > VALUE_BYTES_MAX || self.memory() > BATCH_BYTES_MAX {
+            self.buf.truncate(at);
+            self.overfull = true;
+            return;
+        }
+        let small = |n: usize| u32::try_from(n).expect("a batch has less than 4 GiB");
         self.entries.push(BatchEntry { key, lsn, kind, at: small(at), len: small(len) });
+    }
+
+    /// Whether something did not fit: what the batch holds is not all of its last record.
+    pub(crate) const fn is_overfull(&self) -> bool {
+        self.overfull
+    }
+
+    /// Memory of all of it, in bytes.
+    pub(crate) const fn memory(&self) -> usize {
+        self.buf.len() + self.entries.len() * size_of::<BatchEntry>()
     }
 
     /// Forgets everything, keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.buf.clear();
         self.entries.clear();
+        self.overfull = false;
     }
 
     /// Number of versions.

@@ -1,7 +1,7 @@
 //! Sizes, thresholds and bounds of the page store, and what all timelines share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::BlockCache;
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// Turns to compact.
     pub(crate) compactions: Arc<Semaphore>,
+    /// The process ends: jobs that block end at their next step.
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -83,7 +85,15 @@ impl Shared {
         let pages = PageCache::new(cache.capacity() / 3);
         let memory = Arc::new(MemoryUse::default());
         let compactions = Arc::new(Semaphore::new(config.compactions.max(1)));
-        Shared { config: Arc::new(config), cache, pages, memory, clock: Clock::monotonic(), compactions }
+        Shared {
+            config: Arc::new(config),
+            cache,
+            pages,
+            memory,
+            clock: Clock::monotonic(),
+            compactions,
+            stopping: Arc::default(),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::batch::{Batch, BatchEntry};
 use super::error::StoreError;
 use super::history::{Gather, Version};
 use super::value::ValueKind;
+use crate::extent::Extent;
 use crate::key::{Key, Kind};
 
 /// Marks the oldest version of a chain.
@@ -64,6 +65,8 @@ struct Inner {
     sparse: BTreeSet<Key>,
     value_bytes: usize,
     lsns: Option<(Lsn, Lsn)>,
+    /// A size in here says that pages need not be stored.
+    has_steps: bool,
 }
 
 /// How much an open layer holds.
@@ -119,6 +122,11 @@ impl OpenLayer {
         let (versions, chains) = (inner.entries.len(), inner.keys.len());
         let memory = inner.value_bytes + inner.entries.capacity() * size_of::<Entry>() + chains * KEY_MEMORY;
         OpenSize { versions, chains, value_bytes: inner.value_bytes, memory, lsns: inner.lsns }
+    }
+
+    /// Whether a size in here says that pages need not be stored, which the manifest must tell.
+    pub(crate) fn has_steps(&self) -> bool {
+        self.read().has_steps
     }
 
     /// Adds the versions that the gathered key has here.
@@ -193,6 +201,7 @@ impl Inner {
             }
         }
         for e in batch {
+            self.has_steps |= matches!(e.key.kind, Kind::RelSize | Kind::SlruSegment) && Extent::has_steps(e.len);
             let (first, last) = self.lsns.unwrap_or((e.lsn, e.lsn));
             self.lsns = Some((first.min(e.lsn), last.max(e.lsn)));
         }

@@ -52,6 +52,14 @@ impl Snapshot {
         Ok(gather.finish())
     }
 
+    /// [`Snapshot::history`] of the versions from an LSN on, if one is given: those before do not count.
+    ///
+    /// # Errors
+    /// As [`Snapshot::history`].
+    pub(crate) fn history_since(&self, key: Key, lsn: Lsn, since: Option<Lsn>) -> Result<History, StoreError> {
+        self.history_above(key, lsn, since.map(before))
+    }
+
     /// [`Snapshot::history_above`] if nothing has to be read for it; never blocks on a file.
     pub(crate) fn try_history_cached(&self, key: Key, lsn: Lsn, above: Option<Lsn>) -> Option<History> {
         let mut gather = Gather::new(key, lsn, above);
@@ -120,4 +128,9 @@ impl Snapshot {
     fn gather_memory(&self, gather: &mut Gather) {
         self.memory().for_each(|open| open.gather(gather));
     }
+}
+
+/// The LSN before: what is above it is what counts from `since` on.
+pub(crate) const fn before(since: Lsn) -> Lsn {
+    Lsn::new(since.get().saturating_sub(1))
 }

@@ -223,6 +223,11 @@ impl Store {
         self.claimed.load(Ordering::Acquire)
     }
 
+    /// Whether the process ends, so that jobs that block should end soon.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
+    }
+
     /// Claims the timeline, if that was not possible when it was opened, and finds the files that nothing names.
     ///
     /// # Errors
@@ -364,7 +369,9 @@ impl Store {
             (_, file) => file,
         };
         let entry = file.as_ref().map(|f| f.entry.clone());
+        let has_steps = layer.as_ref().is_some_and(|layer| layer.has_steps());
         self.edit(|manifest| {
+            manifest.has_steps |= has_steps;
             manifest.layers.retain(|l| entry.as_ref().is_none_or(|e| e.name != l.name));
             manifest.layers.extend(entry.clone());
             manifest.disk_consistent_lsn = end.end;

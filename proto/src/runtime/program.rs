@@ -2,8 +2,12 @@
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::exit;
+
+/// How long blocking work may go on when the program has ended.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Runs `program` to its end and gives its exit code; `name` is for the message when it cannot even start.
 ///
@@ -13,7 +17,12 @@ use super::exit;
 pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
     super::use_ring();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => ExitCode::from(runtime.block_on(program)),
+        Ok(runtime) => {
+            let code = runtime.block_on(program);
+            // A file or a bucket that does not answer must not keep the process: what it does survives a kill anywhere.
+            runtime.shutdown_timeout(LINGER);
+            ExitCode::from(code)
+        }
         Err(e) => {
             eprintln!("{name}: the runtime cannot be started: {e}");
             ExitCode::from(exit::ERROR)

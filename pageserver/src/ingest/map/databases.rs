@@ -3,6 +3,9 @@
 //! Source: PostgreSQL 14-18, `dbase_redo` in `dbcommands.c`, `tblspc_redo` in `tablespace.c`, `relmap_redo` in
 //! `relmapper.c`.
 
+use std::ops::Range;
+
+use pgformat::Lsn;
 use pgformat::effect::DatabaseDir;
 use pgformat::redo::{Change, Ref, rmid};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_GLOBAL, RelFileLocator, RelFork};
@@ -12,6 +15,7 @@ use smallvec::smallvec;
 use super::Mapper;
 use super::look::{LookError, of_space};
 use super::out::Out;
+use crate::extent::Extent;
 use crate::key::{Key, Kind};
 
 /// A database's directory holds relations only: the database itself is in another tablespace.
@@ -24,6 +28,9 @@ pub(crate) const LOGGED: u8 = 2;
 /// Bytes that one piece of a copy comes to, about.
 const PIECE_BYTES: usize = 8 << 20;
 
+/// Blocks that are copied before the size of the piece is looked at.
+const STRETCH_BLOCKS: BlockNumber = 128;
+
 /// Directories of databases, as far as they were asked for or changed, and whether they are there.
 pub(super) type Known = FxHashMap<DatabaseDir, bool>;
 
@@ -33,7 +40,7 @@ pub(super) struct Copy {
     from: DatabaseDir,
     to: DatabaseDir,
     /// What is still to be copied, the next fork last, each from `blk` on.
-    left: Vec<(RelFork, BlockNumber)>,
+    left: Vec<(RelFork, Extent)>,
     blk: BlockNumber,
     begun: bool,
 }
@@ -75,12 +82,26 @@ impl Mapper {
 
     /// Everything that a database has in a tablespace goes.
     pub(super) fn drop_database(&mut self, dir: DatabaseDir, out: &mut Out<'_>) -> Result<(), LookError> {
-        for (fork, _) in self.rels.of_database(dir.spc, dir.db, out)? {
+        self.drop_databases(dir.db, std::iter::once(dir.spc), out)
+    }
+
+    /// Everything that a database has in these tablespaces goes.
+    pub(super) fn drop_databases(
+        &mut self,
+        db: u32,
+        spcs: impl Iterator<Item = u32>,
+        out: &mut Out<'_>,
+    ) -> Result<(), LookError> {
+        let spcs = spcs.collect();
+        for (fork, _) in self.rels.of_database(&spcs, db, out)? {
             self.rels.forget(fork, out);
         }
-        self.databases.insert(dir, false);
-        out.tombstone(dir_key(Kind::Database, dir));
-        out.tombstone(dir_key(Kind::RelMap, dir));
+        for spc in spcs {
+            let dir = DatabaseDir { spc, db };
+            self.databases.insert(dir, false);
+            out.tombstone(dir_key(Kind::Database, dir));
+            out.tombstone(dir_key(Kind::RelMap, dir));
+        }
         Ok(())
     }
 
@@ -105,16 +126,14 @@ impl Mapper {
         if !copy.begun {
             self.begin_copy(copy, out)?;
         }
-        while let Some((fork, size)) = copy.left.last().copied() {
-            let rel = RelFileLocator { spc: copy.from.spc, db: copy.from.db, ..fork.rel };
-            while copy.blk < size {
+        while let Some((fork, extent)) = copy.left.last() {
+            let source = RelFork { rel: RelFileLocator { spc: copy.from.spc, db: copy.from.db, ..fork.rel }, ..*fork };
+            while copy.blk < extent.blocks {
                 if out.batch.bytes() >= PIECE_BYTES || out.batch.len() >= PIECE_BYTES / 64 {
                     return Ok(true);
                 }
-                let tag = BlockTag { fork, blk: copy.blk };
-                let from = Key::block(BlockTag { fork: RelFork { rel, ..fork }, ..tag });
-                copy_block(from, tag, out)?;
-                copy.blk += 1;
+                let blocks = copy.blk..extent.blocks.min(copy.blk.saturating_add(STRETCH_BLOCKS));
+                copy.blk = copy_stretch(source, *fork, extent, blocks, out)?;
             }
             copy.left.pop();
             copy.blk = 0;
@@ -131,27 +150,52 @@ impl Mapper {
         if let Some(map) = out.look.blob(dir_key(Kind::RelMap, from))? {
             out.blob(dir_key(Kind::RelMap, to), &map);
         }
-        let source = self.rels.of_database(from.spc, from.db, out)?;
+        let source = self.rels.of_database(&FxHashSet::from_iter([from.spc]), from.db, out)?;
         let unlogged: FxHashSet<u32> =
             source.iter().filter(|(fork, _)| fork.fork == Fork::Init).map(|(fork, _)| fork.rel.rel).collect();
-        for (fork, size) in source.into_iter().rev() {
+        for (fork, extent) in source.into_iter().rev() {
             // What an unlogged relation holds beside its init fork is not in the log.
             if fork.fork != Fork::Init && unlogged.contains(&fork.rel.rel) {
                 continue;
             }
             let target = RelFork { rel: RelFileLocator { spc: to.spc, db: to.db, ..fork.rel }, ..fork };
-            self.rels.copied(target, size, out);
-            copy.left.push((target, size));
+            // What an earlier database of this number had must not show where nothing is copied.
+            let blocks = extent.blocks;
+            let copied = if extent.is_sparse() { Extent::sparse(blocks, out.lsn) } else { Extent::dense(blocks) };
+            self.rels.copied(target, copied, out);
+            copy.left.push((target, extent));
         }
         copy.begun = true;
         Ok(())
     }
 }
 
+/// Copies blocks of a fork, and says where to go on. Where pages need not be stored, only those that are cost anything.
+fn copy_stretch(
+    source: RelFork,
+    target: RelFork,
+    extent: &Extent,
+    blocks: Range<BlockNumber>,
+    out: &mut Out<'_>,
+) -> Result<BlockNumber, LookError> {
+    let key = |blk| Key::block(BlockTag { fork: source, blk });
+    if !extent.is_sparse() {
+        blocks.clone().try_for_each(|blk| copy_block(key(blk), BlockTag { fork: target, blk }, None, out))?;
+        return Ok(blocks.end);
+    }
+    let stored = out.look.keys(key(blocks.start)..key(extent.blocks), STRETCH_BLOCKS as usize)?;
+    for from in &stored {
+        copy_block(*from, BlockTag { fork: target, blk: from.blk }, extent.since(from.blk), out)?;
+    }
+    let is_last = stored.len() < STRETCH_BLOCKS as usize;
+    Ok(stored.last().filter(|_| !is_last).map_or(extent.blocks, |last| last.blk.saturating_add(1)))
+}
+
 /// Copies one block, its LSN included.
-fn copy_block(from: Key, to: BlockTag, out: &mut Out<'_>) -> Result<(), LookError> {
-    match out.look.page(from) {
+fn copy_block(from: Key, to: BlockTag, since: Option<Lsn>, out: &mut Out<'_>) -> Result<(), LookError> {
+    match out.look.page(from, since) {
         Ok(Some(page)) => out.page(Key::block(to), &page),
+        Ok(None) if since.is_some() => {}
         Ok(None) => out.zeros(Key::block(to)),
         // The copy of a page that cannot be rebuilt cannot be either: no redo knows this change.
         Err(LookError::Redo(_)) => {

@@ -170,7 +170,7 @@ impl XactChunk {
         let bytes = |take: &mut Take<'_>| Ok::<u64, Short>(leb::take(take)?.saturating_mul(8).min(u64::MAX / 4));
         while take.left() > 0 {
             let kind = take.u8()?;
-            last.lsn = last.lsn.add(bytes(&mut take)?);
+            last.lsn = last.lsn.checked_add(bytes(&mut take)?).ok_or(Short)?;
             if kind == ROSE {
                 last.next_xid = last.next_xid.wrapping_add(leb::take_signed(&mut take)? as u64);
                 read.next_xid.push((last.lsn, last.next_xid));

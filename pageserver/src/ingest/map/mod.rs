@@ -195,6 +195,9 @@ impl Mapper {
         if effect != Effect::None {
             self.effect(&effect, (start, record.start), out)?;
         }
+        if out.batch.is_overfull() {
+            return Err(LookError::TooMuch(record.start).into());
+        }
         self.done(record, out);
         Ok(Progress::Done)
     }
@@ -223,6 +226,12 @@ impl Mapper {
         self.ends.finish(lsn, out);
     }
 
+    /// The last batch is in the store, with all that [`Mapper::finish`] wrote: what is known by heart need not grow
+    /// with the number of relations that ever were.
+    pub(crate) fn stored(&mut self) {
+        self.rels.stored();
+    }
+
     /// After everything else of a record.
     fn done(&mut self, record: &RecordRef<'_>, out: &mut Out<'_>) {
         if std::mem::take(&mut self.state_changed) {
@@ -239,7 +248,16 @@ impl Mapper {
 
     /// A transaction exists, because the record that ends at `end` names it.
     fn saw_xid(&mut self, xid: u32, end: Lsn) {
-        if self.control.saw_xid(xid) {
+        self.saw_xids(std::iter::once(xid), end);
+    }
+
+    /// Transactions exist, because the record that ends at `end` names them.
+    fn saw_xids(&mut self, xids: impl Iterator<Item = u32>, end: Lsn) {
+        let mut rose = false;
+        for xid in xids {
+            rose |= self.control.saw_xid(xid);
+        }
+        if rose {
             self.ends.rose(end, self.control.live.next_xid);
         }
     }
@@ -264,7 +282,7 @@ impl Mapper {
             Effect::Commit(end) => self.ended(end, true, at.0, out)?,
             Effect::Abort(end) => self.ended(end, false, at.0, out)?,
             Effect::Prepare { state, header, origin } => self.prepared(state, header, *origin, at, out)?,
-            Effect::Assignment(assigned) => assigned.subxids.iter().for_each(|xid| self.saw_xid(xid, out.lsn)),
+            Effect::Assignment(assigned) => self.saw_xids(assigned.subxids.iter(), out.lsn),
             Effect::RelCreate(fork) => self.created(*fork, out)?,
             Effect::RelTruncate { rel, blocks, main, vm, fsm: _ } => {
                 self.created(RelFork { rel: *rel, fork: Fork::Main }, out)?;
@@ -276,11 +294,7 @@ impl Mapper {
                 }
             }
             Effect::DatabaseCreate(dir) => self.create_database(*dir, databases::LOGGED, out),
-            Effect::DatabaseDrop { db, spcs } => {
-                for spc in spcs.iter() {
-                    self.drop_database(effect::DatabaseDir { spc, db: *db }, out)?;
-                }
-            }
+            Effect::DatabaseDrop { db, spcs } => self.drop_databases(*db, spcs.iter(), out)?,
             Effect::TablespaceCreate { spc, path } => {
                 out.blob(Key { spc: *spc, ..Key::first(Kind::Tablespace) }, path);
             }
@@ -334,7 +348,7 @@ impl Mapper {
                 self.control.early_offsets_page = early.or(self.control.early_offsets_page);
                 self.slrus.set_members(*offset, members.iter(), out)?;
                 self.control.multixact(next_multi(*multi), offset.wrapping_add(n));
-                members.iter().for_each(|m| self.saw_xid(m.xid, out.lsn));
+                self.saw_xids(members.iter().map(|m| m.xid), out.lsn);
                 self.counters_changed = true;
             }
             Effect::MultixactTruncate { oldest_db, start: _, end, members_start, members_end } => {

@@ -6,23 +6,28 @@
 //! Source: PostgreSQL 14-18, `XLogReadBufferExtended` in `xlogutils.c`, `smgr_redo` in `storage.c`,
 //! `visibilitymap_prepare_truncate` in `visibilitymap.c`.
 
+use std::collections::hash_map::Entry;
+
 use pgformat::redo::vm::{self, HEAP_BLOCKS_PER_PAGE, map_block};
 use pgformat::redo::{Change, Ref, rmid};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFileLocator, RelFork};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
-use super::look::{LookError, number, of_database};
+use super::look::{LookError, of_database};
 use super::out::Out;
+use crate::extent::{Extent, FILL_BLOCKS, Reach};
 use crate::key::{Key, Kind};
 
+/// Forks that are known by heart: about 100 bytes each. The others are in the store.
+const KNOWN_MAX: usize = 1 << 18;
 /// The forks that are kept.
 const KEPT: [Fork; 3] = [Fork::Main, Fork::Vm, Fork::Init];
 
-/// Sizes of forks, as far as they were asked for or changed; `None` is a fork that does not exist.
+/// Forks, as far as they were asked for or changed; `None` is a fork that does not exist.
 #[derive(Default, Debug)]
 pub(super) struct Rels {
-    sizes: FxHashMap<RelFork, Option<BlockNumber>>,
+    extents: FxHashMap<RelFork, Option<Extent>>,
 }
 
 /// Where a block lies.
@@ -37,41 +42,62 @@ pub(super) enum Place {
 }
 
 impl Rels {
+    /// How long a fork is; `None` when it does not exist.
+    fn extent(&mut self, fork: RelFork, out: &Out<'_>) -> Result<&mut Option<Extent>, LookError> {
+        match self.extents.entry(fork) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => {
+                let key = Key::rel_size(fork);
+                let stored = out.look.blob(key)?.map(|bytes| Extent::decode(&bytes)).transpose();
+                Ok(unknown.insert(stored.map_err(|_| LookError::Damaged(key))?))
+            }
+        }
+    }
+
     /// Blocks of a fork; `None` when it does not exist.
     pub(super) fn size(&mut self, fork: RelFork, out: &Out<'_>) -> Result<Option<BlockNumber>, LookError> {
-        if let Some(size) = self.sizes.get(&fork) {
-            return Ok(*size);
-        }
-        let size = out.look.blob(Key::rel_size(fork))?.and_then(|b| number(&b));
-        self.sizes.insert(fork, size);
-        Ok(size)
+        Ok(self.extent(fork, out)?.as_ref().map(|extent| extent.blocks))
     }
 
-    fn set(&mut self, fork: RelFork, size: BlockNumber, out: &mut Out<'_>) {
-        self.sizes.insert(fork, Some(size));
-        out.blob(Key::rel_size(fork), &size.to_le_bytes());
+    fn set(&mut self, fork: RelFork, extent: Extent, out: &mut Out<'_>) {
+        out.blob(Key::rel_size(fork), &extent.encode());
+        self.extents.insert(fork, Some(extent));
     }
 
-    /// Makes sure that a block exists. Blocks between the end and it become zeros.
+    /// Makes sure that a block exists. Blocks between the end and it become zeros, which cost nothing when they are
+    /// many.
     pub(super) fn reach(&mut self, tag: BlockTag, out: &mut Out<'_>) -> Result<Place, LookError> {
-        let size = self.size(tag.fork, out)?;
-        if size.is_some_and(|size| tag.blk < size) {
-            return Ok(Place::Inside);
+        let known = self.extent(tag.fork, out)?;
+        let place = if known.is_some() { Place::Grown } else { Place::Created };
+        let extent = known.get_or_insert_default();
+        match extent.reach(tag.blk, out.lsn, FILL_BLOCKS) {
+            Reach::Inside => return Ok(Place::Inside),
+            Reach::Refused => return Err(LookError::Gaps { fork: tag.fork, blk: tag.blk }),
+            Reach::Grown(fill) => {
+                out.blob(Key::rel_size(tag.fork), &extent.encode());
+                fill.for_each(|blk| out.zeros(Key::block(BlockTag { blk, ..tag })));
+            }
         }
-        for blk in size.unwrap_or(0)..tag.blk {
-            out.zeros(Key::block(BlockTag { blk, ..tag }));
-        }
-        self.set(tag.fork, tag.blk.saturating_add(1), out);
-        Ok(if size.is_some() { Place::Grown } else { Place::Created })
+        Ok(place)
     }
 
     /// Makes sure that a fork exists; whether it is new.
     pub(super) fn create(&mut self, fork: RelFork, out: &mut Out<'_>) -> Result<bool, LookError> {
         let new = self.size(fork, out)?.is_none();
         if new {
-            self.set(fork, 0, out);
+            self.set(fork, Extent::default(), out);
         }
         Ok(new)
+    }
+
+    /// Cuts a fork, if it exists and is longer.
+    fn cut(&mut self, fork: RelFork, blocks: BlockNumber, out: &mut Out<'_>) -> Result<(), LookError> {
+        if let Some(extent) = self.extent(fork, out)?
+            && extent.cut(blocks)
+        {
+            out.blob(Key::rel_size(fork), &extent.encode());
+        }
+        Ok(())
     }
 
     /// Cuts the main fork.
@@ -81,11 +107,7 @@ impl Rels {
         blocks: BlockNumber,
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
-        let main = RelFork { rel, fork: Fork::Main };
-        if self.size(main, out)?.is_some_and(|size| size > blocks) {
-            self.set(main, blocks, out);
-        }
-        Ok(())
+        self.cut(RelFork { rel, fork: Fork::Main }, blocks, out)
     }
 
     /// Cuts the visibility map to what a main fork of `blocks` needs, and clears the bits behind it on its last page.
@@ -102,10 +124,7 @@ impl Rels {
             map_change(fork, kept, vm::TRUNCATE, &vm::truncate(blocks), out);
             kept += 1;
         }
-        if size > kept {
-            self.set(fork, kept, out);
-        }
-        Ok(())
+        self.cut(fork, kept, out)
     }
 
     /// Removes all forks of a relation, as far as there are any.
@@ -121,32 +140,41 @@ impl Rels {
 
     /// Removes one fork.
     pub(super) fn forget(&mut self, fork: RelFork, out: &mut Out<'_>) {
-        self.sizes.insert(fork, None);
+        self.extents.insert(fork, None);
         out.tombstone(Key::rel_size(fork));
     }
 
-    /// All forks of a database in a tablespace with their sizes, ascending.
+    /// All forks of a database in tablespaces, ascending. What is known is gone through once, however many they are.
     pub(super) fn of_database(
         &mut self,
-        spc: u32,
+        spcs: &FxHashSet<u32>,
         db: u32,
         out: &Out<'_>,
-    ) -> Result<Vec<(RelFork, BlockNumber)>, LookError> {
-        for (key, value) in out.look.scan(of_database(Kind::RelSize, spc, db))? {
-            let rel = RelFileLocator { spc, db, rel: key.rel };
-            if let Some(fork) = Fork::new(key.fork) {
-                self.sizes.entry(RelFork { rel, fork }).or_insert_with(|| number(&value));
+    ) -> Result<Vec<(RelFork, Extent)>, LookError> {
+        for spc in spcs {
+            for (key, value) in out.look.scan(of_database(Kind::RelSize, *spc, db))? {
+                let Some(fork) = Fork::new(key.fork) else { continue };
+                let fork = RelFork { rel: RelFileLocator { spc: *spc, db, rel: key.rel }, fork };
+                let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;
+                self.extents.entry(fork).or_insert(Some(extent));
             }
         }
-        let here = self.sizes.iter().filter(|(fork, _)| (fork.rel.spc, fork.rel.db) == (spc, db));
-        let mut found: Vec<_> = here.filter_map(|(fork, size)| Some((*fork, (*size)?))).collect();
-        found.sort_unstable();
+        let here = self.extents.iter().filter(|(fork, _)| fork.rel.db == db && spcs.contains(&fork.rel.spc));
+        let mut found: Vec<_> = here.filter_map(|(fork, extent)| Some((*fork, extent.clone()?))).collect();
+        found.sort_unstable_by_key(|(fork, _)| *fork);
         Ok(found)
     }
 
-    /// Sets the size of a fork that is copied as a whole.
-    pub(super) fn copied(&mut self, fork: RelFork, size: BlockNumber, out: &mut Out<'_>) {
-        self.set(fork, size, out);
+    /// A fork that is copied as a whole.
+    pub(super) fn copied(&mut self, fork: RelFork, extent: Extent, out: &mut Out<'_>) {
+        self.set(fork, extent, out);
+    }
+
+    /// Forgets what the store has as well, when that is much. Everything that was written is in the store.
+    pub(super) fn stored(&mut self) {
+        if self.extents.len() > KNOWN_MAX {
+            self.extents = FxHashMap::default();
+        }
     }
 }
 

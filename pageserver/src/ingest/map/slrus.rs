@@ -1,28 +1,31 @@
 //! SLRU pages: what the ends of transactions and multixacts write, and which segments there are.
 //!
-//! Owner of the segments' sizes. A page at the end of its segment or beyond begins as zeros, as a hole in a file reads.
-//! Removing a segment does not touch its pages: who makes it again begins with zeros.
+//! Owner of the segments' sizes. A page at the end of its segment or beyond begins as zeros, as a hole in a file reads;
+//! for those before it nothing is stored. Removing a segment does not touch its pages: who makes it again begins with
+//! zeros.
 //!
 //! Source: PostgreSQL 14-18, `slru.c`, `clog.c`, `commit_ts.c`, `multixact.c` in `src/backend/access/transam`.
+
+use std::collections::hash_map::Entry;
 
 use pgformat::effect::Member;
 use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{SEGMENT_PAGES, Slru, XidStatus, next_multi, previous_multi};
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 
-use super::look::{LookError, number, of_space};
+use super::look::{LookError, of_space};
 use super::out::Out;
+use crate::extent::{Extent, Reach};
 use crate::key::{Key, Kind};
 
 /// Pages of segments, as far as they were asked for or changed; `None` is a segment that does not exist.
 #[derive(Default, Debug)]
 pub(super) struct Slrus {
-    segments: FxHashMap<(Slru, u32), Option<u32>>,
+    segments: FxHashMap<(Slru, u32), Option<Extent>>,
 }
 
-/// A transaction and its subtransactions.
-pub(super) type Xids = SmallVec<[u32; 8]>;
+/// No gap is filled: a list of transactions names a page with four bytes.
+const FILL_PAGES: u32 = 0;
 
 fn page_key(slru: Slru, page: u32) -> Key {
     Key::numbered(Kind::SlruPage, slru as u32, page)
@@ -33,33 +36,30 @@ fn segment_key(slru: Slru, segment: u32) -> Key {
 }
 
 impl Slrus {
-    fn segment(&mut self, slru: Slru, segment: u32, out: &Out<'_>) -> Result<Option<u32>, LookError> {
-        if let Some(pages) = self.segments.get(&(slru, segment)) {
-            return Ok(*pages);
+    fn segment(&mut self, slru: Slru, segment: u32, out: &Out<'_>) -> Result<&mut Option<Extent>, LookError> {
+        match self.segments.entry((slru, segment)) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => {
+                let key = segment_key(slru, segment);
+                let stored = out.look.blob(key)?.map(|bytes| Extent::decode(&bytes)).transpose();
+                Ok(unknown.insert(stored.map_err(|_| LookError::Damaged(key))?))
+            }
         }
-        let pages = out.look.blob(segment_key(slru, segment))?.and_then(|b| number(&b));
-        self.segments.insert((slru, segment), pages);
-        Ok(pages)
     }
 
     /// Whether a page exists.
     fn has(&mut self, slru: Slru, page: u32, out: &Out<'_>) -> Result<bool, LookError> {
-        let pages = self.segment(slru, page / SEGMENT_PAGES, out)?;
-        Ok(pages.is_some_and(|pages| page % SEGMENT_PAGES < pages))
+        let segment = self.segment(slru, page / SEGMENT_PAGES, out)?;
+        Ok(segment.as_ref().is_some_and(|extent| page % SEGMENT_PAGES < extent.blocks))
     }
 
     /// Makes sure that a page exists, those before it in its segment too; whether it is new.
     fn reach(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<bool, LookError> {
         let (segment, index) = (page / SEGMENT_PAGES, page % SEGMENT_PAGES);
-        let pages = self.segment(slru, segment, out)?.unwrap_or(0);
-        if index < pages {
-            return Ok(false);
-        }
-        for gap in pages..index {
-            out.zeros(page_key(slru, segment * SEGMENT_PAGES + gap));
-        }
-        self.segments.insert((slru, segment), Some(index + 1));
-        out.blob(segment_key(slru, segment), &(index + 1).to_le_bytes());
+        let extent = self.segment(slru, segment, out)?.get_or_insert_default();
+        let Reach::Grown(fill) = extent.reach(index, out.lsn, FILL_PAGES) else { return Ok(false) };
+        out.blob(segment_key(slru, segment), &extent.encode());
+        fill.for_each(|gap| out.zeros(page_key(slru, segment * SEGMENT_PAGES + gap)));
         Ok(true)
     }
 
@@ -84,23 +84,23 @@ impl Slrus {
         Ok(())
     }
 
-    /// What became of transactions.
-    pub(super) fn set_status(&mut self, xids: Xids, status: XidStatus, out: &mut Out<'_>) -> Result<(), LookError> {
-        by_page(Slru::Xact, xids, |page, xids| {
+    /// What became of transactions, which ascend.
+    pub(super) fn set_status(&mut self, xids: &[u32], status: XidStatus, out: &mut Out<'_>) -> Result<(), LookError> {
+        by_page(Slru::Xact, xids).try_for_each(|(page, xids)| {
             let change = SlruChange::clog(page, status, xids.iter().copied());
             self.change(Slru::Xact, page, &change, out)
         })
     }
 
-    /// When transactions committed, in microseconds since 2000, and where.
+    /// When transactions, which ascend, committed, in microseconds since 2000, and where.
     pub(super) fn set_commit_ts(
         &mut self,
-        xids: Xids,
+        xids: &[u32],
         time: i64,
         origin: u16,
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
-        by_page(Slru::CommitTs, xids, |page, xids| {
+        by_page(Slru::CommitTs, xids).try_for_each(|(page, xids)| {
             let change = SlruChange::commit_ts(page, time, origin, xids.iter().copied());
             self.change(Slru::CommitTs, page, &change, out)
         })
@@ -141,12 +141,15 @@ impl Slrus {
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
         const SLRU: Slru = Slru::MultixactMembers;
-        let mut rest: SmallVec<[(u32, u32, u8); 8]> =
-            (0_u32..).zip(members).map(|(i, m)| (offset.wrapping_add(i), m.xid, m.status)).collect();
-        while let Some((first, ..)) = rest.first() {
+        let mut members = (0_u32..).zip(members).map(|(i, m)| (offset.wrapping_add(i), m.xid, m.status)).peekable();
+        let mut here = Vec::new();
+        while let Some((first, ..)) = members.peek() {
             let page = SLRU.page_of(*first);
-            let here = rest.iter().take_while(|(at, ..)| SLRU.page_of(*at) == page).count();
-            let change = SlruChange::members(page, rest.drain(..here));
+            here.clear();
+            while let Some(member) = members.next_if(|(at, ..)| SLRU.page_of(*at) == page) {
+                here.push(member);
+            }
+            let change = SlruChange::members(page, here.iter().copied());
             self.change(SLRU, page, &change, out)?;
         }
         Ok(())
@@ -155,7 +158,8 @@ impl Slrus {
     /// Removes the segments of an SLRU that `is_gone` picks.
     fn remove(&mut self, slru: Slru, is_gone: impl Fn(u32) -> bool, out: &mut Out<'_>) -> Result<(), LookError> {
         for (key, value) in out.look.scan(of_space(Kind::SlruSegment, slru as u32))? {
-            self.segments.entry((slru, key.blk)).or_insert_with(|| number(&value));
+            let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;
+            self.segments.entry((slru, key.blk)).or_insert(Some(extent));
         }
         let mut gone: Vec<u32> = self
             .segments
@@ -200,17 +204,8 @@ impl Slrus {
     }
 }
 
-/// Hands out transactions page by page, because one page gets one change.
-fn by_page(
-    slru: Slru,
-    mut xids: Xids,
-    mut on: impl FnMut(u32, &[u32]) -> Result<(), LookError>,
-) -> Result<(), LookError> {
-    while let Some(first) = xids.first() {
-        let page = slru.page_of(*first);
-        let (here, others): (Xids, Xids) = xids.iter().copied().partition(|xid| slru.page_of(*xid) == page);
-        on(page, &here)?;
-        xids = others;
-    }
-    Ok(())
+/// Transactions that ascend, page by page, because one page gets one change.
+fn by_page(slru: Slru, xids: &[u32]) -> impl Iterator<Item = (u32, &[u32])> {
+    let pages = xids.chunk_by(move |a, b| slru.page_of(*a) == slru.page_of(*b));
+    pages.filter_map(move |here| Some((slru.page_of(*here.first()?), here)))
 }

@@ -80,7 +80,7 @@ fn floor_in(key: Lsn, chunk: &[u8], lsn: Lsn, seg: SegSize) -> Result<Place, Sho
     let before = take.u64()?;
     let mut floor = Place { start: (before != 0).then_some(Lsn::new(before)), end: key };
     while take.left() > 0 {
-        let end = floor.end.add(leb::take(&mut take)?.saturating_mul(8).min(u64::MAX / 4));
+        let end = floor.end.checked_add(leb::take(&mut take)?.saturating_mul(8)).ok_or(Short)?;
         if end > lsn {
             break;
         }

@@ -10,6 +10,7 @@ use pgformat::checkpoint::CheckPoint;
 use pgformat::control::{ControlFile, DbState};
 use pgformat::effect::Parameters;
 use pgformat::page::Page;
+use pgformat::slru::SEGMENT_PAGES;
 use pgformat::wal::Record;
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 
@@ -17,7 +18,8 @@ use super::control::ControlState;
 use super::look::{At, Look, LookError};
 use super::starts::Place;
 use super::{MapError, Mapper, Progress};
-use crate::key::Key;
+use crate::extent::Extent;
+use crate::key::{Key, Kind};
 use crate::store::{Batch, LayerMap, Snapshot};
 
 /// Behind every position.
@@ -51,8 +53,16 @@ impl Rig {
         self.at(lsn, |at| at.blob(key)).expect("the store is in memory").map(|b| b.to_vec())
     }
 
+    /// A page as readers get it.
     fn page(&self, key: Key, lsn: Lsn) -> Result<Option<Box<Page>>, LookError> {
-        self.at(lsn, |at| at.page(key))
+        let (file, page) = match key.tag() {
+            Some(tag) => (Key::rel_size(tag.fork), tag.blk),
+            None => (Key::numbered(Kind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
+        };
+        let extent = self.blob(file, lsn).map(|b| Extent::decode(&b).expect("a size"));
+        let since = extent.filter(|e| page < e.blocks).and_then(|extent| extent.since(page));
+        let found = self.at(lsn, |at| at.page(key, since))?;
+        Ok(found.or_else(|| since.map(|_| Page::zeroed())))
     }
 
     /// What stands in the batch goes into the store.

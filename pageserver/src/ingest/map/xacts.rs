@@ -13,7 +13,6 @@ use super::Mapper;
 use super::ends::{EndKind, XactEntry};
 use super::look::LookError;
 use super::out::Out;
-use super::slrus::Xids;
 use crate::key::{Key, Kind};
 
 /// No transaction (`InvalidTransactionId`).
@@ -71,16 +70,18 @@ impl Mapper {
         start: Lsn,
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
-        let xids: Xids = std::iter::once(end.xid).filter(|x| *x != NO_XID).chain(end.subxids.iter()).collect();
-        xids.iter().for_each(|xid| self.saw_xid(*xid, out.lsn));
+        let mut xids: Vec<u32> = std::iter::once(end.xid).filter(|x| *x != NO_XID).chain(end.subxids.iter()).collect();
+        self.saw_xids(xids.iter().copied(), out.lsn);
+        let newest = xids.last().copied().unwrap_or(end.xid);
+        xids.sort_unstable();
         let status = if committed { XidStatus::Committed } else { XidStatus::Aborted };
         if committed && self.control.file.parameters.track_commit_timestamp && end.xid != NO_XID {
-            let newest = xids.last().copied().unwrap_or(end.xid);
-            self.slrus.set_commit_ts(xids.clone(), end.commit_timestamp(), end.origin, out)?;
+            self.slrus.set_commit_ts(&xids, end.commit_timestamp(), end.origin, out)?;
             self.control.stamped(newest);
             self.counters_changed = true;
         }
-        self.slrus.set_status(xids, status, out)?;
+        self.slrus.set_status(&xids, status, out)?;
+        drop(xids);
         for rel in end.dropped.iter() {
             self.rels.drop(rel, out)?;
         }
@@ -110,8 +111,7 @@ impl Mapper {
         (start, record): (Lsn, Lsn),
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
-        self.saw_xid(head.xid, out.lsn);
-        head.subxids.iter().for_each(|xid| self.saw_xid(xid, out.lsn));
+        self.saw_xids(std::iter::once(head.xid).chain(head.subxids.iter()), out.lsn);
         let key = two_phase_key(full_xid(head.xid, self.control.live.next_xid));
         out.blob(key, &[&record.get().to_le_bytes(), state].concat());
         if let Some(origin) = origin {

@@ -13,6 +13,7 @@ mod tests;
 use std::sync::atomic::Ordering;
 
 use pgformat::page::Page;
+use pgformat::slru::SEGMENT_PAGES;
 use pgformat::{Lsn, PgMajor};
 
 use super::files::{self, File, FileError, Parts, Place};
@@ -23,6 +24,7 @@ use super::redo::materialise_into;
 use super::timeline::{Store, WriteError, lock};
 use super::value::encode_page;
 use super::{History, LayerWriter, Snapshot, StoreError, Version};
+use crate::extent::Extent;
 use crate::key::{Key, Kind};
 use plan::{Rules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
@@ -133,7 +135,8 @@ impl<'a> Run<'a> {
     fn new(store: &'a Store, manifest: &Manifest, others: &'a [File], job: &Job) -> Run<'a> {
         let points = points(manifest);
         let version = PgMajor::from_version_num(manifest.origin.pg_version_num);
-        let around = Around { snapshot: store.snapshot(), others, version, page: Page::zeroed(), images: 0 };
+        let extents = Extents { points: points.clone(), last: None };
+        let around = Around { snapshot: store.snapshot(), others, version, extents, page: Page::zeroed(), images: 0 };
         let (horizon, place) = (manifest.horizon, Place::new_run(job.level));
         Run { store, points, horizon, place, around, writer: None, outputs: Vec::new() }
     }
@@ -147,7 +150,7 @@ impl<'a> Run<'a> {
         let mut out = Vec::new();
         for next in merge(iters) {
             let (key, version) = next?;
-            if self.store.stop_compaction.load(Ordering::Relaxed) {
+            if self.store.stop_compaction.load(Ordering::Relaxed) || self.store.is_stopping() {
                 return Err(FileError::Stopped);
             }
             if retain.as_ref().is_none_or(|(k, _)| *k != key) {
@@ -208,11 +211,42 @@ fn points(manifest: &Manifest) -> Vec<Lsn> {
     points
 }
 
+/// Since when versions of pages count.
+struct Extents {
+    points: Vec<Lsn>,
+    /// The file that was asked for last, since many pages of one follow each other.
+    last: Option<(Key, Lsn, Extent)>,
+}
+
+impl Extents {
+    /// Since when the versions of a page count for a reader of the version at `lsn`. A size at or below the horizon may
+    /// be gone already, but not the one that the next point sees: a page that is read there from this version has
+    /// begun before it.
+    fn since(&mut self, key: Key, lsn: Lsn, snapshot: &Snapshot) -> Result<Option<Lsn>, StoreError> {
+        let (file, page) = match key.tag() {
+            Some(tag) => (Key::rel_size(tag.fork), tag.blk),
+            None => (Key::numbered(Kind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
+        };
+        let at = self.points.iter().copied().find(|point| *point >= lsn).unwrap_or(lsn);
+        match &self.last {
+            Some((last, of, _)) if (*last, *of) == (file, at) => {}
+            _ => {
+                let stored = snapshot.blob(file, at)?;
+                // A size that makes no sense is an error for readers.
+                let extent = stored.and_then(|bytes| Extent::decode(&bytes).ok()).unwrap_or_default();
+                self.last = Some((file, at, extent));
+            }
+        }
+        Ok(self.last.as_ref().and_then(|(_, _, extent)| extent.since(page)))
+    }
+}
+
 /// What is around the layers that are merged.
 struct Around<'a> {
     snapshot: Snapshot,
     others: &'a [File],
     version: Option<PgMajor>,
+    extents: Extents,
     page: Box<Page>,
     images: u64,
 }
@@ -223,11 +257,14 @@ impl Surroundings for Around<'_> {
         if !matches!(history.key.kind, Kind::Block | Kind::SlruPage) {
             return None;
         }
+        let since = self.extents.since(history.key, history.lsn, &self.snapshot).ok()?;
         // The key's versions of layers that are not merged can lie between those that are.
         let base = history.versions.first().filter(|v| v.kind.is_base()).map(|v| v.lsn);
+        let base = base.filter(|base| since.is_none_or(|since| *base >= since));
         let whole = base.is_some_and(|base| !self.others.iter().any(|f| f.may_have(history.key, base, history.lsn)));
         // A page that cannot be rebuilt is an error for its readers, not for compaction: nothing of it is dropped.
-        let history = if whole { history } else { self.snapshot.history(history.key, history.lsn).ok()? };
+        let history =
+            if whole { history } else { self.snapshot.history_since(history.key, history.lsn, since).ok()? };
         materialise_into(&history, version, &mut self.page).ok()?;
         let mut value = Vec::new();
         encode_page(&self.page, &mut value);

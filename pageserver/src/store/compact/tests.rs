@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use pgformat::redo::slru::SlruChange;
+use pgformat::slru::{Slru, XidStatus};
 
 use super::super::blobs::memory::MemoryBlobs;
 use super::super::blobs::{BlobError, BlobErrorKind, Blobs, Created, Entry};
@@ -12,6 +14,11 @@ use super::super::manifest::Lease;
 use super::super::timeline::Store;
 use super::super::workload::{Workload, empty, feed, shared, small};
 use super::*;
+use crate::extent::Reach;
+use crate::read::store::Stored;
+use crate::read::{Io, View};
+use crate::store::value::ValueKind;
+use crate::store::{Batch, Position};
 
 /// Storage that fails at random: before the work, after it, or, for a creation, much later.
 #[derive(Debug, Default)]
@@ -242,4 +249,65 @@ fn readers_keep_what_they_read() {
     drop(old);
     store.collect().expect("deletes");
     assert_eq!(files(), live);
+}
+
+/// Goal: a merge makes no image that builds on what a page was before its file was cut and grew again over a gap, with
+/// and without a horizon. Method: SLRU pages with long chains of changes in every life of their segment, lives that
+/// begin behind gaps; every read at every position before and after all merges, and with horizons.
+#[test]
+fn an_image_does_not_build_on_an_earlier_life() {
+    let (shared, _) = shared(small());
+    let store = Store::create(shared, Arc::new(MemoryBlobs::default()), empty()).expect("creates");
+    let segment = Key::numbered(Kind::SlruSegment, 0, 0);
+    let mut rng = fastrand::Rng::with_seed(77);
+    let (mut end, mut ends) = (0x1000, Vec::new());
+    let mut extent: Option<Extent> = None;
+    for n in 0..600_u32 {
+        end += 64;
+        let lsn = Lsn::new(end);
+        let mut batch = Batch::default();
+        if n % 90 == 89 {
+            extent = None;
+            batch.put(segment, lsn, ValueKind::Tombstone, |_| ());
+        } else {
+            let page = rng.u32(..6);
+            let file = extent.get_or_insert_default();
+            let grown = file.reach(page, lsn, 0) != Reach::Inside;
+            let kind = if grown { ValueKind::Init } else { ValueKind::Change };
+            if grown {
+                batch.put(segment, lsn, ValueKind::Blob, |out| out.extend(file.encode()));
+            }
+            let xids = [page * 32_768 + rng.u32(..32_768)].into_iter();
+            let change = SlruChange::clog(page, XidStatus::Committed, xids);
+            batch.put(Key::numbered(Kind::SlruPage, 0, page), lsn, kind, |out| change.change().encode(out));
+        }
+        store.append(&mut batch).expect("takes it");
+        store.publish(Position { end: lsn, start: Some(Lsn::new(end - 64)) });
+        ends.push(lsn);
+        if n % 40 == 39 {
+            store.flush().expect("writes");
+        }
+    }
+    let read = |lsn: Lsn| {
+        let versions = Stored::new(store.snapshot(), PgMajor::ALL[1], store.pages());
+        let view = View { versions: &versions, lsn, latest: lsn, io: Io::Files };
+        view.slru_segment(Slru::Xact, 0).ok()
+    };
+    let before: Vec<_> = ends.iter().map(|lsn| read(*lsn)).collect();
+    let lives = before.iter().flatten().map(|pages| pages.iter().map(|b| b.count_ones()).sum::<u32>());
+    assert!(lives.max().is_some_and(|bits| bits < 100), "the bits of one life at most");
+    let mut images = 0;
+    for horizon in [None, Some(200), Some(333), Some(599)] {
+        if let Some(n) = horizon {
+            store.set_horizon(ends[n]).expect("writes");
+        }
+        while let Some(done) = store.compact_one().expect("works") {
+            images += done.images;
+        }
+        for (lsn, before) in ends.iter().zip(&before).skip(horizon.unwrap_or(0)) {
+            assert!(read(*lsn) == *before, "horizon {horizon:?}, at {lsn}");
+        }
+    }
+    assert!(images > 20, "{images} images");
+    assert!(store.manifest().has_steps, "an older program must refuse it");
 }

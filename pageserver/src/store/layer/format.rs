@@ -22,7 +22,7 @@ pub(super) const FOOTER_BYTES: usize = 116;
 /// Largest block before compression, so that a wrong number does not ask for all memory.
 pub(super) const BLOCK_BYTES_MAX: u32 = 1 << 30;
 /// Largest value: a block of it alone stays below [`BLOCK_BYTES_MAX`].
-pub(super) const VALUE_BYTES_MAX: usize = 1 << 29;
+pub(crate) const VALUE_BYTES_MAX: usize = 1 << 29;
 
 const MAGIC: &[u8; 8] = b"WFLAYER\0";
 const END_MAGIC: &[u8; 8] = b"WFLAYEND";

@@ -43,6 +43,9 @@ pub(crate) struct Manifest {
     pub(crate) protected: bool,
     /// Number of the last choice of a safekeeper that was published.
     pub(crate) choice_seq: u64,
+    /// A size in a layer says that pages need not be stored: in the file a required feature.
+    #[serde(skip)]
+    pub(crate) has_steps: bool,
     /// Unknown fields.
     #[serde(flatten)]
     pub(crate) rest: Rest,
@@ -196,6 +199,7 @@ impl Manifest {
             leases: Vec::new(),
             protected: false,
             choice_seq: 0,
+            has_steps: false,
             rest: Rest::new(),
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `WFMANIF\0` |
 //! | 8 | 4 | version: 1 |
-//! | 12 | 4 | required features, one bit each: a reader that lacks one refuses the file. None exists |
+//! | 12 | 4 | required features, one bit each: a reader that lacks one refuses the file |
 //! | 16 | 8 | number, as in the name |
 //! | 24 | 8 | length n of the document |
 //! | 32 | n | the document, JSON in UTF-8 |
@@ -16,8 +16,10 @@ use super::document::Manifest;
 
 const MAGIC: &[u8; 8] = b"WFMANIF\0";
 const VERSION: u32 = 1;
+/// Required feature: a size in a layer may have steps ([`crate::extent`]).
+const FEATURE_STEPS: u32 = 1;
 /// Feature bits that this program knows.
-const FEATURES: u32 = 0;
+const FEATURES: u32 = FEATURE_STEPS;
 const HEAD_LEN: usize = 32;
 const CRC_LEN: usize = 4;
 
@@ -46,7 +48,7 @@ pub(crate) fn encode(manifest: &Manifest, number: u64) -> Bytes {
     let mut out = Vec::with_capacity(HEAD_LEN + json.len() + CRC_LEN);
     out.put_slice(MAGIC);
     out.put_u32_le(VERSION);
-    out.put_u32_le(FEATURES);
+    out.put_u32_le(if manifest.has_steps { FEATURE_STEPS } else { 0 });
     out.put_u64_le(number);
     out.put_u64_le(json.len() as u64);
     out.put_slice(&json);
@@ -85,5 +87,7 @@ pub(crate) fn decode(bytes: &[u8], number: u64) -> Result<Manifest, FileError> {
     if long(24) != json.len() as u64 {
         return Err(damaged(24, "wrong length"));
     }
-    serde_json::from_slice(json).map_err(|e| damaged(HEAD_LEN + e.column().saturating_sub(1), &e.to_string()))
+    let manifest: Result<Manifest, _> = serde_json::from_slice(json);
+    let manifest = manifest.map_err(|e| damaged(HEAD_LEN + e.column().saturating_sub(1), &e.to_string()))?;
+    Ok(Manifest { has_steps: word(12) & FEATURE_STEPS != 0, ..manifest })
 }

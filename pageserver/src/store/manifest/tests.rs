@@ -103,7 +103,7 @@ fn every_flipped_bit_is_noticed() {
         file::decode(&bytes, 0x1234)
     };
     assert_eq!(changed(8, 2), Err(FileError::Version(2)));
-    assert_eq!(changed(12, 0x5), Err(FileError::Features(0x5)));
+    assert_eq!(changed(12, 0x5), Err(FileError::Features(0x4)));
     assert!(matches!(changed(24, 1), Err(FileError::Damaged { offset: 24, .. })));
 }
 

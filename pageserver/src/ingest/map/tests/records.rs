@@ -8,6 +8,7 @@ use pgformat::slru::Slru;
 use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder};
 
 use super::*;
+use crate::extent::Extent;
 use crate::ingest::map::StopReason;
 use crate::ingest::map::control::ControlState;
 use crate::ingest::map::ends::{EndKind, XactChunk, ends_between};
@@ -109,7 +110,7 @@ impl Script {
     }
 
     fn size(&self, fork: RelFork, lsn: Lsn) -> Option<u32> {
-        self.rig.blob(Key::rel_size(fork), lsn).map(|b| u32::from_le_bytes(b[..].try_into().expect("four bytes")))
+        self.rig.blob(Key::rel_size(fork), lsn).map(|b| Extent::decode(&b).expect("a size").blocks)
     }
 
     /// Versions of a key: LSN and kind.
@@ -132,7 +133,7 @@ impl Script {
     fn segments(&self, slru: Slru) -> Vec<(u32, u32)> {
         let found = self.rig.at(TIP, |at| at.scan(Key::all_of(Kind::SlruSegment))).expect("in memory");
         let of = found.into_iter().filter(|(key, _)| key.spc == slru as u32);
-        of.map(|(key, n)| (key.blk, u32::from_le_bytes(n[..].try_into().expect("four bytes")))).collect()
+        of.map(|(key, n)| (key.blk, Extent::decode(&n).expect("a size").blocks)).collect()
     }
 }
 
@@ -167,6 +168,57 @@ fn what_was_cut_off_does_not_come_back() {
     assert_eq!(s.block(MAIN, 3).last(), Some(&(again, ValueKind::Init)));
     let failed = s.rig.page(Key::block(BlockTag { fork: MAIN, blk: 3 }), TIP);
     assert!(matches!(failed, Err(LookError::Redo(RedoFailure { cause: RedoError::NewPage, .. }))), "{failed:?}");
+}
+
+/// Goal: however far away the block is that a record names, the record costs what its length costs; the blocks before
+/// it are zeros, also where the fork was longer once and had other pages there; and what was readable before stays so.
+#[test]
+fn a_far_block_costs_nothing_and_shows_nothing_old() {
+    let per_page = vm::HEAP_BLOCKS_PER_PAGE;
+    let mut s = Script::new(V15);
+    let visible = |s: &mut Script, blk: u32| {
+        s.blocks(rmid::HEAP2, 0x40, &[(0, Fork::Vm, 0, blk / per_page), (1, Fork::Main, 0, blk)], &[0, 0, 0, 0, 3])
+    };
+    let old = visible(&mut s, per_page + 5);
+    let far = 4_000_000_000;
+    let reached = s.blocks(rmid::HEAP, 0x80, &[(0, Fork::Main, INIT, far)], &heap(0, 0));
+    visible(&mut s, far);
+    assert!(s.rig.batch.len() < 40, "{} versions", s.rig.batch.len());
+    let cut = s.record(rmid::SMGR, 0x20, 0, &words(&[0, REL.spc, REL.db, REL.rel, 7]));
+    s.rig.publish();
+    let again = visible(&mut s, far);
+    let two = visible(&mut s, per_page + 9);
+    assert!(s.rig.batch.len() < 20, "{} versions", s.rig.batch.len());
+    s.rig.publish();
+    assert_eq!([reached, cut, again].map(|lsn| s.size(MAIN, lsn)), [Some(far + 1), Some(0), Some(far + 1)]);
+    let map = |lsn| s.rig.page(Key::block(BlockTag { fork: VM, blk: 1 }), lsn).expect("redone").expect("a page");
+    let bits = |lsn| [map(lsn).0[25], map(lsn).0[26]];
+    assert_eq!([bits(old), bits(again), bits(two)], [[0b1100, 0], [0, 0], [0, 0b1100]]);
+    let heap = |blk, lsn| s.rig.page(Key::block(BlockTag { fork: MAIN, blk }), lsn).expect("zeros").expect("a page");
+    assert!([0, 70_000, far - 1].iter().all(|blk| heap(*blk, again).is_zero()));
+}
+
+/// Goal: time grows with a list of transactions as its length does. Method: 60,000 that lie on 60,000 pages; one pass
+/// over the list for each page would take minutes.
+#[test]
+fn a_list_of_transactions_is_gone_through_once() {
+    let mut s = Script::new(V15);
+    s.record(rmid::XLOG, 0x60, 0, &parameters(1));
+    let subxids: Vec<u32> = (1..60_000_u32).rev().map(|n| n * 65_536 + 4).collect();
+    let began = std::time::Instant::now();
+    let main = end(1000, &subxids, &[]);
+    s.builder.record_with_body(rmid::XACT, 0x80, 700, &[&[254][..], &words(&[main.len() as u32]), &main].concat());
+    s.take().expect("the record is understood");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    let memory = s.rig.batch.memory();
+    assert!(memory < 60 * main.len(), "{memory} bytes for a record of {}", main.len());
+    s.rig.publish();
+    // Entry 4 of a page is byte 1's first.
+    assert!((0..3).all(|n| s.slru(Slru::Xact, n * 2 + 2).0[1] == 0b01));
+    assert!(s.slru(Slru::Xact, 3).is_zero() && s.slru(Slru::Xact, 119_998).0[1] == 0b01);
+    assert_eq!(s.rig.mapper.control().live.newest_commit_ts_xid, 65_540, "the last of the list");
+    let ends = s.rig.at(TIP, |at| ends_between(at, s.start, TIP)).expect("in memory");
+    assert_eq!(ends.first().map(|end| end.subxids.to_vec()), Some(subxids), "in the order of the record");
 }
 
 #[test]
@@ -397,12 +449,45 @@ fn a_database_is_copied_in_pieces() {
     let lost = s.rig.page(Key::block(BlockTag { fork, blk: blocks - 1 }), TIP);
     assert!(matches!(lost, Err(LookError::Redo(_))), "the source's page cannot be rebuilt either");
     assert!(s.rig.page(Key::block(BlockTag { fork, blk: 5 }), TIP).expect("zeros").expect("a page").is_zero());
+    let versions: usize = [0, 5, blocks - 2, blocks - 1].map(|blk| s.block(fork, blk).len()).iter().sum();
+    assert_eq!(versions, 1, "of blocks that nothing is stored of nothing is copied");
     assert_eq!(s.rig.blob(Key::of_database(Kind::RelMap, 1700, 9), copied).map(|m| m.len()), Some(512));
     assert_eq!(s.rig.blob(Key::of_database(Kind::Database, 1700, 9), copied), Some(vec![1]));
     let dropped = s.record(rmid::DBASE, 0x10, 0, &words(&[9, 1, 1700]));
     s.rig.publish();
     assert_eq!((s.size(fork, dropped), s.size(MAIN, dropped)), (None, Some(blocks)));
     assert_eq!(s.rig.blob(Key::of_database(Kind::Database, 1700, 9), dropped), None);
+}
+
+/// Goal: a copy takes pieces, shows nothing of what was at its target, and copies what lies behind gaps. Method: a
+/// source with a stored part of more than a piece, a gap, and a stored block; the target's number had other pages.
+#[test]
+fn a_copy_with_gaps_is_the_source() {
+    let mut s = Script::new(V14);
+    let map = |rel: [u32; 3], blk: u32, s: &mut Script| {
+        let mut body = vec![0, Fork::Vm as u8, 0, 0];
+        body.extend(words(&[rel[0], rel[1], rel[2], blk]));
+        body.extend([1, Fork::Main as u8, 0, 0]);
+        body.extend(words(&[rel[0], rel[1], rel[2], blk * vm::HEAP_BLOCKS_PER_PAGE]));
+        body.extend([255, 5, 0, 0, 0, 0, 3]);
+        s.builder.record_with_body(rmid::HEAP2, 0x40, 0, &body);
+        s.take().expect("the record is understood");
+    };
+    let (source, target) = ([1663, 5, 16384], [1700, 9, 16384]);
+    // What the target had before: it must not show.
+    (0..3).for_each(|blk| map(target, blk, &mut s));
+    map(source, 0, &mut s);
+    map(source, 100_000, &mut s);
+    (200..500).for_each(|blk| map(source, blk, &mut s));
+    let copied = s.record(rmid::DBASE, 0x00, 0, &words(&[9, 1700, 5, 1663]));
+    s.rig.publish();
+    let fork = RelFork { rel: RelFileLocator { spc: 1700, db: 9, rel: 16384 }, fork: Fork::Vm };
+    assert_eq!(s.size(fork, copied), Some(100_001));
+    let page = |fork, blk| s.rig.page(Key::block(BlockTag { fork, blk }), copied).expect("redone").expect("a page");
+    for blk in [0, 1, 2, 3, 199, 200, 300, 499, 500, 99_999, 100_000] {
+        assert!(page(fork, blk) == page(VM, blk), "block {blk}");
+    }
+    assert!(!page(fork, 300).is_zero() && page(fork, 1).is_zero());
 }
 
 #[test]
