@@ -19,6 +19,7 @@
 //! | [`compare`] | whether a page that redo made is the page that PostgreSQL has |
 //! | [`read`] | fields of little-endian structs |
 
+pub mod catalog;
 pub mod checkpoint;
 pub mod compare;
 pub mod control;

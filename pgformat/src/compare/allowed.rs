@@ -5,7 +5,7 @@
 
 use crate::Lsn;
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
-use crate::rel::{BlockTag, Fork};
+use crate::rel::{BlockNumber, BlockTag, Fork};
 
 use super::mask::{Against, Kind};
 
@@ -33,7 +33,7 @@ pub struct Allowed {
 }
 
 /// The list.
-pub const ALLOWED: [Allowed; 7] = [
+pub const ALLOWED: [Allowed; 8] = [
     Allowed {
         name: "GiST flag F_TUPLES_DELETED",
         why: "minors differ in when redo sets it; nothing reads it",
@@ -59,17 +59,45 @@ pub const ALLOWED: [Allowed; 7] = [
         why: "until 15 a map is extended with pages that have a header and nothing else; ours reads as zeros",
         settle: map_extended,
     },
-    Allowed {
-        name: "page LSN of an init fork",
-        why: "B-tree and SP-GiST write the page to the file before they log it",
-        settle: init_fork_lsn,
-    },
+    Allowed { name: INIT_FORK_LSN, why: "B-tree and SP-GiST write the page before they log it", settle: init_fork_lsn },
     Allowed {
         name: "page LSN of a sorted GiST build",
         why: "the build writes its pages with LSN 1 and logs them afterwards",
         settle: gist_build_lsn,
     },
+    Allowed {
+        name: SPGIST_UNUSED,
+        why: "a page that is taken and not used is initialised without a record; nothing is on it, here and there",
+        settle: spgist_unused,
+    },
 ];
+
+/// An init fork's page whose LSN in the file is 0.
+pub const INIT_FORK_LSN: &str = "page LSN of an init fork";
+/// See [`is_unused_spgist`].
+pub const SPGIST_UNUSED: &str = "SP-GiST page that was initialised and not used";
+
+/// Whether a page of an init fork, of a kind that is not known, differs in no more than that its file has no LSN:
+/// access methods of extensions (bloom up to 15) do as B-tree does, and write the page before they log it.
+pub fn is_init_before_log(ours: &Page, theirs: &Page, fork: Fork) -> bool {
+    // Between LSN and flags there is the checksum.
+    fork == Fork::Init && theirs.lsn() == Lsn::new(0) && !theirs.is_new() && ours.0[10..] == theirs.0[10..]
+}
+
+/// Whether a page of a file is as SP-GiST initialises it (`SpGistInitPage`), without items and without an LSN: its
+/// index has taken it and not used it, and no record says so.
+pub fn is_unused_spgist(page: &Page, blk: BlockNumber) -> bool {
+    /// Metapage, root, and the root of nulls are never taken.
+    const LAST_FIXED_BLK: BlockNumber = 2;
+    const LEAF_OR_NULLS: u16 = 0x04 | 0x08;
+    const PAGE_ID: u16 = 0xFF82;
+    let mut unused = Page::zeroed();
+    unused.init(8);
+    let special = unused.special();
+    let Ok(flags) = page.u16_at(special) else { return false };
+    let written = unused.put_u16(special, flags & LEAF_OR_NULLS).and(unused.put_u16(PAGE_SIZE - 2, PAGE_ID));
+    blk > LAST_FIXED_BLK && written.is_ok() && page.0[..8] == unused.0[..8] && page.0[10..] == unused.0[10..]
+}
 
 /// What is left of a comparison.
 pub struct Verdict {
@@ -183,6 +211,19 @@ fn gist_build_lsn(ours: &mut Page, theirs: &mut Page, case: &Case) {
     }
 }
 
+fn spgist_unused(ours: &mut Page, theirs: &mut Page, case: &Case) {
+    const DELETED: u16 = 0x02;
+    const PAGE_ID: u16 = 0xFF82;
+    let is_file = case.kind == Kind::SpGist && case.against == Against::File && case.tag.fork.fork == Fork::Main;
+    let special = PAGE_SIZE - 8;
+    let is_spgist = ours.special() == special && ours.u16_at(PAGE_SIZE - 2) == Ok(PAGE_ID);
+    let is_deleted = ours.u16_at(special).is_ok_and(|flags| flags & DELETED != 0);
+    let holds_nothing = ours.is_zero() || is_spgist && (ours.is_empty() || is_deleted);
+    if is_file && holds_nothing && is_unused_spgist(theirs, case.tag.blk) {
+        take(ours, theirs, 0, PAGE_SIZE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::rel::{RelFileLocator, RelFork};
@@ -267,6 +308,67 @@ mod tests {
         let build = |p: &mut Page| p.set_lsn(Lsn::new(1));
         assert_eq!(excused(&page(16), &gist, build, 24), Some(ALLOWED[6].name));
         assert_eq!(excused(&page(16), &gist, |p| p.set_lsn(Lsn::new(2)), 24), None);
+    }
+
+    /// Goal: a page that SP-GiST took without a record is excused where nothing is on ours, and nowhere else.
+    #[test]
+    fn an_unused_spgist_page_is_excused_only_where_nothing_is_lost() {
+        let fresh = |flags: u16| {
+            let mut page = Page::default();
+            page.init(8);
+            page.put_u16(8184, flags).and(page.put_u16(8190, 0xFF82)).expect("inside");
+            page
+        };
+        let at = |blk, fork, against| {
+            let case = case(Kind::SpGist, fork, against);
+            Case { tag: BlockTag { blk, ..case.tag }, ..case }
+        };
+        let main = at(7, Fork::Main, Against::File);
+        let same = |ours: &Page, theirs: &Page, case: &Case| {
+            let verdict = judge(&mut ours.clone(), &mut theirs.clone(), case);
+            verdict.left.is_empty() && verdict.used == [7]
+        };
+        let mut empty = fresh(4);
+        empty.set_lsn(Lsn::new(0x1000));
+        let mut deleted = fresh(2);
+        deleted.add_item(b"a placeholder").expect("space");
+        let mut used = empty.clone();
+        used.add_item(b"a tuple").expect("space");
+        for theirs in [fresh(0), fresh(4), fresh(8), fresh(12)] {
+            assert!([&empty, &deleted, &Page::default()].iter().all(|ours| same(ours, &theirs, &main)));
+            assert!(!same(&used, &theirs, &main), "something is on ours");
+            assert!(!same(&page(8), &theirs, &main), "ours is of another kind");
+            assert!(!same(&empty, &theirs, &at(2, Fork::Main, Against::File)), "the root of nulls");
+            assert!(!same(&empty, &theirs, &at(7, Fork::Init, Against::File)));
+            assert!(!same(&empty, &theirs, &at(7, Fork::Main, Against::Image)));
+            for byte in [4, 12, 16, 100, 8186, 8188] {
+                let mut other = theirs.clone();
+                other.0[byte] ^= 1;
+                assert!(!same(&empty, &other, &main), "byte {byte} of the file");
+            }
+        }
+        let mut logged = fresh(4);
+        logged.set_lsn(Lsn::new(0x2000));
+        assert!(!same(&Page::default(), &logged, &main), "a record has made it");
+        assert!(!same(&empty, &fresh(2), &main), "a deleted page is not a new one");
+    }
+
+    /// Goal: of an init fork of any kind the LSN may be missing in the file, and no more.
+    #[test]
+    fn a_page_of_an_init_fork_may_lack_its_lsn() {
+        let ours = page(8);
+        let mut theirs = ours.clone();
+        theirs.set_lsn(Lsn::new(0));
+        theirs.set_checksum(77);
+        assert!(is_init_before_log(&ours, &theirs, Fork::Init));
+        assert!(!is_init_before_log(&ours, &theirs, Fork::Main));
+        for byte in [10, 12, 100, 8191] {
+            let mut other = theirs.clone();
+            other.0[byte] ^= 1;
+            assert!(!is_init_before_log(&ours, &other, Fork::Init), "byte {byte}");
+        }
+        theirs.set_lsn(Lsn::new(1));
+        assert!(!is_init_before_log(&ours, &theirs, Fork::Init), "another LSN");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 pub mod allowed;
 pub mod mask;
 
-pub use allowed::{ALLOWED, Allowed, Case, Verdict};
+pub use allowed::{ALLOWED, Allowed, Case, INIT_FORK_LSN, SPGIST_UNUSED, Verdict};
+pub use allowed::{is_init_before_log, is_unused_spgist};
 pub use mask::{Against, Kind};
 
 use crate::page::{Page, PageError};
