@@ -355,6 +355,9 @@ pub struct ShimSafekeeperStatus {
     pub state: String,
     /// Acknowledged.
     pub flush_lsn: Lsn,
+    /// Why no WAL flows to it, while none does and a reason is known.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// Error body of every HTTP interface: what, and what to do next.

@@ -4,32 +4,26 @@
 //! code.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::id::Term;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{self, Attached};
+use crate::patience::Patience;
 use crate::shared::{Identity, Phase};
 use crate::stop::Stop;
 use crate::upstream::{SlotState, Upstream};
 use crate::{Context, proof, survey};
 
-/// First pause between two attempts.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest one: a primary or a quorum that comes back is attached within this time.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// A session that lasted so long was a success: the next pause is the first one again.
-const LASTED: Duration = Duration::from_secs(10);
-
 /// Tries until it is cancelled or refused; returns the exit code.
 pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
     let mut highest = Term::ZERO;
-    let mut pause = PAUSE_MIN;
+    let mut patience = Patience::new();
     loop {
         let began = Instant::now();
         ctx.metrics.attaches.inc();
+        let elections = ctx.metrics.elections.get();
         let stop = attempt(ctx, &mut highest, cancel).await;
         if let Some(code) = stop.exit_code() {
             if matches!(stop, Stop::Shutdown) {
@@ -45,14 +39,16 @@ pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
             tracing::debug!(reason = text, "still not attached");
         }
         ctx.shared.stopped(text, false);
-        if began.elapsed() > LASTED {
-            pause = PAUSE_MIN;
+        let won = ctx.metrics.elections.get() - elections;
+        let next = patience.after(&stop, began, won, Instant::now());
+        if let Some(say) = next.say {
+            tracing::error!("{say}");
+            ctx.shared.stopped(say, false);
         }
         tokio::select! {
             () = cancel.cancelled() => return proto::runtime::exit::OK,
-            () = sleep(pause.mul_f64(0.5 + fastrand::f64())) => {}
+            () = sleep(next.pause.mul_f64(0.5 + fastrand::f64())) => {}
         }
-        pause = pause.mul_f64(1.5).min(PAUSE_MAX);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, AppendRequest, ProposerMessage, ProtoVersion};
-use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError};
+use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -82,7 +82,55 @@ pub(crate) enum Happened {
     /// WAL up to here was given to the socket.
     Written(Lsn),
     /// The session failed, or never came about.
-    Disconnected(String),
+    Disconnected(Failure),
+}
+
+/// Why a session failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Failure {
+    /// In words.
+    pub(crate) reason: String,
+    /// What the driver makes of it.
+    pub(crate) kind: FailureKind,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FailureKind {
+    /// It is away, or refuses for a reason that may pass: dial again.
+    Away,
+    /// It knows a newer epoch of the primary.
+    Fenced,
+    /// It found that what it holds, or was sent, is damaged (XX001). `donor`: whose WAL it was sent in this session,
+    /// as an index of the address list.
+    Damaged {
+        /// See there.
+        donor: Option<usize>,
+    },
+    /// The session was well; the safekeeper that was to supply its missing WAL failed.
+    Donor(usize),
+}
+
+impl Failure {
+    pub(crate) fn away(reason: impl Into<String>) -> Failure {
+        Failure { reason: reason.into(), kind: FailureKind::Away }
+    }
+
+    fn refused(error: &SqlError, donor: Option<usize>) -> Failure {
+        let kind = match error.code.as_str() {
+            sqlstate::STALE_PRIMARY_EPOCH => FailureKind::Fenced,
+            sqlstate::DATA_CORRUPTED => FailureKind::Damaged { donor },
+            _ => FailureKind::Away,
+        };
+        Failure { reason: error.to_string(), kind }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(e: NetError) -> Failure {
+        let refused = e.server_error().map(|error| Failure::refused(error, None).kind);
+        Failure { reason: e.to_string(), kind: refused.unwrap_or(FailureKind::Away) }
+    }
 }
 
 /// Starts the task of one address; it ends with the handle.
@@ -129,6 +177,8 @@ struct Open {
     /// End of the last append in the writer's queue.
     unwritten: Option<Lsn>,
     donor: Option<Box<Donor>>,
+    /// Whose WAL was sent last in this session, of those that were asked for it.
+    donor_used: Option<usize>,
     fetching: Option<(AppendRequest, Fetching)>,
 }
 
@@ -145,7 +195,7 @@ enum Ended {
     /// The driver closed it, or is gone itself.
     Closed,
     /// Something failed.
-    Failed(String),
+    Failed(Failure),
 }
 
 impl Task {
@@ -160,7 +210,7 @@ impl Task {
                 self.tell(Happened::Connected).await?;
                 self.run(&mut open).await?
             }
-            Err(e) => Ended::Failed(e.to_string()),
+            Err(e) => Ended::Failed(e.into()),
         };
         match ended {
             Ended::Closed => Some(()),
@@ -181,8 +231,8 @@ impl Task {
                     self.take(open, command);
                     Ok(())
                 }
-                Picked::Received(Ok(event)) => self.received(event).await?,
-                Picked::Received(Err(e)) | Picked::Flushed(Err(e)) => Err(e.to_string()),
+                Picked::Received(Ok(event)) => self.received(open.donor_used, event).await?,
+                Picked::Received(Err(e)) | Picked::Flushed(Err(e)) => Err(e.into()),
                 Picked::Flushed(Ok(())) => {
                     if let Some(end) = open.unwritten.take() {
                         self.tell(Happened::Written(end)).await?;
@@ -193,10 +243,10 @@ impl Task {
                     open.fetched(donor, parts);
                     Ok(())
                 }
-                Picked::Fetched(_, Err(e)) => Err(format!("its missing WAL could not be fetched: {e}")),
+                Picked::Fetched(_, Err(e)) => Err(open.not_fetched(&e)),
             };
-            if let Err(reason) = outcome {
-                return Some(Ended::Failed(reason));
+            if let Err(failure) = outcome {
+                return Some(Ended::Failed(failure));
             }
         }
     }
@@ -231,6 +281,7 @@ impl Task {
             Command::FromDonor { head, donor } => {
                 let held = open.donor.take();
                 let future = fetch(Arc::clone(&self.config), held, donor, head.clone());
+                open.donor_used = Some(donor);
                 open.fetching = Some((head, Box::pin(future)));
             }
             // The driver closes a session before it dials again.
@@ -238,21 +289,26 @@ impl Task {
         }
     }
 
-    async fn received(&mut self, event: CopyEvent) -> Option<Result<(), String>> {
+    async fn received(&mut self, donor: Option<usize>, event: CopyEvent) -> Option<Result<(), Failure>> {
         let reason = match event {
             CopyEvent::Data(data) => match AcceptorMessage::decode(ProtoVersion::V3, data) {
                 Ok(message) => return self.tell(Happened::Message(message)).await.map(Ok),
                 Err(e) => e.to_string(),
             },
-            CopyEvent::Error(error) => error.to_string(),
+            CopyEvent::Error(error) => return Some(Err(Failure::refused(&error, donor))),
             CopyEvent::Fail(text) => text,
             CopyEvent::Done | CopyEvent::Closed => "closed by the safekeeper".to_owned(),
         };
-        Some(Err(reason))
+        Some(Err(Failure::away(reason)))
     }
 }
 
 impl Open {
+    fn not_fetched(&self, e: &ReadError) -> Failure {
+        let kind = self.donor_used.map_or(FailureKind::Away, FailureKind::Donor);
+        Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
+    }
+
     /// The WAL of the append that waited has come.
     fn fetched(&mut self, donor: Option<Box<Donor>>, parts: Vec<Bytes>) {
         self.donor = donor;
@@ -275,7 +331,7 @@ async fn open(config: &Config, peer: PeerId) -> Result<Open, NetError> {
     let address = config.safekeepers.get(peer.0).expect("the driver numbers the addresses of the list");
     let connection = ClientConnection::dial(&safekeeper::options(config, address)).await?;
     let (reader, writer) = connection.copy_both(&safekeeper::push_command(config)).await?;
-    Ok(Open { reader, writer, unwritten: None, donor: None, fetching: None })
+    Ok(Open { reader, writer, unwritten: None, donor: None, donor_used: None, fetching: None })
 }
 
 /// Drops what was meant for a session that has not come about, until the driver gives it up.

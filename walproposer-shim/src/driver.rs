@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
-use crate::downstream::{self, Command, EVENTS, Event, Happened};
+use crate::downstream::{self, Command, EVENTS, Event, Failure, FailureKind, Happened};
 use crate::proof::{self, Chosen, LinkCheck, Proved};
 use crate::report::Report;
 use crate::ring::Ring;
@@ -194,8 +194,12 @@ impl Driver {
         })
     }
 
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn step(&mut self, input: Input) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
         self.core.step(now, input, &mut self.effects);
     }
 
@@ -280,12 +284,18 @@ impl Driver {
             Happened::Connected => Input::Connected { peer },
             Happened::Message(message) => Input::Message { peer, message },
             Happened::Written(end) => Input::Written { peer, end },
-            Happened::Disconnected(reason) => {
-                self.note_problem(peer, reason);
-                Input::Disconnected { peer }
-            }
+            Happened::Disconnected(failure) => self.on_failure(peer, failure),
         };
         self.step(input);
+    }
+
+    fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
+        let Failure { reason, kind } = failure;
+        self.note_problem(peer, reason.clone());
+        match kind {
+            FailureKind::Fenced => Input::Fenced { peer, said: reason },
+            FailureKind::Away | FailureKind::Damaged { .. } | FailureKind::Donor(_) => Input::Disconnected { peer },
+        }
     }
 
     fn note_problem(&mut self, peer: PeerId, reason: String) {
@@ -464,7 +474,8 @@ impl Driver {
             away.over();
         }
         let rows = peers.iter().zip(&self.peers).map(|(p, known)| (p, known.problem.as_deref()));
-        self.ctx.shared.progress(self.core.commit_lsn(), received, rows);
+        let quorum = self.core.has_quorum(self.now());
+        self.ctx.shared.progress(self.core.commit_lsn(), quorum, received, rows);
     }
 }
 

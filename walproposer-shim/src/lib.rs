@@ -10,7 +10,8 @@
 //! | `config` | settings, checked | |
 //! | [`names`] | names that a timeline has inside PostgreSQL | yes |
 //! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
-//! | `attach` | attempts with back-off | no |
+//! | `attach` | attempts, one after the other | no |
+//! | `patience` | the pause between them, and what is said about duels and endless elections | yes |
 //! | `survey` | what the safekeepers say before a vote | `judge` yes |
 //! | `proof` | the attach proof | `plan` yes |
 //! | `upstream` | the one replication connection to PostgreSQL | no |
@@ -32,6 +33,7 @@ mod guard;
 mod http;
 mod metrics;
 pub mod names;
+mod patience;
 mod pin;
 mod proof;
 mod report;
@@ -150,6 +152,10 @@ pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
     pages.abort();
     ctx.broker.close(FAREWELL).await;
     broker_stop.cancel();
+    if code != exit::OK {
+        let reason = ctx.shared.snapshot().last_stop.unwrap_or_default();
+        tracing::error!(exit_code = code, reason, "walproposer-shim ends");
+    }
     code
 }
 

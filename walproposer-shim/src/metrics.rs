@@ -51,7 +51,10 @@ impl Metrics {
         let gauges = Gauges {
             protected: gauge("protected", "1 while synchronous commits are known to wait for the quorum"),
             streaming: gauge("streaming", "1 while WAL flows from PostgreSQL"),
-            state: gauge("state", "0 detached, 1 validating, 2 campaign, 3 elected, 4 streaming, 5 refused"),
+            state: gauge(
+                "state",
+                "0 detached, 1 validating, 2 campaign, 3 elected, 4 streaming, 5 refused, 6 no quorum",
+            ),
             term: gauge("term", "Term won last"),
             commit_lsn: gauge("commit_lsn", "Durable on a quorum, byte position"),
             received_lsn: gauge("received_lsn", "Received from PostgreSQL in this session, byte position"),

@@ -26,15 +26,24 @@ pub(crate) enum Phase {
     Campaign,
     /// Won; the rest of the proof runs.
     Elected,
-    /// WAL flows.
+    /// WAL flows, and a quorum follows.
     Streaming,
+    /// WAL came from PostgreSQL, but no quorum follows: commits wait.
+    NoQuorum,
     /// Over: this primary must not extend this log.
     Refused,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 6] =
-        [Phase::Detached, Phase::Validating, Phase::Campaign, Phase::Elected, Phase::Streaming, Phase::Refused];
+    pub(crate) const ALL: [Phase; 7] = [
+        Phase::Detached,
+        Phase::Validating,
+        Phase::Campaign,
+        Phase::Elected,
+        Phase::Streaming,
+        Phase::Refused,
+        Phase::NoQuorum,
+    ];
 
     /// Word for status pages.
     pub(crate) const fn name(self) -> &'static str {
@@ -44,6 +53,7 @@ impl Phase {
             Phase::Campaign => "campaign",
             Phase::Elected => "elected",
             Phase::Streaming => "streaming",
+            Phase::NoQuorum => "no_quorum",
             Phase::Refused => "refused",
         }
     }
@@ -109,6 +119,7 @@ impl Shared {
             address: safekeeper::shown(address),
             state: "offline".to_owned(),
             flush_lsn: shown(None),
+            problem: None,
         };
         let state = State {
             phase: Phase::Detached,
@@ -164,10 +175,11 @@ impl Shared {
     }
 
     /// Positions of the running session. `received`: end of the WAL received, bytes in the ring, reported flush and
-    /// apply.
+    /// apply; `quorum`: whether one follows.
     pub(crate) fn progress<'a>(
         &self,
         commit: Option<Lsn>,
+        quorum: bool,
         received: Option<(Lsn, usize, Option<Lsn>, Option<Lsn>)>,
         peers: impl Iterator<Item = (&'a PeerStatus, Option<&'a str>)>,
     ) {
@@ -176,8 +188,9 @@ impl Shared {
         if let Some((end, bytes, flush, apply)) = received {
             (state.received, state.ring_bytes) = (Some(end), bytes);
             (state.reported, state.reported_apply) = (flush, apply);
-            if state.phase != Phase::Streaming {
-                state.phase = Phase::Streaming;
+            let phase = if quorum { Phase::Streaming } else { Phase::NoQuorum };
+            if state.phase != phase {
+                state.phase = phase;
                 state.last_stop = None;
                 self.changed.notify_one();
             }
@@ -192,6 +205,7 @@ impl Shared {
                 word.clone_into(&mut row.state);
             }
             row.id = peer.node.unwrap_or(row.id);
+            row.problem = problem.filter(|_| !peer.streaming).map(str::to_owned);
             row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
         }
     }
@@ -272,10 +286,22 @@ impl Shared {
 }
 
 impl State {
+    fn no_quorum(&self) -> String {
+        let row = |p: &ShimSafekeeperStatus| match &p.problem {
+            Some(problem) => format!("{}: {problem}", p.address),
+            None => format!("{}: {}", p.address, p.state),
+        };
+        let away: Vec<String> = self.peers.iter().filter(|p| p.state != "active").map(row).collect();
+        let silent = if away.is_empty() { "they do not answer".to_owned() } else { away.join("; ") };
+        format!("no quorum of safekeepers follows, commits wait ({silent})")
+    }
+
     /// Why synchronous commits are not known to wait for the quorum.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if self.phase != Phase::Streaming {
+        if self.phase == Phase::NoQuorum {
+            out.push(self.no_quorum());
+        } else if self.phase != Phase::Streaming {
             let why = self.last_stop.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
             out.push(format!("not streaming, the shim is {}{why}", self.phase.name()));
         }
@@ -298,7 +324,11 @@ mod tests {
         shared.stopped("the primary is away".to_owned(), false);
         assert!(shared.readiness().reasons[0].contains("away"));
         let at = Some(Lsn::new(9));
-        shared.progress(at, Some((Lsn::new(10), 1, at, at)), std::iter::empty());
+        shared.progress(at, false, Some((Lsn::new(10), 1, at, at)), std::iter::empty());
+        let status = shared.status(&config);
+        assert!(!status.protected && status.state == "no_quorum", "WAL flows, and nobody acknowledges it");
+        assert!(status.reasons[0].contains("no quorum"), "{:?}", status.reasons);
+        shared.progress(at, true, Some((Lsn::new(10), 1, at, at)), std::iter::empty());
         let status = shared.status(&config);
         assert!(status.protected && status.reasons.is_empty());
         assert_eq!((status.state.as_str(), status.reported_lsn), ("streaming", Lsn::new(9)));
@@ -317,7 +347,7 @@ mod tests {
         let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
         assert_eq!((record.term, record.protected), (None, false));
         shared.set_verdict(Verdict::default());
-        shared.progress(None, Some((Lsn::new(10), 1, None, None)), std::iter::empty());
+        shared.progress(None, true, Some((Lsn::new(10), 1, None, None)), std::iter::empty());
         assert!(shared.record(&config, "x").is_some_and(|r| r.protected));
         shared.session_over();
         let record = shared.record(&config, "x").expect("the primary is still known");

@@ -16,6 +16,8 @@ use crate::core::Fatal;
 pub(crate) enum Stop {
     /// Somebody is away or busy; begin again after a pause.
     Retry(String),
+    /// The primary takes no connections yet: it is down or starting. Looked at again very soon.
+    PrimaryAway(String),
     /// A higher term exists; begin again after a pause, with a term above it.
     Deposed(Term),
     /// Beginning again would not help.
@@ -30,7 +32,7 @@ impl Stop {
     /// Exit code, when this ends the shim.
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {
-            Stop::Retry(_) | Stop::Deposed(_) => None,
+            Stop::Retry(_) | Stop::PrimaryAway(_) | Stop::Deposed(_) => None,
             Stop::Refused(refusal) => Some(refusal.exit_code()),
             Stop::Fatal(fatal) => fatal.exit_code(),
             Stop::Shutdown => Some(exit::OK),
@@ -41,10 +43,13 @@ impl Stop {
 impl std::fmt::Display for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Stop::Retry(why) => f.write_str(why),
+            Stop::Retry(why) | Stop::PrimaryAway(why) => f.write_str(why),
             Stop::Deposed(term) => write!(f, "deposed: a safekeeper knows term {term}"),
             Stop::Refused(refusal) => write!(f, "{refusal}. What to do: {}", refusal.advice()),
-            Stop::Fatal(fatal) => write!(f, "{fatal}"),
+            Stop::Fatal(fatal) => match fatal.advice() {
+                Some(advice) => write!(f, "{fatal}. What to do: {advice}"),
+                None => write!(f, "{fatal}"),
+            },
             Stop::Shutdown => f.write_str("asked to stop"),
         }
     }
@@ -159,9 +164,18 @@ mod tests {
     #[test]
     fn only_refusals_end_the_shim() {
         assert_eq!(Stop::Retry(String::new()).exit_code(), None);
+        assert_eq!(Stop::PrimaryAway(String::new()).exit_code(), None);
         assert_eq!(Stop::Deposed(Term(3)).exit_code(), None);
         assert_eq!(Stop::Refused(Refusal::Standby).exit_code(), Some(6));
         assert_eq!(Stop::Refused(Refusal::Corrupt(String::new())).exit_code(), Some(5));
+        let said = "primary_epoch 1 is older than 2".to_owned();
+        let fenced = Stop::Fatal(Fatal::Fenced { refused: 2, said });
+        assert_eq!(fenced.exit_code(), Some(6));
+        let text = fenced.to_string();
+        assert!(
+            text.contains("2 safekeepers") && text.contains("older than 2") && text.contains("What to do"),
+            "{text}"
+        );
         assert_eq!(Stop::Fatal(Fatal::TooFew { given: 1, members: 3 }).exit_code(), Some(6));
     }
 

@@ -51,7 +51,7 @@ pub(crate) struct Stream {
 impl Upstream {
     /// Dials and asks who is there. Refuses a server that cannot be a primary of any timeline.
     pub(crate) async fn connect(config: &Config) -> Result<Upstream, Stop> {
-        let mut connection = ClientConnection::dial(&config.replication).await?;
+        let mut connection = ClientConnection::dial(&config.replication).await.map_err(away)?;
         let row = one_row(ask(&mut connection, SETTINGS).await?)?;
         let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
         if text(0) == "t" {
@@ -157,6 +157,16 @@ pub(crate) enum SlotState {
     Missing,
     /// WAL that it needs was removed.
     Lost,
+}
+
+/// A server that is down or starting comes back by itself, and clients wait for it: no growing pause then.
+fn away(e: NetError) -> Stop {
+    let starting = e.server_error().is_some_and(|e| e.code == sqlstate::CANNOT_CONNECT_NOW);
+    match e {
+        NetError::Io { .. } => Stop::PrimaryAway(e.to_string()),
+        e if starting => Stop::PrimaryAway(e.to_string()),
+        e => e.into(),
+    }
 }
 
 fn check_settings(config: &Config, fsync: &str, full_page_writes: &str, wal_level: &str) -> Result<(), Refusal> {

@@ -295,10 +295,9 @@ impl Refusal {
             | Refusal::WrongTimeline { .. }
             | Refusal::WrongSystem { .. }
             | Refusal::WrongVersion { .. }
-            | Refusal::WrongSegSize { .. }
-            | Refusal::BelowCommit { .. } => NextAction::Fenced,
+            | Refusal::WrongSegSize { .. } => NextAction::Fenced,
             Refusal::OutOfOrder(_) | Refusal::Malformed { .. } | Refusal::BadWal(_) => NextAction::Broken,
-            Refusal::HistoryFull(_) | Refusal::Stopped(_) => NextAction::Damaged,
+            Refusal::BelowCommit { .. } | Refusal::HistoryFull(_) | Refusal::Stopped(_) => NextAction::Damaged,
         }
     }
 }

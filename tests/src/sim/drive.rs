@@ -4,7 +4,7 @@ use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::Term;
 use safekeeper::core::{NextAction, Positions};
-use walproposer_shim::core::{Effect, Input, PeerId, Phase, Proposer};
+use walproposer_shim::core::{Effect, Fatal, Input, PeerId, Phase, Proposer};
 
 use super::bug::Bug;
 use super::net::ConnKey;
@@ -96,10 +96,9 @@ impl World {
         let peer_id = PeerId(peer);
         match event {
             Event::BrokenAtShim(_, Some(NextAction::Fenced)) => {
-                // Another primary was designated: the real shim exits with code 6, and its operator starts it anew.
-                self.count("fenced by its epoch");
-                self.end_attempt(shim, Some(50_000));
-                Ok(())
+                self.count("refused for its epoch");
+                let said = "another primary was designated".to_owned();
+                self.shim_step(shim, Input::Fenced { peer: peer_id, said })
             }
             Event::Refused(_) | Event::BrokenAtShim(..) | Event::DialTimeout(_) => {
                 self.shim_step(shim, Input::Disconnected { peer: peer_id })
@@ -264,6 +263,11 @@ impl World {
                 self.shims[shim].min_term = known.max(term);
                 let pause = if self.healed { 5_000 } else { 60_000 };
                 self.end_attempt(shim, Some(pause));
+            }
+            Effect::Fatal(Fatal::Fenced { .. }) => {
+                // The real shim exits with code 6, and its operator starts it anew, with the present epoch.
+                self.count("fenced by its epoch");
+                self.end_attempt(shim, Some(50_000));
             }
             Effect::Fatal(reason) => return Violation::of("fatal", format!("shim {shim}: {reason}")),
         }

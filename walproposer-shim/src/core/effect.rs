@@ -29,6 +29,13 @@ pub enum Input {
         /// Where.
         peer: PeerId,
     },
+    /// It refused the session because it knows a newer epoch of the primary (WF003); the session is gone.
+    Fenced {
+        /// Where.
+        peer: PeerId,
+        /// What it said.
+        said: String,
+    },
     /// Everything up to and including the append that ends at `end` was given to the socket: makes room in the window.
     Written {
         /// Where.
@@ -159,6 +166,15 @@ pub enum CloseReason {
 /// Refusals that end the shim.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fatal {
+    /// So many members know a newer epoch of the primary that no quorum is left: another primary was designated.
+    #[error("another primary was designated: without the {} that refused this one no quorum is left ({said})",
+        if *.refused == 1 { "safekeeper".to_owned() } else { format!("{refused} safekeepers") })]
+    Fenced {
+        /// How many refused.
+        refused: usize,
+        /// What the last of them said.
+        said: String,
+    },
     /// The address list names a node that is not a member.
     #[error("safekeeper {node} at address {} is not a member of the timeline: correct --safekeepers", .peer.0 + 1)]
     UnknownNode {
@@ -222,9 +238,22 @@ impl Fatal {
     /// learns it and starts over.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
-            Fatal::UnknownNode { .. } | Fatal::DuplicateNode { .. } | Fatal::TooFew { .. } => Some(6),
+            Fatal::Fenced { .. } | Fatal::UnknownNode { .. } | Fatal::DuplicateNode { .. } | Fatal::TooFew { .. } => {
+                Some(6)
+            }
             Fatal::NoCommonPoint { .. } | Fatal::ImpossibleLog { .. } => Some(5),
             Fatal::GenerationMismatch { .. } => None,
+        }
+    }
+
+    /// What to do next, for those that have an answer of their own.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Fatal::Fenced { .. } => Some(
+                "leave this primary stopped; if it is the right one after all, start the shim with the newer \
+                 --primary-epoch, or a higher one",
+            ),
+            _ => None,
         }
     }
 }

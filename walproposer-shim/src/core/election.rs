@@ -37,6 +37,7 @@ impl Proposer {
         }
         if let Some(known) = self.peers.get_mut(peer.0) {
             known.node = Some(node);
+            known.fenced = false;
             known.term = greeting.term;
             known.session = Session::Greeted;
         }

@@ -78,6 +78,9 @@ impl ProposerConfig {
     pub const WINDOW: u64 = 1 << 20;
 }
 
+/// A member that was not heard of for so many heartbeats does not follow.
+const QUORUM_HEARTBEATS: u64 = 3;
+
 /// Where a proposer stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -175,6 +178,7 @@ impl Proposer {
             Input::Connected { peer } => self.on_connected(now, peer, effects),
             Input::Message { peer, message } => self.on_message(now, peer, message, effects),
             Input::Disconnected { peer } => self.on_disconnected(now, peer),
+            Input::Fenced { peer, said } => self.on_fenced(now, peer, said, effects),
             Input::Written { peer, end } => self.on_written(now, peer, end, effects),
             Input::Campaign => self.on_campaign(now, effects),
             Input::SendElected => self.on_send_elected(now, effects),
@@ -226,6 +230,13 @@ impl Proposer {
     /// Committed in this term, if anything.
     pub fn commit_lsn(&self) -> Option<Lsn> {
         self.commit_lsn
+    }
+
+    /// Whether a quorum follows: elected, announced, and heard of since the last heartbeats were due. Without one
+    /// commits hang, whatever else is well.
+    pub fn has_quorum(&self, now: u64) -> bool {
+        let limit = self.config.heartbeat_ms.saturating_mul(QUORUM_HEARTBEATS);
+        self.is_quorum(|p| p.stream().is_some() && p.last_heard.saturating_add(limit) > now)
     }
 
     /// Whether every acceptor with a session was told the commit position, and has answered since.

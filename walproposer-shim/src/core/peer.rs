@@ -4,7 +4,7 @@ use pgformat::Lsn;
 use proto::consensus::{ProposerGreeting, ProposerMessage, TermHistory};
 use proto::id::{NodeId, Term};
 
-use super::effect::{CloseReason, Effect, PeerId};
+use super::effect::{CloseReason, Effect, Fatal, PeerId};
 use super::{Proposer, ProposerConfig};
 
 /// What is known about the acceptor behind one address.
@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) last_heard: u64,
     /// When it last passed on a pageserver's position that was newer than all before.
     pub(super) feeds_at: Option<u64>,
+    /// It refused us as a primary that was replaced, and has not taken us since.
+    pub(super) fenced: bool,
 }
 
 /// Stage of a session.
@@ -86,6 +88,7 @@ impl Peer {
             persisted_commit: None,
             last_heard: 0,
             feeds_at: None,
+            fenced: false,
         }
     }
 
@@ -145,6 +148,21 @@ impl Proposer {
         let Some(known) = self.peers.get_mut(peer.0) else { return };
         if !matches!(known.session, Session::Offline { .. }) {
             known.session = Session::Offline { retry_at };
+        }
+    }
+
+    /// Over when those that did not refuse cannot form a quorum: nothing would ever be committed again. A single member
+    /// that was reached by another primary does not end a leader that still has its quorum.
+    pub(super) fn on_fenced(&mut self, now: u64, peer: PeerId, said: String, effects: &mut Vec<Effect>) {
+        self.on_disconnected(now, peer);
+        if let Some(known) = self.peers.get_mut(peer.0) {
+            known.fenced = true;
+        }
+        let strangers = self.peers.iter().any(|p| p.node.is_none() && !p.fenced);
+        let possible = |member| self.peer_of(member).map_or(strangers, |p| !p.fenced);
+        if !self.conf.is_quorum(possible) {
+            let refused = self.peers.iter().filter(|p| p.fenced).count();
+            self.fatal(Fatal::Fenced { refused, said }, effects);
         }
     }
 

@@ -10,6 +10,8 @@ use proto::id::{Generation, NodeId, SystemId, TenantId, TenantTimelineId, Term, 
 
 use super::*;
 
+mod refused;
+
 const START: u64 = 3 << 20;
 
 fn lsn(above: u64) -> Lsn {

@@ -128,7 +128,7 @@ fn committed_wal_is_never_cut() {
     rig.vote(conn, 2);
     rig.elect(conn, one, &[(0, start()), (1, start()), (2, one)]);
     let Some(refusal @ Refusal::BelowCommit { .. }) = rig.last_refusal() else { panic!("{:?}", rig.closed) };
-    assert_eq!((refusal.sqlstate(), refusal.action()), ("XX001", NextAction::Fenced));
+    assert_eq!((refusal.sqlstate(), refusal.action()), ("XX001", NextAction::Damaged));
 }
 
 #[test]
