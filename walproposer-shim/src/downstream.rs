@@ -1,5 +1,5 @@
 //! One task per safekeeper address: dials when told to, carries messages both ways, fetches a laggard's WAL from a
-//! donor.
+//! donor, or once more from the primary.
 //!
 //! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing here
 //! decides: what is sent, and when, comes from the core. Reading never waits for writing.
@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::Config;
 use crate::core::PeerId;
 use crate::safekeeper;
+use crate::upstream::{self, Origin};
 use crate::wal_reader::{ReadError, WalReader};
 
 /// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
@@ -52,13 +53,22 @@ pub(crate) enum Command {
         /// Position after them.
         end: Lsn,
     },
-    /// An append whose WAL is fetched from another safekeeper.
-    FromDonor {
+    /// An append whose WAL is fetched.
+    Fetch {
         /// The message, without WAL.
         head: AppendRequest,
-        /// Index of the donor's address.
-        donor: usize,
+        /// From where.
+        source: Source,
     },
+}
+
+/// Where WAL is fetched that is not in memory any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Source {
+    /// The safekeeper at this index of the address list.
+    Donor(usize),
+    /// The primary of the session.
+    Primary(Origin),
 }
 
 /// To the driver.
@@ -156,9 +166,9 @@ pub(crate) fn start(
 
 type Fetching = Pin<Box<dyn Future<Output = (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>)> + Send>>;
 
-/// An open stream from a donor; kept while appends follow each other.
+/// An open stream from a donor or from the primary; kept while appends follow each other.
 struct Donor {
-    index: usize,
+    source: Source,
     wal: WalReader,
 }
 
@@ -278,10 +288,13 @@ impl Task {
                 open.writer.queue_parts(&head, parts);
                 open.unwritten = Some(end);
             }
-            Command::FromDonor { head, donor } => {
+            Command::Fetch { head, source } => {
                 let held = open.donor.take();
-                let future = fetch(Arc::clone(&self.config), held, donor, head.clone());
-                open.donor_used = Some(donor);
+                open.donor_used = match source {
+                    Source::Donor(index) => Some(index),
+                    Source::Primary(_) => None,
+                };
+                let future = fetch(Arc::clone(&self.config), held, source, head.clone());
                 open.fetching = Some((head, Box::pin(future)));
             }
             // The driver closes a session before it dials again.
@@ -343,24 +356,30 @@ async fn until_close(commands: &mut mpsc::Receiver<Command>) {
     }
 }
 
-/// Reads the WAL of one append from a donor, on the stream that is open when it fits.
+/// Reads the WAL of one append from its source, on the stream that is open when it fits.
 async fn fetch(
     config: Arc<Config>,
     held: Option<Box<Donor>>,
-    index: usize,
+    source: Source,
     head: AppendRequest,
 ) -> (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>) {
     let (begin, end) = (head.begin_lsn, head.end_lsn);
-    let fitting = held.filter(|d| d.index == index && d.wal.position() == begin);
+    let fitting = held.filter(|d| d.source == source && d.wal.position() == begin);
     let mut donor = match fitting {
         Some(mut donor) => {
             donor.wal.extend(end);
             donor
         }
         None => {
-            let address = config.safekeepers.get(index).expect("donors are addresses of the list");
-            match safekeeper::read(&config, address, begin, end, Some(head.term)).await {
-                Ok(wal) => Box::new(Donor { index, wal }),
+            let opened = match &source {
+                Source::Donor(index) => {
+                    let address = config.safekeepers.get(*index).expect("donors are addresses of the list");
+                    safekeeper::read(&config, address, begin, end, Some(head.term)).await
+                }
+                Source::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
+            };
+            match opened {
+                Ok(wal) => Box::new(Donor { source, wal }),
                 Err(e) => return (None, Err(e)),
             }
         }

@@ -26,14 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
-use crate::downstream::{self, Command, EVENTS, Event, Failure, FailureKind, Happened};
+use crate::downstream::{self, Command, EVENTS, Event, Failure, FailureKind, Happened, Source};
 use crate::proof::{self, Chosen, LinkCheck, Proved};
 use crate::report::Report;
 use crate::ring::Ring;
 use crate::shared::Phase;
 use crate::stop::{Refusal, Stop};
 use crate::survey::Survey;
-use crate::upstream::{Stream, Upstream};
+use crate::upstream::{Origin, Stream, Upstream};
 use crate::{Context, metrics::Metrics};
 
 /// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
@@ -94,6 +94,8 @@ struct Driver {
     /// For tasks that are started later.
     events_sender: mpsc::Sender<Event>,
     stage: Stage,
+    /// The primary of this session.
+    origin: Origin,
     survey: Survey,
     proved: Proved,
     started: Instant,
@@ -184,6 +186,7 @@ impl Driver {
             peers: (0..ctx.config.safekeepers.len()).map(start).collect(),
             events,
             events_sender: sender,
+            origin: upstream.origin(),
             stage: Stage::Waiting(Box::new(upstream)),
             survey,
             proved,
@@ -351,6 +354,12 @@ impl Driver {
     fn obey(&mut self) -> Result<(), Stop> {
         self.carry_out()?;
         if let Stage::Streaming(s) = &mut self.stage {
+            // Also in the midst of a record, which may be longer than the ring.
+            if s.ring.is_full()
+                && let Some(given) = self.core.given()
+            {
+                s.ring.release(given);
+            }
             let due = s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
             if due {
                 s.report.queue(&mut s.stream.writer, false);
@@ -391,7 +400,7 @@ impl Driver {
             }
             Effect::Committed { commit_lsn } => {
                 if let Stage::Streaming(s) = &mut self.stage {
-                    s.ring.set_committed(commit_lsn);
+                    s.ring.release(commit_lsn);
                 }
             }
             Effect::Feedback { feedback, .. } => self.feedback(&feedback),
@@ -425,15 +434,28 @@ impl Driver {
         let end = head.end_lsn;
         let command = match from_ring {
             Some(parts) => Command::Wal { head: downstream::encode_head(head), parts, end },
-            None => match self.core.donor_for(end) {
-                Some(donor) => {
-                    self.ctx.metrics.donor_bytes.inc_by(end.bytes_since(head.begin_lsn));
-                    Command::FromDonor { head, donor: donor.0 }
-                }
+            None => match self.source_of(&head) {
+                Some(source) => Command::Fetch { head, source },
                 None => return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks")),
             },
         };
         self.command(peer, command);
+    }
+
+    /// Who has WAL that is not in the ring: a safekeeper that holds it durably, else the primary, which keeps what was
+    /// not reported to it.
+    fn source_of(&self, head: &AppendRequest) -> Option<Source> {
+        let len = head.end_lsn.bytes_since(head.begin_lsn);
+        if let Some(donor) = self.core.donor_for(head.end_lsn) {
+            self.ctx.metrics.donor_bytes.inc_by(len);
+            return Some(Source::Donor(donor.0));
+        }
+        let Stage::Streaming(s) = &self.stage else { return None };
+        // What lies before the stream was proved, not sent; and the proof needs no second connection.
+        (s.stream.start <= head.begin_lsn).then(|| {
+            self.ctx.metrics.reread_bytes.inc_by(len);
+            Source::Primary(self.origin)
+        })
     }
 
     fn command(&mut self, peer: PeerId, command: Command) {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgformat::SegSize;
+use pgformat::{Lsn, SegSize};
 use proto::net::ClientConnection;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
@@ -297,9 +297,11 @@ async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Verdict, 
     };
     let same = state.identity.is_some_and(|i| i.system_id.to_string() == found.system_id);
     let mut upkeep = None;
-    if let (true, Some(commit), Some(seg)) = (same, state.commit.filter(|_| !found.in_recovery), found.seg_size) {
+    let before = state.commit_before.unwrap_or(Lsn::new(0));
+    let committed = state.commit.filter(|_| !found.in_recovery).map(|commit| (commit, before));
+    if let (true, Some(committed), Some(seg)) = (same, committed, found.seg_size) {
         // What fails here is one more reason; it does not hide the others.
-        match pin::keep(&connection.client, &config.pin_slot, &found.slots, commit, seg).await {
+        match pin::keep(&connection.client, &config.pin_slot, &found.slots, committed, seg).await {
             Ok(Kept::Unchanged) => {}
             Ok(Kept::Changed) => found = look(&connection.client, config).await?,
             Err(e) if connection.client.is_closed() => return Err(e),

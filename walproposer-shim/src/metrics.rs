@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub(crate) received_bytes: Counter,
     /// WAL fetched from a safekeeper for another one, bytes.
     pub(crate) donor_bytes: Counter,
+    /// WAL read from PostgreSQL once more, because a safekeeper needs it and no other one acknowledged it.
+    pub(crate) reread_bytes: Counter,
     /// Elections won.
     pub(crate) elections: Counter,
     /// Attempts to attach to the primary.
@@ -73,6 +75,7 @@ impl Metrics {
         Metrics {
             received_bytes: counter("received_bytes", "WAL received from PostgreSQL"),
             donor_bytes: counter("donor_bytes", "WAL fetched from a safekeeper for another one"),
+            reread_bytes: counter("reread_bytes", "WAL read from PostgreSQL once more for a safekeeper"),
             elections: counter("elections", "Elections won"),
             attaches: counter("attaches", "Attempts to attach to the primary"),
             disconnects: counter("safekeeper_disconnects", "Sessions with safekeepers that failed"),

@@ -46,10 +46,12 @@ impl Slot {
     }
 }
 
-/// Where the pin slot should stand: far enough below `commit` for the next attach proof, a whole segment if larger.
-pub(crate) fn target(commit: Lsn, seg: SegSize) -> Option<Lsn> {
+/// Where the pin slot should stand: far enough below `commit` for the next attach proof, a whole segment if larger, and
+/// never above `before`, an earlier commit position: the proof compares a whole record, and the last one may be longer.
+pub(crate) fn target(commit: Lsn, before: Lsn, seg: SegSize) -> Option<Lsn> {
     let below = COMPARE_BYTES.max(seg.bytes());
-    commit.get().checked_sub(below).map(Lsn::new).map(|l| l.segment_start(seg)).filter(|l| *l != Lsn::new(0))
+    let target = Lsn::new(commit.get().checked_sub(below)?).min(before);
+    Some(target.segment_start(seg)).filter(|l| *l != Lsn::new(0))
 }
 
 /// What the upkeep of the pin slot did.
@@ -61,12 +63,13 @@ pub(crate) enum Kept {
     Changed,
 }
 
-/// Makes the pin slot when it is missing, makes it anew when it is lost, and moves it up behind the commit position.
+/// Makes the pin slot when it is missing, makes it anew when it is lost, and moves it up behind the commit position;
+/// `before` as for [`target`].
 pub(crate) async fn keep(
     client: &Client,
     name: &str,
     slots: &[Slot],
-    commit: Lsn,
+    (commit, before): (Lsn, Lsn),
     seg: SegSize,
 ) -> Result<Kept, Error> {
     let held = slots.iter().find(|s| s.name == name);
@@ -81,7 +84,7 @@ pub(crate) async fn keep(
         client.simple_query(&format!("SELECT pg_create_physical_replication_slot('{name}', true)")).await?;
         return Ok(Kept::Changed);
     };
-    let target = target(commit, seg).filter(|target| slot.restart_lsn.is_some_and(|at| at < *target));
+    let target = target(commit, before, seg).filter(|target| slot.restart_lsn.is_some_and(|at| at < *target));
     let Some(target) = target else { return Ok(Kept::Unchanged) };
     client.simple_query(&format!("SELECT pg_replication_slot_advance('{name}', '{target}')")).await?;
     tracing::debug!(slot = name, %target, "the pin slot was moved");
@@ -111,13 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn the_pin_stays_16_mib_or_a_segment_below_the_commit_position() {
+    fn the_pin_stays_16_mib_or_a_segment_or_a_record_below_the_commit_position() {
         let mib = |n: u64| Lsn::new(n << 20);
-        assert_eq!(target(mib(100), SegSize::DEFAULT), Some(mib(80)));
+        let near = |commit, seg| target(commit, commit, seg);
+        assert_eq!(near(mib(100), SegSize::DEFAULT), Some(mib(80)));
         let large = SegSize::new(64 << 20).expect("a power of two");
-        assert_eq!(target(mib(200), large), Some(mib(128)));
+        assert_eq!(near(mib(200), large), Some(mib(128)));
         let small = SegSize::new(1 << 20).expect("a power of two");
-        assert_eq!(target(mib(100), small), Some(mib(84)));
-        assert_eq!(target(mib(10), SegSize::DEFAULT), None);
+        assert_eq!(near(mib(100), small), Some(mib(84)));
+        assert_eq!(near(mib(10), SegSize::DEFAULT), None);
+        assert_eq!(target(mib(500), mib(40), SegSize::DEFAULT), Some(mib(32)), "a record of 460 MiB");
     }
 }

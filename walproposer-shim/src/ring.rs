@@ -4,8 +4,10 @@
 //! never bytes.
 //!
 //! Invariants: chunks are contiguous; `bytes <= capacity` after every [`Ring::push`] that [`Ring::has_room`] allowed,
-//! plus at most one chunk; only WAL below the committed position is dropped, so that what no quorum has can always be
-//! sent from here. A safekeeper that needs more than is left is fed from a donor, not from here.
+//! plus at most one chunk; only released WAL is dropped: what is committed, or was given to a quorum's sockets. The
+//! commit position alone would not do, since it moves from record to record, and a record can be longer than any ring.
+//! A safekeeper that needs what is not here any more is fed from a donor, or the primary is asked for it once more: it
+//! keeps what was not reported to it.
 
 use std::collections::VecDeque;
 
@@ -20,7 +22,7 @@ pub(crate) struct Ring {
     end: Lsn,
     bytes: usize,
     capacity: usize,
-    committed: Lsn,
+    released: Lsn,
 }
 
 /// Bytes that do not follow what the ring holds.
@@ -36,7 +38,7 @@ pub(crate) struct Gap {
 impl Ring {
     /// An empty ring for a session that begins at `start`: everything below is proved and committed or a donor has it.
     pub(crate) fn new(start: Lsn, capacity: usize) -> Ring {
-        Ring { chunks: VecDeque::new(), end: start, bytes: 0, capacity, committed: start }
+        Ring { chunks: VecDeque::new(), end: start, bytes: 0, capacity, released: start }
     }
 
     /// First byte held.
@@ -54,9 +56,14 @@ impl Ring {
         self.bytes
     }
 
+    /// Whether it holds all that it may: only then it matters what is released.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= self.capacity
+    }
+
     /// Whether more may be read from the primary: there is room, or something that may be dropped for it.
     pub(crate) fn has_room(&self) -> bool {
-        self.bytes < self.capacity || self.droppable().is_some()
+        !self.is_full() || self.droppable().is_some()
     }
 
     /// Appends WAL of the primary.
@@ -82,15 +89,15 @@ impl Ring {
         Ok(())
     }
 
-    /// Length of the oldest chunk when all of it is committed.
+    /// Length of the oldest chunk when all of it is released.
     fn droppable(&self) -> Option<usize> {
         let (at, wal) = self.chunks.front()?;
-        (at.add(wal.len() as u64) <= self.committed).then_some(wal.len())
+        (at.add(wal.len() as u64) <= self.released).then_some(wal.len())
     }
 
-    /// The quorum has everything up to `commit`.
-    pub(crate) fn set_committed(&mut self, commit: Lsn) {
-        self.committed = self.committed.max(commit);
+    /// Everything up to `end` may be dropped when there is no room.
+    pub(crate) fn release(&mut self, end: Lsn) {
+        self.released = self.released.max(end);
     }
 
     /// The bytes `[begin, end)` as slices of the chunks; `None` when some of them are not here.
@@ -160,28 +167,28 @@ mod tests {
     }
 
     #[test]
-    fn uncommitted_wal_is_never_dropped_and_stops_the_reading() {
+    fn wal_that_is_not_released_is_never_dropped_and_stops_the_reading() {
         let mut ring = ring_with(&[(100, 40), (140, 40), (180, 40)], 100);
-        assert_eq!(ring.start(), Lsn::new(100), "nothing is committed beyond the start");
+        assert_eq!(ring.start(), Lsn::new(100), "nothing is released beyond the start");
         assert!(!ring.has_room());
-        ring.set_committed(Lsn::new(150));
+        ring.release(Lsn::new(150));
         assert!(ring.has_room(), "the first chunk may go");
         let (at, wal) = chunk(220, 10);
         ring.push(at, wal).expect("contiguous");
-        assert_eq!(ring.start(), Lsn::new(140), "the second chunk ends behind the committed position");
+        assert_eq!(ring.start(), Lsn::new(140), "the second chunk ends behind what is released");
         assert_eq!(ring.bytes(), 90);
-        ring.set_committed(Lsn::new(120));
-        assert!(ring.has_room(), "the committed position never falls");
+        ring.release(Lsn::new(120));
+        assert!(ring.has_room(), "what is released never falls");
     }
 
     #[test]
-    fn a_full_ring_of_committed_wal_keeps_its_bound() {
+    fn a_full_ring_of_released_wal_keeps_its_bound() {
         let mut ring = Ring::new(Lsn::new(0), 1000);
         for i in 0..1000u64 {
             assert!(ring.has_room());
             let (at, wal) = chunk(i * 64, 64);
             ring.push(at, wal).expect("contiguous");
-            ring.set_committed(ring.end());
+            ring.release(ring.end());
             assert!(ring.bytes() <= 1000, "{} bytes", ring.bytes());
         }
     }

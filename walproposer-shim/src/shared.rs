@@ -95,6 +95,8 @@ pub(crate) struct State {
     pub(crate) term: Term,
     pub(crate) elected_at: Option<Lsn>,
     pub(crate) commit: Option<Lsn>,
+    /// The position before that: a record boundary, so the last committed record does not begin below it.
+    pub(crate) commit_before: Option<Lsn>,
     pub(crate) received: Option<Lsn>,
     pub(crate) ring_bytes: usize,
     pub(crate) reported: Option<Lsn>,
@@ -128,6 +130,7 @@ impl Shared {
             term: Term::ZERO,
             elected_at: None,
             commit: None,
+            commit_before: None,
             received: None,
             ring_bytes: 0,
             reported: None,
@@ -184,7 +187,9 @@ impl Shared {
         peers: impl Iterator<Item = (&'a PeerStatus, Option<&'a str>)>,
     ) {
         let mut state = self.lock();
-        state.commit = state.commit.max(commit);
+        if commit > state.commit {
+            (state.commit_before, state.commit) = (state.commit, commit);
+        }
         if let Some((end, bytes, flush, apply)) = received {
             (state.received, state.ring_bytes) = (Some(end), bytes);
             (state.reported, state.reported_apply) = (flush, apply);

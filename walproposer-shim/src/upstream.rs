@@ -40,6 +40,17 @@ pub(crate) struct Upstream {
     pub(crate) pid: i32,
 }
 
+/// Which server a session streams from: enough to know it again on another connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    /// The cluster.
+    pub(crate) system_id: SystemId,
+    /// PostgreSQL's tli.
+    pub(crate) tli: Tli,
+    /// Process id of the session's walsender.
+    pub(crate) pid: i32,
+}
+
 /// The streaming halves.
 pub(crate) struct Stream {
     pub(crate) reader: CopyReader,
@@ -49,6 +60,11 @@ pub(crate) struct Stream {
 }
 
 impl Upstream {
+    /// The server.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { system_id: self.primary.system_id, tli: self.primary.tli, pid: self.pid }
+    }
+
     /// Dials and asks who is there. Refuses a server that cannot be a primary of any timeline.
     pub(crate) async fn connect(config: &Config) -> Result<Upstream, Stop> {
         let mut connection = ClientConnection::dial(&config.replication).await.map_err(away)?;
@@ -127,6 +143,38 @@ impl Upstream {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Starts to read `[from, end)` once more, beside the stream of the session: WAL that was sent in this session and that
+/// the server keeps, since it was not reported to be safe.
+///
+/// The address may lead elsewhere by now, to a promoted or restored copy. The server is the session's own only while
+/// the session's walsender holds the slot there.
+pub(crate) async fn reread(config: &Config, origin: Origin, from: Lsn, end: Lsn) -> Result<WalReader, ReadError> {
+    let mut connection = ClientConnection::dial(&config.replication).await?;
+    let query = format!("SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '{}'", config.slot);
+    let asked = timeout(QUESTION, async {
+        let slot = connection.simple_query(&query).await?;
+        Ok::<_, NetError>((slot, connection.simple_query("IDENTIFY_SYSTEM").await?))
+    });
+    let late = |_| NetError::Timeout { peer: "the primary".to_owned(), what: "who it is", limit: QUESTION };
+    let (slot, system) = asked.await.map_err(late)??;
+    let cell = |results: &[QueryResult], i: usize| results.first()?.rows.first()?.get(i).cloned().flatten();
+    let (held_by, system_id, tli) = (cell(&slot, 0), cell(&system, 0), cell(&system, 1));
+    let expected = (origin.pid.to_string(), origin.system_id.to_string(), origin.tli.to_string());
+    if (held_by.as_ref(), system_id.as_ref(), tli.as_ref()) != (Some(&expected.0), Some(&expected.1), Some(&expected.2))
+    {
+        return Err(ReadError::Protocol {
+            from: "the primary's address".to_owned(),
+            problem: format!(
+                "another server answers than the one that streams: slot {} is held by process {held_by:?} of system \
+                 {system_id:?} on tli {tli:?}, expected {expected:?}",
+                config.slot
+            ),
+        });
+    }
+    let command = format!("START_REPLICATION PHYSICAL {from} TIMELINE {}", origin.tli);
+    WalReader::start(connection, &command, from, end).await
 }
 
 /// A connection that reads WAL for the proof.

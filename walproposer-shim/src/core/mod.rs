@@ -258,15 +258,18 @@ impl Proposer {
         self.commit_lsn.min(self.available())
     }
 
-    /// No connected acceptor needs WAL below this from the ring: the lowest position not yet handed out.
-    pub fn lowest_unsent(&self) -> Option<Lsn> {
-        self.peers.iter().filter_map(|p| p.stream().map(|s| s.sent)).min()
+    /// WAL below this was given to the sockets of a quorum, or of what is a quorum in each member set: who streams does
+    /// not ask for it again, so a ring that is full may drop it. It can lie far above commit_lsn, which moves from
+    /// record to record.
+    pub fn given(&self) -> Option<Lsn> {
+        let written = |member| self.peer_of(member).and_then(Peer::stream).map(|s| s.written);
+        self.conf.quorum_value(written)
     }
 
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.
     ///
-    /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. A driver that keeps
-    /// every byte above commit_lsn in its ring always finds one for what it dropped.
+    /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. `None` above
+    /// commit_lsn, where only the primary has it for certain.
     pub fn donor_for(&self, end: Lsn) -> Option<PeerId> {
         let acked = |p: &Peer| p.stream().is_some() && p.acked >= Some(end);
         let by_ack = self.peers.iter().position(acked).map(PeerId);

@@ -308,7 +308,12 @@ fn the_window_counts_bytes_at_the_socket_so_a_long_record_passes() {
     assert!(rig.step(Input::Written { peer: PeerId(0), end: lsn(0) }).is_empty());
     let more = rig.step(Input::Written { peer: PeerId(0), end: lsn(end) });
     assert_eq!(appends(&more).len(), 3, "without any acknowledgement");
-    assert_eq!(rig.proposer.lowest_unsent(), Some(lsn(end)));
+    assert_eq!(rig.proposer.given(), Some(lsn(0)), "one of three is no quorum");
+    rig.step(Input::Written { peer: PeerId(2), end: lsn(end - 8) });
+    assert_eq!(rig.proposer.given(), Some(lsn(end - 8)), "without any acknowledgement");
+    assert_eq!(rig.proposer.donor_for(lsn(end - 8)), None, "nobody acknowledged it: only the primary has it");
+    rig.step(Input::Disconnected { peer: PeerId(2) });
+    assert_eq!(rig.proposer.given(), Some(lsn(0)), "who is away is given nothing");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod fabric;
+mod records;
 
 use std::time::Duration;
 
