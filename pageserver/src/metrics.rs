@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     fsyncs: Counter,
     fsync_seconds: Histogram,
     wal_errors: Counter,
+    record_waits: Counter,
     reads: Counter,
     reads_refused: Family<SqlstateLabels, Counter>,
     timelines: Gauge,
@@ -87,6 +88,7 @@ impl Metrics {
             fsyncs: Counter::default(),
             fsync_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
             wal_errors: Counter::default(),
+            record_waits: Counter::default(),
             reads: Counter::default(),
             reads_refused: Family::default(),
             timelines: Gauge::default(),
@@ -104,6 +106,7 @@ impl Metrics {
             r.register("fsyncs", "Files synced with fdatasync", m.fsyncs.clone());
             r.register("fsync_duration_seconds", "Time of one group sync", m.fsync_seconds.clone());
             r.register("wal_refused", "Streams ended because their WAL did not continue the log", m.wal_errors.clone());
+            r.register("long_record_waits", "Looks for memory for a long record in vain", m.record_waits.clone());
             r.register("reads", "Answers to page requests and the like", m.reads.clone());
             r.register("reads_refused", "Reads that had no answer, by SQLSTATE", m.reads_refused.clone());
             r.register("timelines", "Attached timelines", m.timelines.clone());
@@ -113,6 +116,11 @@ impl Metrics {
             r.register("unsynced_bytes_max", "Greatest unsynced distance of a timeline", m.unsynced_bytes_max.clone());
         }
         m
+    }
+
+    /// A long record found no memory.
+    pub(crate) fn record_waits(&self) {
+        self.record_waits.inc();
     }
 
     pub(crate) fn chose(&self, choice: &Choice) {

@@ -119,6 +119,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// What its timelines share.
+    #[cfg(test)]
+    pub(crate) const fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its
     /// libpq and HTTP ports.
     pub(crate) fn new(

@@ -5,6 +5,8 @@
 
 use std::hint::black_box;
 
+use pgformat::wal::{RecordRef, StreamConfig, WalBuilder, WalDecoder};
+use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use tests::guard::{HotPath, PATHS};
 
 /// Operations before the count: buffers reach their size, first steps are over.
@@ -47,6 +49,43 @@ fn hot_paths_allocate_within_their_limits() {
         over.extend(judge(path, measured).err());
     }
     assert!(over.is_empty(), "{}", over.join("\n"));
+}
+
+/// Goal: the memory that a record takes while it passes the decoder is bounded: none for who only wants boundaries (a
+/// safekeeper, the attach proof) or leaves the record out, one copy of it for who wants it whole. Method: the peak of
+/// bytes held while 64 MiB are fed in pieces.
+#[test]
+fn a_long_record_is_held_once_or_not_at_all() {
+    const LEN: u64 = 64 << 20;
+    let cfg = StreamConfig {
+        version: PgMajor::new(15).expect("supported"),
+        seg_size: SegSize::DEFAULT,
+        system_id: None,
+        tlis: vec![(Tli(1), Lsn::new(0))],
+    };
+    let mut builder = WalBuilder::new(cfg.clone(), Lsn::new(32 << 20), None);
+    builder.record(21, 0, 0, &vec![7; LEN as usize]);
+    let (start, wal) = builder.take();
+    let peak = |mut decoder: WalDecoder, whole: bool| {
+        let mut shown = 0;
+        let peak = allocation_counter::measure(|| {
+            for (i, piece) in wal.chunks(128 << 10).enumerate() {
+                let at = start.add((i as u64) << 17);
+                let mut on = |_: RecordRef<'_>| shown += 1;
+                let fed = if whole { decoder.feed_records(at, piece, &mut on) } else { decoder.feed(at, piece) };
+                fed.expect("valid WAL");
+            }
+        });
+        assert_eq!((shown, decoder.boundary()), (usize::from(whole), builder.position()));
+        peak.bytes_max
+    };
+    let decoder = || WalDecoder::new(cfg.clone(), start, None);
+    let (bounds, left_out, kept) =
+        (peak(decoder(), false), peak(decoder().leaving_out(|_| true), true), peak(decoder(), true));
+    println!("held of a record of {LEN} bytes: {bounds} for its boundaries, {left_out} left out, {kept} kept");
+    assert!(bounds == 0 && left_out < 1024, "{bounds}, {left_out} bytes");
+    // Growing moves it once, from half its size.
+    assert!((LEN..=LEN * 3 / 2 + 8192).contains(&kept), "{kept} bytes for a record of {LEN}");
 }
 
 /// Goal: the guard is not blind, on any path. Method: every operation allocates once more, a single byte.

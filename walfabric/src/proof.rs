@@ -83,7 +83,8 @@ pub struct Proof {
 /// Names the copy and the first position that differs, or the record that does not decode.
 pub fn compare(copies: &[Copy], major: PgMajor, seg: SegSize, start: Lsn, end: Lsn) -> Result<Proof> {
     let config = StreamConfig { version: major, seg_size: seg, system_id: None, tlis: Vec::new() };
-    let mut decoder = WalDecoder::new(config, start, None);
+    // Headers are enough, and a record can have 1 GiB.
+    let mut decoder = WalDecoder::new(config, start, None).leaving_out(|_| true);
     let mut committed = BTreeSet::new();
     let mut decode = |at: Lsn, bytes: &Bytes| {
         let fed = decoder.feed_records(at, bytes, &mut |record| {

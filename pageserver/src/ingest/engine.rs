@@ -3,12 +3,15 @@
 //! Owner of the decoder and of the mapper, which are ahead of the store while a chunk is under way. The records of a
 //! chunk become visible together. Everything here may block: storage can be far away.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pgformat::effect;
 use pgformat::redo::rmid;
-use pgformat::wal::{RecordRef, StreamConfig, WalDecoder, WalError};
+use pgformat::wal::{RecordRef, StreamConfig, Unfinished, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::map::look::{At, LookError};
 use super::map::{MapError, Mapper, Progress};
@@ -24,6 +27,9 @@ const ON_THE_SPOT_BYTES: usize = 32 << 10;
 const BATCH_BYTES: usize = 32 << 20;
 /// While storage takes nothing, the rest of a chunk may come to so much; then it is thrown away and received again.
 const BLOCKED_BYTES_MAX: usize = 512 << 20;
+/// A record that is longer than this is held, until it is whole, only as far as the node has memory for such records:
+/// shorter ones cost no more than WAL that is queued.
+const LONG_RECORD_BYTES: u32 = 1 << 20;
 /// `XLOG_DBASE_CREATE_FILE_COPY`; in 14 `XLOG_DBASE_CREATE`.
 const DBASE_CREATE_FILE_COPY: u8 = 0x00;
 
@@ -68,20 +74,36 @@ pub(crate) struct Engine {
     /// A part of a record is in the store, behind what is published.
     is_ahead: bool,
     halted: Option<Halt>,
+    /// Memory of the long record that is not whole yet, and where that begins.
+    held: Option<(Lsn, OwnedSemaphorePermit)>,
+    /// What came behind the beginning of such a record while the node had no memory for it.
+    waiting: Vec<Piece>,
 }
 
 impl Engine {
     /// Goes on behind the mapper's last record.
     pub(crate) fn new(cfg: StreamConfig, mapper: Mapper, store: Arc<Store>, import_end: Option<Lsn>) -> Engine {
         let last = mapper.last();
-        let decoder = WalDecoder::new(cfg, last.end, last.start);
-        Engine { decoder, mapper, store, batch: Batch::default(), import_end, is_ahead: false, halted: None }
+        let decoder = WalDecoder::new(cfg, last.end, last.start).leaving_out(effect::is_idle);
+        Engine {
+            decoder,
+            mapper,
+            store,
+            batch: Batch::default(),
+            import_end,
+            is_ahead: false,
+            halted: None,
+            held: None,
+            waiting: Vec::new(),
+        }
     }
 
     /// Begins a new stream behind the last whole record: what came of an unfinished one is dropped.
     pub(crate) fn rewind(&mut self) {
         let last = self.mapper.last();
-        self.decoder = WalDecoder::new(self.decoder.config().clone(), last.end, last.start);
+        let config = self.decoder.config().clone();
+        self.decoder = WalDecoder::new(config, last.end, last.start).leaving_out(effect::is_idle);
+        (self.held, self.waiting) = (None, Vec::new());
     }
 
     /// End of the last record that was mapped.
@@ -96,17 +118,13 @@ impl Engine {
         if let Some(Halt::ReadAgain(_)) = &self.halted {
             self.begin_anew();
         }
-        let mut taken = Taken { records: 0, end: self.store.published(), refused: None, halted: None, blocked: None };
+        let end = self.store.published();
+        let mut taken = Taken { records: 0, end, refused: None, halted: None, blocked: None, waits: None };
         if self.halted.is_some() {
             taken.halted = self.halted.clone();
             return taken;
         }
-        for piece in pieces {
-            if let Err(e) = self.feed(piece, &mut taken.records) {
-                taken.refused = Some(e);
-                break;
-            }
-        }
+        self.feed_all(pieces, &mut taken);
         if let Some(Halt::ReadAgain(why)) = &self.halted {
             // Batch and mapper hold a part of a record: both are of no use. What is published is as it was.
             if self.is_ahead {
@@ -133,9 +151,38 @@ impl Engine {
         }
     }
 
+    /// Takes in what waited for memory, then `pieces`, up to a record for which there is none.
+    fn feed_all(&mut self, pieces: &[Piece], taken: &mut Taken) {
+        let mut queue: VecDeque<Piece> = std::mem::take(&mut self.waiting).into();
+        queue.extend(pieces.iter().cloned());
+        while taken.refused.is_none() && self.halted.is_none() {
+            taken.waits = self.reserve().err();
+            if taken.waits.is_some() {
+                self.waiting = queue.into();
+                return;
+            }
+            let Some(piece) = queue.pop_front() else { return };
+            taken.refused = self.feed(&piece, &mut taken.records).err();
+        }
+    }
+
+    /// Sees to memory for the record that is not whole yet, if it is a long one. It is given back when what the record
+    /// does was mapped.
+    fn reserve(&mut self) -> Result<(), String> {
+        let long = self.decoder.unfinished().filter(|u| u.len > LONG_RECORD_BYTES);
+        self.held.take_if(|(start, _)| long.is_none_or(|u| u.start != *start));
+        let Some(Unfinished { start, len }) = long.filter(|_| self.held.is_none()) else { return Ok(()) };
+        let permit = self.store.reserve_record(len);
+        let permit = permit.ok_or_else(|| {
+            format!("the record at {start} has {len} bytes, and other timelines use the memory for long records")
+        })?;
+        self.held = Some((start, permit));
+        Ok(())
+    }
+
     /// Takes in a piece; counts its records.
     fn feed(&mut self, piece: &Piece, records: &mut u64) -> Result<(), WalError> {
-        let Engine { decoder, mapper, store, batch, import_end, is_ahead, halted } = self;
+        let Engine { decoder, mapper, store, batch, import_end, is_ahead, halted, .. } = self;
         let (version, import_end) = (decoder.config().version, *import_end);
         let mut pen = Pen { version, mapper, store, batch, import_end, is_ahead };
         let mut snapshot = pen.latest();
@@ -295,6 +342,8 @@ pub(crate) struct Taken {
     pub(crate) halted: Option<Halt>,
     /// Storage did not take it: it is offered again.
     pub(crate) blocked: Option<String>,
+    /// A long record waits for memory that other timelines use; what came behind its beginning is kept.
+    pub(crate) waits: Option<String>,
 }
 
 impl Task for Take {

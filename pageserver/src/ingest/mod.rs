@@ -82,6 +82,8 @@ pub(crate) enum Event {
     Quiet,
     /// Storage is full or away: it is tried again, and reads go on.
     Full(String),
+    /// A long record waits for memory that other timelines use now: it is tried again.
+    Waits(String),
     /// Nothing more will be taken in.
     Halted(Halt),
 }
@@ -228,6 +230,10 @@ impl Ingest {
                 // What was not taken is given back to the senders: they hold it.
                 self.pending.clear();
                 self.pending_bytes = 0;
+                if let Some(engine) = self.take.idle_mut() {
+                    // Nor is memory held for a record whose rest does not come.
+                    engine.rewind();
+                }
                 return;
             }
             self.event().await;
@@ -254,7 +260,7 @@ impl Ingest {
             self.position.last_record_lsn = taken.end.end;
             self.position.last_record_start = taken.end.start;
         }
-        self.blocked = taken.blocked.is_some();
+        self.blocked = taken.blocked.is_some() || taken.waits.is_some();
         if let Some(halt) = taken.halted {
             return self.halt(halt);
         }
@@ -263,9 +269,13 @@ impl Ingest {
             self.pending_bytes = 0;
             return Event::Refused(refused);
         }
-        if let Some(why) = taken.blocked {
+        if self.blocked {
             self.retry_at = Some(Instant::now() + RETRY);
-            return Event::Full(why);
+        }
+        match (taken.blocked, taken.waits) {
+            (Some(why), _) => return Event::Full(why),
+            (None, Some(why)) => return Event::Waits(why),
+            (None, None) => {}
         }
         if taken.records > 0 {
             self.pause = READ_AGAIN;

@@ -136,6 +136,11 @@ impl Receiver {
                 }
                 feedback.stay_alive();
             }
+            Event::Waits(why) => {
+                self.node.metrics.record_waits();
+                tracing::debug!(timeline = %self.timeline.ttid, why, "a long record waits");
+                feedback.stay_alive();
+            }
             Event::Halted(halt) => return Err(self.halted(halt)),
         }
         Ok(())

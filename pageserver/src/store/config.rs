@@ -77,7 +77,13 @@ pub(crate) struct Shared {
     pub(crate) compactions: Arc<Semaphore>,
     /// The process ends: jobs that block end at their next step.
     pub(crate) stopping: Arc<AtomicBool>,
+    /// Bytes of records that are held until they are whole; see [`RECORDS_BYTES`].
+    pub(crate) records: Arc<Semaphore>,
 }
+
+/// Memory for long records that must be held until they are whole, of all timelines together: one of the longest that
+/// PostgreSQL can write, or several shorter ones.
+pub(crate) const RECORDS_BYTES: usize = 1 << 30;
 
 impl Shared {
     /// With the system's clock. For every three bytes of blocks there may be one of pages.
@@ -85,6 +91,7 @@ impl Shared {
         let pages = PageCache::new(cache.capacity() / 3);
         let memory = Arc::new(MemoryUse::default());
         let compactions = Arc::new(Semaphore::new(config.compactions.max(1)));
+        let records = Arc::new(Semaphore::new(RECORDS_BYTES));
         Shared {
             config: Arc::new(config),
             cache,
@@ -93,6 +100,7 @@ impl Shared {
             clock: Clock::monotonic(),
             compactions,
             stopping: Arc::default(),
+            records,
         }
     }
 }

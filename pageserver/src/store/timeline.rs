@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgformat::Lsn;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::batch::Batch;
 use super::blobs::{BlobErrorKind, Blobs};
@@ -167,6 +167,11 @@ impl Store {
             Err(e) => return Err(e),
         }
         Ok(store)
+    }
+
+    /// Memory for a record of `len` bytes that is held until it is whole; `None` while other timelines have it.
+    pub(crate) fn reserve_record(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.records).try_acquire_many_owned(len).ok()
     }
 
     fn new(shared: Shared, blobs: Arc<dyn Blobs>, manifests: Manifests, files: Files) -> Store {

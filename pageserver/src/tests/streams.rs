@@ -71,6 +71,49 @@ async fn wal_goes_in_feedback_comes_out_and_all_windows_show_the_same() {
     f.ps.stop().await;
 }
 
+/// Goal: a record that has to be held until it is whole waits for the node's memory for such records, one that nobody
+/// needs passes without any, and all memory comes back. Method: other timelines are made to use all of it.
+#[tokio::test]
+async fn a_long_record_waits_for_memory_and_a_message_needs_none() {
+    let f = Fabric::start().await;
+    let memory = f.ps.node.shared().records.clone();
+    let all = memory.available_permits();
+    let taken = memory.clone().try_acquire_many_owned(u32::try_from(all - 1000).expect("fits")).expect("nobody else");
+    let sk = f.safekeeper(1, START);
+    let (mut pusher, _) = sk.push_after(0).await;
+    let mut b = builder();
+    b.record(21, 0, 0, &vec![b'x'; 9 << 20]);
+    let message_end = b.position();
+    b.noop(3_000_000);
+    b.noop(100);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal.clone()).await;
+    eventually("the record waits", || async {
+        let (_, text) = f.ps.get("/metrics").await;
+        let text = String::from_utf8(text.to_vec()).expect("text");
+        let line = text.lines().find_map(|l| l.strip_prefix("walfabric_pageserver_long_record_waits_total "));
+        line.filter(|n| *n != "0").map(|_| ())
+    })
+    .await;
+    assert_eq!(f.ps.status().await.last_record_lsn, message_end, "the message passed, the record did not");
+    drop(taken);
+    pusher.until_durable(b.position()).await;
+    assert_eq!(memory.available_permits(), all, "given back");
+
+    // A stream that ends in the midst of a record holds nothing.
+    b.noop(3_000_000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal.slice(..2_000_000)).await;
+    eventually("memory is held", || async { (memory.available_permits() < all).then_some(()) }).await;
+    drop(pusher);
+    eventually("memory comes back", || async { (memory.available_permits() == all).then_some(()) }).await;
+    let (mut pusher, _) = sk.push_after(0).await;
+    assert_eq!(pusher.start, at, "from the record's beginning again");
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    f.ps.stop().await;
+}
+
 #[tokio::test]
 async fn a_keepalive_that_asks_is_answered_at_once() {
     let f = Fabric::start().await;

@@ -364,6 +364,21 @@ pub fn of<'a>(header: &RecordHeader, body: &Body<'a>, version: PgMajor) -> Resul
     }
 }
 
+/// Whether a record of this type changes nothing at all, neither a block nor state: messages for logical decoding, and
+/// what hot standby needs. Told by the header alone, because such a record can be as long as any, and need not be kept.
+pub fn is_idle(header: &RecordHeader) -> bool {
+    let info = header.info & RMGR_INFO_MASK;
+    match header.rmid {
+        rmid::LOGICALMSG => info == 0x00,
+        // XLOG_STANDBY_LOCK, XLOG_INVALIDATIONS.
+        rmid::STANDBY => matches!(info, 0x00 | 0x20),
+        rmid::XACT => info & xact::OPCODE == xact::INVALIDATIONS,
+        // XLOG_HEAP_TRUNCATE.
+        rmid::HEAP => info & 0x70 == 0x30,
+        _ => false,
+    }
+}
+
 /// Records of access methods that name no block: for logical decoding, for hot standby, or to get a new LSN.
 fn only_for_others(rmid: u8, info: u8) -> bool {
     match rmid {

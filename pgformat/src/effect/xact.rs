@@ -11,7 +11,7 @@ use crate::wal::RecordHeader;
 use crate::wal::body::Body;
 use crate::{Lsn, PgMajor};
 
-const OPCODE: u8 = 0x70;
+pub(super) const OPCODE: u8 = 0x70;
 const HAS_INFO: u8 = 0x80;
 
 const COMMIT: u8 = 0x00;
@@ -20,7 +20,7 @@ const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
 const ASSIGNMENT: u8 = 0x50;
-const INVALIDATIONS: u8 = 0x60;
+pub(super) const INVALIDATIONS: u8 = 0x60;
 
 const HAS_DBINFO: u32 = 1 << 0;
 const HAS_SUBXACTS: u32 = 1 << 1;

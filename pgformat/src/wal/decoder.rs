@@ -1,7 +1,9 @@
 //! Follows a stream of WAL byte by byte: checks it, and finds its record boundaries.
 //!
 //! A [`WalDecoder`] owns a few words of state and never the bytes it is fed, except in [`WalDecoder::feed_records`],
-//! which copies the pieces of the one record that is not whole yet. Without such a record it is cheap to clone.
+//! which copies the pieces of the one record that is not whole yet. That can be 1 GiB; it says so in time
+//! ([`WalDecoder::unfinished`]), and keeps nothing of records that its owner leaves out
+//! ([`WalDecoder::leaving_out`]). Without such a record it is cheap to clone.
 //!
 //! What is checked: page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev
 //! links, checksums, overwritten records, fill. What is not, because PostgreSQL does not either: the up to seven
@@ -49,7 +51,18 @@ pub struct WalDecoder {
     page_buf: [u8; LONG_HEADER_LEN as usize],
     /// What has arrived of the unfinished record, kept for [`WalDecoder::feed_records`] only.
     partial: Vec<u8>,
+    /// Of which records only the header is kept and shown.
+    leaves_out: fn(&RecordHeader) -> bool,
     failed: Option<WalError>,
+}
+
+/// A record that has begun and is kept until it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Where it began.
+    pub start: Lsn,
+    /// Bytes that will be held when it is whole.
+    pub len: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +84,8 @@ struct Body {
     header: RecordHeader,
     crc: u32,
     left: u32,
+    /// Whether it is kept for [`WalDecoder::feed_records`], header and all.
+    kept: bool,
     /// The body's first bytes, filled for OVERWRITE_CONTRECORD only.
     lead: [u8; OVERWRITE_BODY_LEN],
 }
@@ -107,7 +122,24 @@ impl WalDecoder {
             fresh: true,
             page_buf: [0; LONG_HEADER_LEN as usize],
             partial: Vec::new(),
+            leaves_out: |_| false,
             failed,
+        }
+    }
+
+    /// Keeps no more than the header of records for which `which` says so; they are checked like all others, and shown
+    /// with their header alone ([`RecordRef::is_left_out`]).
+    #[must_use]
+    pub fn leaving_out(mut self, which: fn(&RecordHeader) -> bool) -> WalDecoder {
+        self.leaves_out = which;
+        self
+    }
+
+    /// The record that [`WalDecoder::feed_records`] keeps until it is whole, once its header has come.
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        match &self.state {
+            State::Body(body) if body.kept => Some(Unfinished { start: body.start, len: body.header.total_len }),
+            _ => None,
         }
     }
 
@@ -264,7 +296,7 @@ impl WalDecoder {
             Some((start, _)) if overwrites => {
                 self.overwrite = Overwrite::Record(start);
                 self.state = State::Between;
-                self.partial.clear();
+                self.partial = Vec::new();
             }
             Some((record, _)) if !continues => return Err(WalError::ContrecordMissing { at, record }),
             Some((_, left)) if left != page.rem_len => {
@@ -300,7 +332,8 @@ impl WalDecoder {
         let n = record.len();
         self.finish(start, &header, crc, &record[RECORD_HEADER_LEN..], n)?;
         if let Some(on) = out {
-            on(RecordRef { start, end: self.boundary, header, data: record });
+            let shown = if (self.leaves_out)(&header) { RECORD_HEADER_LEN } else { n };
+            on(RecordRef { start, end: self.boundary, header, data: &record[..shown] });
         }
         Ok(n)
     }
@@ -321,19 +354,22 @@ impl WalDecoder {
         }
         if now < RECORD_HEADER_LEN {
             self.state = State::Header { start, head, have: now };
-            self.keep_piece(&bytes[..n], out);
+            self.keep_piece(&bytes[..n], out, RECORD_HEADER_LEN);
             self.advance(n);
             return Ok(n);
         }
         let Some(header) = RecordHeader::parse(&head) else { return Err(WalError::ZeroLength { at: start }) };
         self.check_header(start, &header)?;
         let left = header.total_len - RECORD_HEADER_LEN as u32;
-        self.keep_piece(&bytes[..n], out);
+        self.keep_piece(&bytes[..n], out, RECORD_HEADER_LEN);
         if left == 0 {
             self.finish(start, &header, crc32c(&head[..RECORD_CRC_OFFSET]), &[], n)?;
             self.hand_out(start, header, out);
         } else {
-            self.state = State::Body(Body { start, head, header, crc: 0, left, lead: [0; OVERWRITE_BODY_LEN] });
+            // One that began under `feed` is not whole and stays so.
+            let kept = self.partial.len() == RECORD_HEADER_LEN && !(self.leaves_out)(&header);
+            let lead = [0; OVERWRITE_BODY_LEN];
+            self.state = State::Body(Body { start, head, header, crc: 0, left, kept, lead });
             self.advance(n);
         }
         Ok(n)
@@ -349,7 +385,9 @@ impl WalDecoder {
             body.lead[at..at + n].copy_from_slice(&part[..n]);
         }
         body.left -= u32::try_from(take).unwrap_or(body.left);
-        self.keep_piece(part, out);
+        if body.kept {
+            self.keep_piece(part, out, usize::try_from(body.header.total_len).unwrap_or(usize::MAX));
+        }
         if body.left > 0 {
             self.state = State::Body(body);
             self.advance(take);
@@ -426,16 +464,29 @@ impl WalDecoder {
         }
     }
 
-    fn keep_piece(&mut self, piece: &[u8], out: &Option<Output<'_>>) {
-        if out.is_some() {
-            self.partial.extend_from_slice(piece);
+    /// Keeps a part of a record of which `whole` bytes are kept at most: room grows with what has come, and never
+    /// beyond that.
+    fn keep_piece(&mut self, piece: &[u8], out: &Option<Output<'_>>, whole: usize) {
+        if out.is_none() {
+            return;
         }
+        let (len, room) = (self.partial.len(), self.partial.capacity());
+        if room - len < piece.len() {
+            // The last step starts at half of the record at most: both buffers exist while it moves.
+            let target = if 4 * room >= whole { whole } else { 2 * room };
+            let target = target.max(len + piece.len());
+            self.partial.reserve_exact(target - len);
+        }
+        self.partial.extend_from_slice(piece);
     }
 
     /// Shows the record that has just ended in pieces.
     fn hand_out(&mut self, start: Lsn, header: RecordHeader, out: &mut Option<Output<'_>>) {
+        let len = self.partial.len();
+        let whole = len as u64 == u64::from(header.total_len);
+        let left_out = len == RECORD_HEADER_LEN && (self.leaves_out)(&header);
         if let Some(on) = out
-            && self.partial.len() as u64 == u64::from(header.total_len)
+            && (whole || left_out)
         {
             on(RecordRef { start, end: self.boundary, header, data: &self.partial });
         }

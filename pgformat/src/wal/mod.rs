@@ -30,7 +30,7 @@ pub mod record;
 pub mod scan;
 
 pub use build::{Built, WalBuilder};
-pub use decoder::WalDecoder;
+pub use decoder::{Unfinished, WalDecoder};
 pub use error::{ErrorKind, WalError};
 pub use prehistory::{check_prehistory, synthetic_prehistory};
 pub use record::{Record, RecordHeader, RecordRef};

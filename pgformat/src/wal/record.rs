@@ -138,11 +138,16 @@ pub struct RecordRef<'a> {
     pub end: Lsn,
     /// As in [`Record`].
     pub header: RecordHeader,
-    /// As in [`Record`].
+    /// As in [`Record`]; of a record that is left out, its header alone.
     pub data: &'a [u8],
 }
 
 impl RecordRef<'_> {
+    /// Whether the decoder's owner did not want its body.
+    pub fn is_left_out(&self) -> bool {
+        self.data.len() as u64 != u64::from(self.header.total_len)
+    }
+
     /// A copy of its own.
     pub fn to_record(&self) -> Record {
         let RecordRef { start, end, header, data } = *self;

@@ -133,6 +133,51 @@ fn a_record_inside_one_page_is_not_copied() {
 }
 
 #[test]
+fn a_record_that_is_left_out_shows_its_header_alone_however_it_is_cut() {
+    let (bytes, built) = varied();
+    let headers: Vec<_> = records(&bytes, &[usize::MAX]).0.into_iter().map(|r| (r.start, r.end, r.header)).collect();
+    for sizes in [&[usize::MAX][..], &[1], &[8191, 3], &[23, 24, 25]] {
+        let mut d = WalDecoder::new(cfg(), start(), prev()).leaving_out(|h| h.total_len > 250);
+        let (mut seen, mut at) = (Vec::new(), 0);
+        for size in sizes.iter().cycle() {
+            let n = (*size).min(bytes.len() - at);
+            d.feed_records(d.position(), &bytes[at..at + n], &mut |r| {
+                assert_eq!(r.is_left_out(), r.header.total_len > 250);
+                assert_eq!(r.data.len(), if r.is_left_out() { 24 } else { r.header.total_len as usize });
+                seen.push((r.start, r.end, r.header));
+            })
+            .expect("valid WAL");
+            assert!(d.unfinished().is_none_or(|u| u.len <= 250), "nothing is kept of what is left out");
+            at += n;
+            if at == bytes.len() {
+                break;
+            }
+        }
+        assert_eq!(seen, headers, "{sizes:?}: {} records", built.len());
+    }
+}
+
+#[test]
+fn a_long_record_announces_itself_with_its_header() {
+    let mut b = WalBuilder::new(cfg(), start(), prev());
+    let short = b.noop(100);
+    let long = b.noop(300_000);
+    let (at, bytes) = b.take();
+    let mut d = WalDecoder::new(cfg(), start(), prev());
+    let mut announced = Vec::new();
+    for (i, piece) in bytes.chunks(1000).enumerate() {
+        d.feed_records(at.add(1000 * i as u64), piece, &mut |_| {}).expect("valid WAL");
+        announced.push(d.unfinished());
+    }
+    let expected = Some(Unfinished { start: long.start, len: 300_000 });
+    assert!(short.end < long.end && announced.pop() == Some(None), "whole at last");
+    assert!(announced.iter().all(|a| *a == expected), "{announced:?}");
+    let mut only_boundaries = WalDecoder::new(cfg(), start(), prev());
+    only_boundaries.feed(at, &bytes[..100_000]).expect("valid WAL");
+    assert_eq!(only_boundaries.unfinished(), None, "nothing is kept");
+}
+
+#[test]
 fn boundaries_are_canonical_at_page_and_segment_ends() {
     let mut b = WalBuilder::new(cfg(), start(), prev());
     let page = b.noop_until_page_end();

@@ -178,8 +178,12 @@ impl Mapper {
             MapError::Stop { record: record.start, rmid: header.rmid, info, why }
         };
         let mut body = Body::default();
-        body::parse_into(record.data, self.version, &mut body).map_err(|e| stop(e.into()))?;
-        let effect = effect::of(header, &body, self.version).map_err(|e| stop(e.into()))?;
+        let effect = if record.is_left_out() {
+            Effect::None
+        } else {
+            body::parse_into(record.data, self.version, &mut body).map_err(|e| stop(e.into()))?;
+            effect::of(header, &body, self.version).map_err(|e| stop(e.into()))?
+        };
         check(&effect, self.version).map_err(stop)?;
         if let Effect::DatabaseCopy { to, from } = effect {
             // Everything before must be in the store, because that is what is copied.
