@@ -3,6 +3,7 @@
 //! Either port of the pageserver can be named: each tells the other. A single page is read over HTTP, which reads
 //! exactly at an LSN and sets the checksum; all pages are read over the pagestream, which is faster.
 
+pub mod catalogues;
 pub mod client;
 pub mod local;
 pub mod remote;

@@ -348,6 +348,202 @@ async fn bits_of_visibility_maps_may_be_missing_in_logged_databases_alone() {
     assert!(report.equal && !report.allowed.is_empty(), "{}", report.render());
 }
 
+/// A row of a catalog: its inserter, and columns of four bytes at these places.
+fn row(xmin: u32, columns: &[(usize, u32)]) -> Vec<u8> {
+    let mut bytes = vec![0; 32 + 96];
+    bytes[..4].copy_from_slice(&xmin.to_le_bytes());
+    bytes[22] = 32;
+    for (at, value) in columns {
+        bytes[32 + at..36 + at].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+fn relation_map(oid: u32) -> Vec<u8> {
+    let mut map = vec![0; 512];
+    for (at, word) in [(0, 0x0059_2717), (4, 1), (8, oid), (12, oid)] {
+        map[at..at + 4].copy_from_slice(&u32::to_le_bytes(word));
+    }
+    let crc = crc32c::crc32c(&map[..504]);
+    map[504..508].copy_from_slice(&crc.to_le_bytes());
+    map
+}
+
+/// The cluster with catalogs that name its files: `pg_class` with these rows more, of (inserter, file number,
+/// tablespace), `pg_database` with these databases more, of (inserter, oid).
+fn with_catalogs(root: &Path, classes: &[(u32, u32, u32)], databases: &[(u32, u32)]) -> Model {
+    let mut model = cluster(root);
+    let both = |path: &str, fork: &str, rows: Vec<Vec<u8>>, model: &mut Model| {
+        let mut page = Page::default();
+        page.init(0);
+        for row in &rows {
+            page.add_item(row).expect("space");
+        }
+        page.set_lsn(Lsn::new(0x0200_0000));
+        write(root, path, std::slice::from_ref(&page));
+        model.fork(fork, &[page]);
+    };
+    let classes = [(2, 16384, 0), (2, 16390, 99999), (2, 16400, 0)].iter().chain(classes);
+    let classes = classes.map(|(xmin, rel, spc)| row(*xmin, &[(88, *rel), (92, *spc)])).collect();
+    both("base/5/1259", "1663/5/1259", classes, &mut model);
+    let databases = [(2, 5)].iter().chain(databases);
+    let databases = databases.map(|(xmin, oid)| row(*xmin, &[(0, *oid), (92, 1663)])).collect();
+    both("global/1262", "1664/0/1262", databases, &mut model);
+    for (path, oid) in [(MAP, 1259), ("global/pg_filenode.map", 1262)] {
+        small(root, path, &relation_map(oid));
+        model.files.insert(path.to_owned(), relation_map(oid));
+    }
+    model
+}
+
+/// The states of transactions 800 to 803, on both sides: lost in a crash, committed, aborted, committed.
+fn clog(root: &Path, model: &mut Model) {
+    let mut page = Page([0x55; 8192]);
+    page.0[200] = 0b0110_0100;
+    write(root, "pg_xact/0000", std::slice::from_ref(&page));
+    model.segments.insert((Slru::Xact, 0), page.0.to_vec());
+}
+
+fn forget_prepared(root: &Path, model: &mut Model) {
+    std::fs::remove_file(root.join(PREPARED)).expect("removed");
+    model.files.remove(PREPARED);
+}
+
+/// Goal: files of transactions that a crash ended are listed and not judged.
+#[tokio::test]
+async fn what_a_crash_left_behind_is_listed_and_not_judged() {
+    let dir = dir();
+    let root = dir.path();
+    let mut model = with_catalogs(root, &[(800, 17000, 0), (802, 17001, 0)], &[(800, 77)]);
+    clog(root, &mut model);
+    forget_prepared(root, &mut model);
+    let report = compare(root, &mut model).await;
+    assert!(report.equal && report.left_by_crash == 0, "{}", report.render());
+    assert_eq!(report.catalogs_unread, Vec::<String>::new());
+    // Of an index build, of a table that both sides have, of a database with its map, and of none that was ever named.
+    write(root, "base/5/17000", &[heap(1), heap(2)]);
+    write(root, "base/5/17001", &[heap(1)]);
+    model.fork("1663/5/17001", &[heap(2)]);
+    write(root, "base/77/1259", &[heap(1)]);
+    small(root, "base/77/pg_filenode.map", &relation_map(1259));
+    write(root, "base/5/17002_init", &[heap(1)]);
+    // A database that was to be moved to another tablespace.
+    write(root, "pg_tblspc/99999/PG_15_202209061/5/16384", &[heap(1)]);
+    let report = compare(root, &mut model).await;
+    assert!(report.equal, "{}", report.render());
+    assert_eq!((report.left_by_crash, report.left_by_crash_pages), (6, 6), "{}", report.render());
+    assert!(report.render().contains("base/77/pg_filenode.map"), "{}", report.render());
+}
+
+/// What is told when the catalogs are these, and `plant` breaks one thing.
+async fn planted_beside(
+    classes: &[(u32, u32, u32)],
+    databases: &[(u32, u32)],
+    plant: impl FnOnce(&Path, &mut Model),
+) -> Difference {
+    let dir = dir();
+    let mut model = with_catalogs(dir.path(), classes, databases);
+    clog(dir.path(), &mut model);
+    plant(dir.path(), &mut model);
+    let report = compare(dir.path(), &mut model).await;
+    assert_eq!((report.equal, report.differences, report.left_by_crash), (false, 1, 0), "{}", report.render());
+    report.examples[0].clone()
+}
+
+/// Goal: the allowance for such files is closed: whatever a catalog may name is judged.
+#[tokio::test]
+async fn what_a_catalog_names_is_judged_whatever_the_pageserver_lacks() {
+    let file = |root: &Path, _: &mut Model| write(root, "base/5/17000", &[heap(1)]);
+    for (why, xmin) in [("committed", 801), ("frozen", 2), ("prepared, perhaps", 800)] {
+        let d = planted_beside(&[(xmin, 17000, 0)], &[], file).await;
+        assert_eq!((d.file.as_str(), d.block), ("base/5/17000", Some(0)), "{why}");
+    }
+    let d = planted_beside(&[(803, 17000, 99999)], &[], |root, _| {
+        write(root, "pg_tblspc/99999/PG_15_202209061/5/17000", &[heap(1)]);
+    })
+    .await;
+    assert_eq!(d.block, Some(0));
+    let database = |root: &Path, model: &mut Model| {
+        small(root, "base/77/pg_filenode.map", &relation_map(1259));
+        model.files.insert("base/77/pg_filenode.map".to_owned(), relation_map(1259));
+        write(root, "base/77/1259", &[heap(1)]);
+    };
+    let d = planted_beside(&[], &[(801, 77)], database).await;
+    assert_eq!((d.file.as_str(), d.block), ("base/77/1259", Some(0)));
+    let d = planted_beside(&[], &[], |_, m| m.fork("1663/5/17000", &[])).await;
+    assert!(d.file == "1663/5/17000" && d.what.contains("no such fork"), "{}", d.what);
+    // A file of the relation itself that lacks a page, and a catalog's own page.
+    let d = planted_beside(&[], &[], |_, m| m.page("1663/5/16384", 150).0[8182] ^= 1).await;
+    assert_eq!((d.file.as_str(), d.block), ("base/5/16384", Some(150)));
+    let d = planted_beside(&[], &[], |_, m| m.page("1663/5/1259", 0).0[8100] ^= 1).await;
+    assert_eq!(d.file, "base/5/1259");
+    // A catalog that cannot be read names everything.
+    let d = planted_beside(&[], &[], |root, m| {
+        let mut map = relation_map(1259);
+        map[504] ^= 1;
+        small(root, MAP, &map);
+        m.files.insert(MAP.to_owned(), map);
+        write(root, "base/5/17000", &[heap(1)]);
+    })
+    .await;
+    assert_eq!(d.file, "base/5/17000");
+}
+
+/// Goal: pages that PostgreSQL writes without a record are counted, and what lies next to that is found.
+#[tokio::test]
+async fn pages_written_without_a_record_are_counted() {
+    let unused = || {
+        let mut page = Page::default();
+        page.init(8);
+        page.put_u16(8184, 4).and(page.put_u16(8190, 0xFF82)).expect("inside");
+        page
+    };
+    let logged = || {
+        let mut page = unused();
+        page.set_lsn(Lsn::new(0x0200_0000));
+        page
+    };
+    // A metapage of an extension's access method.
+    let bloom = |lsn| {
+        let mut page = Page::default();
+        page.init(24);
+        page.0[24..100].fill(7);
+        page.set_lower(100);
+        page.set_lsn(Lsn::new(lsn));
+        page
+    };
+    let set = |root: &Path, m: &mut Model| {
+        write(root, "base/5/16500", &[logged(), logged(), logged(), unused(), unused(), unused()]);
+        m.fork("1663/5/16500", &[logged(), logged(), logged(), Page::default(), logged()]);
+        write(root, "base/5/16501_init", &[bloom(0)]);
+        m.fork("1663/5/16501_init", &[bloom(0x0200_0000)]);
+    };
+    let dir = dir();
+    let mut model = cluster(dir.path());
+    set(dir.path(), &mut model);
+    let report = compare(dir.path(), &mut model).await;
+    assert!(report.equal, "{}", report.render());
+    assert_eq!(report.allowed.values().copied().collect::<Vec<_>>(), [3, 1], "{}", report.render());
+
+    let find = |name: &'static str, blk: u32, byte: usize| async move {
+        let d = planted(|root, m| {
+            set(root, m);
+            m.page(name, blk).0[byte] ^= 0x41;
+        })
+        .await;
+        assert_eq!(d.block, Some(blk), "{name}, byte {byte}");
+    };
+    find("1663/5/16500", 4, 8188).await;
+    find("1663/5/16500", 3, 8000).await;
+    find("1663/5/16501_init", 0, 30).await;
+    let d = planted(|root, m| {
+        set(root, m);
+        write(root, "base/5/16500", &[logged(), logged(), logged(), unused(), unused(), logged()]);
+    })
+    .await;
+    assert_eq!(d.block, Some(5), "a page that a record has made");
+}
+
 #[test]
 fn only_a_stopped_cluster_is_compared() {
     let dir = dir();

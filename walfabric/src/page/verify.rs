@@ -4,9 +4,9 @@
 //! which WAL does not describe; SLRU segments; the control file; relation maps, prepared transactions and the progress
 //! of replication origins (`files`). Pages are compared as the judges of redo compare them
 //! ([`pgformat::compare`]), page LSN included. Beyond its list of differences only this is allowed: a server makes
-//! forks
-//! and segments longer before it logs anything for the new blocks, so its files may end with empty pages that the
-//! pageserver does not have.
+//! forks and segments longer before it logs anything for the new blocks, so its files may end with empty pages that the
+//! pageserver does not have; and files that no catalog names were left behind by a crash, and are listed instead of
+//! judged (`catalogues`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -16,13 +16,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use pgformat::Lsn;
-use pgformat::compare::{ALLOWED, Against, Case, Kind, verdict};
+use pgformat::compare::{ALLOWED, Against, Case, INIT_FORK_LSN, Kind, SPGIST_UNUSED, verdict};
+use pgformat::compare::{is_init_before_log, is_unused_spgist};
 use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::slru::Slru;
 use proto::api::ControlDifference;
 use serde::Serialize;
 
+use super::catalogues::Catalogues;
 use super::local::{File, Local};
 
 mod files;
@@ -96,6 +98,14 @@ pub struct Report {
     pub empty_tail_pages: u64,
     /// Pages whose only differences are allowed, by the entry of the list.
     pub allowed: BTreeMap<&'static str, u64>,
+    /// Files that a crash left behind, since no catalog names them: not judged.
+    pub left_by_crash: u64,
+    /// Their pages.
+    pub left_by_crash_pages: u64,
+    /// The first of them: paths below the data directory.
+    pub left_by_crash_files: Vec<String>,
+    /// Catalogs that cannot be read, and why: all files of theirs were judged.
+    pub catalogs_unread: Vec<String>,
     /// Number of differences.
     pub differences: u64,
     /// The first of them.
@@ -114,6 +124,10 @@ impl Report {
             files: 0,
             empty_tail_pages: 0,
             allowed: BTreeMap::new(),
+            left_by_crash: 0,
+            left_by_crash_pages: 0,
+            left_by_crash_files: Vec::new(),
+            catalogs_unread: Vec::new(),
             differences: 0,
             examples: Vec::new(),
         }
@@ -125,6 +139,18 @@ impl Report {
         if self.examples.len() < EXAMPLES_MAX {
             self.examples.push(difference);
         }
+    }
+
+    fn left(&mut self, path: &str, len: u64) {
+        self.left_by_crash += 1;
+        self.left_by_crash_pages += len / PAGE_SIZE as u64;
+        if self.left_by_crash_files.len() < EXAMPLES_MAX {
+            self.left_by_crash_files.push(path.to_owned());
+        }
+    }
+
+    fn allow(&mut self, name: &'static str) {
+        *self.allowed.entry(name).or_default() += 1;
     }
 
     fn count(&mut self, kind: &'static str) {
@@ -146,6 +172,15 @@ impl Report {
         if self.empty_tail_pages > 0 {
             line(format!("allowed: empty pages at the end of files: {}", self.empty_tail_pages));
         }
+        if self.left_by_crash > 0 {
+            let (n, pages, named) = (self.left_by_crash, self.left_by_crash_pages, &self.left_by_crash_files);
+            let more = if n > named.len() as u64 { ", ..." } else { "" };
+            let named = named.join(", ");
+            line(format!(
+                "left by a crash, not judged: {n} files of {pages} pages that no catalog names: {named}{more}"
+            ));
+        }
+        self.catalogs_unread.iter().for_each(|why| line(format!("cannot be read, so all its files are judged: {why}")));
         for d in &self.examples {
             let block = d.block.map_or_else(String::new, |b| format!(", block {b}"));
             let shown = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |l| l.to_string());
@@ -184,7 +219,13 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
         Fork::Init => true,
         Fork::Main | Fork::Vm => !unlogged.contains(&fork.rel),
     };
+    let catalogues = Catalogues::read(local);
+    report.catalogs_unread.clone_from(&catalogues.unread);
     for (fork, files) in local.forks.iter().filter(|(fork, _)| is_compared(fork)) {
+        if catalogues.is_left_file(fork.rel) {
+            files.iter().for_each(|file| report.left(&file.path, file.len));
+            continue;
+        }
         let is_logged = logged.contains(&fork.rel.db);
         compare_fork(local, source, (*fork, is_logged), files, ours.get(fork).copied(), &mut report).await?;
     }
@@ -195,7 +236,7 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
     for slru in Slru::ALL {
         compare_slru(local, source, slru, &mut report).await?;
     }
-    files::compare(local, source, &mut report).await?;
+    files::compare(local, source, &catalogues, &mut report).await?;
     Ok(report)
 }
 
@@ -278,6 +319,9 @@ fn compare_tail(path: &str, tag: BlockTag, theirs: &Page, report: &mut Report) {
         report.empty_tail_pages += 1;
         return;
     }
+    if tag.fork.fork == Fork::Main && is_unused_spgist(theirs, tag.blk) {
+        return report.allow(SPGIST_UNUSED);
+    }
     let what = "the pageserver does not have it, and it is not empty".to_owned();
     let (block, their_lsn) = (Some(tag.blk), Some(theirs.lsn()));
     report.differs(Difference { file: path.to_owned(), block, their_lsn, ..in_words(what) });
@@ -309,7 +353,9 @@ fn compare_page(
     let Some(kind) = Kind::of_page(theirs, tag.fork.fork) else {
         report.count("unknown");
         let same = ours.0[..8] == theirs.0[..8] && ours.0[10..] == theirs.0[10..];
-        if !same {
+        if !same && is_init_before_log(&ours, theirs, tag.fork.fork) {
+            report.allow(INIT_FORK_LSN);
+        } else if !same {
             report.differs(difference(Some(ours.lsn()), "it differs, and is of no known kind".to_owned()));
         }
         return;
@@ -319,7 +365,7 @@ fn compare_page(
     match verdict(&ours, theirs, &case) {
         Err(e) => report.differs(difference(Some(ours.lsn()), e.to_string())),
         Ok(verdict) => match verdict.left.first() {
-            None => verdict.used.iter().for_each(|n| *report.allowed.entry(ALLOWED[*n].name).or_default() += 1),
+            None => verdict.used.iter().for_each(|n| report.allow(ALLOWED[*n].name)),
             Some(at) => {
                 let what = format!("{} bytes of a {} page differ", verdict.left.len(), kind.name());
                 let mut found = difference(Some(ours.lsn()), what);

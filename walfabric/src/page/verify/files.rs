@@ -4,14 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use pgformat::Lsn;
+use pgformat::datadir::{FileKind, classify};
 use pgformat::origins::{ORIGINS_FILE_NAME, parse_origins};
 
 use super::{Difference, Report, Source, in_words, show_bytes};
+use crate::page::catalogues::Catalogues;
 use crate::page::local::Local;
 
-pub(super) async fn compare(local: &Local, source: &mut impl Source, report: &mut Report) -> Result<()> {
+pub(super) async fn compare(
+    local: &Local,
+    source: &mut impl Source,
+    catalogues: &Catalogues,
+    report: &mut Report,
+) -> Result<()> {
     let ours: BTreeSet<String> = source.files().await?.into_iter().collect();
     for path in ours.union(&local.files) {
+        if !ours.contains(path)
+            && let FileKind::RelMap(spc, db) = classify(path, None)
+            && catalogues.is_left_directory(spc, db)
+        {
+            report.left(path, 0);
+            continue;
+        }
         report.files += 1;
         let ours = if ours.contains(path) { Some(source.file(path).await?) } else { None };
         let theirs = match local.files.contains(path) {
