@@ -5,7 +5,7 @@
 //! | [`fabric`] | `fabric.json` and `plan.json` |
 //! | [`supervisor`] | parent and subreaper of all processes of a fabric |
 //! | [`up`], [`verbs`] | bring up, start, stop, kill, take down |
-//! | [`timeline`] | one-time bootstrap of a timeline, protection |
+//! | [`timeline`], [`protect`] | one-time bootstrap of a timeline; whether commits wait for its quorum |
 //! | [`status`] | every node, asked at call time |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
@@ -21,6 +21,7 @@ pub mod page;
 pub mod ports;
 pub mod postgres;
 pub mod proof;
+pub mod protect;
 pub mod ready;
 pub mod sql;
 pub mod status;

@@ -13,7 +13,7 @@ use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::runtime::exit;
 use walfabric::status::Source;
 use walfabric::verbs::Verb;
-use walfabric::{demo, fabric::FabricDir, page, status, supervisor, timeline, up, verbs};
+use walfabric::{demo, fabric::FabricDir, page, protect, status, supervisor, timeline, up, verbs};
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
 #[derive(Parser)]
@@ -130,8 +130,10 @@ enum TimelineCommand {
     Create(CreateOptions),
     /// As create, and the pageservers copy the running cluster, so that they serve its pages; shows the progress
     Import(CreateOptions),
-    /// Set synchronous_standby_names on the primary, once its shim streams
+    /// Make commits wait for the quorum: set synchronous_standby_names on the primary, once its shim streams
     Protect(ProtectOptions),
+    /// Make commits wait no longer, and restore the setting that `protect --replace` replaced
+    Unprotect(UnprotectOptions),
 }
 
 #[derive(Subcommand)]
@@ -212,7 +214,29 @@ struct CreateOptions {
 
 #[derive(Args)]
 struct ProtectOptions {
-    /// libpq connection string of the primary (a superuser)
+    /// libpq connection string of the primary: a superuser, or a role that may ALTER SYSTEM this setting and reload
+    #[arg(long, required_unless_present = "print")]
+    primary: Option<String>,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+    /// HTTP address of the shim, host:port, for its own reasons when it does not stream
+    #[arg(long, value_name = "HOST:PORT")]
+    shim: Option<String>,
+    /// Replace a setting that names others; `unprotect` restores it
+    #[arg(long)]
+    replace: bool,
+    /// Only print the line for postgresql.conf
+    #[arg(long)]
+    print: bool,
+    /// How long to wait for the shim, seconds
+    #[arg(long, default_value_t = 60)]
+    wait_s: u64,
+}
+
+#[derive(Args)]
+struct UnprotectOptions {
+    /// libpq connection string of the primary: a superuser, or a role that may ALTER SYSTEM this setting and reload
     #[arg(long)]
     primary: String,
     /// Timeline, 32 hex digits
@@ -270,9 +294,10 @@ async fn run(command: Command) -> Result<u8> {
         Command::Status(o) => run_status(o).await,
         Command::Timeline(TimelineCommand::Create(o)) => run_create(o, false).await,
         Command::Timeline(TimelineCommand::Import(o)) => run_create(o, true).await,
-        Command::Timeline(TimelineCommand::Protect(o)) => {
-            timeline::protect(&o.primary, o.timeline_id, Duration::from_secs(60)).await?;
-            println!("commits of {} wait for the quorum", o.timeline_id);
+        Command::Timeline(TimelineCommand::Protect(o)) => run_protect(o).await,
+        Command::Timeline(TimelineCommand::Unprotect(o)) => {
+            let now = protect::unprotect(&o.primary, o.timeline_id).await?;
+            println!("commits wait for {} no longer: synchronous_standby_names is '{now}'", o.timeline_id);
             Ok(exit::OK)
         }
         Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
@@ -358,6 +383,22 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         // Ending this command does not end the import; given again, it follows on.
         walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
     }
+    Ok(exit::OK)
+}
+
+async fn run_protect(o: ProtectOptions) -> Result<u8> {
+    let line = protect::line(o.timeline_id);
+    let Some(primary) = o.primary.filter(|_| !o.print) else {
+        println!("{line}");
+        return Ok(exit::OK);
+    };
+    let patience = Duration::from_secs(o.wait_s);
+    let args = protect::ProtectArgs { primary, timeline: o.timeline_id, shim: o.shim, replace: o.replace, patience };
+    let done = protect::protect(&args).await?;
+    if let Some(replaced) = done.replaced {
+        println!("replaced synchronous_standby_names = '{replaced}'");
+    }
+    println!("commits of {} wait for the quorum: synchronous_standby_names = '{}'", o.timeline_id, done.setting);
     Ok(exit::OK)
 }
 

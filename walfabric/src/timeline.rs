@@ -6,7 +6,7 @@
 //! already.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
@@ -388,29 +388,4 @@ async fn prehistory(conninfo: &str, request: &CreateTimelineRequest) -> Result<B
     writer.queue_done();
     let _ = writer.flush().await;
     Ok(bytes)
-}
-
-/// Sets `synchronous_standby_names` once the shim streams: from then on commits wait for the quorum.
-///
-/// # Errors
-/// When the shim does not stream within `patience`.
-pub async fn protect(conninfo: &str, timeline: TimelineId, patience: Duration) -> Result<()> {
-    let client = sql::connect(conninfo).await?;
-    let name = names::standby_name(timeline);
-    let deadline = Instant::now() + patience;
-    let streaming =
-        format!("SELECT count(*) FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming'");
-    while sql::text(&client, &streaming).await? == "0" {
-        ensure!(
-            Instant::now() < deadline,
-            "the shim {name} does not stream after {patience:?}: see its /readyz and log"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let wanted = format!("FIRST 1 ({name})");
-    if sql::text(&client, "SHOW synchronous_standby_names").await? != wanted {
-        client.batch_execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{wanted}'")).await?;
-        client.batch_execute("SELECT pg_reload_conf()").await?;
-    }
-    Ok(())
 }

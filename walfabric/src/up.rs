@@ -15,7 +15,7 @@ use crate::fabric::{
 };
 use crate::http::Http;
 use crate::supervisor::{self, Client, Request};
-use crate::{import, ports, postgres, ready, sql, timeline};
+use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
 /// How long one process may take until it answers.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -98,7 +98,14 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Re
     let created = timeline::create(&create).await.context("cannot create the timeline")?;
     println!("timeline     starts at {}", created.start_lsn);
     start(dir, "shim").await?;
-    timeline::protect(&pg.conninfo(), fabric.timeline_id, READY_PATIENCE).await?;
+    let protect = protect::ProtectArgs {
+        primary: pg.conninfo(),
+        timeline: fabric.timeline_id,
+        shim: fabric.shim.as_ref().map(|s| s.http.clone()),
+        replace: false,
+        patience: READY_PATIENCE,
+    };
+    protect::protect(&protect).await?;
     wait_protected(dir, fabric).await?;
     println!("shim         streams, commits wait for the quorum");
     let lsn = durable_commit(pg).await?;
