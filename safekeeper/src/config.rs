@@ -46,6 +46,9 @@ pub struct Args {
     /// Let a walproposer of generation 0 create its timeline by pushing; off, timelines are created over HTTP only.
     #[arg(long)]
     pub allow_implicit_timelines: bool,
+    /// WAL kept in memory for readers, of all timelines together, in MiB [default: 64].
+    #[arg(long, value_name = "MIB")]
+    pub ring_mib: Option<u32>,
     /// Form of the log on standard error: text or json [default: text].
     #[arg(long, value_name = "FORM")]
     pub log_format: Option<String>,
@@ -53,6 +56,9 @@ pub struct Args {
     #[arg(long)]
     pub check_config: bool,
 }
+
+/// Default of --ring-mib: eight timelines that write at once have all that helps them.
+const RING_MIB: u32 = 64;
 
 /// The file of `--config`: the flags again.
 #[derive(Deserialize, Debug, Default)]
@@ -68,6 +74,7 @@ struct File {
     advertise_http: Option<String>,
     availability_zone: Option<String>,
     allow_implicit_timelines: Option<bool>,
+    ring_mib: Option<u32>,
     log_format: Option<String>,
 }
 
@@ -94,6 +101,8 @@ pub struct Config {
     pub availability_zone: Option<String>,
     /// Whether START_WAL_PUSH of a generation-0 walproposer may create a timeline.
     pub allow_implicit_timelines: bool,
+    /// WAL kept in memory for readers, of all timelines together, in bytes.
+    pub rings_bytes: usize,
     /// JSON logs instead of text.
     pub log_json: bool,
 }
@@ -155,6 +164,10 @@ impl Config {
             .map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
         let advertise_pg = advertised("--advertise-pg", a.advertise_pg.or(file.advertise_pg), listen_pg)?;
         let advertise_http = advertised("--advertise-http", a.advertise_http.or(file.advertise_http), listen_http)?;
+        let ring_mib = a.ring_mib.or(file.ring_mib).unwrap_or(RING_MIB);
+        let rings_bytes = usize::try_from(u64::from(ring_mib) << 20).ok().filter(|bytes| *bytes > 0);
+        let rings_bytes =
+            rings_bytes.ok_or_else(|| invalid("--ring-mib", &ring_mib.to_string(), "expected 1 or more"))?;
         let log_json = match a.log_format.or(file.log_format).as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -171,6 +184,7 @@ impl Config {
             advertise_http,
             availability_zone: a.availability_zone.or(file.availability_zone),
             allow_implicit_timelines: a.allow_implicit_timelines || file.allow_implicit_timelines.unwrap_or(false),
+            rings_bytes,
             log_json,
         })
     }
@@ -189,6 +203,7 @@ impl Config {
             ("advertise_http", or_empty(&self.advertise_http)),
             ("availability_zone", or_empty(&self.availability_zone)),
             ("allow_implicit_timelines", self.allow_implicit_timelines.to_string()),
+            ("ring_mib", (self.rings_bytes >> 20).to_string()),
             ("log_format", if self.log_json { "json" } else { "text" }.to_owned()),
         ]
     }
@@ -274,6 +289,7 @@ mod tests {
             ("--broker-prefix", Args { broker_prefix: Some("/".into()), ..args() }),
             ("--advertise-pg", Args { listen_pg: Some("0.0.0.0:5454".into()), ..args() }),
             ("--advertise-http", Args { advertise_http: Some("host".into()), ..args() }),
+            ("--ring-mib", Args { ring_mib: Some(0), ..args() }),
             ("--log-format", Args { log_format: Some("xml".into()), ..args() }),
         ];
         for (flag, a) in cases {

@@ -192,7 +192,10 @@ impl Server {
 }
 
 async fn open_timelines(config: &Config, measured: DiskMetrics) -> Result<Timelines, StartError> {
-    let settings = TimelinesConfig::new(config.data_dir.clone(), config.id, config.allow_implicit_timelines);
+    let settings = TimelinesConfig {
+        rings_bytes: config.rings_bytes,
+        ..TimelinesConfig::new(config.data_dir.clone(), config.id, config.allow_implicit_timelines)
+    };
     let disk = Arc::new(MeasuredDisk::new(FsDisk, measured));
     let opening = tokio::task::spawn_blocking(move || Timelines::open(disk, settings));
     Ok(opening.await.map_err(StartError::Panicked)??)

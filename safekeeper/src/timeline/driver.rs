@@ -90,9 +90,14 @@ enum DiskState {
 
 #[derive(Debug)]
 struct Idle {
+    /// The ring is given back so long after the last write: whoever follows has read it by then.
+    recent_for: Duration,
+    /// And everything else that only an active timeline needs so long after it.
     after: Duration,
     /// Last write; `None` = at rest.
     active_since: Option<Instant>,
+    /// Whether the ring may hold something.
+    holds_wal: bool,
     rest_due: bool,
 }
 
@@ -113,7 +118,7 @@ impl Driver {
         metrics: StorageMetrics,
         (positions, commands): (watch::Sender<Positions>, mpsc::UnboundedReceiver<Command>),
         opened: Opened,
-        idle_after: Duration,
+        (recent_for, idle_after): (Duration, Duration),
     ) -> Driver {
         Driver {
             shared,
@@ -133,7 +138,7 @@ impl Driver {
             stopped: None,
             backoff: heal::BACKOFF_MIN,
             spare: None,
-            idle: Idle { after: idle_after, active_since: None, rest_due: false },
+            idle: Idle { recent_for, after: idle_after, active_since: None, holds_wal: false, rest_due: false },
             stopping: false,
         }
     }
@@ -227,10 +232,10 @@ impl Driver {
                 match &op {
                     Op::Write { begin, wal } => {
                         self.gathered += wal.len();
-                        self.idle.active_since = Some(Instant::now());
-                        self.shared.ring().push(*begin, wal.clone());
+                        (self.idle.active_since, self.idle.holds_wal) = (Some(Instant::now()), true);
+                        self.shared.recent.push(*begin, wal.clone());
                     }
-                    Op::Truncate { to, .. } => self.shared.ring().cut(*to),
+                    Op::Truncate { to, .. } => self.shared.recent.cut(*to),
                     Op::Flush(_) | Op::Persist { .. } => {}
                 }
                 self.ops.push_back(op);

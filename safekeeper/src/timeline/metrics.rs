@@ -40,7 +40,7 @@ impl StorageMetrics {
         self.group_seconds.observe(took.as_secs_f64());
     }
 
-    pub(super) fn register(&self, registry: &mut Registry, wal_bytes: u64) {
+    pub(super) fn register(&self, registry: &mut Registry, wal_bytes: u64, recent_bytes: u64) {
         registry.register_with_unit(
             "storage_written",
             "WAL bytes written to segment files",
@@ -68,5 +68,8 @@ impl StorageMetrics {
             Unit::Bytes,
             held,
         );
+        let recent = Gauge::<u64, AtomicU64>::default();
+        recent.set(recent_bytes);
+        registry.register_with_unit("ring", "Bytes of recent WAL in memory, of all timelines", Unit::Bytes, recent);
     }
 }

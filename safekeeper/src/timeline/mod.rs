@@ -27,6 +27,7 @@ pub mod port;
 pub mod reader;
 pub mod registry;
 mod ring;
+mod rings;
 mod shared;
 mod tenants;
 mod turns;

@@ -196,7 +196,7 @@ impl WalReader {
 
     /// Slices of `[start, end)` when the ring has all of it, or its beginning up to a page border.
     fn read_ring(&self, start: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
-        let slices = self.shared.ring().read(start, end)?;
+        let slices = self.shared.recent.read(start, end)?;
         let len: u64 = slices.iter().map(|b| b.len() as u64).sum();
         // The ring ends before `end` only behind a switch record whose fill did not come: the file has its zeros.
         (start.add(len) == end).then_some(slices)

@@ -24,6 +24,7 @@ use super::create::{self, CreateError, Plan};
 use super::driver::Driver;
 use super::handle::{Positions, TimelineHandle};
 use super::metrics::StorageMetrics;
+use super::rings::Rings;
 use super::shared::{Command, Shared, View};
 use super::tenants::Tenants;
 use super::turns::Turns;
@@ -40,7 +41,11 @@ const STAGING_DIR: &str = "tmp";
 const RING_BYTES: usize = 8 << 20;
 /// Messages queued per connection: 32 of the largest appends, so that a reader of a socket rarely waits for the disk.
 const QUEUE_BYTES: u32 = 4 << 20;
-/// Without WAL for this long a timeline gives back its ring and its prepared segment.
+/// Of all timelines together: eight that write at once have all that helps them.
+const RINGS_BYTES: usize = 64 << 20;
+/// Without WAL for this long a timeline gives back its ring: whoever follows it has read what is in there.
+const RECENT_FOR: Duration = Duration::from_secs(1);
+/// Without WAL for this long a timeline gives back its prepared segment.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// Creations at work at a time: the disk merges the syncs of this many, and each holds a thread and 256 KiB.
 const CREATIONS_MAX: usize = 32;
@@ -58,6 +63,10 @@ pub struct TimelinesConfig {
     pub allow_implicit: bool,
     /// WAL kept in memory per active timeline, in bytes.
     pub ring_bytes: usize,
+    /// The same of all timelines together.
+    pub rings_bytes: usize,
+    /// Without WAL for this long a timeline gives that memory back.
+    pub recent_for: Duration,
     /// Messages queued per connection, in bytes; at least one largest append.
     pub queue_bytes: u32,
     /// Without WAL for this long a timeline is put to rest.
@@ -72,6 +81,8 @@ impl TimelinesConfig {
             node_id,
             allow_implicit,
             ring_bytes: RING_BYTES,
+            rings_bytes: RINGS_BYTES,
+            recent_for: RECENT_FOR,
             queue_bytes: QUEUE_BYTES,
             idle_after: IDLE_AFTER,
         }
@@ -125,6 +136,7 @@ pub struct Timelines {
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
+    rings: Arc<Rings>,
     config: TimelinesConfig,
     metrics: StorageMetrics,
     last_turn: Arc<Mutex<Option<(TenantTimelineId, Instant)>>>,
@@ -170,6 +182,7 @@ impl Timelines {
                 disk,
                 tenants: Tenants::new(config.dir.clone()),
                 staging: SharedDir::new(config.dir.join(STAGING_DIR)),
+                rings: Rings::new(config.rings_bytes),
                 config,
                 metrics: StorageMetrics::default(),
                 last_turn: Arc::default(),
@@ -252,10 +265,15 @@ impl Timelines {
         self.inner.changes.subscribe()
     }
 
+    /// Bytes of recent WAL in memory, of all timelines.
+    pub fn recent_bytes(&self) -> u64 {
+        self.inner.rings.bytes() as u64
+    }
+
     /// Adds what storage counts to a registry that is about to be shown.
     pub fn register_metrics(&self, registry: &mut Registry) {
         let held = self.list().iter().map(TimelineHandle::wal_bytes).sum();
-        self.inner.metrics.register(registry, held);
+        self.inner.metrics.register(registry, held, self.recent_bytes());
     }
 
     /// Stops every driver after what was received is durable and the commit position is persisted.
@@ -356,7 +374,7 @@ impl Timelines {
         let control: ControlState = opened.storage.persisted().clone();
         let view = View { control: Arc::new(control), core, segments: Arc::clone(opened.storage.wal().segments()) };
         let config = &self.inner.config;
-        let limits = (config.ring_bytes, config.queue_bytes);
+        let limits = (self.inner.rings.timeline(config.ring_bytes), config.queue_bytes);
         let shared = Arc::new(Shared::new(ttid, config.node_id, watching, commands, view, limits));
         let driver = Driver::new(
             Arc::clone(&shared),
@@ -364,7 +382,7 @@ impl Timelines {
             self.inner.metrics.clone(),
             (positions, receiver),
             opened,
-            config.idle_after,
+            (config.recent_for, config.idle_after),
         );
         drivers.tasks.spawn(driver.run());
         let mut map = self.inner.map.write().unwrap_or_else(PoisonError::into_inner);

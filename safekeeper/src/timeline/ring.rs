@@ -1,8 +1,9 @@
 //! The newest WAL of an active timeline in memory, as the slices in which it came: caught-up readers take it from here
 //! without a copy and without touching a file.
 //!
-//! Owner: the driver fills and cuts it; readers take slices. Invariant: the slices are contiguous. What is in here need
-//! not be durable: readers stay below the published positions, which move only after the bytes are in.
+//! Owner: [`RecentWal`](super::rings::RecentWal), which the driver fills and cuts and readers take slices from.
+//! Invariant: the slices are contiguous. What is in here need not be durable: readers stay below the published
+//! positions, which move only after the bytes are in.
 
 use std::collections::VecDeque;
 
@@ -74,6 +75,11 @@ impl Ring {
             }
         }
         (!out.is_empty()).then_some(out)
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn end(&self) -> Option<Lsn> {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::handle::Positions;
 use super::port::PortEvent;
-use super::ring::Ring;
+use super::rings::RecentWal;
 use crate::core::{self, ConnId, ControlState};
 use crate::storage::segment::Segments;
 
@@ -27,7 +27,8 @@ pub(super) struct Shared {
     pub(super) queue_bytes: u32,
     next_conn: AtomicU64,
     view: Mutex<View>,
-    ring: Mutex<Ring>,
+    /// The newest WAL in memory.
+    pub(super) recent: RecentWal,
 }
 
 /// What status and readers look at.
@@ -87,7 +88,7 @@ impl Shared {
         positions: watch::Receiver<Positions>,
         commands: mpsc::UnboundedSender<Command>,
         view: View,
-        (ring_bytes, queue_bytes): (usize, u32),
+        (recent, queue_bytes): (RecentWal, u32),
     ) -> Shared {
         Shared {
             ttid,
@@ -98,7 +99,7 @@ impl Shared {
             queue_bytes,
             next_conn: AtomicU64::new(1),
             view: Mutex::new(view),
-            ring: Mutex::new(Ring::new(ring_bytes)),
+            recent,
         }
     }
 
@@ -112,10 +113,6 @@ impl Shared {
 
     pub(super) fn set_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.lock_view());
-    }
-
-    pub(super) fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_view(&self) -> MutexGuard<'_, View> {

@@ -415,6 +415,28 @@ async fn an_idle_timeline_gives_back_its_prepared_segment() {
 }
 
 #[tokio::test]
+async fn recent_wal_stays_within_the_nodes_budget_and_is_given_back_when_idle() {
+    let disk = FakeDisk::new(Lies::None);
+    let small = TimelinesConfig { rings_bytes: 1 << 20, recent_for: Duration::from_millis(50), ..config() };
+    let (timelines, handle) = created(&disk, small).await;
+    let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
+    let mut most = 0;
+    for _ in 0..20 {
+        p.write(&handle, 200_000).await;
+        most = most.max(timelines.recent_bytes());
+    }
+    assert!((1..=1 << 20).contains(&most), "{most} bytes held");
+    within("giving back", async {
+        while timelines.recent_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
+        }
+    })
+    .await;
+    let mut reader = handle.wal_reader(ReadMode::Committed, state().timeline_start_lsn.expect("a start")).expect("one");
+    assert_eq!(read_to(&mut reader, p.sent).await, p.all, "from the files");
+}
+
+#[tokio::test]
 async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
     let disk = FakeDisk::new(Lies::None);
     let (timelines, handle) = created(&disk, config()).await;

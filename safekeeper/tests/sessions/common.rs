@@ -81,6 +81,7 @@ impl Node {
             advertise_http: None,
             availability_zone: None,
             allow_implicit_timelines: false,
+            rings_bytes: 64 << 20,
             log_json: false,
         };
         change(&mut config);

@@ -11,6 +11,13 @@ pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Longest delay.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+impl Idle {
+    /// How long after the last write something is given back next.
+    fn next(&self) -> Duration {
+        if self.holds_wal { self.recent_for.min(self.after) } else { self.after }
+    }
+}
+
 impl Driver {
     /// The disk is full, nothing was written.
     pub(super) fn full(&mut self, e: &StorageError, storage: TimelineStorage) {
@@ -36,7 +43,7 @@ impl Driver {
         self.permits = (Vec::new(), Vec::new());
         self.step(Input::Failed { reason: e.to_string() });
         self.ops.clear();
-        self.shared.ring().clear();
+        self.shared.recent.clear();
     }
 
     /// The disk did what was asked.
@@ -93,7 +100,7 @@ impl Driver {
             _ => None,
         };
         let tick = self.acceptor.next_timeout().map(|ms| self.started + Duration::from_millis(ms));
-        let idle = self.idle.active_since.map(|since| since + self.idle.after);
+        let idle = self.idle.active_since.map(|since| since + self.idle.next());
         [disk, tick, idle].into_iter().flatten().min()
     }
 
@@ -105,13 +112,16 @@ impl Driver {
             other => self.disk = other,
         }
         self.step(Input::Tick);
+        if self.idle.holds_wal && self.idle.active_since.is_some_and(|since| since + self.idle.next() <= now) {
+            self.idle.holds_wal = false;
+            self.shared.recent.clear();
+        }
         if self.idle.active_since.is_some_and(|since| since + self.idle.after <= now) {
             self.idle.active_since = None;
             self.idle.rest_due = true;
             if self.spare.as_ref().is_some_and(|(_, preparing)| preparing.is_finished()) {
                 self.spare = None;
             }
-            self.shared.ring().clear();
         }
     }
 
