@@ -302,6 +302,7 @@ impl Node {
                 reasons.push(format!("timeline {} is being imported", t.ttid));
             }
         }
+        reasons.extend(self.session.intruder());
         let ready = reasons.is_empty();
         if !self.session.is_connected() {
             reasons.push(format!("broker {} does not answer; running streams go on", self.broker.url()));

@@ -1,4 +1,5 @@
-//! Publishes the primary record on the broker: who is at work, in which term, and whether commits are protected.
+//! Publishes the primary record on the broker: who is at work, in which term, and whether commits are protected. The
+//! shim that waits for the slot publishes nothing.
 
 use std::sync::Arc;
 
@@ -10,11 +11,10 @@ use crate::Context;
 pub(crate) async fn run(ctx: Arc<Context>, http: String, cancel: CancellationToken) {
     let key = ctx.broker_keys.primary(ctx.config.ttid);
     loop {
-        if let Some(record) = ctx.shared.record(&ctx.config, &http) {
-            match serde_json::to_vec(&record) {
-                Ok(value) => ctx.broker.publish(key.clone(), value),
-                Err(e) => tracing::error!(error = %e, "the primary record cannot be written as JSON"),
-            }
+        match ctx.shared.record(&ctx.config, &http).map(|record| serde_json::to_vec(&record)) {
+            None => ctx.broker.withdraw(&key),
+            Some(Ok(value)) => ctx.broker.publish(key.clone(), value),
+            Some(Err(e)) => tracing::error!(error = %e, "the primary record cannot be written as JSON"),
         }
         tokio::select! {
             () = cancel.cancelled() => return,

@@ -78,6 +78,7 @@ async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
     ctx.shared.set_phase(Phase::Validating);
     // Two shims on one primary: the slot is exclusive, and who does not have it must not depose who does.
     let slot = upstream.slot(&config.slot).await?;
+    ctx.shared.set_at_work(!matches!(slot, SlotState::Active(_)));
     if let SlotState::Active(by) = &slot {
         return Err(Stop::Retry(format!(
             "replication slot {} is in use by walsender {by}: another shim is at work, or PostgreSQL has not noticed \

@@ -90,7 +90,8 @@ impl Verdict {
 pub(crate) struct State {
     pub(crate) phase: Phase,
     pub(crate) identity: Option<Identity>,
-    /// The identity of the present session, or of the last one: what the broker is told about.
+    /// The identity of the last session in which the slot was ours to take: what the broker is told about. A shim that
+    /// waits for the slot tells nothing, since the record belongs to the one that has it.
     known: Option<Identity>,
     pub(crate) term: Term,
     pub(crate) elected_at: Option<Lsn>,
@@ -166,8 +167,14 @@ impl Shared {
     }
 
     pub(crate) fn set_identity(&self, identity: Identity) {
+        self.lock().identity = Some(identity);
+        self.changed.notify_one();
+    }
+
+    /// Whether the slot on the present primary is free for this shim, or another one has it.
+    pub(crate) fn set_at_work(&self, at_work: bool) {
         let mut state = self.lock();
-        (state.identity, state.known) = (Some(identity), Some(identity));
+        state.known = state.identity.filter(|_| at_work);
         self.changed.notify_one();
     }
 
@@ -272,7 +279,7 @@ impl Shared {
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
-    /// The record for the broker, once a primary is known.
+    /// The record for the broker, once there is a primary that no other shim works on.
     pub(crate) fn record(&self, config: &Config, http: &str) -> Option<PrimaryRecord> {
         let state = self.snapshot();
         let identity = state.known?;
@@ -349,6 +356,8 @@ mod tests {
         let shared = Shared::new(&config);
         assert!(shared.record(&config, "x").is_none());
         shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
+        assert!(shared.record(&config, "x").is_none(), "another shim may have the slot");
+        shared.set_at_work(true);
         let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
         assert_eq!((record.term, record.protected), (None, false));
         shared.set_verdict(Verdict::default());
@@ -357,5 +366,8 @@ mod tests {
         shared.session_over();
         let record = shared.record(&config, "x").expect("the primary is still known");
         assert!(!record.protected, "a session that is over must not leave a good record behind");
+        shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 4 });
+        shared.set_at_work(false);
+        assert!(shared.record(&config, "x").is_none(), "the record belongs to the shim that has the slot");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, KvClient, PutOptions, Txn, TxnOp, TxnOpResponse,
-    TxnResponse, WatchOptions, WatchStream,
+    TxnResponse, WatchFilterType, WatchOptions, WatchStream,
 };
 
 use super::Keys;
@@ -37,6 +37,17 @@ pub struct Entry {
     pub value: Vec<u8>,
     /// Revision of the last put of this key: the token of a choice.
     pub mod_revision: Revision,
+}
+
+/// What the broker holds of a key that was put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Held {
+    /// What was put.
+    Same,
+    /// Nothing.
+    Missing,
+    /// Something that another put left, on this lease (0: on none).
+    Other(LeaseId),
 }
 
 /// What went wrong with the broker; all of it may pass, callers retry with back-off.
@@ -246,18 +257,39 @@ impl Broker {
         }
     }
 
-    /// Whether the broker holds exactly these keys, values and revisions.
-    pub(super) async fn holds(
+    /// Compares keys, values and revisions with what the broker holds: nothing when all are the same, else what is
+    /// there of each key, in order.
+    pub(super) async fn compare(
         &self,
         expected: &[(String, bytes::Bytes, Revision)],
-    ) -> Result<(bool, Seen), BrokerError> {
+    ) -> Result<Vec<Held>, BrokerError> {
         let compare = |(key, value, revision): &(String, bytes::Bytes, Revision)| {
             let revision = Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision);
             [revision, Compare::value(key.as_str(), CompareOp::Equal, value.to_vec())]
         };
-        let txn = Txn::new().when(expected.iter().flat_map(compare).collect::<Vec<_>>());
+        let gets: Vec<TxnOp> = expected.iter().map(|(key, ..)| TxnOp::get(key.as_str(), None)).collect();
+        let txn = Txn::new().when(expected.iter().flat_map(compare).collect::<Vec<_>>()).or_else(gets);
         let answer = self.txn("comparison", txn, REQUEST_TIMEOUT, Repeat::Freely).await?;
-        Ok((answer.succeeded(), Seen::of(answer.header())))
+        if answer.succeeded() {
+            return Ok(Vec::new());
+        }
+        let held = |(response, (_, value, revision)): (TxnOpResponse, &(String, bytes::Bytes, Revision))| {
+            let TxnOpResponse::Get(get) = response else { return Held::Missing };
+            match get.kvs().first() {
+                None => Held::Missing,
+                Some(kv) if kv.value() == value && kv.mod_revision() == *revision => Held::Same,
+                Some(kv) => Held::Other(LeaseId(kv.lease())),
+            }
+        };
+        Ok(answer.op_responses().into_iter().zip(expected).map(held).collect())
+    }
+
+    /// A stream of the deletions below this broker's prefix, from now on.
+    pub(super) async fn watch_deletions(&self) -> Result<WatchStream, BrokerError> {
+        let prefix = &format!("{}/", self.keys.prefix());
+        let options = || WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
+        let open = |client: Client| async move { client.watch_client().watch(prefix.as_str(), Some(options())).await };
+        self.connections.request("watch", REQUEST_TIMEOUT, Repeat::IfUnsent, open).await
     }
 
     /// A stream of what happens below `prefix` from `start` on, and the generation of its connection.

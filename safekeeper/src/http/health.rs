@@ -73,6 +73,7 @@ fn readiness(ctx: &Context) -> Readiness {
             reasons.push(format!("timeline {} accepts no WAL: {reason}", handle.ttid()));
         }
     }
+    reasons.extend(ctx.session.intruder());
     let ready = reasons.is_empty();
     if !ctx.session.is_connected() {
         reasons.push("degraded: the broker does not answer; streams go on, new choices do not arrive".to_owned());

@@ -1,6 +1,7 @@
 //! Which pushes are wanted: the choices below `P/push/<me>/` as the broker shows them. Pure.
 //!
-//! Invariant: a broker that is away changes nothing; only a snapshot without a key, or its deletion, ends a push.
+//! Invariant: a broker that is away changes nothing; only a snapshot without a key, or its deletion, takes a choice
+//! away.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ pub(crate) enum Change {
     Update(String, Choice),
     /// A key is gone.
     Stop(String),
-    /// A key that cannot be followed, with the reason; a push that ran for it ends.
+    /// A key that cannot be followed, with the reason.
     Unreadable(String, String),
 }
 

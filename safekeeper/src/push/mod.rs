@@ -1,8 +1,8 @@
 //! Push: this safekeeper dials the pageservers that chose it. A reconciler: desired set = keys below `P/push/<me>/`,
 //! actual set = running pushers.
 //!
-//! Owner of the pushers: [`run`]. A push ends when its key is gone or the server stops, never because the broker is
-//! away.
+//! Owner of the pushers: [`run`]. Without its key a push is not dialled; a stream that runs goes on. A broker that is
+//! away changes nothing.
 
 mod backoff;
 mod desired;
@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use crate::net::streams::{Stream, StreamKind};
 use crate::server::Context;
 use desired::{Change, Choice, Desired};
+use pusher::Wanted;
 
 /// The most handshakes with one pageserver at once: after its restart every timeline dials it anew.
 const DIALS_PER_PAGESERVER_MAX: usize = 64;
@@ -96,7 +97,7 @@ impl PushBoard {
 }
 
 struct Running {
-    choice: watch::Sender<Choice>,
+    choice: watch::Sender<Wanted>,
     stop: CancellationToken,
     task: Id,
 }
@@ -123,9 +124,12 @@ pub(crate) async fn run(ctx: Arc<Context>) {
                 ctx.pushes.show(&desired);
             }
             Some(ended) = r.tasks.join_next_with_id(), if !r.tasks.is_empty() => {
-                if let Err(e) = ended {
-                    error!(error = %e, "a pusher panicked");
-                    r.restart(e.id());
+                match ended {
+                    Ok((task, ())) => r.ended(task, Duration::ZERO),
+                    Err(e) => {
+                        error!(error = %e, "a pusher panicked");
+                        r.ended(e.id(), PANIC_PAUSE);
+                    }
                 }
             }
         }
@@ -139,18 +143,17 @@ pub(crate) async fn run(ctx: Arc<Context>) {
 impl Reconciler {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Start(key, choice) => self.start(key, choice, Duration::ZERO),
-            Change::Update(key, choice) => {
+            Change::Start(key, choice) | Change::Update(key, choice) => {
                 if let Some(running) = self.running.get(&key) {
-                    running.choice.send_replace(choice);
+                    // Of a pusher that just ended, `ended` sees it.
+                    running.choice.send_replace(Wanted { choice, gone: false });
                 } else {
                     self.start(key, choice, Duration::ZERO);
                 }
             }
             Change::Stop(key) => {
-                if let Some(running) = self.running.remove(&key) {
-                    info!(key, "the choice is gone: the push ends");
-                    running.stop.cancel();
+                if let Some(running) = self.running.get(&key) {
+                    running.choice.send_modify(|wanted| wanted.gone = true);
                 }
             }
             Change::Unreadable(key, reason) => warn!(key, reason, "a choice cannot be read"),
@@ -161,17 +164,20 @@ impl Reconciler {
         let r = &choice.record;
         info!(ttid = %choice.ttid, pageserver = %r.pageserver_id, reason = r.reason, choice_seq = r.choice_seq,
             token = choice.token, "chosen to push");
-        let (sender, receiver) = watch::channel(choice);
+        let (sender, receiver) = watch::channel(Wanted { choice, gone: false });
         let stop = self.ctx.cancel.child_token();
         let task = self.tasks.spawn(pusher::run(Arc::clone(&self.ctx), receiver, stop.clone(), pause)).id();
         self.running.insert(key, Running { choice: sender, stop, task });
     }
 
-    fn restart(&mut self, task: Id) {
+    /// A pusher ended: because its choice is gone, or by a panic. It starts anew when the choice is there (again).
+    fn ended(&mut self, task: Id, pause: Duration) {
         let Some(key) = self.running.iter().find(|(_, r)| r.task == task).map(|(k, _)| k.clone()) else { return };
         if let Some(running) = self.running.remove(&key) {
-            let choice = running.choice.borrow().clone();
-            self.start(key, choice, PANIC_PAUSE);
+            let Wanted { choice, gone } = running.choice.borrow().clone();
+            if !gone && !self.ctx.cancel.is_cancelled() {
+                self.start(key, choice, pause);
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One push: dial, stream, back off, again, until the choice is gone.
 //!
+//! A key that is gone ends no stream: the broker may have lost it with a lease that could not be kept alive, and the
+//! pageserver ends what it does not want. It only ends the dialling; so a push whose key is gone ends with its stream.
 //! A choice that was only put again (same nonce and number) leaves the running stream alone; its newer token is used
 //! when the next dial is due. A refusal as stale is not repeated at once: only a new key makes it right.
 
@@ -32,11 +34,20 @@ const LASTED: Duration = Duration::from_secs(5);
 /// Limit for the last words on a connection.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// What the broker shows of one choice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    /// As it was shown last.
+    pub(super) choice: Choice,
+    /// The key is not there any more.
+    pub(super) gone: bool,
+}
+
 /// How an attempt ended.
 enum Outcome {
-    /// The key is gone or the server stops.
+    /// The server stops.
     Stopped,
-    /// Another choice took this one's place.
+    /// Another choice took this one's place, or nothing is streamed yet and the key is gone.
     NewChoice,
     /// The pageserver has another choice.
     Stale(String),
@@ -44,15 +55,15 @@ enum Outcome {
     Broken { progress: bool, reason: String },
 }
 
-/// Pushes until `stop`.
+/// Pushes until `stop`, or until the key and the stream are gone.
 pub(super) async fn run(
     ctx: Arc<Context>,
-    choice: watch::Receiver<Choice>,
+    choice: watch::Receiver<Wanted>,
     stop: CancellationToken,
     first_pause: Duration,
 ) {
     let (ttid, pageserver) = {
-        let c = choice.borrow();
+        let c = &choice.borrow().choice;
         (c.ttid, c.record.pageserver_id)
     };
     let span = info_span!("push", %ttid, %pageserver);
@@ -61,7 +72,7 @@ pub(super) async fn run(
 
 async fn attempts(
     ctx: Arc<Context>,
-    mut choice: watch::Receiver<Choice>,
+    mut choice: watch::Receiver<Wanted>,
     stop: CancellationToken,
     first_pause: Duration,
 ) {
@@ -69,7 +80,7 @@ async fn attempts(
         return;
     }
     let mut backoff = Backoff::new();
-    let first = choice.borrow().clone();
+    let first = choice.borrow().choice.clone();
     let stream = Stream::new(
         first.ttid,
         StreamKind::Push,
@@ -81,7 +92,10 @@ async fn attempts(
     let outage =
         RepeatLog::outage(format!("push to pageserver {} broke off, trying again", first.record.pageserver_id));
     loop {
-        let current = choice.borrow_and_update().clone();
+        let Wanted { choice: current, gone } = choice.borrow_and_update().clone();
+        if gone {
+            return;
+        }
         stream.set_token(current.token);
         stream.set_state(StreamState::Connecting);
         ctx.metrics.push_dials.inc();
@@ -92,7 +106,7 @@ async fn attempts(
                 continue;
             }
             // The key was put again while the pageserver was asked: its newer token may be the right one.
-            Outcome::Stale(_) if choice.borrow().token != current.token => continue,
+            Outcome::Stale(_) if choice.borrow().choice.token != current.token => continue,
             Outcome::Stale(reason) => {
                 info!(
                     reason,
@@ -128,13 +142,13 @@ async fn attempts(
 async fn attempt(
     ctx: &Arc<Context>,
     current: &Choice,
-    choice: &mut watch::Receiver<Choice>,
+    choice: &mut watch::Receiver<Wanted>,
     stop: &CancellationToken,
     (stream, outage): (&Stream, &RepeatLog),
 ) -> Outcome {
     let handle = tokio::select! {
         handle = appeared(ctx, current.ttid) => handle,
-        () = replaced(current, choice, stream) => return Outcome::NewChoice,
+        () = revoked(current, choice, stream) => return Outcome::NewChoice,
         () = stop.cancelled() => return Outcome::Stopped,
     };
     let dials = ctx.pushes.dials(&current.record.pageserver_pg);
@@ -146,7 +160,7 @@ async fn attempt(
     };
     let opened = tokio::select! {
         opened = opening => opened,
-        () = replaced(current, choice, stream) => return Outcome::NewChoice,
+        () = revoked(current, choice, stream) => return Outcome::NewChoice,
         () = stop.cancelled() => return Outcome::Stopped,
     };
     let opened = match opened {
@@ -174,14 +188,14 @@ async fn attempt(
         outage.over();
         std::future::pending::<bool>().await
     };
-    let revoked = async {
+    let ended = async {
         tokio::select! {
             () = replaced(current, choice, stream) => false,
             () = stop.cancelled() => true,
             never = lasted => never,
         }
     };
-    let (end, reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, revoked).await;
+    let (end, reader, writer) = send::run(outlet, wal, opened.reader, opened.writer, ended).await;
     let progress = stream.received().is_some_and(|r| r > start);
     finish(end, reader, writer, progress).await
 }
@@ -235,16 +249,33 @@ async fn part(mut reader: CopyReader, writer: CopyWriter) -> Result<(), NetError
 }
 
 /// Returns when the choice is another one; a key that was only put again gives its newer token for display.
-async fn replaced(current: &Choice, choice: &mut watch::Receiver<Choice>, stream: &Stream) {
+async fn replaced(current: &Choice, choice: &mut watch::Receiver<Wanted>, stream: &Stream) {
     while choice.changed().await.is_ok() {
-        let newer = choice.borrow_and_update().clone();
+        let Wanted { choice: newer, gone } = choice.borrow_and_update().clone();
         if !current.same_stream(&newer) {
             return;
+        }
+        if gone {
+            info!("the choice is gone from the broker: the stream goes on, and is not dialled again");
         }
         stream.set_token(newer.token);
     }
     // The reconciler dropped this push: `stop` says so too.
     std::future::pending().await
+}
+
+/// Returns when the choice is another one or gone: before there is a stream both mean that there shall be none.
+async fn revoked(current: &Choice, choice: &mut watch::Receiver<Wanted>, stream: &Stream) {
+    let mut shown = choice.clone();
+    let gone = async {
+        if shown.wait_for(|wanted| wanted.gone).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = replaced(current, choice, stream) => {}
+        () = gone => {}
+    }
 }
 
 fn keepalive_of(seconds: u8) -> Duration {

@@ -103,7 +103,7 @@ fn report(lsn: Lsn) -> Bytes {
 
 /// Goal: the whole life of a push. A choice is dialled with its token, WAL flows from where the pageserver says,
 /// feedback reaches the proposer, a key put again leaves the stream alone, a broken stream is dialled again with the
-/// newest token, and the end of the key is the end of the push.
+/// newest token, and the end of the key is the end of the dialling, not of the stream.
 #[tokio::test]
 async fn from_choice_to_revocation() {
     let f = Fabric::start().await;
@@ -150,17 +150,30 @@ async fn from_choice_to_revocation() {
     assert_eq!(push.choice, newer);
     assert!(collect(&mut reader, one, more).await == log.slice(one, two), "the bytes differ");
 
-    // The key goes: the stream ends in order, and nothing dials any more.
+    // The key goes, as with a lease that could not be kept alive: the stream goes on, through its return as well.
     assert!(f.broker.delete(&f.key()).await.expect("the broker takes it"));
-    loop {
-        match soon("the end", reader.next()).await.expect("an orderly end") {
-            CopyEvent::Data(_) => {}
-            CopyEvent::Done => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    drop(writer);
+    let no_choice = async || f.node.get("/v1/choices").await.1.contains("[]").then_some(());
+    until("the safekeeper sees no choice", no_choice).await;
+    let three = log.grow(100_000);
+    p.push(&log, two, None).await;
+    p.commit(three, three).await;
+    let more = usize::try_from(three.bytes_since(two)).expect("small");
+    assert!(collect(&mut reader, two, more).await == log.slice(two, three), "the bytes differ");
+    let put_again = f.choose(1).await;
+    until("the newest token is seen", async || {
+        f.node.status(ttid(1)).await.pushes.first().is_some_and(|p| p.token == put_again).then_some(())
+    })
+    .await;
+
+    // Without the key nothing is dialled once the stream has ended; with it again, it is.
+    assert!(f.broker.delete(&f.key()).await.expect("the broker takes it"));
+    until("the safekeeper sees no choice", no_choice).await;
+    drop((reader, writer));
     until("the push is gone", async || f.node.status(ttid(1)).await.pushes.is_empty().then_some(())).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(500), f.pageserver.accept()).await;
+    assert!(quiet.is_err(), "it dialled without a choice");
+    let token = f.choose(1).await;
+    assert_eq!(f.dialled().await.1.choice, token);
 }
 
 /// Goal: a refusal as stale is not repeated until the key changes, and a broker that is away ends no stream.

@@ -54,6 +54,8 @@ conformance! {
     sessions::an_emptied_broker_is_filled_anew
     sessions::a_broker_that_came_back_lower_is_brought_up_to_date
     sessions::a_hung_broker_does_not_hold_a_session_up
+    sessions::deleted_and_overwritten_keys_come_back
+    sessions::a_key_that_another_process_took_comes_back_with_its_end
     tools::etcdctl_works
 }
 

@@ -279,3 +279,58 @@ pub(crate) async fn a_hung_broker_does_not_hold_a_session_up(kind: Kind) {
     .await;
     session.replace(vec![], "/h/2".to_owned(), b"2".to_vec(), SOON).await.expect("and now it goes");
 }
+
+/// Goal: an operator's slip heals within seconds. Method: prefixes are deleted from a broker that lives, under a lease
+/// whose keep-alive is far away, so that only the watch can tell; then keys are overwritten, which only the keep-alive
+/// can tell.
+pub(crate) async fn deleted_and_overwritten_keys_come_back(kind: Kind) {
+    let server = Server::start(kind).await;
+    let (broker, session) = (server.broker(), server.session(60));
+    let renewals = session.renewals();
+    let token = session.replace(vec![], "/conformance/push/1/t".to_owned(), b"c".to_vec(), SOON).await.expect("choice");
+    for n in 0..130 {
+        session.publish(format!("/conformance/tl/{n:03}"), b"x".to_vec());
+    }
+    published(&broker, "/conformance/tl/129", "x").await;
+    confirmed(&session, &broker, "/conformance/tl/129").await;
+    // By then the session watches: the first time, the keep-alive may have been what noticed.
+    broker.delete("/conformance/tl/000").await.expect("delete");
+    published(&broker, "/conformance/tl/000", "x").await;
+    let deleted = Instant::now();
+    assert!(broker.delete_prefix("/conformance/tl/").await.expect("delete") > 100);
+    broker.delete_prefix("/conformance/push/").await.expect("delete");
+    published(&broker, "/conformance/push/1/t", "c").await;
+    wait::until("all keys again", PATIENCE, async || {
+        (broker.get_prefix("/conformance/tl/").await.ok()?.0.len() == 130).then_some(())
+    })
+    .await;
+    assert!(deleted.elapsed() < SOON, "{:?}", deleted.elapsed());
+    assert!(confirmed(&session, &broker, "/conformance/push/1/t").await > token);
+    assert!(renewals.has_changed().expect("alive"), "watchers of tokens hear of it");
+
+    let session = server.session(3);
+    session.publish("/conformance/sk/1".to_owned(), b"mine".to_vec());
+    published(&broker, "/conformance/sk/1", "mine").await;
+    confirmed(&session, &broker, "/conformance/sk/1").await;
+    broker.put("/conformance/sk/1", b"a slip".to_vec()).await.expect("put");
+    published(&broker, "/conformance/sk/1", "mine").await;
+}
+
+/// Goal: a second process with the same id may take a key, and the first puts it back when the second has gone; the two
+/// do not put it in turn. Method: two sessions publish one key.
+pub(crate) async fn a_key_that_another_process_took_comes_back_with_its_end(kind: Kind) {
+    let server = Server::start(kind).await;
+    let (broker, first, second) = (server.broker(), server.session(3), server.session(3));
+    let key = "/conformance/sk/1";
+    first.publish(key.to_owned(), b"first".to_vec());
+    published(&broker, key, "first").await;
+    second.publish(key.to_owned(), b"second".to_vec());
+    let taken = published(&broker, key, "second").await.mod_revision;
+    wait::until("the first one's notice", PATIENCE, async || first.taken_key()).await;
+    first.publish(key.to_owned(), b"first again".to_vec());
+    keep_alives(&server, lease_of(&server, key).await, 3).await;
+    assert_eq!(entry(&broker, key).await.expect("entry").mod_revision, taken, "they do not put it in turn");
+    second.close(SOON).await;
+    published(&broker, key, "first again").await;
+    wait::until("nobody else", PATIENCE, async || first.taken_key().is_none().then_some(())).await;
+}

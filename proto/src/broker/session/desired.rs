@@ -38,6 +38,9 @@ struct Slot {
     /// Last revision that the broker confirmed for a put of this key, also while `told` is unknown.
     revision: Option<Revision>,
     not_before: Option<Instant>,
+    /// Another process put the key on a lease of its own: it is left alone until it is gone. Two that put one key in
+    /// turn would never end, and who came later was started on purpose.
+    taken: bool,
 }
 
 /// What the broker holds, as far as this node knows.
@@ -63,11 +66,12 @@ impl Batch {
 
 impl Slot {
     fn new() -> Slot {
-        Slot { wanted: None, told: Told::Nothing, revision: None, not_before: None }
+        Slot { wanted: None, told: Told::Nothing, revision: None, not_before: None, taken: false }
     }
 
     fn is_dirty(&self) -> bool {
         match (&self.wanted, &self.told) {
+            _ if self.taken => false,
             (Some(wanted), Told::Value(told)) => wanted != told,
             (None, Told::Nothing) => false,
             _ => true,
@@ -103,13 +107,45 @@ impl Desired {
     /// Forgets what the broker was told about some keys.
     pub(super) fn forget<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
         for key in keys {
-            if self.keys.contains_key(key) {
+            if self.keys.get(key).is_some_and(|slot| !slot.taken) {
                 self.slot(key.clone(), |slot| {
                     slot.told = Told::Unknown;
                     slot.not_before = None;
                 });
             }
         }
+    }
+
+    /// The key is not there any more: it is written anew, also when somebody else had taken it.
+    pub(super) fn gone(&mut self, key: &str) {
+        if let Some(slot) = self.keys.get_mut(key) {
+            slot.taken = false;
+            self.forget(std::iter::once(&key.to_owned()));
+        }
+    }
+
+    /// A deletion of the key at `revision` was seen. Whether it is news: an older one, or our own, is not.
+    pub(super) fn deleted(&mut self, key: &str, revision: Revision) -> bool {
+        let is_news = |slot: &&Slot| slot.wanted.is_some() && slot.revision.is_some_and(|put| put < revision);
+        let news = self.keys.get(key).filter(is_news).is_some();
+        if news {
+            self.gone(key);
+        }
+        news
+    }
+
+    /// Another process has put the key. Whether that is news.
+    pub(super) fn taken(&mut self, key: &str) -> bool {
+        let news = self.keys.get(key).is_some_and(|slot| !slot.taken);
+        if news {
+            self.slot(key.to_owned(), |slot| slot.taken = true);
+        }
+        news
+    }
+
+    /// A key that another process has put, if any.
+    pub(super) fn taken_key(&self) -> Option<&str> {
+        self.keys.iter().find(|(_, slot)| slot.taken).map(|(key, _)| key.as_str())
     }
 
     /// What is due at `now`, at most `keys_max` keys.
@@ -146,6 +182,7 @@ impl Desired {
             self.slot(key.clone(), |slot| {
                 renewed |= slot.revision.is_some() && slot.told == Told::Unknown;
                 slot.told = Told::Value(value.clone());
+                slot.taken = false;
                 slot.revision = Some(revision);
                 slot.not_before = Some(now + SPACING);
             });
@@ -192,10 +229,12 @@ impl Desired {
         self.uncertain(batch);
     }
 
-    /// What the broker should hold, in portions for comparison.
+    /// What the broker should hold, for comparison.
     pub(super) fn told(&self) -> Vec<(String, Bytes, Revision)> {
         let told = |(key, slot): (&String, &Slot)| match (&slot.told, slot.revision) {
             (Told::Value(value), Some(revision)) => Some((key.clone(), value.clone(), revision)),
+            // Looked at, whatever it was: it may be gone.
+            _ if slot.taken => Some((key.clone(), Bytes::new(), 0)),
             _ => None,
         };
         self.keys.iter().filter_map(told).collect()
@@ -319,6 +358,40 @@ mod tests {
         desired.publish("000".to_owned(), large.clone());
         desired.publish("001".to_owned(), large);
         assert_eq!(desired.due(now, BATCH_KEYS_MAX).len(), 1, "one large value goes alone");
+    }
+
+    #[test]
+    fn a_deleted_key_comes_back_at_once_and_old_deletions_change_nothing() {
+        let (mut desired, now) = (Desired::default(), Instant::now());
+        publish(&mut desired, "a", "1");
+        assert!(!desired.deleted("a", 3), "it is not there yet");
+        desired.confirm(&desired.due(now, 10), 5, now);
+        assert!(!desired.deleted("a", 4) && !desired.deleted("b", 9));
+        assert_eq!(desired.next_due(now), None);
+        assert!(desired.deleted("a", 6));
+        assert_eq!(desired.due(now, 10), batch(&[], &[("a", "1")]), "no spacing: it is missing");
+        assert!(desired.confirm(&desired.due(now, 10), 7, now), "its token is a new one");
+        desired.withdraw("a");
+        desired.confirm(&desired.due(now, 10), 8, now);
+        assert!(!desired.deleted("a", 8), "our own deletion");
+    }
+
+    #[test]
+    fn a_key_that_another_process_took_is_left_alone_until_it_is_gone() {
+        let (mut desired, now) = (Desired::default(), Instant::now());
+        publish(&mut desired, "a", "1");
+        desired.confirm(&desired.due(now, 10), 5, now);
+        assert!(desired.taken("a") && !desired.taken("a"), "news once");
+        assert_eq!(desired.taken_key(), Some("a"));
+        publish(&mut desired, "a", "2");
+        desired.forget_told();
+        assert_eq!(desired.next_due(now), None, "neither a change nor a lost lease takes it back");
+        assert_eq!(desired.told().len(), 1, "it is still looked at");
+        assert!(desired.deleted("a", 9));
+        assert_eq!(desired.due(now, 10), batch(&[], &[("a", "2")]));
+        desired.taken("a");
+        desired.withdraw("a");
+        assert!(desired.keys.is_empty() && desired.dirty.is_empty(), "what is not ours is not deleted");
     }
 
     #[test]

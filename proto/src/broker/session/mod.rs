@@ -131,6 +131,18 @@ impl Session {
         self.shared.renewals.subscribe()
     }
 
+    /// A key of this session that another process has put on a lease of its own: two processes with one id. It is put
+    /// back as soon as the other one's is gone.
+    pub fn taken_key(&self) -> Option<String> {
+        self.shared.desired().taken_key().map(str::to_owned)
+    }
+
+    /// A reason for readiness pages when [`Session::taken_key`] says that there is one.
+    pub fn intruder(&self) -> Option<String> {
+        let key = self.taken_key()?;
+        Some(format!("another process publishes as this node ({key} on the broker): stop one of the two"))
+    }
+
     /// Whether the broker answered lately (lease alive): for /readyz and for "while the broker is away" rules.
     pub fn is_connected(&self) -> bool {
         *self.shared.connected.borrow()

@@ -1,21 +1,24 @@
 //! The session's task: owns the lease, tells the broker what is desired, notices when the broker forgot.
 //!
-//! One step at a time: an urgent command, or what is due of lease, comparison and publication. After a failure, and
-//! when an answer comes from another life of the store, what the broker holds is compared with what it was told; only
-//! what is missing is put again, so a broker that kept everything sees no put.
+//! One step at a time: an urgent command, or what is due of lease, comparison and publication. With every keep-alive,
+//! after a failure, and when an answer comes from another life of the store, what the broker holds is compared with
+//! what it was told; only what is missing is put again, so a broker that kept everything sees no put. Deletions are
+//! watched as well, so that a key that somebody deletes is back at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_client::{Event, EventType, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::desired::{BATCH_KEYS_MAX, Batch};
 use super::{Command, Shared};
-use crate::broker::client::{LeaseId, REQUEST_TIMEOUT};
+use crate::broker::client::{Held, LeaseId, REQUEST_TIMEOUT};
 use crate::broker::connection::Seen;
 use crate::broker::{Broker, BrokerError, Revision};
+use crate::runtime::RepeatLog;
 
 /// First and longest pause between attempts while the broker is away; the longest is short, since nodes are few.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -31,8 +34,17 @@ struct Task {
     keep_alive_at: Instant,
     /// Where the store was at the last answer.
     seen: Option<Seen>,
-    /// Whether the broker may have forgotten something.
+    /// Whether what the broker holds shall be compared with what it was told.
     suspicious: bool,
+    /// Whether the broker may have forgotten something: then all that differs is put anew, whoever put it.
+    forgetful: bool,
+    /// Deletions below the prefix. A gap does no harm: every keep-alive compares.
+    deletions: Option<WatchStream>,
+    /// The stream is not opened (again) before.
+    watch_at: Instant,
+    /// Keys that were put again, or that another process took, in the log.
+    restored: RepeatLog,
+    taken: RepeatLog,
     failures: u32,
     /// Keys per transaction: 1 after a refusal, to find the one that is refused.
     batch_keys: usize,
@@ -42,6 +54,7 @@ struct Task {
 enum Wake {
     Cancelled,
     Command(Option<Command>),
+    Deletions(Option<WatchResponse>),
     Due,
 }
 
@@ -66,6 +79,11 @@ pub(super) async fn run(
         keep_alive_at: Instant::now(),
         seen: None,
         suspicious: false,
+        forgetful: false,
+        deletions: None,
+        watch_at: Instant::now(),
+        restored: RepeatLog::events("publications were deleted or overwritten on the broker and are put back"),
+        taken: RepeatLog::outage("another process publishes as this node"),
         failures: 0,
         batch_keys: BATCH_KEYS_MAX,
     };
@@ -86,6 +104,7 @@ pub(super) async fn run(
             () = cancel.cancelled() => Wake::Cancelled,
             command = commands.recv() => Wake::Command(command),
             () = tokio::time::sleep_until(pause) => Wake::Due,
+            deletions = next(&mut task.deletions) => Wake::Deletions(deletions),
             () = shared.changed.notified(), if by_change => Wake::Due,
         };
         match wake {
@@ -95,10 +114,21 @@ pub(super) async fn run(
                     break;
                 }
             }
+            Wake::Deletions(Some(response)) => task.deleted(&response),
+            // Opened again with the next step, at the latest with the keep-alive, which compares as well.
+            Wake::Deletions(None) => task.deletions = None,
             Wake::Due => {}
         }
     }
     shared.connected.send_replace(false);
+}
+
+/// The next deletions; never when nobody tells of them, nothing when the stream ends.
+async fn next(deletions: &mut Option<WatchStream>) -> Option<WatchResponse> {
+    match deletions {
+        Some(stream) => stream.message().await.ok().flatten(),
+        None => std::future::pending().await,
+    }
 }
 
 impl Task {
@@ -119,6 +149,11 @@ impl Task {
             self.tell(lease, batch).await?;
             return Ok(Next::Now);
         }
+        if self.deletions.is_none() && now >= self.watch_at {
+            self.watch_at = now + BACKOFF.1;
+            self.deletions = self.broker.watch_deletions().await.ok();
+            return Ok(Next::Now);
+        }
         let due = self.shared.desired().next_due(now);
         Ok(Next::At(due.map_or(self.keep_alive_at, |time| time.min(self.keep_alive_at))))
     }
@@ -133,6 +168,7 @@ impl Task {
         self.lease = Some(lease);
         self.seen = Some(seen);
         self.suspicious = false;
+        self.forgetful = false;
         self.shared.desired().forget_told();
         self.answered();
         Ok(lease)
@@ -142,6 +178,8 @@ impl Task {
         let seen = self.broker.keep_alive(lease).await?;
         self.answered();
         self.look_at(seen);
+        // An operator's slip, or another process with our id, shows nowhere else.
+        self.suspicious = true;
         Ok(())
     }
 
@@ -149,14 +187,43 @@ impl Task {
     async fn compare(&mut self) -> Result<(), BrokerError> {
         let told = self.shared.desired().told();
         for portion in told.chunks(COMPARE_KEYS_MAX) {
-            let (same, _) = self.broker.holds(portion).await?;
-            if !same {
-                tracing::info!(broker = self.broker.url(), "the broker lost publications: publishing anew");
-                self.shared.desired().forget(portion.iter().map(|(key, ..)| key));
+            let held = self.broker.compare(portion).await?;
+            for ((key, ..), held) in portion.iter().zip(held) {
+                self.differs(key, held);
             }
         }
-        self.suspicious = false;
+        (self.suspicious, self.forgetful) = (false, false);
+        if self.shared.desired().taken_key().is_none() {
+            self.taken.over();
+        }
         Ok(())
+    }
+
+    fn differs(&mut self, key: &str, held: Held) {
+        match held {
+            Held::Same => {}
+            Held::Other(lease) if lease.0 != 0 && Some(lease) != self.lease && !self.forgetful => {
+                if self.shared.desired().taken(key) {
+                    self.taken.warn(format!("{key} is on lease {:x}; it is put back when that ends", lease.0));
+                }
+            }
+            Held::Missing | Held::Other(_) => {
+                self.restored.warn(key);
+                self.shared.desired().gone(key);
+            }
+        }
+    }
+
+    fn deleted(&mut self, response: &WatchResponse) {
+        for kv in response.events().iter().filter(|e| e.event_type() == EventType::Delete).filter_map(Event::kv) {
+            let key = String::from_utf8_lossy(kv.key());
+            if self.shared.desired().deleted(&key, kv.mod_revision()) {
+                self.restored.warn(&key);
+            }
+        }
+        if response.canceled() {
+            self.deletions = None;
+        }
     }
 
     async fn tell(&mut self, lease: LeaseId, batch: Batch) -> Result<(), BrokerError> {
@@ -262,7 +329,7 @@ impl Task {
 
     fn look_at(&mut self, seen: Seen) {
         if self.seen.is_some_and(|before| before.is_broken_by(&seen)) {
-            self.suspicious = true;
+            (self.suspicious, self.forgetful) = (true, true);
         }
         self.seen = Some(seen);
     }
@@ -278,7 +345,8 @@ impl Task {
             tracing::warn!(%error, "the broker is away; running streams go on");
         }
         // What was told may be lost, and the lease may have ended: look at both first when it is back.
-        self.suspicious = true;
+        (self.suspicious, self.forgetful) = (true, true);
+        self.deletions = None;
         self.keep_alive_at = Instant::now();
         self.shared.connected.send_replace(false);
         let longest = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
