@@ -358,3 +358,6 @@ impl Task for Take {
         Ok(engine.take(&self.pieces))
     }
 }
+
+#[cfg(test)]
+mod tests;
