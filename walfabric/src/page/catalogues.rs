@@ -42,7 +42,9 @@ impl Catalogues {
             }
             Err(e) => found.unread.push(format!("pg_database: {e:#}")),
         }
-        for (db, spcs) in found.databases.iter().flatten() {
+        let has_files: BTreeSet<u32> = local.forks.keys().map(|fork| fork.rel.db).collect();
+        // A deleted row counts, but its database is mostly gone.
+        for (db, spcs) in found.databases.iter().flatten().filter(|(db, _)| has_files.contains(db)) {
             match files(local, *db, spcs, &mut xacts) {
                 Ok(files) => drop(found.files.insert(*db, files)),
                 Err(e) => found.unread.push(format!("pg_class of database {db}: {e:#}")),

@@ -414,7 +414,8 @@ fn forget_prepared(root: &Path, model: &mut Model) {
 async fn what_a_crash_left_behind_is_listed_and_not_judged() {
     let dir = dir();
     let root = dir.path();
-    let mut model = with_catalogs(root, &[(800, 17000, 0), (802, 17001, 0)], &[(800, 77)]);
+    // Of database 78 nothing is left.
+    let mut model = with_catalogs(root, &[(800, 17000, 0), (802, 17001, 0)], &[(800, 77), (801, 78)]);
     clog(root, &mut model);
     forget_prepared(root, &mut model);
     let report = compare(root, &mut model).await;
