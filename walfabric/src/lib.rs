@@ -9,9 +9,11 @@
 //! | [`status`] | every node, asked at call time |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
+//! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
+pub mod ddl;
 pub mod demo;
 pub mod fabric;
 pub mod http;

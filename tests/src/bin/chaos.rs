@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use proto::api::SafekeeperTimelineStatus;
 use tests::fabric::TestFabric;
+use walfabric::ddl::Ddl;
 use walfabric::fabric::Fabric;
 use walfabric::http::Http;
 use walfabric::ledger::{Acked, Ledger};
@@ -55,6 +56,7 @@ async fn chaos(fabric: &TestFabric, args: &Args, seed: u64) -> Result<()> {
     let conninfo = described.postgres.as_ref().context("no PostgreSQL")?.conninfo();
     let ledger = Ledger::start(&conninfo, CLIENTS).await?;
     ledger.wait_progress(100, HEAL_PATIENCE).await?;
+    let ddl = Ddl::start(&conninfo);
     let mut faults = Faults { rng: fastrand::Rng::with_seed(seed), kills: 0, pauses: 0, log: Vec::new() };
     let end = Instant::now() + Duration::from_secs(args.seconds);
     while Instant::now() < end {
@@ -63,6 +65,7 @@ async fn chaos(fabric: &TestFabric, args: &Args, seed: u64) -> Result<()> {
     for name in names(&described) {
         fabric.ok(&["start", &name])?;
     }
+    println!("{} statements of DDL beside that", ddl.finish().await);
     println!("healing after {} kills and {} pauses: {}", faults.kills, faults.pauses, faults.log.join(" "));
     let healed =
         ledger.wait_progress(200, HEAL_PATIENCE).await.context("no progress after everything was started again")?;

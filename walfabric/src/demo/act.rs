@@ -7,6 +7,7 @@ use proto::Lsn;
 use proto::api::{ChoiceStatus, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
 
 use super::Story;
+use crate::ddl::Ddl;
 use crate::fabric::{Fabric, FabricDir};
 use crate::http::Http;
 use crate::ledger::Ledger;
@@ -15,6 +16,9 @@ use crate::{sql, up};
 
 /// How long any one recovery may take before the demo calls it a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// DDL that is carried out before PostgreSQL is killed: the next one is under way then.
+const DDL_STATEMENTS: u64 = 4;
 
 /// Pause between two looks at a status.
 const STEP: Duration = Duration::from_millis(2);
@@ -150,9 +154,14 @@ impl Scene<'_> {
     }
 
     pub(super) async fn kill_postgres(&self) -> Result<()> {
-        self.story.chapter("kill -9 PostgreSQL with all its backends under load, start it again");
+        self.story.chapter("kill -9 PostgreSQL with all its backends under load and DDL, start it again");
+        let pg = self.fabric.postgres.as_ref().context("the demo needs a PostgreSQL")?;
+        let ddl = Ddl::start(&pg.conninfo());
+        ddl.wait_for(DDL_STATEMENTS, PATIENCE).await?;
         let killed = self.kill("postgres")?;
         up::start(self.dir, "postgres").await?;
+        let statements = ddl.finish().await;
+        self.story.line(&format!("{statements} statements of DDL were carried out, one was cut off"));
         self.story.line(&format!("PostgreSQL recovered and answers after {} ms", killed.elapsed().as_millis()));
         self.wait_protected().await?;
         self.ledger.wait_progress(50, PATIENCE).await?;
