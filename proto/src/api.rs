@@ -4,7 +4,7 @@ use pgformat::{Lsn, SegSize, Tli};
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::{MemberConf, TermLsn};
-use crate::id::{NodeId, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
+use crate::id::{Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
 
 /// Who feeds a timeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -105,6 +105,15 @@ pub struct SafekeeperTimelineStatus {
     pub pushes: Vec<PushStatus>,
     /// Why the timeline does not accept WAL, when it does not.
     pub stopped: Option<String>,
+    /// Why this member neither votes nor counts, when it may have forgotten what it promised, and what it waits for.
+    #[serde(default)]
+    pub not_admitted: Option<String>,
+    /// The life of the timeline's directory here.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
+    /// How often that directory was opened.
+    #[serde(default)]
+    pub starts: u64,
 }
 
 /// One outgoing push stream of a safekeeper.

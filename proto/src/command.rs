@@ -10,6 +10,7 @@ mod tests;
 
 use pgformat::{Lsn, Tli};
 
+use crate::admission::Statement;
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::net::SqlError;
@@ -37,6 +38,9 @@ pub enum Command {
     TimelineStatus,
     /// `TIMELINE_HISTORY n`: PostgreSQL's history file of a tli.
     TimelineHistory(Tli),
+    /// `MEMBER_STATEMENT 'json'`: another member of the timeline says where it stands, and asks what is remembered of
+    /// it.
+    MemberStatement(Box<Statement>),
     /// `SHOW name`; the name in lower case.
     Show(String),
     /// `SET name TO value` or `SET name = value`: accepted by every server without effect. The name in lower case.

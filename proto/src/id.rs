@@ -88,6 +88,13 @@ hex_id!(
     "timeline id"
 );
 
+hex_id!(
+    /// One life of a timeline's directory on a safekeeper: drawn when the directory is made, kept as long as it is
+    /// there. 16 bytes, text form 32 hexadecimal digits.
+    Incarnation,
+    "incarnation"
+);
+
 /// A timeline with its tenant: what every command, key and directory names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TenantTimelineId {

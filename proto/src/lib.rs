@@ -2,6 +2,7 @@
 //!
 //! | module | what | pure? |
 //! |---|---|---|
+//! | [`admission`] | what members tell and remember of each other | yes |
 //! | [`id`] | tenant, timeline, node, term, generation, epoch | yes |
 //! | [`codec`] | bounded cursor over received bytes, typed errors | yes |
 //! | [`command`] | grammar of the replication commands | yes |
@@ -14,6 +15,7 @@
 //! | [`net`] | libpq sessions, dialled and accepted, and the CopyBoth stream | no |
 //! | [`runtime`] | logging, shutdown, HTTP serving, metrics endpoint | no |
 
+pub mod admission;
 pub mod api;
 pub mod broker;
 pub mod codec;

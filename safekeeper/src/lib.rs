@@ -9,12 +9,14 @@
 //! | [`server`] | the process: what its parts share, start and stop | no |
 //! | `net` | libpq sessions: proposers, readers, people | no |
 //! | `push` | dials the pageservers that chose this safekeeper | `desired` yes |
+//! | `admission` | asks the other members what they remember of this one | no |
 //! | `announce` | publishes positions to the broker | no |
 //! | `relay` | pageservers' positions from the broker to the proposer | no |
 //! | `http` | timelines, metrics, health | no |
 //! | `measured` | a disk that counts writes and syncs | no |
 //! | `metrics` | this process's metrics | |
 
+mod admission;
 mod announce;
 pub mod config;
 pub mod core;

@@ -24,7 +24,7 @@ use crate::net::streams::Streams;
 use crate::push::PushBoard;
 use crate::storage::disk::FsDisk;
 use crate::timeline::{RegistryError, TimelineHandle, Timelines, TimelinesConfig};
-use crate::{announce, http, net, push, relay};
+use crate::{admission, announce, http, net, push, relay};
 
 /// Lifetime of the node's lease: how long a dead safekeeper still looks alive.
 const LEASE_S: i64 = 10;
@@ -156,6 +156,7 @@ impl Server {
         tasks.spawn(http::serve(http_listener, Arc::clone(&ctx)));
         tasks.spawn(push::run(Arc::clone(&ctx)));
         tasks.spawn(announce::run(Arc::clone(&ctx)));
+        tasks.spawn(admission::run(Arc::clone(&ctx)));
         tasks.spawn(relay::run(Arc::clone(&ctx)));
         let timelines = ctx.timelines.list().len();
         info!(id = %ctx.config.id, %pg, %http, timelines, version = crate::VERSION, "safekeeper runs");

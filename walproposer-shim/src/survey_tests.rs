@@ -44,6 +44,9 @@ fn account(node: u64, history: &[(u64, u64)], flush: u64, commit: u64) -> Accoun
         streaming: false,
         pushes: Vec::new(),
         stopped: None,
+        not_admitted: None,
+        incarnation: None,
+        starts: 0,
     };
     let greeting = AcceptorGreeting { node_id: NodeId(node), mconf: mconf(&[1, 2, 3]), term };
     Account { greeting, status }

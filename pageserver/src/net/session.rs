@@ -115,10 +115,11 @@ fn unknown_show(name: &str) -> SqlError {
 
 fn unsupported(command: &Command) -> SqlError {
     match command {
-        Command::IdentifySystem | Command::StartReplication(_) | Command::TimelineHistory(_) => {
-            SqlError::unsupported("a pageserver does not send WAL")
-                .with_hint("Replication clients connect to a safekeeper.")
-        }
+        Command::IdentifySystem
+        | Command::StartReplication(_)
+        | Command::TimelineHistory(_)
+        | Command::MemberStatement(_) => SqlError::unsupported("a pageserver does not send WAL")
+            .with_hint("Replication clients connect to a safekeeper."),
         Command::StartWalPush(_) => {
             SqlError::unsupported("START_WAL_PUSH goes to a safekeeper").with_hint("A pageserver takes no votes.")
         }

@@ -39,6 +39,14 @@ pub(super) fn command(text: &str) -> Result<Command, SqlError> {
             tokens.end()?;
             Ok(Command::TimelineHistory(Tli(tli)))
         }
+        "MEMBER_STATEMENT" => {
+            let mut tokens = Tokens::of(first, rest)?;
+            let json = tokens.literal("a statement in single quotes")?;
+            tokens.end()?;
+            let statement = serde_json::from_str(&json);
+            let bad = |e| SqlError::invalid_value(format!("{first}: {e}"));
+            Ok(Command::MemberStatement(Box::new(statement.map_err(bad)?)))
+        }
         "SHOW" => {
             let mut tokens = Tokens::of(first, rest)?;
             let name = tokens.name("a setting's name")?;

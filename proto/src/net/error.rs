@@ -86,6 +86,8 @@ pub mod sqlstate {
     pub const LSN_NOT_REACHED: &str = "WF016";
     /// A record could not be redone, so the page is not known.
     pub const PAGE_NOT_REDONE: &str = "WF017";
+    /// A member that may have forgotten what it promised neither votes nor counts.
+    pub const NOT_ADMITTED: &str = "WF018";
 }
 
 /// An error with SQLSTATE as libpq carries it.

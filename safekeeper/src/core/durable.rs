@@ -77,8 +77,8 @@ impl Acceptor {
     fn acknowledge(&mut self, effects: &mut Vec<Effect>) {
         let due: Vec<ConnId> = self.conns.iter().filter(|(_, c)| c.ack_due).map(|(id, _)| *id).collect();
         let covering = self.pending.iter().rev().find(|p| matches!(p, Pending::Flush { end: Some(_), .. }));
-        let after = covering.map(Pending::id).max(self.adopted);
-        let flush_lsn = self.log.as_ref().map(|l| l.written.flush_lsn);
+        let after = covering.map(Pending::id).max(self.adopted).max(self.heard.started);
+        let flush_lsn = self.log.as_ref().map(|l| l.written.flush_lsn).filter(|_| self.counts());
         for conn in due {
             if let Some(known) = self.conns.get_mut(&conn) {
                 known.ack_due = false;
@@ -92,8 +92,15 @@ impl Acceptor {
     }
 
     pub(super) fn persist(&mut self, effects: &mut Vec<Effect>) -> WriteId {
+        self.persist_acked(self.flush_lsn(), effects)
+    }
+
+    /// Writes the control file; the log is durable up to `acked`, and will not be cut below it.
+    pub(super) fn persist_acked(&mut self, acked: Option<Lsn>, effects: &mut Vec<Effect>) -> WriteId {
         let write = self.next_write();
         self.commit_dirty_since = None;
+        self.state.standing.acked_lsn = acked;
+        self.heard.started.get_or_insert(write);
         self.pending.push_back(Pending::Persist { write, commit_lsn: self.state.commit_lsn });
         effects.push(Effect::Persist { write, state: Box::new(self.state.clone()) });
         write
@@ -117,6 +124,7 @@ impl Acceptor {
                     log.durable = end;
                 }
                 self.advance_commit(now, effects);
+                self.readmit(effects);
             }
             Pending::Persist { commit_lsn, .. } => self.durable_commit = commit_lsn,
             Pending::Truncate { .. } => panic!("a truncation completes with Truncated"),
@@ -138,6 +146,7 @@ impl Acceptor {
         self.start_decoder();
         while !self.busy() {
             let Some((conn, message)) = self.parked.pop_front() else {
+                self.readmit(effects);
                 self.flush_now(effects);
                 return;
             };

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use proto::admission::{Answer, Statement};
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
 use proto::net::sqlstate;
@@ -15,6 +16,10 @@ pub struct ConnId(pub u64);
 /// Names an I/O effect that reports back; strictly rising, in the order of emission.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WriteId(pub u64);
+
+/// Names a question of another member; the driver numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AskId(pub u64);
 
 /// What happened.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +58,22 @@ pub enum Input {
         write: WriteId,
         /// The end found: `flush_lsn` equals the position asked for.
         end: LogEnd,
+    },
+    /// Another member says where it stands; answered by [`Effect::Answer`].
+    Told {
+        /// Names the question.
+        ask: AskId,
+        /// What it says.
+        statement: Box<Statement>,
+    },
+    /// Another member answered what this one stated.
+    Answered(Box<Answer>),
+    /// An operator decides that this member takes part again.
+    Vouched,
+    /// What is on disk is less than this member promised.
+    Forgot {
+        /// In words, with positions.
+        what: String,
     },
     /// An I/O effect failed. Nothing later than the last good sync counts; the timeline stops until it is opened anew.
     Failed {
@@ -102,6 +123,15 @@ pub enum Effect {
         conn: ConnId,
         /// The message. The session adds hot-standby and pageserver feedback to an append response.
         message: AcceptorMessage,
+        /// Not before this is done.
+        after: Option<WriteId>,
+    },
+    /// Answer another member.
+    Answer {
+        /// Its question.
+        ask: AskId,
+        /// The answer.
+        answer: Box<Answer>,
         /// Not before this is done.
         after: Option<WriteId>,
     },
@@ -257,6 +287,14 @@ pub enum Refusal {
     /// The term history is full: no further election is possible on this timeline.
     #[error("the term history holds {0} entries and is full: no vote is given any more")]
     HistoryFull(usize),
+    /// This member may have forgotten what it promised.
+    #[error("safekeeper {node} takes no part in this timeline: {why}")]
+    NotAdmitted {
+        /// This node.
+        node: NodeId,
+        /// What it forgot, and what it waits for.
+        why: String,
+    },
     /// The timeline stopped after a failed write.
     #[error("the timeline is stopped: {0}")]
     Stopped(String),
@@ -280,6 +318,7 @@ impl Refusal {
             Refusal::Superseded(_) => sqlstate::PREEMPTED,
             Refusal::BelowCommit { .. } | Refusal::BadWal(_) => sqlstate::DATA_CORRUPTED,
             Refusal::HistoryFull(_) => sqlstate::HISTORY_FULL,
+            Refusal::NotAdmitted { .. } => sqlstate::NOT_ADMITTED,
             Refusal::Stopped(_) => sqlstate::IO_ERROR,
         }
     }
@@ -287,7 +326,9 @@ impl Refusal {
     /// What the proposer should do.
     pub fn action(&self) -> NextAction {
         match self {
-            Refusal::Superseded(_) | Refusal::Gap { .. } | Refusal::Rewrite { .. } => NextAction::Retry,
+            Refusal::Superseded(_) | Refusal::Gap { .. } | Refusal::Rewrite { .. } | Refusal::NotAdmitted { .. } => {
+                NextAction::Retry
+            }
             Refusal::NotElected { .. } | Refusal::BadElection { .. } => NextAction::Reelect,
             Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => NextAction::Reconfigure,
             Refusal::EpochMissing

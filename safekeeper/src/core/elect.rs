@@ -26,6 +26,9 @@ impl Acceptor {
         if elected.term < self.state.term {
             return Ok(()); // its next append is answered with our term
         }
+        if !self.counts() && self.fence().is_none_or(|fence| elected.term <= fence) {
+            return Err(self.not_admitted());
+        }
         let to = self.check_election(&elected)?;
         if let Some(before) = self.pusher.take()
             && before != conn
@@ -42,14 +45,20 @@ impl Acceptor {
         self.pusher = Some(conn);
         let clean = self.log.as_ref().is_some_and(|l| l.ends_cleanly() && l.durable.flush_lsn == to);
         if !clean {
+            if self.state.standing.acked_lsn > Some(to) {
+                // What is cut from here on is not lost.
+                self.persist_acked(Some(to), effects);
+            }
             self.cut(to, effects);
         }
         if self.adopt(elected, to) {
             self.adopted = Some(self.persist(effects));
         }
+        self.persist_start(effects);
         if clean {
             self.start_decoder();
         }
+        self.readmit(effects);
         Ok(())
     }
 

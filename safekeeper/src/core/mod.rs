@@ -21,8 +21,10 @@
 //! | `session` | connections, the greeting |
 //! | `vote`, `elect`, `append` | one message each |
 //! | `durable` | flush, persist, completions, failure, the commit position |
+//! | `admission` | whether this member may vote and count at all |
 //! | `log` | the log's ends: written, durable, and the decoder that follows it |
 
+mod admission;
 mod append;
 mod durable;
 mod effect;
@@ -40,12 +42,16 @@ use pgformat::Lsn;
 use proto::consensus::{LogPosition, ProposerMessage, TermHistory};
 use proto::id::NodeId;
 
+use admission::Heard;
 use durable::Pending;
 use log::Log;
 use session::Conn;
 
-pub use effect::{ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
-pub use state::{ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions};
+pub use admission::{Admission, FENCE_STEP};
+pub use effect::{AskId, ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
+pub use state::{
+    BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions, Standing,
+};
 
 /// What does not change while a timeline is open.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +94,7 @@ pub struct Acceptor {
     /// Messages that came while a truncation was under way.
     parked: VecDeque<(ConnId, ProposerMessage)>,
     stopped: Option<String>,
+    heard: Heard,
 }
 
 impl Acceptor {
@@ -100,6 +107,11 @@ impl Acceptor {
         check_open(config, &control, end)?;
         // Without a history nothing in the log counts: the first election begins it anew.
         let log = end.filter(|_| control.history.first().is_some()).map(Log::at);
+        let mut control = control;
+        control.standing.starts = control.standing.starts.saturating_add(1);
+        if let Some(why) = admission::lost_log(&control, end.map(|e| e.flush_lsn)) {
+            control.standing.barred.get_or_insert(Bar { why, fence: None });
+        }
         Ok(Acceptor {
             config,
             durable_commit: control.commit_lsn,
@@ -115,6 +127,7 @@ impl Acceptor {
             flush_wanted: false,
             parked: VecDeque::new(),
             stopped: None,
+            heard: Heard::nothing(),
         })
     }
 
@@ -136,6 +149,10 @@ impl Acceptor {
             Input::Tick => self.on_tick(now, effects),
             Input::Done(write) => self.on_done(now, write, effects),
             Input::Truncated { write, end } => self.on_truncated(now, write, end, effects),
+            Input::Told { ask, statement } => self.on_told(ask, &statement, effects),
+            Input::Answered(answer) => self.on_answered(&answer, effects),
+            Input::Vouched => self.on_vouched(effects),
+            Input::Forgot { what } => self.bar(what, effects),
             Input::Failed { reason } => self.on_failed(reason, effects),
         }
         self.assert_invariants();

@@ -1,10 +1,13 @@
 //! What an acceptor must not forget: [`ControlState`], written by [`Effect::Persist`](super::Effect) and given back to
 //! [`Acceptor::open`](super::Acceptor::open). Owner of the live value: the acceptor; the driver only stores bytes.
 
+use std::collections::BTreeMap;
+
 use pgformat::{Lsn, SegSize, Tli};
+use proto::admission::Memory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{MemberConf, TermHistory};
-use proto::id::{PrimaryEpoch, SystemId, TenantTimelineId, Term};
+use proto::id::{Incarnation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
 
 /// The most entries that a term history may have. When it is reached the acceptor refuses the vote; it never drops
 /// entries.
@@ -46,6 +49,51 @@ pub struct ControlState {
     pub peer_horizon_lsn: Option<Lsn>,
     /// PostgreSQL's timeline history, ascending; empty until the first WAL of an implicitly created timeline.
     pub pg_history: Vec<PgHistoryEntry>,
+    /// What this member was before, and what it remembers of the others.
+    pub standing: Standing,
+}
+
+/// The longest text in [`Bar::why`], in bytes.
+pub const BAR_REASON_MAX: usize = 512;
+
+/// Which life of its directory this member lives, whether it takes part, and what it remembers of the other members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Drawn when the directory was made.
+    pub incarnation: Incarnation,
+    /// Openings of the directory so far.
+    pub starts: u64,
+    /// Why this member takes no part; `None`: it does.
+    pub barred: Option<Bar>,
+    /// The fence of the last re-admission; 0 when there was none.
+    pub readmitted: Term,
+    /// The log was durable up to here when this was written, and was not cut below it since.
+    pub acked_lsn: Option<Lsn>,
+    /// The most that each other member ever stated.
+    pub peers: BTreeMap<NodeId, Memory>,
+}
+
+/// A member that may have forgotten what it promised.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bar {
+    /// What it forgot and who says so; at most [`BAR_REASON_MAX`] bytes.
+    pub why: String,
+    /// Behind this term it may follow an elected proposer, and be admitted again.
+    pub fence: Option<Term>,
+}
+
+impl Default for Standing {
+    /// Of a directory whose incarnation is not drawn yet.
+    fn default() -> Standing {
+        Standing {
+            incarnation: Incarnation::new([0; 16]),
+            starts: 0,
+            barred: None,
+            readmitted: Term::ZERO,
+            acked_lsn: None,
+            peers: BTreeMap::new(),
+        }
+    }
 }
 
 impl ControlState {
@@ -77,6 +125,7 @@ impl ControlState {
             commit_lsn: Some(start_lsn),
             peer_horizon_lsn: Some(start_lsn),
             pg_history,
+            standing: Standing::default(),
         }
     }
 
@@ -102,6 +151,7 @@ impl ControlState {
             commit_lsn: None,
             peer_horizon_lsn: None,
             pg_history: Vec::new(),
+            standing: Standing::default(),
         }
     }
 

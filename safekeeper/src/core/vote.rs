@@ -14,7 +14,17 @@ impl Acceptor {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let epoch = self.check_session(conn, request.generation)?;
-        let grant = request.term > self.state.term;
+        if !self.counts() && !self.may_follow(request.term) {
+            return Err(self.not_admitted());
+        }
+        let follow = !self.counts() && request.term > self.state.term;
+        if follow {
+            // Without a vote: it was elected already, by others.
+            self.state.term = request.term;
+            self.state.primary_epoch = epoch;
+            self.persist(effects);
+        }
+        let grant = self.counts() && request.term > self.state.term;
         let entries = self.state.history.entries().len();
         if grant && entries >= HISTORY_ENTRIES_MAX {
             return Err(Refusal::HistoryFull(entries));

@@ -72,6 +72,9 @@ fn readiness(ctx: &Context) -> Readiness {
         if let Some(reason) = &handle.positions().borrow().stopped {
             reasons.push(format!("timeline {} accepts no WAL: {reason}", handle.ttid()));
         }
+        if let Some(reason) = handle.status().not_admitted {
+            reasons.push(format!("timeline {}: this member takes no part: {reason}", handle.ttid()));
+        }
     }
     reasons.extend(ctx.session.intruder());
     let ready = reasons.is_empty();

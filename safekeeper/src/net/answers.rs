@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgformat::{Lsn, SegSize, Tli};
+use proto::admission::Statement;
 use proto::api::shown;
 use proto::broker::records::NodeRecord;
 use proto::command::{Command, StartReplication};
@@ -44,6 +45,7 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
         Command::TimelineStatus => timeline_status(ctx, startup),
         Command::TimelineHistory(tli) => timeline_history(ctx, startup, tli),
         Command::Show(name) => show(ctx, startup, &name).await,
+        Command::MemberStatement(statement) => member_statement(ctx, startup, statement).await,
         // Clients set what they like at start-up; nothing here depends on a setting.
         Command::Set { .. } => Ok(Answer::new("SET", &[], Vec::new())),
         Command::StartPush(_) => Err(SqlError::unsupported("START_PUSH_REPLICATION goes to a pageserver")
@@ -187,6 +189,20 @@ fn timeline_json(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlEr
     let status = ctx.timeline_status(&timeline(ctx, startup)?);
     let text = serde_json::to_string(&status).map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
     Ok(Answer::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
+}
+
+/// Another member says where it stands: one row, what is said and remembered here, as JSON.
+async fn member_statement(
+    ctx: &Context,
+    startup: &StartupParams,
+    statement: Box<Statement>,
+) -> Result<Answer, SqlError> {
+    let handle = timeline(ctx, startup)?;
+    let stopped =
+        || SqlError::new(sqlstate::CANNOT_CONNECT_NOW, "the timeline is stopped or has just been opened anew");
+    let answer = handle.told(statement).await.ok_or_else(stopped)?;
+    let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
+    Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
 }
 
 fn timelines(ctx: &Context) -> Answer {

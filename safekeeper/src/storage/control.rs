@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use proto::id::Incarnation;
 
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::error::StorageError;
-use crate::core::{ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX};
+use crate::core::{BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX};
 
 mod body;
 
@@ -25,11 +26,15 @@ pub use body::{HOST_LEN_MAX, MEMBERS_MAX};
 pub const CONTROL_FILE: &str = "control";
 /// Size of a slot in bytes.
 pub const SLOT_SIZE: usize = 256 << 10;
-/// The format version that is written.
-pub const CONTROL_VERSION: u32 = 1;
+/// The format version that is written; older ones, from 1 on, are read.
+pub const CONTROL_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"WFSKCTL\0";
 const HEADER_LEN: usize = 32;
+/// The last bytes of a slot: the mark that its write was completed.
+const MARK_LEN: usize = 512;
+const MARK_AT: u64 = (SLOT_SIZE - MARK_LEN) as u64;
+const MARK_MAGIC: [u8; 8] = *b"WFSKMRK\0";
 /// Bytes of a slot that are read first: a state with short histories fits.
 const FIRST_READ: usize = 4096;
 
@@ -40,6 +45,10 @@ const _: () = assert!(
         + 2 * MEMBERS_MAX * (body::MEMBER_FIXED_LEN + HOST_LEN_MAX)
         + HISTORY_ENTRIES_MAX * body::HISTORY_ENTRY_LEN
         + PG_HISTORY_ENTRIES_MAX * body::PG_HISTORY_ENTRY_LEN
+        + body::STANDING_FIXED_LEN
+        + BAR_REASON_MAX
+        + body::MEMORIES_MAX * body::MEMORY_LEN
+        + MARK_LEN
         <= SLOT_SIZE
 );
 
@@ -101,10 +110,24 @@ impl ControlFile {
         let path = dir.join(CONTROL_FILE);
         let file = disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;
         let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, 1)?];
+        let damaged =
+            [0, 1].map(|i| matches!(slots[usize::from(i)], Slot::Damaged(_)).then_some(i)).into_iter().flatten().next();
         let (slot, sequence, raw) = newest(&path, slots)?;
+        let lost = damaged.map(|other| completed(&*file, other)).filter(|written| *written > Some(sequence)).flatten();
         let body = raw.slice(HEADER_LEN..);
-        let (state, durable_lsn) = body::decode(body)
+        let (mut state, durable_lsn) = body::decode(u32_in(&raw, 8), body)
             .map_err(|problem| StorageError::Corrupt { path: path.clone(), problem: problem.to_string() })?;
+        if u32_in(&raw, 8) == 1 {
+            // Written by a version that drew none.
+            state.standing.incarnation = Incarnation::new(fastrand::u128(1..).to_le_bytes());
+        }
+        if let Some(written) = lost {
+            let why = format!(
+                "control file write {written} was completed and is damaged; write {sequence} may forget a vote"
+            );
+            tracing::error!(path = %path.display(), why, "the newer slot of a control file is damaged");
+            state.standing.barred.get_or_insert(Bar { why, fence: None });
+        }
         Ok((ControlFile { path, file, slot, sequence, durable_lsn }, state))
     }
 
@@ -164,6 +187,10 @@ impl ControlFile {
             .map_err(StorageError::io("writing", &self.path))?;
         self.file.fdatasync().map_err(StorageError::io("fdatasync of", &self.path))?;
         (self.slot, self.sequence) = (slot, sequence);
+        // Not synced, and no harm when it is lost: it only tells a damaged slot from one whose write never ended.
+        if let Err(e) = self.file.write_at(offset(slot) + MARK_AT, &[mark(sequence)]) {
+            tracing::debug!(error = %e, path = %self.path.display(), "the mark of a control file's write is missing");
+        }
         Ok(())
     }
 }
@@ -200,6 +227,22 @@ fn encode_slot(sequence: u64, body: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
+/// Layout: magic 8, sequence 8, CRC32C of them 4. In a sector of its own, which no write of a slot touches.
+fn mark(sequence: u64) -> Bytes {
+    let mut out = MARK_MAGIC.to_vec();
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+    Bytes::from(out)
+}
+
+/// The last write of a slot that is known to have been completed.
+fn completed(file: &dyn DiskFile, slot: u8) -> Option<u64> {
+    let mut raw = [0; 20];
+    file.read_at(offset(slot) + MARK_AT, &mut raw).ok()?;
+    let sequence = u64::from(u32_in(&raw, 8)) | u64::from(u32_in(&raw, 12)) << 32;
+    (raw[..] == *mark(sequence)).then_some(sequence)
+}
+
 fn read_slot(file: &dyn DiskFile, path: &Path, slot: u8) -> Result<Slot, StorageError> {
     if file.len().map_err(StorageError::io("measuring", path))? < offset(slot) + SLOT_SIZE as u64 {
         return Ok(Slot::Damaged("shorter than a slot"));
@@ -234,7 +277,7 @@ fn check_slot(mut raw: Vec<u8>) -> Slot {
     }
     let (version, len, crc) = (u32_at(8), body_len(&raw), u32_at(24));
     let sequence = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
-    if len > SLOT_SIZE - HEADER_LEN {
+    if len > SLOT_SIZE - HEADER_LEN - MARK_LEN {
         return Slot::Damaged("length beyond the slot");
     }
     raw.truncate(HEADER_LEN + len);
@@ -251,7 +294,7 @@ fn newest(path: &Path, slots: [Slot; 2]) -> Result<(u8, u64, Bytes), StorageErro
     let mut problems = Vec::new();
     for (index, slot) in (0u8..).zip(slots) {
         match slot {
-            Slot::Valid { version, .. } if version != CONTROL_VERSION => {
+            Slot::Valid { version, .. } if !(1..=CONTROL_VERSION).contains(&version) => {
                 return Err(StorageError::UnknownVersion {
                     path: path.to_owned(),
                     found: version,

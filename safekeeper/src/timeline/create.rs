@@ -5,7 +5,7 @@ use pgformat::wal::{check_prehistory, synthetic_prehistory};
 use pgformat::{Lsn, PgMajor};
 use proto::api::{CreateTimelineRequest, PgHistoryEntry, TimelineSource};
 use proto::consensus::{MemberConf, ProposerGreeting};
-use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
+use proto::id::{Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
 
 use super::shared::Shared;
 use crate::core::{ControlState, PG_HISTORY_ENTRIES_MAX};
@@ -77,7 +77,7 @@ pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Byt
     if prehistory.len() as u64 != r.prehistory_len {
         return Err(invalid(format!("prehistory_len says {}, {} bytes came", r.prehistory_len, prehistory.len())));
     }
-    let state = ControlState::created(
+    let mut state = ControlState::created(
         ttid,
         r.source,
         r.system_id,
@@ -88,6 +88,7 @@ pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Byt
         r.pg_history,
         r.start_lsn,
     );
+    state.standing.incarnation = new_incarnation();
     let prehistory = check_bytes(&state, r.start_lsn, prehistory)?;
     Ok(Plan { state, prehistory })
 }
@@ -101,8 +102,14 @@ pub(super) fn plan_implicit(greeting: &ProposerGreeting) -> Result<Plan, CreateE
     if g.pg_version_num != 0 && PgMajor::from_version_num(g.pg_version_num).is_none() {
         return Err(invalid(format!("PostgreSQL version {} is not supported", g.pg_version_num)));
     }
-    let state = ControlState::implicit(g.ttid, g.system_id, g.pg_version_num, g.seg_size);
+    let mut state = ControlState::implicit(g.ttid, g.system_id, g.pg_version_num, g.seg_size);
+    state.standing.incarnation = new_incarnation();
     Ok(Plan { state, prehistory: Bytes::new() })
+}
+
+/// Of a directory that is about to be made.
+fn new_incarnation() -> Incarnation {
+    Incarnation::new(fastrand::u128(1..).to_le_bytes())
 }
 
 fn check_members(node: NodeId, mconf: &MemberConf) -> Result<(), CreateError> {

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::admission::Statement;
 use proto::net::{SqlError, sqlstate};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
@@ -20,9 +21,10 @@ use super::handle::{Positions, Stopped};
 use super::metrics::StorageMetrics;
 use super::shared::{Command, Shared};
 use super::worker::{Home, OpenFailure, Opened, Turn, TurnResult};
-use crate::core::{Acceptor, Effect, Input};
+use crate::core::{Acceptor, Admission, Effect, Input};
 use crate::storage::{Op, StorageError, TimelineStorage};
 
+mod asks;
 mod heal;
 
 /// Commands taken before the disk gets its turn, at most.
@@ -49,6 +51,7 @@ pub(super) struct Driver {
     metrics: StorageMetrics,
     positions: watch::Sender<Positions>,
     commands: mpsc::UnboundedReceiver<Command>,
+    asks: asks::Asks,
     acceptor: Acceptor,
     conns: Conns,
     started: Instant,
@@ -126,6 +129,7 @@ impl Driver {
             metrics,
             positions,
             commands,
+            asks: asks::Asks::default(),
             acceptor: opened.acceptor,
             conns: Conns::default(),
             started: Instant::now(),
@@ -212,6 +216,13 @@ impl Driver {
                 self.step(Input::Disconnected { conn });
                 self.conns.remove(conn);
             }
+            Command::Statement { answer } => self.state(answer),
+            Command::Told { statement, answer } => {
+                let ask = self.asks.put(answer);
+                self.step(Input::Told { ask, statement });
+            }
+            Command::Answered(answer) => self.step(Input::Answered(answer)),
+            Command::Vouch => self.step(Input::Vouched),
             Command::Shutdown => self.begin_shutdown(),
         }
     }
@@ -247,6 +258,7 @@ impl Driver {
                 let error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
                 self.conns.close(conn, error);
             }
+            Err(Effect::Answer { ask, answer, after }) => self.asks.answer(ask, *answer, after),
             Err(_) => unreachable!("every other effect concerns the disk"),
         }
     }
@@ -323,6 +335,7 @@ impl Driver {
             self.step(completion);
             if let Some(write) = write {
                 self.conns.completed(write, &self.shared.feedback);
+                self.asks.completed(write);
             }
         }
         if let Some(job) = result.spare.filter(|j| self.spare.as_ref().is_none_or(|(n, _)| *n != j.segno())) {
@@ -332,13 +345,37 @@ impl Driver {
 
     fn publish(&mut self) {
         let core = self.acceptor.positions();
-        let positions = Positions::new(&core, self.stopped.clone());
+        let positions = Positions::new(&core, self.acceptor.admission(), self.stopped.clone());
+        self.tell_admission(&positions.admission);
         self.shared.set_view(|view| view.core = core);
         self.positions.send_if_modified(|now| {
             let changed = *now != positions;
             *now = positions;
             changed
         });
+    }
+
+    fn tell_admission(&self, now: &Admission) {
+        let before = &self.positions.borrow().admission;
+        let ttid = self.shared.ttid;
+        match (before, now) {
+            (Admission::Barred { why: before, .. }, Admission::Barred { why, .. }) if before == why => {}
+            (_, Admission::Barred { why, waits_for }) => {
+                error!(%ttid, why, waits_for, "this member takes no part: it may have forgotten what it promised");
+            }
+            (Admission::Barred { .. }, Admission::Admitted) => info!(%ttid, "this member is admitted again"),
+            _ => {}
+        }
+    }
+
+    /// What this member says about itself, once it is durable.
+    fn state(&mut self, answer: oneshot::Sender<Option<Statement>>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let statement = self.acceptor.statement(&mut effects);
+        effects.drain(..).for_each(|effect| self.run_effect(effect));
+        self.effects = effects;
+        // Whoever asked and went away needs none.
+        let _ = answer.send(statement);
     }
 
     fn begin_shutdown(&mut self) {

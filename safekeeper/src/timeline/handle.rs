@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use pgformat::Lsn;
+use proto::admission::{Answer, Statement};
 use proto::api::{SafekeeperTimelineStatus, shown};
 use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId, Term};
 use proto::net::{SqlError, sqlstate};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::port::{ANSWERS_MAX, ProposerPort};
 use super::reader::{ReadMode, WalReadError, WalReader};
 use super::shared::{Command, Shared};
-use crate::core::{self, ControlState};
+use crate::core::{self, Admission, ControlState};
 
 /// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +32,8 @@ pub struct Positions {
     pub peer_horizon_lsn: Option<Lsn>,
     /// Whether an elected proposer is connected.
     pub streaming: bool,
+    /// Whether this member votes and counts.
+    pub admission: Admission,
     /// Why no WAL is accepted for the time being, when so (full disk, failed write).
     pub stopped: Option<Stopped>,
 }
@@ -51,7 +54,7 @@ impl std::fmt::Display for Stopped {
 }
 
 impl Positions {
-    pub(super) fn new(core: &core::Positions, stopped: Option<Stopped>) -> Positions {
+    pub(super) fn new(core: &core::Positions, admission: Admission, stopped: Option<Stopped>) -> Positions {
         Positions {
             term: core.term,
             last_log_term: core.last_log_term,
@@ -59,6 +62,7 @@ impl Positions {
             commit_lsn: core.commit_lsn,
             peer_horizon_lsn: core.peer_horizon_lsn,
             streaming: core.streaming,
+            admission,
             stopped,
         }
     }
@@ -93,7 +97,10 @@ impl TimelineHandle {
     pub fn status(&self) -> SafekeeperTimelineStatus {
         let view = self.shared.view();
         let (control, core) = (&*view.control, &view.core);
-        let stopped = self.shared.positions.borrow().stopped.clone();
+        let (stopped, admission) = {
+            let positions = self.shared.positions.borrow();
+            (positions.stopped.clone(), positions.admission.clone())
+        };
         let history = core.flush_lsn.map(|end| control.history.up_to(end).into()).unwrap_or_default();
         SafekeeperTimelineStatus {
             tenant_id: self.shared.ttid.tenant_id,
@@ -120,6 +127,12 @@ impl TimelineHandle {
             streaming: core.streaming,
             pushes: Vec::new(),
             stopped: stopped.map(|s| s.reason.to_string()),
+            not_admitted: match admission {
+                Admission::Barred { why, waits_for } => Some(format!("{why}; {waits_for}")),
+                Admission::Admitted | Admission::Asking => None,
+            },
+            incarnation: Some(control.standing.incarnation),
+            starts: control.standing.starts,
         }
     }
 
@@ -159,6 +172,32 @@ impl TimelineHandle {
     /// [`WalReadError::BelowStart`] when `start` lies before the segment of the first byte held.
     pub fn wal_reader(&self, mode: ReadMode, start: Lsn) -> Result<WalReader, WalReadError> {
         WalReader::open(Arc::clone(&self.shared), mode, start)
+    }
+
+    /// What this member says about itself to the others; `None` while something in it is not durable yet, or the
+    /// timeline is stopped.
+    pub async fn statement(&self) -> Option<Statement> {
+        let (answer, told) = oneshot::channel();
+        self.shared.commands.send(Command::Statement { answer }).ok()?;
+        told.await.ok().flatten()
+    }
+
+    /// Takes what another member says about itself; the answer is durable. `None`: the timeline stopped meanwhile.
+    pub async fn told(&self, statement: Box<Statement>) -> Option<Answer> {
+        let (answer, told) = oneshot::channel();
+        self.shared.commands.send(Command::Told { statement, answer }).ok()?;
+        told.await.ok()
+    }
+
+    /// Takes what another member answered to this one's statement.
+    pub fn answered(&self, answer: Answer) {
+        // A driver that is gone needs no answer.
+        let _ = self.shared.commands.send(Command::Answered(Box::new(answer)));
+    }
+
+    /// An operator decides that this member takes part again, whatever it may have forgotten.
+    pub fn vouch(&self) {
+        let _ = self.shared.commands.send(Command::Vouch);
     }
 
     /// Takes feedback of a pageserver; it goes to the connected proposers at once.

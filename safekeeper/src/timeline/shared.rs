@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proto::admission::{Answer, Statement};
 use proto::command::StartWalPush;
 use proto::consensus::ProposerMessage;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::handle::Positions;
 use super::port::PortEvent;
@@ -44,9 +45,33 @@ pub(super) struct View {
 /// What handles ask of the driver. Unbounded as a channel, bounded by the ports' budgets of bytes.
 #[derive(Debug)]
 pub(super) enum Command {
-    Connect { conn: ConnId, command: StartWalPush, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore> },
-    Message { conn: ConnId, message: ProposerMessage, permit: OwnedSemaphorePermit },
-    Disconnect { conn: ConnId },
+    Connect {
+        conn: ConnId,
+        command: StartWalPush,
+        events: mpsc::Sender<PortEvent>,
+        budget: Arc<Semaphore>,
+    },
+    Message {
+        conn: ConnId,
+        message: ProposerMessage,
+        permit: OwnedSemaphorePermit,
+    },
+    Disconnect {
+        conn: ConnId,
+    },
+    /// What this member says about itself; `None` while it is not durable.
+    Statement {
+        answer: oneshot::Sender<Option<Statement>>,
+    },
+    /// Another member says where it stands.
+    Told {
+        statement: Box<Statement>,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// Another member answered.
+    Answered(Box<Answer>),
+    /// An operator decides that this member takes part.
+    Vouch,
     Shutdown,
 }
 

@@ -50,6 +50,11 @@ impl Promises {
         }
     }
 
+    /// A node's directory was lost or rolled back: what it promised is gone, and that is its fault alone.
+    pub fn forgotten(&mut self, node: u64) {
+        self.0.remove(&node);
+    }
+
     /// A node begins to cut its log: what it told about the tail is taken back, by an elected proposer's order.
     pub fn cut(&mut self, node: u64, to: Lsn) {
         let told = self.of(node);

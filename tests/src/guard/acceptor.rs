@@ -101,7 +101,7 @@ impl Rig {
                 Effect::Flush(write) => finished(write),
                 Effect::Persist { write, .. } => finished(write),
                 Effect::Reply { message: AcceptorMessage::Append(reply), .. } => acknowledged = reply.flush_lsn,
-                Effect::Write { .. } | Effect::Reply { .. } => {}
+                Effect::Write { .. } | Effect::Reply { .. } | Effect::Answer { .. } => {}
                 Effect::Truncate { .. } | Effect::Close { .. } => panic!("not part of this path: {effect:?}"),
             }
         }

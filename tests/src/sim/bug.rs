@@ -56,6 +56,8 @@ bugs! {
     AckOnSend = "ack-on-send",
     /// A bit rots below the committed end of one node (bytes equal everywhere).
     BitRot = "bit-rot",
+    /// A member that forgot is not told so by the others, and votes at once (its guard is skipped).
+    AmnesiacVotes = "amnesiac-votes",
     /// The driver never says that its queue ran empty (progress).
     NeverFlush = "never-flush",
 }
@@ -68,7 +70,7 @@ impl Bug {
             Bug::VoteBeforePersist | Bug::AckBeforeHistory => Some("promises"),
             Bug::CountRefusedVote => Some("I1"),
             Bug::WrongHistory => Some("I2"),
-            Bug::WrongDonor => Some("I3"),
+            Bug::WrongDonor | Bug::AmnesiacVotes => Some("I3"),
             Bug::AckForAll => Some("I4"),
             Bug::CutTooLow => Some("I5"),
             Bug::ReportReceived => Some("I6"),

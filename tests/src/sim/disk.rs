@@ -67,6 +67,19 @@ struct State {
     faults_fired: u64,
 }
 
+/// See [`SimDisk::image`].
+#[derive(Clone)]
+pub struct Image {
+    inodes: BTreeMap<u64, Inode>,
+    next: u64,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Image")
+    }
+}
+
 /// One node's disk; clones share it.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
@@ -152,6 +165,21 @@ impl SimDisk {
                 }
             }
         }
+    }
+
+    /// A copy of everything, as a snapshot of the volume gives it: what was written and not synced is in it.
+    pub fn image(&self) -> Image {
+        let state = self.lock();
+        Image { inodes: state.inodes.clone(), next: state.next }
+    }
+
+    /// Everything is as it was when the image was taken; without one, nothing is there.
+    pub fn restore(&self, image: Option<Image>) {
+        let mut state = self.lock();
+        state.come_up();
+        let empty = || Image { inodes: BTreeMap::from([(ROOT, Inode::Dir(DirData::default()))]), next: ROOT + 1 };
+        let image = image.unwrap_or_else(empty);
+        (state.inodes, state.next) = (image.inodes, image.next);
     }
 
     /// The node loses power.

@@ -340,9 +340,11 @@ impl World {
         // From time to time the whole log, else what is new.
         let from = if known.is_multiple_of(16) { 0 } else { known.min(log.len()) };
         let at = self.start.add(from as u64);
-        let nodes = &self.nodes;
+        let (nodes, amnesiac) = (&self.nodes, self.amnesia.who());
         i4_durable::committed(&self.mconf, commit, |id| {
-            nodes.iter().any(|n| n.id == id.0 && n.medium_holds(at, &log[from..]))
+            // A member that forgot did hold it when it said so; until it is admitted again it says nothing.
+            let forgot = |index: usize| amnesiac == Some(index);
+            nodes.iter().enumerate().any(|(i, n)| n.id == id.0 && (forgot(i) || n.medium_holds(at, &log[from..])))
         })?;
         self.checks.prefix.committed(term, log)
     }

@@ -19,6 +19,7 @@ impl World {
         self.queue.at(self.now + next, Event::Fault);
         let node = self.rng.usize(0..self.nodes.len());
         let kind = if self.profile.blackouts && self.rng.bool() { 26 } else { self.rng.u8(0..100) };
+        let kind = if self.profile.forgetful && self.rng.u8(0..3) == 0 { 97 } else { kind };
         match kind {
             0..9 => self.strike_node(node, false),
             9..14 => self.kill_then_power_loss(node),
@@ -47,7 +48,8 @@ impl World {
             }
             83..92 => self.restart_shim(),
             92..95 => self.next_primary(),
-            95..98 => self.foreign_server(),
+            95..97 => self.foreign_server(),
+            97 => self.begin_forgetting(node),
             _ => self.rot(node),
         }
         for node in 0..self.nodes.len() {
@@ -108,7 +110,7 @@ impl World {
         self.queue.at(self.now + at_shim, Event::BrokenAtShim(key, None));
     }
 
-    fn cut_off(&mut self, node: usize) {
+    pub(super) fn cut_off(&mut self, node: usize) {
         self.count("node cut off");
         self.net.cut_off[node] = true;
         let keys: Vec<ConnKey> = self.net.conns.iter().filter(|(_, c)| c.node == node).map(|(k, _)| *k).collect();

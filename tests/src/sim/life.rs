@@ -5,6 +5,7 @@ use super::node::{Node, OpenFailure};
 use super::schedule::spread;
 use super::world::{Event, World};
 use crate::check::Violation;
+use safekeeper::core::Admission;
 
 impl World {
     pub(crate) fn node_down(&mut self, node: usize, power: bool) {
@@ -51,6 +52,7 @@ impl World {
                 if end > Some(self.start) && last_record.is_none() {
                     return Violation::of("open", format!("node {id} cannot tell its last record before {end:?}"));
                 }
+                self.queue.at(self.now, Event::Ask(node, life));
                 if !first {
                     self.checks.promises.reopened(id, &state, end)?;
                 }
@@ -105,6 +107,7 @@ impl World {
         let everywhere = self.nodes.iter().all(|n| {
             let positions = n.live.as_ref().map(|l| l.acceptor.positions());
             positions.is_some_and(|p| p.flush_lsn == end && p.commit_lsn == end && p.persisted_commit_lsn == end)
+                && n.live.as_ref().is_some_and(|l| l.acceptor.admission() == Admission::Admitted)
         });
         Ok(everywhere && attempt.reported == end)
     }
@@ -128,7 +131,10 @@ impl World {
 
     pub(super) fn describe(&self) -> String {
         let node = |n: &Node| match &n.live {
-            Some(l) => format!("node {}: {:?}, {} operations", n.id, l.acceptor.positions(), l.ops.len()),
+            Some(l) => {
+                let (positions, admission) = (l.acceptor.positions(), l.acceptor.admission());
+                format!("node {}: {admission:?} {positions:?}, {} operations", n.id, l.ops.len())
+            }
             None => format!("node {}: down", n.id),
         };
         let nodes: Vec<String> = self.nodes.iter().map(node).collect();

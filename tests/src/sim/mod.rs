@@ -9,11 +9,13 @@
 //! | `node` | a safekeeper |
 //! | `shim`, `drive` | a shim, and its part of the world |
 //! | `wal` | servers that write WAL |
+//! | `amnesia` | members that forget, and what members tell each other |
 //! | `faults` | what strikes |
 //! | `life` | nodes come back, the world heals and is compared |
 //! | `schedule` | event queue, what a seed decides |
 //! | `world` | everything together |
 
+mod amnesia;
 pub mod bug;
 pub mod disk;
 mod drive;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use proto::admission::{Answer, Statement};
 use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
-use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, Refusal, WriteId};
+use safekeeper::core::{Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Refusal, WriteId};
 use safekeeper::storage::disk::Disk;
 use safekeeper::storage::shared_dir::SharedDir;
 use safekeeper::storage::timeline::Found;
@@ -40,6 +41,7 @@ pub(crate) struct Live {
     pub(crate) acceptor: Acceptor,
     pub(crate) ops: VecDeque<Op>,
     waiting: Vec<(ConnId, AcceptorMessage, WriteId)>,
+    answers: Vec<(AskId, Box<Answer>, WriteId)>,
     /// The last flush that a planted bug told to be done.
     pretended: Option<WriteId>,
     pub(crate) io_due: bool,
@@ -52,6 +54,7 @@ pub(crate) struct Live {
 pub(crate) enum Out {
     Send(ConnId, AcceptorMessage),
     Close(ConnId, Refusal),
+    Answer(AskId, Box<Answer>),
 }
 
 /// Why a node does not come up.
@@ -133,6 +136,7 @@ impl Node {
             acceptor,
             ops: VecDeque::new(),
             waiting: Vec::new(),
+            answers: Vec::new(),
             pretended: None,
             io_due: false,
             flush_due: false,
@@ -163,6 +167,15 @@ impl Node {
         out
     }
 
+    /// What the acceptor says about itself, when it is durable.
+    pub(crate) fn statement(&mut self) -> (Option<Statement>, Vec<Out>) {
+        let Some(live) = &mut self.live else { return (None, Vec::new()) };
+        let (mut effects, mut out, mut inputs) = (Vec::new(), Vec::new(), VecDeque::new());
+        let statement = live.acceptor.statement(&mut effects);
+        effects.into_iter().for_each(|effect| live.route(effect, self.bug, &mut out, &mut inputs));
+        (statement, out)
+    }
+
     /// Runs the next group of disk operations.
     pub(crate) fn run_io(&mut self, now_ms: u64) -> Result<Vec<Out>, StorageError> {
         let Some(live) = &mut self.live else { return Ok(Vec::new()) };
@@ -183,6 +196,13 @@ impl Node {
                     out.push(Out::Send(conn, message));
                 } else {
                     live.waiting.push((conn, message, after));
+                }
+            }
+            for (ask, answer, after) in std::mem::take(&mut live.answers) {
+                if after <= done {
+                    out.push(Out::Answer(ask, answer));
+                } else {
+                    live.answers.push((ask, answer, after));
                 }
             }
         }
@@ -247,6 +267,8 @@ impl Live {
                 self.waiting.retain(|(c, ..)| *c != conn);
                 out.push(Out::Close(conn, refusal));
             }
+            Effect::Answer { ask, answer, after: Some(after) } => self.answers.push((ask, answer, after)),
+            Effect::Answer { ask, answer, after: None } => out.push(Out::Answer(ask, answer)),
             Effect::Flush(write)
                 if bug == Some(Bug::AckBeforeSync) && self.ops.iter().all(|o| matches!(o, Op::Write { .. })) =>
             {

@@ -30,6 +30,8 @@ pub(crate) struct Profile {
     pub(crate) fault_every: Micros,
     /// Every second fault takes the power from all nodes.
     pub(crate) blackouts: bool,
+    /// Every third fault takes a member's memory.
+    pub(crate) forgetful: bool,
     /// Mean delay of a message.
     pub(crate) net: Micros,
     /// Mean duration of a disk operation.
@@ -65,6 +67,7 @@ impl Profile {
             chaos: rng.u64(500_000..2_000_000),
             fault_every: *pick(rng, &[15_000, 40_000, 120_000]),
             blackouts: rng.u8(0..8) == 0,
+            forgetful: rng.u8(0..4) == 0,
             net: *pick(rng, &[100, 500, 3_000]),
             io: *pick(rng, &[100, 1_000, 8_000]),
             hold: *pick(rng, &[1_000, 15_000]),
@@ -91,6 +94,14 @@ impl Profile {
                 self.net = 100;
                 self.io = 100;
                 self.hold = 15_000;
+            }
+            Some(Bug::AmnesiacVotes) => {
+                self.foreign = false;
+                self.forgetful = true;
+                (self.members, self.new_members) = (vec![1, 2, 3], Vec::new());
+                self.fault_every = 40_000;
+                self.blackouts = false;
+                self.shims = 2;
             }
             Some(Bug::NoProof) => {
                 self.compute = false;

@@ -8,13 +8,17 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use pgformat::{Lsn, Tli};
+use proto::admission::{Answer, Statement};
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{AcceptorMessage, Member, MemberConf, ProposerMessage, ProtoVersion};
 use proto::feedback::PageserverFeedback;
-use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
+use proto::id::{
+    Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+};
 use safekeeper::core::{ConnId, ControlState, Input as NodeInput, NextAction};
 use safekeeper::storage::Op;
 
+use super::amnesia::Amnesia;
 use super::bug::Bug;
 use super::net::{ConnKey, Net};
 use super::node::{Node, Out};
@@ -51,6 +55,14 @@ pub(crate) enum Event {
     Stream(usize, u64),
     Fault,
     Mend(usize),
+    /// A member states where it stands to the others.
+    Ask(usize, u64),
+    /// That arrives.
+    Told(usize, usize, u64, Box<Statement>),
+    /// What the other one answers arrives.
+    Answered(usize, u64, Box<Answer>),
+    /// A member forgets, which another one misses.
+    Forget(usize, usize),
     /// The power goes, if faults are still wanted.
     PowerLoss(usize),
     /// The same for all nodes.
@@ -88,6 +100,9 @@ pub(crate) struct World {
     pub(crate) epoch: PrimaryEpoch,
     /// A server's state at some moment, from which a foreign copy goes on.
     pub(crate) fork: Option<Server>,
+    /// What members are created with.
+    pub(crate) created: (ControlState, Vec<u8>),
+    pub(crate) amnesia: Amnesia,
     pub(crate) healed: bool,
     /// Committed bytes that must be passed after healing; `None`: passed, only settling is left.
     pub(super) target: Option<usize>,
@@ -120,7 +135,7 @@ impl World {
         let mut profile = Profile::draw(&mut rng);
         profile.focus(bug);
         let ids = |set: &[u64]| -> Vec<Member> {
-            set.iter().map(|id| Member { id: NodeId(*id), host: String::new(), pg_port: 0 }).collect()
+            set.iter().map(|id| Member { id: NodeId(*id), host: format!("sk{id}"), pg_port: 1 }).collect()
         };
         let mconf = MemberConf::new(Generation::FIRST, ids(&profile.members), ids(&profile.new_members))
             .expect("a valid configuration");
@@ -128,7 +143,7 @@ impl World {
         let (start, prev, prehistory) = beginning(profile.start);
         let epoch = PrimaryEpoch::FIRST;
         let pg_history = vec![PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(1 << 20) }];
-        let state = if profile.foreign {
+        let mut state = if profile.foreign {
             ControlState::implicit(ttid, SystemId(0), 0, seg_size())
         } else {
             let (system_id, members) = (SystemId(SYSTEM_ID), mconf.clone());
@@ -138,6 +153,7 @@ impl World {
         let prehistory = if profile.foreign { Vec::new() } else { prehistory };
         let nodes: Vec<Node> = profile.nodes().iter().map(|id| Node::new(*id, rng.u64(..), bug)).collect();
         for node in &nodes {
+            state.standing.incarnation = Incarnation::new([u8::try_from(node.id).expect("a few nodes"); 16]);
             node.create(&state, &prehistory).expect("a fresh disk works");
         }
         let server = |_| Shim {
@@ -171,6 +187,8 @@ impl World {
             start,
             epoch,
             fork: None,
+            created: (state, prehistory),
+            amnesia: Amnesia::default(),
             healed: false,
             target: None,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -287,6 +305,10 @@ impl World {
             Event::SendElected(shim, attempt) => self.on_send_elected(shim, attempt),
             Event::Produce => self.on_produce(),
             Event::Stream(shim, attempt) => self.on_stream(shim, attempt),
+            Event::Ask(node, life) => self.on_ask(node, life),
+            Event::Told(node, from, life, statement) => self.on_told(node, (from, life), statement),
+            Event::Answered(node, life, answer) => self.on_answered(node, life, *answer),
+            Event::Forget(node, misses) => self.forget(node, misses),
             Event::Fault => self.on_fault(),
             Event::Mend(node) => {
                 self.mend(node);
@@ -323,7 +345,7 @@ impl World {
         spread(&mut self.rng, self.profile.net)
     }
 
-    fn live(&mut self, node: usize, life: u64) -> Option<&mut super::node::Live> {
+    pub(crate) fn live(&mut self, node: usize, life: u64) -> Option<&mut super::node::Live> {
         let node = self.nodes.get_mut(node).filter(|n| n.life == life)?;
         node.live.as_mut()
     }
@@ -365,7 +387,7 @@ impl World {
     }
 
     /// Sends what a node said, and schedules what it needs next.
-    fn after_node(&mut self, node: usize, out: Vec<Out>) -> Result<(), Violation> {
+    pub(crate) fn after_node(&mut self, node: usize, out: Vec<Out>) -> Result<(), Violation> {
         for event in out {
             match event {
                 Out::Send(ConnId(key), mut message) => {
@@ -382,6 +404,7 @@ impl World {
                     self.checks.promises.sent(self.nodes[node].id, &message);
                     self.deliver_to_shim(key, Event::ToShim(key, message));
                 }
+                Out::Answer(ask, answer) => self.answer(node, ask, answer),
                 Out::Close(ConnId(key), refusal) => {
                     if self.trace {
                         println!("          node {} closes {key}: {refusal}", self.nodes[node].id);

@@ -1,13 +1,19 @@
-//! Version 1 of the control file's body: little-endian, positions as numbers with 0 for unknown. Pure.
+//! Versions 1 and 2 of the control file's body: little-endian, positions as numbers with 0 for unknown. Pure.
+//! Version 2 is written: version 1 and, behind it, the member's standing. Version 1 is read.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pgformat::{Lsn, SegSize, Tli};
+use proto::admission::Memory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::codec::{DecodeError, Reader};
 use proto::consensus::{Member, MemberConf, TermHistory, TermLsn};
-use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
+use proto::id::{
+    Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+};
 
-use crate::core::{ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX};
+use crate::core::{BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX, Standing};
 
 /// The most members of one set.
 pub const MEMBERS_MAX: usize = 64;
@@ -15,6 +21,10 @@ pub const MEMBERS_MAX: usize = 64;
 pub const HOST_LEN_MAX: usize = 255;
 
 pub(super) const FIXED_LEN: usize = 112 + 4 + 2 + 2 + 4 + 4;
+pub(super) const STANDING_FIXED_LEN: usize = 16 + 8 + 8 + 8 + 8 + 1 + 1 + 2 + 2;
+pub(super) const MEMORY_LEN: usize = 8 + 16 + 8 + 8 + 8 + 8;
+/// The most members that are remembered: those of both sets.
+pub(super) const MEMORIES_MAX: usize = 2 * MEMBERS_MAX;
 pub(super) const MEMBER_FIXED_LEN: usize = 8 + 2 + 2;
 pub(super) const HISTORY_ENTRY_LEN: usize = 16;
 pub(super) const PG_HISTORY_ENTRY_LEN: usize = 12;
@@ -62,6 +72,7 @@ pub(super) fn encode(s: &ControlState, durable_lsn: Option<Lsn>) -> Result<Vec<u
         out.extend_from_slice(&e.tli.0.to_le_bytes());
         out.extend_from_slice(&e.start_lsn.get().to_le_bytes());
     }
+    encode_standing(&mut out, &s.standing)?;
     Ok(out)
 }
 
@@ -76,7 +87,7 @@ fn count_u16(n: usize, max: usize, what: &str) -> Result<u16, String> {
     u16::try_from(count(n, max, what)?).map_err(|_| format!("{n} {what}"))
 }
 
-pub(super) fn decode(body: Bytes) -> Result<(ControlState, Option<Lsn>), DecodeError> {
+pub(super) fn decode(version: u32, body: Bytes) -> Result<(ControlState, Option<Lsn>), DecodeError> {
     let mut r = Reader::new("control file", body);
     let ttid = TenantTimelineId::new(TenantId::new(r.array("tenant id")?), TimelineId::new(r.array("timeline id")?));
     let source = match r.u8("source")? {
@@ -105,6 +116,7 @@ pub(super) fn decode(body: Bytes) -> Result<(ControlState, Option<Lsn>), DecodeE
     let mconf = MemberConf::new(generation, members, new_members).map_err(|e| r.error(e.to_string()))?;
     let history = history(&mut r, history_len)?;
     let pg_history = pg_history(&mut r, pg_history_len)?;
+    let standing = if version == 1 { Standing::default() } else { decode_standing(&mut r)? };
     r.finish()?;
     let state = ControlState {
         ttid,
@@ -121,6 +133,7 @@ pub(super) fn decode(body: Bytes) -> Result<(ControlState, Option<Lsn>), DecodeE
         commit_lsn,
         peer_horizon_lsn,
         pg_history,
+        standing,
     };
     Ok((state, durable_lsn))
 }
@@ -155,4 +168,58 @@ fn pg_history(r: &mut Reader, n: u32) -> Result<Vec<PgHistoryEntry>, DecodeError
         out.push(PgHistoryEntry { tli: Tli(r.u32_le("tli")?), start_lsn: Lsn::new(r.u64_le("tli start")?) });
     }
     Ok(out)
+}
+
+fn encode_standing(out: &mut Vec<u8>, s: &Standing) -> Result<(), String> {
+    out.extend_from_slice(s.incarnation.bytes());
+    out.extend_from_slice(&s.starts.to_le_bytes());
+    out.extend_from_slice(&s.readmitted.0.to_le_bytes());
+    out.extend_from_slice(&Lsn::to_wire(s.acked_lsn).to_le_bytes());
+    let bar = s.barred.as_ref();
+    let fence = bar.and_then(|b| b.fence);
+    out.extend_from_slice(&fence.unwrap_or(Term::ZERO).0.to_le_bytes());
+    out.extend_from_slice(&[u8::from(bar.is_some()), u8::from(fence.is_some())]);
+    let why = bar.map_or("", |b| &b.why);
+    out.extend_from_slice(&count_u16(why.len(), BAR_REASON_MAX, "bytes of a reason")?.to_le_bytes());
+    out.extend_from_slice(&count_u16(s.peers.len(), MEMORIES_MAX, "remembered members")?.to_le_bytes());
+    out.extend_from_slice(why.as_bytes());
+    for (node, m) in &s.peers {
+        out.extend_from_slice(&node.0.to_le_bytes());
+        out.extend_from_slice(m.incarnation.bytes());
+        for number in [m.starts, m.term.0, m.last_log_term.0, m.flush_lsn.get()] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn decode_standing(r: &mut Reader) -> Result<Standing, DecodeError> {
+    let incarnation = Incarnation::new(r.array("incarnation")?);
+    let starts = r.u64_le("starts")?;
+    let readmitted = Term(r.u64_le("re-admission")?);
+    let acked_lsn = Lsn::from_wire(r.u64_le("acknowledged position")?);
+    let fence = r.u64_le("fence")?;
+    let flags = (r.u8("barred")?, r.u8("fenced")?);
+    let (len, n) = (r.u16_le("length of the reason")?, r.u16_le("remembered members")?);
+    let why = r.take(usize::from(len), "reason")?;
+    let why = String::from_utf8(why.to_vec()).map_err(|_| r.error("the reason is not UTF-8"))?;
+    let barred = match flags {
+        (0, 0) => None,
+        (1, fenced @ 0..=1) => Some(Bar { why, fence: (fenced == 1).then_some(Term(fence)) }),
+        _ => return Err(r.error("impossible flags of a barred member")),
+    };
+    let n = r.bounded_count(u32::from(n), MEMORY_LEN, "remembered members")?;
+    let mut peers = BTreeMap::new();
+    for _ in 0..n {
+        let node = NodeId(r.u64_le("remembered member")?);
+        let memory = Memory {
+            incarnation: Incarnation::new(r.array("its incarnation")?),
+            starts: r.u64_le("its starts")?,
+            term: Term(r.u64_le("its term")?),
+            last_log_term: Term(r.u64_le("its last log term")?),
+            flush_lsn: Lsn::new(r.u64_le("its flush position")?),
+        };
+        peers.insert(node, memory);
+    }
+    Ok(Standing { incarnation, starts, barred, readmitted, acked_lsn, peers })
 }

@@ -3,12 +3,34 @@
 use std::sync::Arc;
 
 use pgformat::{Lsn, SegSize, Tli};
+use proto::admission::Memory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{Member, MemberConf, TermHistory, TermLsn};
-use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
+use proto::id::{
+    Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+};
 
 use super::*;
+use crate::core::Standing;
 use crate::storage::fake::{FakeDisk, Lies};
+
+fn standing() -> Standing {
+    let memory = |n: u64| Memory {
+        incarnation: Incarnation::new([n as u8; 16]),
+        starts: n + 1,
+        term: Term(n + 2),
+        last_log_term: Term(n + 3),
+        flush_lsn: Lsn::new(n + 4),
+    };
+    Standing {
+        incarnation: Incarnation::new(*b"incarnation\x01\x02\x03\x04\x05"),
+        starts: 12,
+        barred: Some(Bar { why: "it forgot".to_owned(), fence: Some(Term(77)) }),
+        readmitted: Term(66),
+        acked_lsn: Some(Lsn::new(0x0169_0000)),
+        peers: [(NodeId(2), memory(20)), (NodeId(3), memory(30))].into(),
+    }
+}
 
 /// A state in which every field has a value of its own.
 fn sample() -> ControlState {
@@ -38,7 +60,14 @@ fn sample() -> ControlState {
             PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(0x0100_0000) },
             PgHistoryEntry { tli: Tli(2), start_lsn: Lsn::new(0x0140_0000) },
         ],
+        standing: standing(),
     }
+}
+
+/// The same of a member that takes part.
+fn sound() -> ControlState {
+    let standing = Standing { barred: None, ..standing() };
+    ControlState { standing, ..sample() }
 }
 
 fn dir() -> &'static Path {
@@ -79,8 +108,8 @@ fn states_of_every_size_come_back() {
 
 /// `UPDATE_GOLDEN=1` writes the file of the present version anew; those of earlier versions are never written again.
 #[test]
-fn the_golden_file_of_version_1_is_read() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/control-v1.bin");
+fn the_golden_file_of_version_2_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/control-v2.bin");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         let (disk, mut control) = created();
         let mut newer = sample();
@@ -89,7 +118,7 @@ fn the_golden_file_of_version_1_is_read() {
         let all = disk.content(&dir().join(CONTROL_FILE)).expect("a file");
         // Each slot without the zeros behind it.
         let slot = |i: usize| {
-            let raw = &all[i * SLOT_SIZE..(i + 1) * SLOT_SIZE];
+            let raw = &all[i * SLOT_SIZE..(i + 1) * SLOT_SIZE - MARK_LEN];
             let end = raw.iter().rposition(|b| *b != 0).map_or(0, |p| p + 1);
             raw[..end].to_vec()
         };
@@ -98,14 +127,7 @@ fn the_golden_file_of_version_1_is_read() {
         golden.extend_from_slice(&slot(1));
         std::fs::write(&path, golden).expect("written");
     }
-    let golden = std::fs::read(&path).expect("the golden file");
-    let disk = FakeDisk::new(Lies::None);
-    let file = disk.open(&dir().join(CONTROL_FILE), OpenMode::CreateNew).expect("created");
-    file.allocate(2 * SLOT_SIZE as u64).expect("allocated");
-    file.write_at(0, &[Bytes::copy_from_slice(&golden[..4096])]).expect("written");
-    file.write_at(SLOT_SIZE as u64, &[Bytes::copy_from_slice(&golden[4096..])]).expect("written");
-    let (control, state) = ControlFile::open(&disk, dir()).expect("opened");
-    assert_eq!((control.slot, control.sequence), (1, 2));
+    let (disk, state) = golden(&path);
     let mut expected = sample();
     expected.commit_lsn = Some(Lsn::new(0x0180_0000));
     assert_eq!(state, expected);
@@ -113,11 +135,39 @@ fn the_golden_file_of_version_1_is_read() {
     assert_eq!(ControlFile::open(&disk, dir()).expect("the other slot").1, sample());
 }
 
+/// A disk with a golden file, and the state in it.
+fn golden(path: &Path) -> (FakeDisk, ControlState) {
+    let golden = std::fs::read(path).expect("the golden file");
+    let disk = FakeDisk::new(Lies::None);
+    let file = disk.open(&dir().join(CONTROL_FILE), OpenMode::CreateNew).expect("created");
+    file.allocate(2 * SLOT_SIZE as u64).expect("allocated");
+    file.write_at(0, &[Bytes::copy_from_slice(&golden[..4096])]).expect("written");
+    file.write_at(SLOT_SIZE as u64, &[Bytes::copy_from_slice(&golden[4096..])]).expect("written");
+    let (control, state) = ControlFile::open(&disk, dir()).expect("opened");
+    assert_eq!((control.slot, control.sequence), (1, 2));
+    (disk, state)
+}
+
+#[test]
+fn a_file_of_version_1_is_read_and_gets_a_life_of_its_own() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/control-v1.bin");
+    let (disk, state) = golden(&path);
+    let incarnation = state.standing.incarnation;
+    let standing = Standing { incarnation, ..Standing::default() };
+    assert_ne!(incarnation, Standing::default().incarnation);
+    assert_eq!(state, ControlState { commit_lsn: Some(Lsn::new(0x0180_0000)), standing, ..sample() });
+    let (mut control, _) = ControlFile::open(&disk, dir()).expect("opened");
+    control.persist(&state).expect("written");
+    assert_eq!(ControlFile::open(&disk, dir()).expect("opened").1, state, "now of version 2");
+}
+
 #[test]
 fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
     let (disk, mut control) = created();
-    let mut newer = sample();
+    let mut newer = sound();
     newer.term = Term(10);
+    control.persist(&sound()).expect("written");
+    control.persist(&sound()).expect("written");
     control.persist(&newer).expect("written");
     let path = dir().join(CONTROL_FILE);
     let used = HEADER_LEN + body::encode(&newer, None).expect("fits").len();
@@ -125,7 +175,13 @@ fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
         let hurt = disk.after_kill();
         hurt.flip(&path, SLOT_SIZE + at);
         let (mut file, state) = ControlFile::open(&hurt, dir()).unwrap_or_else(|e| panic!("byte {at}: {e}"));
-        assert_eq!(state, sample(), "byte {at}");
+        let bar = state.standing.barred.clone().unwrap_or_else(|| panic!("byte {at}: a vote may be forgotten"));
+        assert!(bar.why.contains("write 4 was completed and is damaged"), "{}", bar.why);
+        assert_eq!(ControlState { standing: sound().standing, ..state }, sound(), "byte {at}");
+        // An older slot that is damaged takes nothing away.
+        let older = disk.after_kill();
+        older.flip(&path, at);
+        assert_eq!(ControlFile::open(&older, dir()).expect("opened").1, newer);
         // The damaged slot is written next.
         file.persist(&newer).expect("written");
         assert_eq!(ControlFile::open(&hurt, dir()).expect("opened").1, newer);
@@ -141,20 +197,20 @@ fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
 fn an_unknown_version_is_refused_even_when_the_other_slot_is_known() {
     let (disk, _control) = created();
     let mut raw = encode_slot(2, b"whatever a later version holds").to_vec();
-    raw[8..12].copy_from_slice(&2u32.to_le_bytes());
+    raw[8..12].copy_from_slice(&3u32.to_le_bytes());
     raw[24..28].fill(0);
     let crc = crc32c::crc32c(&raw);
     raw[24..28].copy_from_slice(&crc.to_le_bytes());
     let file = disk.open(&dir().join(CONTROL_FILE), OpenMode::Write).expect("opened");
     file.write_at(SLOT_SIZE as u64, &[Bytes::from(raw)]).expect("written");
-    let e = ControlFile::open(&disk, dir()).expect_err("version 2");
-    assert!(matches!(e, StorageError::UnknownVersion { found: 2, known: 1, .. }) && e.is_corruption(), "{e}");
+    let e = ControlFile::open(&disk, dir()).expect_err("version 3");
+    assert!(matches!(e, StorageError::UnknownVersion { found: 3, known: 2, .. }) && e.is_corruption(), "{e}");
 }
 
 /// Power is cut at every operation of a series of writes: the state found is the last one reported durable, or the
 /// next.
 fn cut_everywhere(lies: Lies) -> Result<(), String> {
-    let with_term = |t: u64| ControlState { term: Term(t), ..sample() };
+    let with_term = |t: u64| ControlState { term: Term(t), ..sound() };
     for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
         for cut in 0..12 {
@@ -168,6 +224,9 @@ fn cut_everywhere(lies: Lies) -> Result<(), String> {
             // What was given out by opening must itself survive.
             let again = after.after_power_loss(&mut rng);
             let (_, kept) = ControlFile::open(&again, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
+            if found.standing.barred.is_some() {
+                return Err(format!("seed {seed} cut {cut}: a write that never ended counts as damage"));
+            }
             if found.term.0 < reported || found.term.0 > reported + 1 || kept.term != found.term {
                 return Err(format!(
                     "seed {seed} cut {cut}: {reported} reported, {} found, {} kept",

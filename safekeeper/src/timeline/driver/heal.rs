@@ -42,6 +42,7 @@ impl Driver {
         self.gathered = 0;
         self.permits = (Vec::new(), Vec::new());
         self.step(Input::Failed { reason: e.to_string() });
+        self.asks = asks::Asks::default();
         self.ops.clear();
         self.shared.recent.clear();
     }
@@ -72,6 +73,7 @@ impl Driver {
         }
         self.acceptor = opened.acceptor;
         self.conns.restart();
+        self.asks = asks::Asks::default();
         self.shared.set_view(|view| {
             view.control = Arc::new(opened.storage.persisted().clone());
             view.segments = Arc::clone(opened.storage.wal().segments());

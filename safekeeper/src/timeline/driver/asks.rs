@@ -1,0 +1,47 @@
+//! Other members' questions that wait for something to be durable. Owner of the answers until they leave.
+
+use std::collections::BTreeMap;
+
+use proto::admission::Answer;
+use tokio::sync::oneshot;
+
+use crate::core::{AskId, WriteId};
+
+/// All questions of a timeline. Dropping it tells everybody who asks that there is no answer.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    last: u64,
+    open: BTreeMap<AskId, oneshot::Sender<Answer>>,
+    waiting: Vec<(WriteId, AskId, Answer)>,
+}
+
+impl Asks {
+    /// Numbers a question.
+    pub(super) fn put(&mut self, answer: oneshot::Sender<Answer>) -> AskId {
+        self.last += 1;
+        self.open.insert(AskId(self.last), answer);
+        AskId(self.last)
+    }
+
+    /// Answers it, when `after` is durable.
+    pub(super) fn answer(&mut self, ask: AskId, answer: Answer, after: Option<WriteId>) {
+        match after {
+            Some(after) => self.waiting.push((after, ask, answer)),
+            None => self.send(ask, answer),
+        }
+    }
+
+    /// Everything up to `write` is durable.
+    pub(super) fn completed(&mut self, write: WriteId) {
+        for (_, ask, answer) in self.waiting.extract_if(.., |(after, ..)| *after <= write).collect::<Vec<_>>() {
+            self.send(ask, answer);
+        }
+    }
+
+    fn send(&mut self, ask: AskId, answer: Answer) {
+        if let Some(asker) = self.open.remove(&ask) {
+            // It may have given up.
+            let _ = asker.send(answer);
+        }
+    }
+}
