@@ -20,6 +20,7 @@
 
 mod choose;
 pub mod config;
+mod delete;
 mod extent;
 mod http;
 mod import;

@@ -182,6 +182,26 @@ impl Node {
         self.tasks.spawn(manager::view::follow(self.clone()));
     }
 
+    /// Runs a task of a timeline; it ends with the node, and with the timeline.
+    pub(crate) fn run_part(&self, timeline: &Timeline, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(timeline.tasks.track_future(work));
+    }
+
+    /// Attaches and deletions take turns.
+    pub(crate) async fn attaching(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.attaching.lock().await
+    }
+
+    /// Where pages are stored.
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// A timeline was deleted.
+    pub(crate) fn forget(&self, ttid: TenantTimelineId) {
+        self.registry().remove(&ttid);
+    }
+
     /// Time since the node started: the clock of the chooser.
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
@@ -286,7 +306,7 @@ impl Node {
             .map_err(|e| AttachError::Disk(e.to_string()))?
             .map_err(|e| AttachError::Disk(format!("the request cannot be kept: {e}")))?;
         timeline.set_copying(None);
-        self.tasks.spawn(import::run(self.clone(), timeline, request));
+        self.run_part(&timeline, import::run(self.clone(), timeline.clone(), request));
         tracing::info!(timeline = %ttid, "import begins");
         Ok(Attached::Created)
     }
@@ -368,15 +388,17 @@ impl Node {
             tracing::warn!(timeline = %ttid, "cannot be opened, and is tried again: {why}");
             // Listed as stopped meanwhile; nobody chooses for it.
             let why = format!("it cannot be opened, and is tried again: {why}");
-            self.registry().insert(ttid, Timeline::new(ttid, Err(why), 0).0);
-            self.tasks.spawn(self.clone().open_again(ttid, dir));
+            let gone = self.shutdown.child_token();
+            let timeline = Timeline::new(ttid, Err(why), 0, gone.clone()).0;
+            self.registry().insert(ttid, timeline.clone());
+            self.run_part(&timeline, self.clone().open_again(ttid, dir, gone));
             return;
         }
         self.take_up(ttid, opened);
     }
 
-    async fn open_again(self: Arc<Node>, ttid: TenantTimelineId, dir: PathBuf) {
-        while self.shutdown.run_until_cancelled(tokio::time::sleep(OPEN_AGAIN)).await.is_some() {
+    async fn open_again(self: Arc<Node>, ttid: TenantTimelineId, dir: PathBuf, gone: CancellationToken) {
+        while gone.run_until_cancelled(tokio::time::sleep(OPEN_AGAIN)).await.is_some() {
             let opened = self.open_files(ttid, dir.clone()).await;
             if !matches!(opened, Err(NotOpened { may_pass: true, .. })) {
                 return self.take_up(ttid, opened);
@@ -393,17 +415,17 @@ impl Node {
                 (Err(why), 0, None)
             }
         };
-        let (timeline, queue) = Timeline::new(ttid, opened, choice_seq);
+        let (timeline, queue) = Timeline::new(ttid, opened, choice_seq, self.shutdown.child_token());
         self.registry().insert(ttid, timeline.clone());
-        self.tasks.spawn(manager::driver::run(self.clone(), timeline.clone(), queue));
+        self.run_part(&timeline, manager::driver::run(self.clone(), timeline.clone(), queue));
         if let Some(store) = timeline.store.clone() {
             if let Some(why) = timeline.trouble().full {
                 tracing::error!(timeline = %ttid, "can be read, and takes nothing in before storage does: {why}");
             }
-            self.tasks.spawn(upkeep::run(store, self.shutdown.clone()));
+            self.run_part(&timeline, upkeep::run(store, timeline.gone.clone()));
         }
         if let Some(request) = request {
-            self.tasks.spawn(import::run(self.clone(), timeline, request));
+            self.run_part(&timeline, import::run(self.clone(), timeline.clone(), request));
         }
     }
 

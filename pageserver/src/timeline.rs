@@ -13,6 +13,7 @@ use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineStatus, shown};
 use proto::id::{NodeId, TenantTimelineId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::choose::{Choice, Input, Mode, Progress};
 use crate::import::ImportState;
@@ -128,6 +129,10 @@ pub(crate) struct Timeline {
     pub(crate) slot: Arc<Slot>,
     /// What the present stream has seen.
     pub(crate) gauge: StreamGauge,
+    /// Cancelled when the node stops, and when the timeline is deleted.
+    pub(crate) gone: CancellationToken,
+    /// Its tasks; streams are ended by [`Timeline::end_stream`].
+    pub(crate) tasks: TaskTracker,
     /// The manager must look at the broker's view again.
     pub(crate) view_changed: Notify,
     position: watch::Sender<Position>,
@@ -140,11 +145,12 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// A timeline and the queue that its manager reads.
+    /// A timeline and the queue that its manager reads; `gone` is cancelled when its tasks shall end.
     pub(crate) fn new(
         ttid: TenantTimelineId,
         opened: Result<Opened, String>,
         choice_seq: u64,
+        gone: CancellationToken,
     ) -> (Arc<Timeline>, mpsc::Receiver<Input>) {
         let (events, queue) = mpsc::channel(EVENTS_MAX);
         let unknown = Lsn::new(0);
@@ -165,6 +171,8 @@ impl Timeline {
             import: watch::Sender::new(ImportState::default()),
             slot: Slot::new(ingest),
             gauge: StreamGauge::default(),
+            gone,
+            tasks: TaskTracker::new(),
             view_changed: Notify::new(),
             position: watch::Sender::new(position),
             trouble: watch::Sender::new(Trouble { stopped, full: None, copying }),
@@ -314,6 +322,13 @@ impl Timeline {
         if let (_, Some(entry)) = &*self.stream()
             && entry.choice.seq == seq
         {
+            entry.cancel.cancel();
+        }
+    }
+
+    /// Cancels whatever stream runs or waits.
+    pub(crate) fn end_stream(&self) {
+        if let (_, Some(entry)) = &*self.stream() {
             entry.cancel.cancel();
         }
     }

@@ -160,6 +160,17 @@ pub struct ImportRequest {
     pub from: String,
 }
 
+/// `POST /v1/import/check` on a pageserver: whether it could copy the cluster. Changes nothing. 200, or 409 with why
+/// not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportCheckRequest {
+    /// libpq connection string of the running cluster, as the pageserver reaches it.
+    pub from: String,
+    /// Which cluster it must be.
+    pub system_id: SystemId,
+}
+
 /// An element of `GET /v1/tenant/T/timeline/L/xacts` on a pageserver: how a transaction ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct XactRow {

@@ -27,7 +27,10 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     let mut tasks = JoinSet::new();
     loop {
         changes.borrow_and_update();
-        for handle in ctx.timelines.list() {
+        let list = ctx.timelines.list();
+        // One that was deleted and made anew is announced anew.
+        announced.retain(|ttid| list.iter().any(|handle| handle.ttid() == *ttid));
+        for handle in list {
             if announced.insert(handle.ttid()) {
                 tasks.spawn(follow(Arc::clone(&ctx), handle));
             }
@@ -45,7 +48,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     tasks.shutdown().await;
 }
 
-/// Follows one timeline until it is shut down.
+/// Follows one timeline until it is shut down, or deleted: then its record goes.
 async fn follow(ctx: Arc<Context>, handle: TimelineHandle) {
     let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.id);
     let mut positions = handle.positions();
@@ -54,6 +57,9 @@ async fn follow(ctx: Arc<Context>, handle: TimelineHandle) {
         publish(&ctx, key.clone(), &record(&ctx, &handle, &now));
         let soonest = Instant::now() + PAUSE;
         if positions.changed().await.is_err() {
+            if !ctx.cancel.is_cancelled() {
+                ctx.session.withdraw(&key);
+            }
             return;
         }
         sleep_until(soonest).await;

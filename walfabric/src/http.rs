@@ -62,6 +62,18 @@ impl Http {
         Ok(response.status() == reqwest::StatusCode::CREATED)
     }
 
+    /// Deletes what is at a path; false when nothing was there.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is another error than 404.
+    pub async fn delete(&self, address: &str, path: &str) -> Result<bool> {
+        let sent = self.client.delete(format!("http://{address}{path}")).send().await;
+        if sent.as_ref().is_ok_and(|r| r.status() == reqwest::StatusCode::NOT_FOUND) {
+            return Ok(false);
+        }
+        checked(address, path, sent).await.map(|_| true)
+    }
+
     /// Posts a body and reads JSON.
     ///
     /// # Errors

@@ -134,6 +134,12 @@ enum TimelineCommand {
     Protect(ProtectOptions),
     /// Make commits wait no longer, and restore the setting that `protect --replace` replaced
     Unprotect(UnprotectOptions),
+    /// List every timeline that the broker or a living node knows, half-made ones too
+    List(TimelineBroker),
+    /// Show one timeline as JSON: its record, its shim, what each node holds
+    Show(TimelineShowOptions),
+    /// Delete a timeline: pages, WAL, records on the broker, and with --primary its slots
+    Delete(TimelineDeleteOptions),
 }
 
 #[derive(Subcommand)]
@@ -235,6 +241,54 @@ struct ProtectOptions {
 }
 
 #[derive(Args)]
+struct TimelineBroker {
+    /// URL of the broker
+    #[arg(long)]
+    broker: String,
+    /// Key prefix on the broker
+    #[arg(long, default_value = proto::broker::keys::DEFAULT_PREFIX)]
+    broker_prefix: String,
+}
+
+#[derive(Args)]
+struct TimelineIds {
+    /// Tenant, 32 hex digits
+    #[arg(long)]
+    tenant_id: TenantId,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+}
+
+impl TimelineIds {
+    fn ttid(&self) -> TenantTimelineId {
+        TenantTimelineId::new(self.tenant_id, self.timeline_id)
+    }
+}
+
+#[derive(Args)]
+struct TimelineShowOptions {
+    #[command(flatten)]
+    broker: TimelineBroker,
+    #[command(flatten)]
+    ids: TimelineIds,
+}
+
+#[derive(Args)]
+struct TimelineDeleteOptions {
+    #[command(flatten)]
+    broker: TimelineBroker,
+    #[command(flatten)]
+    ids: TimelineIds,
+    /// libpq connection string of the primary, whose two slots are dropped
+    #[arg(long, value_name = "CONNINFO")]
+    primary: Option<String>,
+    /// Also while it is written, or while nodes are away
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
 struct UnprotectOptions {
     /// libpq connection string of the primary: a superuser, or a role that may ALTER SYSTEM this setting and reload
     #[arg(long)]
@@ -300,6 +354,9 @@ async fn run(command: Command) -> Result<u8> {
             println!("commits wait for {} no longer: synchronous_standby_names is '{now}'", o.timeline_id);
             Ok(exit::OK)
         }
+        Command::Timeline(TimelineCommand::List(o)) => run_timeline_list(o).await,
+        Command::Timeline(TimelineCommand::Show(o)) => run_timeline_show(o).await,
+        Command::Timeline(TimelineCommand::Delete(o)) => run_timeline_delete(o).await,
         Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
         Command::Page(PageCommand::Verify(o)) => run_page_verify(o).await,
         Command::Broker(o) => run_broker(o).await,
@@ -361,7 +418,11 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         pageservers: o.pageservers,
         import,
     };
-    let created = timeline::create(&args).await?;
+    // First of all: a retry with them continues what an interrupted one has begun.
+    println!("tenant {}, timeline {}", ttid.tenant_id, ttid.timeline_id);
+    let created = timeline::create(&args).await.with_context(|| {
+        format!("a retry with --tenant-id {} --timeline-id {} continues", ttid.tenant_id, ttid.timeline_id)
+    })?;
     let addresses: Vec<_> = created.safekeepers.iter().map(|(_, pg)| pg.as_str()).collect();
     println!(
         "timeline {ttid} {}, starts at {}",
@@ -383,6 +444,37 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         // Ending this command does not end the import; given again, it follows on.
         walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
     }
+    Ok(exit::OK)
+}
+
+async fn run_timeline_list(o: TimelineBroker) -> Result<u8> {
+    let found = timeline::inventory::list(&o.broker, &o.broker_prefix).await?;
+    if found.is_empty() {
+        println!("no timeline yet: 'walfabric timeline import --from CONNINFO --broker {}' makes one", o.broker);
+    }
+    for (ttid, known) in found {
+        println!("{} {}: {}", ttid.tenant_id, ttid.timeline_id, known.describe());
+    }
+    Ok(exit::OK)
+}
+
+async fn run_timeline_show(o: TimelineShowOptions) -> Result<u8> {
+    let ttid = o.ids.ttid();
+    let mut found = timeline::inventory::list(&o.broker.broker, &o.broker.broker_prefix).await?;
+    let known = found.remove(&ttid).with_context(|| format!("timeline {ttid} is known to nobody"))?;
+    println!("{}", serde_json::to_string_pretty(&known)?);
+    Ok(if known.is_whole() { exit::OK } else { exit::NOT_READY })
+}
+
+async fn run_timeline_delete(o: TimelineDeleteOptions) -> Result<u8> {
+    let args = timeline::inventory::DeleteArgs {
+        ttid: o.ids.ttid(),
+        broker: o.broker.broker,
+        broker_prefix: o.broker.broker_prefix,
+        primary: o.primary,
+        force: o.force,
+    };
+    timeline::inventory::delete(&args, &mut |line| println!("{line}")).await?;
     Ok(exit::OK)
 }
 

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use proto::api::{AttachRequest, ErrorBody, ImportRequest};
+use proto::api::{AttachRequest, ErrorBody, ImportCheckRequest, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
 use proto::net::ConnectOptions;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/show/{table}", get(table))
         .route("/v1/tenant/timeline", get(list))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(one))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(one).delete(delete))
+        .route("/v1/import/check", post(import_check))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/attach", post(attach))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/choose", post(choose))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/import", post(import))
@@ -135,6 +136,40 @@ async fn import(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
         return fail(StatusCode::BAD_REQUEST, format!("connection string of the cluster: {e}"), None);
     }
     attached(&node, ttid, node.import(ttid, request.attach, request.from).await)
+}
+
+/// Whether the cluster could be copied from here.
+async fn import_check(body: bytes::Bytes) -> Response {
+    let request: ImportCheckRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("import check: {e}"), None),
+    };
+    match crate::import::check::check(&request).await {
+        Ok(()) => Json(serde_json::json!({ "ok": true })).into_response(),
+        Err(why) => {
+            let hint = "pg_hba.conf of the primary must admit the role from the pageserver's address, for replication \
+                        and for its database.";
+            fail(StatusCode::CONFLICT, why, Some(hint))
+        }
+    }
+}
+
+/// 200 when it is gone, 404 when there was none.
+async fn delete(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+    let ttid = match parse_ids(ids) {
+        Ok(ttid) => ttid,
+        Err(response) => return *response,
+    };
+    // A client that goes away in the middle must not leave the work half done.
+    let deleting = tokio::spawn(async move { node.delete(ttid).await });
+    match deleting.await.unwrap_or_else(|e| Err(e.to_string())) {
+        Ok(true) => Json(serde_json::json!({ "deleted": ttid.to_string() })).into_response(),
+        Ok(false) => fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), None),
+        Err(e) => {
+            tracing::error!(timeline = %ttid, "could not be deleted: {e}");
+            fail(StatusCode::INTERNAL_SERVER_ERROR, e, Some("What is left is listed; repeat the deletion."))
+        }
+    }
 }
 
 fn attached(node: &Node, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {

@@ -10,6 +10,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `check` | whether a cluster can be copied, asked beforehand |
 //! | `backup` | BASE_BACKUP as a stream of files |
 //! | `tar` | archives |
 //! | `load` | from files to versions |
@@ -18,6 +19,7 @@
 //! | `request` | what was asked for, kept across restarts |
 
 mod backup;
+pub(crate) mod check;
 pub(crate) mod directory;
 mod load;
 pub mod managers;
@@ -117,9 +119,9 @@ enum ImportError {
 /// Brings `timeline` to the end of its import, whatever was done of it before; returns when it can be read, or when the
 /// node stops.
 pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Request) {
-    let shutdown = node.shutdown.clone();
+    let gone = timeline.gone.clone();
     tokio::select! {
-        () = shutdown.cancelled() => {}
+        () = gone.cancelled() => {}
         () = work(&node, &timeline, &request) => {}
     }
 }

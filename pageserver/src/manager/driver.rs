@@ -55,6 +55,9 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mp
     // The broker may have shown everything before this timeline was attached, and stay silent for long.
     driver.timeline.view_changed.notify_one();
     driver.work(&mut events).await;
+    if !driver.node.shutdown.is_cancelled() {
+        driver.forget();
+    }
 }
 
 /// Names (pageserver, timeline) for the rendezvous hash.
@@ -68,7 +71,7 @@ impl Driver {
     async fn work(&mut self, events: &mut mpsc::Receiver<Input>) {
         let mut troubles = self.timeline.troubles();
         let mut tick = Instant::now();
-        let shutdown = self.node.shutdown.clone();
+        let shutdown = self.timeline.gone.clone();
         loop {
             let (stopped, copying) = {
                 let trouble = troubles.borrow_and_update();
@@ -198,7 +201,7 @@ impl Driver {
         }
         // A candidate without a node record is no candidate; if it went just now, the dial fails and says so.
         let address = self.node.directory.address(choice.safekeeper).unwrap_or_default();
-        self.node.tasks.spawn(pull::run(self.node.clone(), self.timeline.clone(), choice, address));
+        self.node.run_part(&self.timeline, pull::run(self.node.clone(), self.timeline.clone(), choice, address));
     }
 
     fn note_choice(&mut self, choice: &Choice) {
@@ -236,6 +239,13 @@ impl Driver {
         self.count(None);
         self.timeline.set_offer(None);
         self.publish_record();
+    }
+
+    /// The timeline is deleted: the broker shall know nothing of it.
+    fn forget(&mut self) {
+        self.give_up();
+        let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.id);
+        self.node.session.withdraw(&key);
     }
 
     /// Tells the broker when something changed; the session merges what comes within a second.

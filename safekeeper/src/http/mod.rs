@@ -47,7 +47,7 @@ fn router(ctx: Arc<Context>) -> Router {
     Router::new()
         .route("/v1/tenant/timeline", post(timeline::create).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
         .route("/v1/tenant/timeline", get(timeline::list))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline::status))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline::status).delete(timeline::delete))
         .route("/v1/choices", get(health::choices))
         .route("/v1/status", get(health::status))
         .route("/metrics", get(health::metrics))
@@ -59,7 +59,7 @@ fn router(ctx: Arc<Context>) -> Router {
 
 async fn nowhere() -> Response {
     let hint = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, \
-                /readyz?verbose; POST /v1/tenant/timeline";
+                /readyz?verbose; POST /v1/tenant/timeline; DELETE /v1/tenant/T/timeline/L";
     failure(StatusCode::NOT_FOUND, "there is nothing at this path", Some(hint))
 }
 

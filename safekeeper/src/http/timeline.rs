@@ -1,19 +1,20 @@
-//! Timelines over HTTP: create, list, status.
+//! Timelines over HTTP: create, list, status, delete.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes};
 use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
 use proto::id::TenantTimelineId;
+use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::failure;
 use crate::server::Context;
-use crate::timeline::{CreateError, Creation};
+use crate::timeline::{CreateError, Creation, DeleteError};
 
 /// The JSON line is a few KiB even with a long history; what is longer is no such line.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -91,11 +92,52 @@ pub(super) async fn list(State(ctx): State<Arc<Context>>) -> Json<Vec<Safekeeper
     Json(ctx.timelines.list().iter().map(|handle| ctx.timeline_status(handle)).collect())
 }
 
+fn parse_ids((t, l): (String, String)) -> Result<TenantTimelineId, Box<Response>> {
+    match (t.parse(), l.parse()) {
+        (Ok(t), Ok(l)) => Ok(TenantTimelineId::new(t, l)),
+        (Err(e), _) | (_, Err(e)) => Err(Box::new(failure(StatusCode::BAD_REQUEST, e.to_string(), None))),
+    }
+}
+
+/// How a deletion is meant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteQuery {
+    /// Also while a proposer leads it.
+    #[serde(default)]
+    force: bool,
+}
+
+/// `DELETE /v1/tenant/T/timeline/L[?force=true]`: 200 when it is gone, 404 when there was none, 409 while it is
+/// written.
+pub(super) async fn delete(
+    State(ctx): State<Arc<Context>>,
+    Path(ids): Path<(String, String)>,
+    Query(query): Query<DeleteQuery>,
+) -> Response {
+    let ttid = match parse_ids(ids) {
+        Ok(ttid) => ttid,
+        Err(response) => return *response,
+    };
+    match ctx.timelines.delete(ttid, query.force).await {
+        Ok(true) => Json(serde_json::json!({ "deleted": ttid.to_string() })).into_response(),
+        Ok(false) => failure(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), None),
+        Err(e @ DeleteError::Busy(_)) => {
+            let hint = "Stop its shim first; force=true deletes it all the same.";
+            failure(StatusCode::CONFLICT, e.to_string(), Some(hint))
+        }
+        Err(e) => {
+            warn!(%ttid, error = %e, "a timeline could not be deleted");
+            failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), Some("See to the disk, then try again."))
+        }
+    }
+}
+
 /// `GET /v1/tenant/T/timeline/L`.
-pub(super) async fn status(State(ctx): State<Arc<Context>>, Path((t, l)): Path<(String, String)>) -> Response {
-    let ttid = match (t.parse(), l.parse()) {
-        (Ok(t), Ok(l)) => TenantTimelineId::new(t, l),
-        (Err(e), _) | (_, Err(e)) => return failure(StatusCode::BAD_REQUEST, e.to_string(), None),
+pub(super) async fn status(State(ctx): State<Arc<Context>>, Path(ids): Path<(String, String)>) -> Response {
+    let ttid = match parse_ids(ids) {
+        Ok(ttid) => ttid,
+        Err(response) => return *response,
     };
     match ctx.timelines.get(ttid) {
         Some(handle) => Json(ctx.timeline_status(&handle)).into_response(),

@@ -37,7 +37,7 @@ pub use create::CreateError;
 pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
 pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
 pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
-pub use registry::{Creation, RegistryError, Timelines, TimelinesConfig};
+pub use registry::{Creation, DeleteError, RegistryError, Timelines, TimelinesConfig};
 
 #[cfg(test)]
 mod tests;

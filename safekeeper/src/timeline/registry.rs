@@ -1,9 +1,9 @@
 //! All timelines of this safekeeper. Owner of the map; each timeline's state is its driver's.
 //!
 //! Layout below the data directory: `<tenant>/<timeline>/`, and `tmp/`, where timelines are built before they are moved
-//! to their place. `tmp/` is emptied at every start: a name in it never leads to a timeline that is in its place, since
-//! a rename is one change. Creations of one timeline take turns, those of different ones overlap; a timeline is in the
-//! map when, and only when, its creation is durable.
+//! to their place, and where deleted ones are moved. `tmp/` is emptied at every start: a name in it never leads to a
+//! timeline that is in its place, since a rename is one change. Creations and deletions of one timeline take turns,
+//! those of different ones overlap; a timeline is in the map when, and only when, its creation is durable.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,6 +34,10 @@ use crate::core::ControlState;
 use crate::storage::disk::Disk;
 use crate::storage::shared_dir::SharedDir;
 use crate::storage::{StorageError, TimelineStorage};
+
+mod delete;
+
+pub use delete::DeleteError;
 
 /// Where timelines are built.
 const STAGING_DIR: &str = "tmp";
@@ -260,7 +264,7 @@ impl Timelines {
         self.inner.map.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Counts creations: wakes who follows the list.
+    /// Counts creations and deletions: wakes who follows the list.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }

@@ -109,6 +109,31 @@ async fn http() {
     assert!(!text.contains(&ttid(1).tenant_id.to_string()), "no tenant label");
 }
 
+/// Goal: a deleted timeline is gone, also after a restart, with its files; one that is written is not deleted unasked;
+/// the same ids can be used again.
+#[tokio::test]
+async fn a_timeline_is_deleted() {
+    let (mut node, mut log) = (Node::start().await, Log::new());
+    node.create(ttid(1), &log).await;
+    node.create(ttid(2), &log).await;
+    let mut p = Proposer::elected(&node, ttid(1), 1, &log).await;
+    log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    let path = |n: u8| format!("/v1/tenant/{}/timeline/{}", ttid(n).tenant_id, ttid(n).timeline_id);
+    let dir = node.config.data_dir.join(ttid(1).tenant_id.to_string()).join(ttid(1).timeline_id.to_string());
+    let (code, text) = node.delete(&path(1)).await;
+    assert!(code == 409 && text.contains("proposer") && dir.exists(), "{code} {text}");
+    assert_eq!(node.delete(&format!("{}?force=true", path(1))).await.0, 200);
+    assert_eq!(node.get(&path(1)).await.0, 404);
+    assert_eq!(node.delete(&path(1)).await.0, 404);
+    assert!(!dir.exists(), "its files are gone");
+    assert_eq!(node.get(&path(2)).await.0, 200, "its neighbour stays");
+    node.restart().await;
+    assert_eq!(node.get(&path(1)).await.0, 404);
+    node.create(ttid(1), &Log::new()).await;
+    assert_eq!(node.get(&path(1)).await.0, 200);
+}
+
 /// Goal: a directory belongs to one process and one node.
 #[tokio::test]
 async fn the_directory_is_ours() {

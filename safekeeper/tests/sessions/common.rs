@@ -122,6 +122,13 @@ impl Node {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
+    pub async fn delete(&self, path: &str) -> (u16, String) {
+        proto::runtime::use_ring();
+        let url = format!("http://{}{path}", self.http);
+        let answer = reqwest::Client::new().delete(url).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    }
+
     pub async fn status(&self, ttid: TenantTimelineId) -> SafekeeperTimelineStatus {
         let (code, text) = self.get(&format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)).await;
         assert_eq!(code, 200, "{text}");

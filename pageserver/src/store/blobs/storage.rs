@@ -99,6 +99,31 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// Deletes everything that a timeline has in storage. Repeating it after an error goes on where it stopped.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub(crate) fn remove_timeline(&self, id: TenantTimelineId) -> Result<(), BlobError> {
+        let blobs = self.timeline(id)?;
+        for folder in [crate::store::LAYERS, manifest::FOLDER] {
+            blobs.clean(folder)?;
+            for entry in blobs.list(folder)? {
+                blobs.delete(&entry.name)?;
+            }
+        }
+        if let Place::Local { root, .. } = &self.0 {
+            let dir = root.join(id.tenant_id.to_string()).join(id.timeline_id.to_string());
+            for folder in [crate::store::LAYERS, manifest::FOLDER] {
+                // Empty folders do no harm: one that cannot be removed stays.
+                let _ = std::fs::remove_dir(dir.join(folder));
+            }
+            let _ = std::fs::remove_dir(dir);
+        }
+        Ok(())
+    }
+}
+
 fn s3(
     bucket: &str,
     variables: impl IntoIterator<Item = (String, String)>,

@@ -26,6 +26,10 @@ use walproposer_shim::names;
 use crate::http::Http;
 use crate::sql;
 
+pub mod inventory;
+mod preflight;
+mod undo;
+
 /// What `timeline create` was asked for.
 #[derive(Clone, Debug)]
 pub struct CreateArgs {
@@ -72,14 +76,15 @@ pub fn random_ttid() -> TenantTimelineId {
     TenantTimelineId::new(TenantId::new(id()), TimelineId::new(id()))
 }
 
-/// Creates the timeline on every member and attaches it to the pageservers.
+/// Creates the timeline on every member and attaches it to the pageservers. Everything that can be known is checked
+/// before anything is made; what was made is taken back when a later step fails.
 ///
 /// # Errors
 /// When the primary is not fit, a member is away or refuses, or something exists with other parameters.
 pub async fn create(args: &CreateArgs) -> Result<Created> {
     let broker = Broker::new(&args.broker, &args.broker_prefix)?;
     let client = sql::connect(&args.primary).await?;
-    let primary = inspect(&client, &args.primary).await?;
+    let primary = preflight::inspect(&client, &args.primary).await?;
     if args.import {
         refuse_custom_managers(&client, primary.version_num).await?;
     }
@@ -87,63 +92,85 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
     let pageservers = nodes(&broker, &broker.keys().pageservers(), &args.pageservers, "pageserver").await?;
     ensure!(!members.is_empty(), "the broker shows no safekeeper: start some, or check --broker and its prefix");
     let http = Http::new(Duration::from_secs(60))?;
-
+    preflight::check_alive(&http, "safekeeper", &members).await?;
+    preflight::check_alive(&http, "pageserver", &pageservers).await?;
     let existing = existing_start(&broker, &http, args, &members).await?;
-    let start_lsn = match existing {
-        Some(lsn) => lsn,
-        None => reserve_slot(&client, args.ttid.timeline_id).await?,
-    };
-    let request = request(args, &primary, &members, start_lsn)?;
-    let mut changed = put_conf(&broker, args, &request, &pageservers).await?;
-    changed |= create_on_members(&http, args, &request, &members).await?;
-    let attach = AttachRequest {
-        start_lsn,
-        pg_version_num: primary.version_num,
-        system_id: primary.system_id,
-        wal_seg_size: primary.seg_size,
-        pg_history: primary.history,
-    };
-    let (verb, body) = if args.import {
-        ("import", serde_json::to_vec(&ImportRequest { attach, from: args.primary.clone() })?)
-    } else {
-        ("attach", serde_json::to_vec(&attach)?)
-    };
-    let path = format!("{}/{verb}", timeline_path(args.ttid));
-    for node in &pageservers {
-        let sent = http.post(&node.http, &path, body.clone(), "application/json").await;
-        changed |= sent.with_context(|| format!("pageserver {} did not take the timeline", node.id))?;
+    if existing.is_none() {
+        preflight::check_names(&broker, args.ttid).await?;
+        preflight::check_room(&client, args, pageservers.len()).await?;
+        preflight::check_promotion(&client, &primary).await?;
     }
-    let safekeepers = members.into_iter().map(|n| (n.id, n.pg)).collect();
-    let pageservers = pageservers.into_iter().map(|n| (n.id, n.http)).collect();
-    Ok(Created { start_lsn, safekeepers, pageservers, changed })
+    if args.import {
+        preflight::check_import(&http, args, &primary, &pageservers).await?;
+    }
+    let site = Site { args, broker, client, http, primary, members, pageservers };
+    let mut made = undo::Made::default();
+    match site.make(existing, &mut made).await {
+        Ok(created) => Ok(created),
+        Err(e) => {
+            let left = made.undo(args.ttid, &site.client, &site.http, &site.broker).await;
+            if left.is_empty() {
+                return Err(e.context("the timeline is not created, and nothing of it is left behind"));
+            }
+            let ids = format!("--tenant-id {} --timeline-id {}", args.ttid.tenant_id, args.ttid.timeline_id);
+            Err(e.context(format!(
+                "the timeline is not created; these could not be taken back: {}. Remove them with 'walfabric timeline \
+                 delete --force {ids}', or repeat this command with {ids}",
+                left.join(", ")
+            )))
+        }
+    }
 }
 
-async fn inspect(client: &tokio_postgres::Client, conninfo: &str) -> Result<Primary> {
-    let one = |query: &'static str| sql::text(client, query);
-    ensure!(
-        one("SELECT pg_is_in_recovery()").await? == "f",
-        "the server is a standby: give --primary the connection string of the primary"
-    );
-    let version_num: u32 = one("SHOW server_version_num").await?.parse()?;
-    ensure!(
-        proto::PgMajor::from_version_num(version_num).is_some(),
-        "PostgreSQL {version_num} is not supported: 14 to 18 are"
-    );
-    for (name, unfit, advice) in [
-        ("wal_level", "minimal", "set it to replica and restart PostgreSQL"),
-        ("fsync", "off", "turn it on and restart PostgreSQL"),
-        ("full_page_writes", "off", "turn it on"),
-    ] {
-        let value = sql::text(client, &format!("SHOW {name}")).await?;
-        ensure!(value != unfit, "{name} is {unfit} on the primary: {advice}");
+/// Everything that a creation works on, checked.
+struct Site<'a> {
+    args: &'a CreateArgs,
+    broker: Broker,
+    client: tokio_postgres::Client,
+    http: Http,
+    primary: Primary,
+    members: Vec<NodeRecord>,
+    pageservers: Vec<NodeRecord>,
+}
+
+impl Site<'_> {
+    /// Makes what is missing, from the slot to the pageservers; `made` says what this run has made.
+    async fn make(&self, existing: Option<Lsn>, made: &mut undo::Made) -> Result<Created> {
+        let (args, http) = (self.args, &self.http);
+        let start_lsn = match existing {
+            Some(lsn) => lsn,
+            None => reserve_slot(&self.client, args.ttid.timeline_id, made).await?,
+        };
+        let request = request(args, &self.primary, &self.members, start_lsn)?;
+        let mut changed = create_on_members(http, args, &request, &self.members, made).await?;
+        // After the members: a record on the broker fixes the start, so it must not outlive an attempt that failed.
+        let is_new = put_conf(&self.broker, args, &request, &self.pageservers).await?;
+        (changed, made.conf) = (changed | is_new, is_new);
+        let attach = AttachRequest {
+            start_lsn,
+            pg_version_num: self.primary.version_num,
+            system_id: self.primary.system_id,
+            wal_seg_size: self.primary.seg_size,
+            pg_history: self.primary.history.clone(),
+        };
+        let (verb, body) = if args.import {
+            ("import", serde_json::to_vec(&ImportRequest { attach, from: args.primary.clone() })?)
+        } else {
+            ("attach", serde_json::to_vec(&attach)?)
+        };
+        let path = format!("{}/{verb}", timeline_path(args.ttid));
+        for node in &self.pageservers {
+            let there = http.get_ok(&node.http, &timeline_path(args.ttid)).await.is_ok();
+            if !there {
+                made.pageservers.push(node.clone());
+            }
+            let sent = http.post(&node.http, &path, body.clone(), "application/json").await;
+            changed |= sent.with_context(|| format!("pageserver {} did not take the timeline", node.id))?;
+        }
+        let safekeepers = self.members.iter().map(|n| (n.id, n.pg.clone())).collect();
+        let pageservers = self.pageservers.iter().map(|n| (n.id, n.http.clone())).collect();
+        Ok(Created { start_lsn, safekeepers, pageservers, changed })
     }
-    let seg_bytes: u32 = one("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").await?.parse()?;
-    let seg_size = SegSize::new(seg_bytes).with_context(|| format!("wal_segment_size {seg_bytes} is not valid"))?;
-    let system_id = one("SELECT system_identifier FROM pg_control_system()").await?;
-    // The control file keeps it as a signed number in SQL.
-    let system_id = SystemId(system_id.parse::<i64>()?.cast_unsigned());
-    let tli: u32 = one("SELECT timeline_id FROM pg_control_checkpoint()").await?.parse()?;
-    Ok(Primary { system_id, version_num, seg_size, history: pg_history(conninfo, Tli(tli)).await? })
 }
 
 /// Before anything is made: the pageservers would refuse to import, but slot and timelines would be there.
@@ -204,6 +231,18 @@ async fn nodes(broker: &Broker, prefix: &str, ids: &[u64], kind: &str) -> Result
     Ok(found)
 }
 
+/// Every timeline that has a record on the broker.
+pub(crate) async fn conf_records(broker: &Broker) -> Result<Vec<(TenantTimelineId, TimelineConfRecord)>> {
+    let (entries, _) = broker.get_prefix(&broker.keys().confs()).await?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let record = serde_json::from_slice(&entry.value).with_context(|| format!("{} is malformed", entry.key))?;
+        let ttid = broker.keys().ttid_of(&entry.key).with_context(|| format!("{} names no timeline", entry.key))?;
+        found.push((ttid, record));
+    }
+    Ok(found)
+}
+
 pub(crate) fn timeline_path(ttid: TenantTimelineId) -> String {
     format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)
 }
@@ -235,28 +274,38 @@ async fn existing_start(
     Ok(held.map(|s| s.timeline_start_lsn))
 }
 
-/// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one that exists is taken
-/// over.
-async fn reserve_slot(client: &tokio_postgres::Client, timeline: TimelineId) -> Result<Lsn> {
+/// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one of an earlier
+/// attempt is taken over.
+async fn reserve_slot(client: &tokio_postgres::Client, timeline: TimelineId, made: &mut undo::Made) -> Result<Lsn> {
     let slot = names::slot_name(timeline);
     let query = format!(
-        "SELECT coalesce(restart_lsn::text, ''), active FROM pg_replication_slots \
-         WHERE slot_name = '{slot}' AND slot_type = 'physical'"
+        "SELECT coalesce(restart_lsn::text, ''), coalesce(active_pid::text, '') FROM pg_replication_slots \
+         WHERE slot_name = '{slot}'"
     );
     let rows = client.simple_query(&query).await.context("cannot read pg_replication_slots")?;
     let row = rows.iter().find_map(|m| match m {
         tokio_postgres::SimpleQueryMessage::Row(r) => {
-            Some((r.get(0).unwrap_or_default().to_owned(), r.get(1) == Some("t")))
+            Some((r.get(0).unwrap_or_default().to_owned(), r.get(1).unwrap_or_default().to_owned()))
         }
         _ => None,
     });
     let restart = match row {
-        Some((_, true)) => bail!("slot {slot} is in use, though no safekeeper holds the timeline: is a shim at work?"),
-        Some((restart, false)) if !restart.is_empty() => restart,
-        Some(_) => bail!("slot {slot} exists without reserved WAL: drop it and repeat"),
+        Some((_, pid)) if !pid.is_empty() => bail!(
+            "slot {slot} is in use by walsender {pid}, though no safekeeper holds timeline {timeline}: a shim of \
+             another fabric is at work on this primary, for a timeline whose id begins with the same 16 digits. Use \
+             another --timeline-id"
+        ),
+        Some((restart, _)) if !restart.is_empty() => restart,
+        Some(_) => bail!(
+            "slot {slot} exists and keeps no WAL. An earlier attempt with timeline {timeline} may have left it, or a \
+             timeline of another fabric whose id begins with the same 16 digits may need it. Use another \
+             --timeline-id; or, if you know that nobody needs it, drop it and repeat"
+        ),
         None => {
             let create = format!("SELECT lsn FROM pg_create_physical_replication_slot('{slot}', true)");
-            sql::text(client, &create).await.context("cannot create the replication slot")?
+            let lsn = sql::text(client, &create).await.context("cannot create the replication slot")?;
+            made.slot = Some(slot);
+            lsn
         }
     };
     Ok(restart.parse()?)
@@ -332,6 +381,7 @@ async fn create_on_members(
     args: &CreateArgs,
     request: &CreateTimelineRequest,
     members: &[NodeRecord],
+    made: &mut undo::Made,
 ) -> Result<bool> {
     let mut changed = false;
     let mut body = None;
@@ -352,6 +402,8 @@ async fn create_on_members(
             body = Some(bytes);
         }
         let bytes = body.clone().unwrap_or_default();
+        // Before the answer: a request whose answer is lost may have been carried out.
+        made.members.push(node.clone());
         let sent = http.post(&node.http, "/v1/tenant/timeline", bytes, "application/x-walfabric-timeline").await;
         changed |= sent.with_context(|| format!("safekeeper {} did not create the timeline", node.id))?;
     }
@@ -366,8 +418,10 @@ async fn prehistory(conninfo: &str, request: &CreateTimelineRequest) -> Result<B
     if want == 0 {
         return Ok(bytes);
     }
-    let tli = request.pg_history.iter().rev().find(|e| e.start_lsn <= from).or(request.pg_history.first());
-    let tli = tli.context("the primary has no timeline history")?.tli;
+    // The segment of the tli at `start_lsn` has everything: when PostgreSQL is promoted within a segment, it copies
+    // what comes before into the new tli's file. The older tli's own file ends at the promotion.
+    let at_start = request.pg_history.iter().rev().find(|e| e.start_lsn <= request.start_lsn);
+    let tli = at_start.or(request.pg_history.first()).context("the primary has no timeline history")?.tli;
     let connection = ClientConnection::dial(&replication_options(conninfo)?).await?;
     let (mut reader, mut writer) =
         connection.copy_both(&format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}")).await?;

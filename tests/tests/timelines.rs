@@ -1,0 +1,129 @@
+//! Creation and deletion of timelines on a real fabric: what fails leaves nothing, what is deleted is gone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use proto::api::AttachRequest;
+use proto::broker::Broker;
+use proto::id::TenantTimelineId;
+use tests::fabric::TestFabric;
+use walfabric::fabric::Fabric;
+use walfabric::http::Http;
+use walfabric::sql;
+use walfabric::timeline::{self, CreateArgs, inventory};
+
+fn args(fabric: &Fabric, ttid: TenantTimelineId, import: bool) -> Result<CreateArgs> {
+    Ok(CreateArgs {
+        primary: fabric.postgres.as_ref().context("postgres")?.conninfo(),
+        broker: fabric.broker.endpoint.clone(),
+        broker_prefix: fabric.broker.prefix.clone(),
+        ttid,
+        safekeepers: vec![1, 2, 3],
+        pageservers: vec![1],
+        import,
+    })
+}
+
+fn deletion(fabric: &Fabric, ttid: TenantTimelineId) -> Result<inventory::DeleteArgs> {
+    Ok(inventory::DeleteArgs {
+        broker: fabric.broker.endpoint.clone(),
+        broker_prefix: fabric.broker.prefix.clone(),
+        ttid,
+        primary: Some(fabric.postgres.as_ref().context("postgres")?.conninfo()),
+        force: false,
+    })
+}
+
+/// Everything that the fabric knows of a timeline, in words; empty: nothing.
+async fn traces(fabric: &Fabric, ttid: TenantTimelineId) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let known = inventory::list(&fabric.broker.endpoint, &fabric.broker.prefix).await?;
+    found.extend(known.get(&ttid).map(inventory::Known::describe));
+    let client = sql::connect(&fabric.postgres.as_ref().context("postgres")?.conninfo()).await?;
+    let slot = walproposer_shim::names::slot_name(ttid.timeline_id);
+    let count = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '{slot}%'");
+    let slots = sql::text(&client, &count).await?;
+    if slots != "0" {
+        found.push(format!("{slots} slots"));
+    }
+    let broker = Broker::new(&fabric.broker.endpoint, &fabric.broker.prefix)?;
+    let (entries, _) = broker.get_prefix(&format!("{}/", fabric.broker.prefix)).await?;
+    let ids = ttid.to_string();
+    found.extend(entries.into_iter().map(|e| e.key).filter(|key| key.contains(&ids)));
+    for node in fabric.safekeepers.iter().chain(&fabric.pageservers) {
+        let id = ttid.timeline_id.to_string();
+        let mut folders = vec![node.data_dir.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.to_string_lossy().contains(&id) {
+                    found.push(path.display().to_string());
+                } else if path.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Goal: a creation that fails, before or in the middle, leaves no trace; a whole one is listed, and deleted without a
+/// trace; one in use is not deleted unasked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_or_is_deleted_leaves_nothing_behind() -> Result<()> {
+    let fabric = TestFabric::up(&[])?;
+    let described = fabric.read()?;
+    let ttid = timeline::random_ttid();
+
+    // Before anything is made: a member is dead.
+    fabric.ok(&["kill", "safekeeper-3"])?;
+    let refused = timeline::create(&args(&described, ttid, false)?).await.expect_err("a member is dead");
+    assert!(format!("{refused:#}").contains("safekeeper 3"), "{refused:#}");
+    assert_eq!(traces(&described, ttid).await?, Vec::<String>::new());
+    fabric.ok(&["start", "safekeeper-3"])?;
+
+    // In the middle: the pageserver has the timeline with other parameters, which only shows at the last step.
+    let http = Http::new(Duration::from_secs(10))?;
+    let status: proto::api::SafekeeperTimelineStatus = http
+        .get(
+            &described.safekeepers[0].http,
+            &format!("/v1/tenant/{}/timeline/{}", described.tenant_id, described.timeline_id),
+        )
+        .await?;
+    let other = AttachRequest {
+        start_lsn: status.timeline_start_lsn,
+        pg_version_num: status.pg_version_num,
+        system_id: proto::id::SystemId(7),
+        wal_seg_size: status.wal_seg_size,
+        pg_history: status.pg_history.clone(),
+    };
+    let path = format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id);
+    let pageserver = described.pageservers[0].http.clone();
+    http.post(&pageserver, &format!("{path}/attach"), serde_json::to_vec(&other)?, "application/json").await?;
+    let refused = timeline::create(&args(&described, ttid, false)?).await.expect_err("the pageserver refuses");
+    let said = format!("{refused:#}");
+    assert!(said.contains("nothing of it is left") && said.contains("other parameters"), "{said}");
+    assert!(http.delete(&pageserver, &path).await?, "it was there before, and stays");
+    assert_eq!(traces(&described, ttid).await?, Vec::<String>::new());
+
+    // Whole: listed, deleted.
+    let created = timeline::create(&args(&described, ttid, true)?).await?;
+    assert!(created.changed);
+    let again = timeline::create(&args(&described, ttid, true)?).await?;
+    assert!(!again.changed && again.start_lsn == created.start_lsn, "repeating it changes nothing");
+    let known = inventory::list(&described.broker.endpoint, &described.broker.prefix).await?;
+    let known = known.get(&ttid).context("it is listed")?;
+    ensure!(known.is_whole() && known.safekeepers.len() == 3, "{}", known.describe());
+    inventory::delete(&deletion(&described, ttid)?, &mut |_| {}).await?;
+    let gone = async || traces(&described, ttid).await.is_ok_and(|t| t.is_empty()).then_some(());
+    tests::wait::until("every trace is gone", Duration::from_secs(30), gone).await;
+    assert!(inventory::delete(&deletion(&described, ttid)?, &mut |_| {}).await.is_err(), "known to nobody");
+
+    // In use: refused, and it goes on.
+    let used = TenantTimelineId::new(described.tenant_id, described.timeline_id);
+    let refused = inventory::delete(&deletion(&described, used)?, &mut |_| {}).await.expect_err("it is in use");
+    assert!(format!("{refused:#}").contains("in use"), "{refused:#}");
+    let client = sql::connect(&described.postgres.as_ref().context("postgres")?.conninfo()).await?;
+    client.batch_execute("CREATE TABLE still_works (i int)").await?;
+    Ok(())
+}
