@@ -76,9 +76,7 @@ get() {
     esac
 }
 
-if ! command -v patchelf >/dev/null; then
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends patchelf >/dev/null
-fi
+scripts/setup.sh proof
 for minor in "${@:-14.23 16.14 17.10 17.11 18.4 18.6}"; do
     for one in $minor; do get "$one"; done
 done

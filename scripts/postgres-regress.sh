@@ -29,7 +29,7 @@ get() {
         apt-get "${options[@]}" download "postgresql-server-dev-$major" >/dev/null
         tar xf postgresql-"$major"_*.orig.tar.* --strip-components=3 --wildcards '*/src/test/regress'
         dpkg -x postgresql-server-dev-"$major"_*.deb dev
-        gcc -shared -fPIC -O1 -w -I "dev/usr/include/postgresql/$major/server" -o regress/regress.so regress/regress.c
+        cc -shared -fPIC -O1 -w -I "dev/usr/include/postgresql/$major/server" -o regress/regress.so regress/regress.c
     )
     rm -rf "${root:?}/$major" && mv "$work/regress" "$root/$major"
 }

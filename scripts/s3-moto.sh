@@ -13,11 +13,13 @@ port=${MOTO_PORT:-5599}
 server=$!
 trap 'kill $server' EXIT
 url=http://127.0.0.1:$port
-for _ in $(seq 100); do
-    curl -sf "$url/moto-api/" >/dev/null && break
-    kill -0 $server
+up=
+for _ in $(seq 150); do
+    if curl -sf "$url/moto-api/" >/dev/null; then up=1; break; fi
+    kill -0 $server 2>/dev/null || { echo "s3-moto: moto_server ended; its log is $venv/log" >&2; exit 1; }
     sleep 0.2
 done
+[ -n "$up" ] || { echo "s3-moto: moto_server did not answer within 30 s; its log is $venv/log" >&2; exit 1; }
 curl -sf -X PUT "$url/bucket" >/dev/null
 WALFABRIC_TEST_S3_URL=$url cargo test -p pageserver --lib -- \
     store::blobs::tests::every_backend_conforms store::timeline::tests::a_timeline_lives_in_every_backend

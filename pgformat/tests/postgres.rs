@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use harness::{Bounded as _, PATIENCE};
 use pgformat::wal::record::{RM_XLOG, XLOG_NOOP};
 use pgformat::wal::{StreamConfig, WalBuilder, next_record_start, synthetic_prehistory};
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
@@ -61,7 +62,7 @@ fn crash_under_load(cluster: &mut Cluster) {
     let mut writer = cluster.psql(endless).stderr(Stdio::null()).spawn().expect("psql runs");
     while cluster.sql(rows()).parse::<u64>().expect("a number") < before + 50 {}
     cluster.kill();
-    writer.wait().expect("psql ends with its server");
+    harness::wait(&mut writer, "psql without its server", harness::PATIENCE).expect("it ends");
     cluster.start();
 }
 
@@ -153,7 +154,10 @@ fn waldump_reads_what_the_builder_writes() {
     assert_eq!(starts, built.iter().map(|b| b.start).collect::<Vec<_>>());
     // Without a start position the tool finds the first record behind the made-up page headers by itself.
     let file = dir.path().join(seg.file_name(Tli(2), 9));
-    let out = std::process::Command::new(Path::new(PG15_BIN).join("pg_waldump")).arg(file).output().expect("runs");
+    let out = std::process::Command::new(Path::new(PG15_BIN).join("pg_waldump"))
+        .arg(file)
+        .output_within(PATIENCE)
+        .expect("runs");
     let first = support::parse_dump(&String::from_utf8_lossy(&out.stdout)).first().map(|d| d.start);
     assert_eq!(first, Some(start), "{}", String::from_utf8_lossy(&out.stderr));
 }

@@ -4,7 +4,7 @@
 //! Skipped with a message where PostgreSQL 15 is not installed. As root, the server runs as user postgres.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,9 +37,7 @@ impl Cluster {
     fn start() -> Option<Cluster> {
         let bin = bin("initdb")?.parent()?.to_owned();
         let dir = tempfile::tempdir().expect("a directory");
-        if rustix::process::geteuid().is_root() {
-            run(Command::new("chown").arg("postgres:").arg(dir.path()));
-        }
+        harness::give_to_postgres(dir.path()).expect("the server's directory");
         let cluster = Cluster { dir, bin };
         let options = ["-A", "trust", "-U", "postgres", "--no-sync", "--wal-segsize=1"];
         run(cluster.command("initdb").args(options).arg("-D").arg(cluster.data()));
@@ -56,13 +54,7 @@ impl Cluster {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
-        if !rustix::process::geteuid().is_root() {
-            return Command::new(program);
-        }
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]).arg(program);
-        command
+        harness::as_postgres(&self.bin.join(program)).expect("a user to run it as")
     }
 
     fn ctl(&self, args: &[&str]) -> Command {
@@ -95,17 +87,16 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.ctl(&["stop", "-m", "immediate"]).output();
+        if let Err(e) = harness::run(&mut self.ctl(&["stop", "-m", "immediate"])) {
+            println!("the cluster was not stopped: {e:#}");
+        }
     }
 }
 
-fn run(command: &mut Command) -> Output {
-    // A server that outlives pg_ctl must not hold our pipes.
-    let log = tempfile::tempfile().expect("a file");
-    command.stdin(std::process::Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
-    let output = command.spawn().and_then(|c| c.wait_with_output()).expect("the program runs");
-    assert!(output.status.success(), "{command:?}: {:?}", output.status);
-    output
+fn run(command: &mut Command) {
+    if let Err(e) = harness::run(command) {
+        panic!("{e:#}");
+    }
 }
 
 fn cell(results: &[proto::net::QueryResult], column: usize) -> &str {
@@ -215,7 +206,7 @@ async fn replication_from_postgresql() {
     let (mut reader, mut writer) = c.copy_both(&format!("START_REPLICATION {end}")).await.expect("WAL");
 
     // A fast shutdown waits until everything was reported, then ends the stream.
-    let stop = cluster.ctl(&["stop", "-m", "fast", "-w", "-s"]).spawn().expect("it runs");
+    let mut stop = cluster.ctl(&["stop", "-m", "fast", "-w", "-s"]).spawn().expect("it runs");
     let mut at = end;
     loop {
         match timeout(LIMIT, reader.next()).await.expect("it ends").expect("a frame") {
@@ -233,8 +224,8 @@ async fn replication_from_postgresql() {
         }
     }
     assert!(at > end, "the shutdown checkpoint was streamed");
-    let output = stop.wait_with_output().expect("it ran");
-    assert!(output.status.success());
+    let status = harness::wait(&mut stop, "pg_ctl stop", harness::PATIENCE).expect("it ends");
+    assert!(status.success(), "pg_ctl stop: {status}");
 }
 
 #[tokio::test]

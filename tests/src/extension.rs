@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use harness::{Bounded as _, PATIENCE};
+
 use anyhow::{Context, Result, ensure};
 
 /// Functions of the extension, in SQL.
@@ -36,7 +38,7 @@ impl Extension {
         let library = dir.join("custom_rmgr.so");
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-I"]).arg(headers).arg("-o").arg(&library);
-        let output = cc.arg(root.join("extension/custom_rmgr.c")).output().context("cannot run cc")?;
+        let output = cc.arg(root.join("extension/custom_rmgr.c")).output_within(PATIENCE).context("cannot run cc")?;
         ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
         std::fs::set_permissions(&library, std::fs::Permissions::from_mode(0o755))?;
         Ok(Some(Extension { library }))

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, PATIENCE};
 use walfabric::fabric::{Fabric, FabricDir};
 
 /// A fabric in a directory of its own; taken down and removed when dropped.
@@ -60,7 +61,7 @@ impl TestFabric {
         let mut command = Command::new(&self.binary);
         command.arg(verb).arg("--dir").arg(self.path()).args(rest).stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        Ok(command.output()?)
+        command.output_within(PATIENCE)
     }
 
     /// Runs a verb that must exit with 0; gives its standard output.

@@ -28,9 +28,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = kill_process(pid, signal);
-        }
+        harness::signal(&self.child, signal).expect("it is our child");
     }
 
     /// Waits for its end; gives the exit code (`None`: by a signal).
@@ -44,8 +42,8 @@ impl Process {
 
     /// SIGKILL, and reaped.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill().expect("it is our child");
+        harness::wait(&mut self.child, "a killed process", harness::PATIENCE).expect("it ends");
     }
 
     /// Process id.

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::Bounded as _;
 use pgformat::rel::{BlockTag, RelFork};
 use proto::Lsn;
 use proto::api::{AttachRequest, ImportRequest, PageserverTimelineStatus, PgHistoryEntry};
@@ -75,7 +76,7 @@ fn timeline(fabric: &TestFabric, described: &Fabric, primary: &str, verb: &str, 
     let mut command = Command::new(fabric.binary());
     command.args(["timeline", verb, "--primary", primary, "--broker", &described.broker.endpoint]);
     command.args(["--broker-prefix", &described.broker.prefix, "--tenant-id", ids.0, "--timeline-id", ids.1]);
-    Ok(command.output()?)
+    command.output_within(PATIENCE)
 }
 
 /// What the pageserver says to an import that nobody checked before.

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::Bounded as _;
 use serde_json::Value;
 use tests::fabric::{TestFabric, binary};
 use tests::process::{Postgres, Process, free_port};
@@ -68,7 +69,8 @@ async fn verbs_keep_their_promises() -> Result<()> {
     fabric.ok(&["down"])?;
     fabric.ok(&["down"])?;
     assert_eq!(fabric.read()?.pids(), vec![], "nothing runs after down");
-    let output = Command::new(fabric.binary()).args(["up", "--detach", "--dir"]).arg(fabric.path()).output()?;
+    let output =
+        Command::new(fabric.binary()).args(["up", "--detach", "--dir"]).arg(fabric.path()).output_within(PATIENCE)?;
     ensure!(output.status.success(), "up does not resume: {}", String::from_utf8_lossy(&output.stderr));
     let after = fabric.read()?;
     assert_eq!(after.postgres.context("postgres")?.port, pg.port, "ports survive");
@@ -126,7 +128,7 @@ async fn an_own_postgres_on_a_real_etcd() -> Result<()> {
     let mut pg = Postgres::start(dir.path(), "pg").await?;
     let (tenant, timeline) = ("11112222333344445555666677778888", "9999aaaabbbbccccddddeeeeffff0000");
     let create = ["timeline", "create", "--primary", &pg.conninfo(), "--broker", &etcd.url];
-    let create = |extra: &[&str]| Command::new(fabric.binary()).args(create).args(extra).output();
+    let create = |extra: &[&str]| Command::new(fabric.binary()).args(create).args(extra).output_within(PATIENCE);
     let ids = ["--tenant-id", tenant, "--timeline-id", timeline];
     for word in ["created", "unchanged"] {
         let output = create(&ids)?;
@@ -149,7 +151,7 @@ async fn an_own_postgres_on_a_real_etcd() -> Result<()> {
     let _shim = Process::spawn(command, &dir.path().join("shim.log"))?;
     let protect = Command::new(fabric.binary())
         .args(["timeline", "protect", "--primary", &pg.conninfo(), "--timeline-id", timeline])
-        .output()?;
+        .output_within(PATIENCE)?;
     ensure!(protect.status.success(), "{}", String::from_utf8_lossy(&protect.stderr));
 
     let client = sql::connect(&pg.conninfo()).await?;
@@ -226,15 +228,18 @@ fn stock_tools_work(
         let conninfo = format!(
             "host={host} port={port} user=x dbname=x options='-c tenant_id={tenant} -c timeline_id={timeline}'"
         );
-        let output = pg.program("psql")?.args([&conninfo, "-X", "-A", "-c", &format!("SHOW {show}")]).output()?;
+        let output =
+            pg.program("psql")?.args([&conninfo, "-X", "-A", "-c", &format!("SHOW {show}")]).output_within(PATIENCE)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success() && text.contains(timeline),
             "SHOW {show}: {text} {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let unknown =
-            pg.program("psql")?.args([&conninfo, "-X", "-v", "VERBOSITY=verbose", "-c", "FROBNICATE"]).output()?;
+        let unknown = pg
+            .program("psql")?
+            .args([&conninfo, "-X", "-v", "VERBOSITY=verbose", "-c", "FROBNICATE"])
+            .output_within(PATIENCE)?;
         let error = String::from_utf8_lossy(&unknown.stderr).into_owned();
         ensure!(!unknown.status.success() && error.contains("ERROR:  "), "an unknown command: {error}");
     }
@@ -274,7 +279,7 @@ impl Etcd {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.url, "get", "--prefix", "/walfabric"])
-            .output()?;
+            .output_within(PATIENCE)?;
         ensure!(output.status.success(), "etcdctl: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

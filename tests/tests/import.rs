@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::Bounded as _;
 use proto::api::PageserverTimelineStatus;
 use tests::fabric::TestFabric;
 use tests::wait;
@@ -51,7 +52,7 @@ async fn end_with_first_attempt(fabric: &Fabric, over: &AtomicBool) {
 /// Takes everything from the pageserver and has it import the cluster; gives the attempts that it needed.
 async fn import_anew(fabric: &TestFabric, before: &Fabric) -> Result<u32> {
     let mut import = fabric.forget_pages()?;
-    let output = tokio::task::spawn_blocking(move || import.output()).await??;
+    let output = tokio::task::spawn_blocking(move || import.output_within(PATIENCE)).await??;
     ensure!(output.status.success(), "import fails: {}", String::from_utf8_lossy(&output.stderr));
     let import = status(before).await?.import.context("an import")?;
     ensure!(import.state == "done", "{import:?}");
@@ -123,7 +124,7 @@ async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Re
         .args(["page", "verify", "--pageserver", &before.pageservers[0].http, "--tenant", &tenant])
         .args(["--timeline", &timeline, "--data-dir"])
         .arg(&pg.data_dir)
-        .output()?;
+        .output_within(PATIENCE)?;
     let report = String::from_utf8_lossy(&verify.stdout);
     assert_eq!(verify.status.code(), Some(0), "{report}{}", String::from_utf8_lossy(&verify.stderr));
     assert!(report.contains("equal"), "{report}");
@@ -139,7 +140,7 @@ async fn databases_copied_by_files_during_an_import_are_right_in_the_end() -> Re
         .args(["page", "verify", "--pageserver", &before.pageservers[0].http, "--tenant", &tenant])
         .args(["--timeline", &timeline, "--data-dir"])
         .arg(&pg.data_dir)
-        .output()?;
+        .output_within(PATIENCE)?;
     assert_eq!(verify.status.code(), Some(5), "a flipped bit of {} is noticed", file.display());
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, PATIENCE};
 use tests::fabric::TestFabric;
 use walfabric::fabric::Fabric;
 use walfabric::sql;
@@ -28,7 +29,7 @@ fn verify(fabric: &TestFabric, described: &Fabric, data_dir: &Path) -> Result<Ou
     let (tenant, timeline) = (described.tenant_id.to_string(), described.timeline_id.to_string());
     let mut command = Command::new(fabric.binary());
     command.args(["page", "verify", "--pageserver", &described.pageservers[0].http, "--tenant", &tenant]);
-    Ok(command.args(["--timeline", &timeline, "--data-dir"]).arg(data_dir).output()?)
+    command.args(["--timeline", &timeline, "--data-dir"]).arg(data_dir).output_within(PATIENCE)
 }
 
 /// A directory for a tablespace, of the server's user.
@@ -90,8 +91,7 @@ async fn files_beside_the_pages_are_compared() -> Result<()> {
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.code() == Some(0), "{report}{}", String::from_utf8_lossy(&output.stderr));
     let copy = dir.path().join("copy");
-    let copied = Command::new("cp").arg("-a").arg(&pg.data_dir).arg(&copy).output()?;
-    ensure!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    harness::copy_tree(&pg.data_dir, &copy)?;
     let prepared = named(&copy.join("pg_twophase"), None)?;
     ensure!(prepared.len() == 1, "no state of the prepared transaction: {prepared:?}");
     let mut files = named(&copy, Some("pg_filenode.map"))?;
@@ -115,7 +115,7 @@ async fn files_beside_the_pages_are_compared() -> Result<()> {
     names(&verify(&fabric, &described, &copy)?, missing.strip_prefix(&copy)?);
 
     fabric.ok(&["start", "postgres"])?;
-    let import = fabric.forget_pages()?.output()?;
+    let import = fabric.forget_pages()?.output_within(PATIENCE)?;
     ensure!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
     fabric.ok(&["stop", "postgres"])?;
     let output = verify(&fabric, &described, &pg.data_dir)?;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use harness::Bounded as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::fabric::binary;
 use tests::wait;
@@ -61,9 +62,7 @@ impl Drop for Disk {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    harness::run(command).map(drop)
 }
 
 fn up(root: &Path) -> Result<Fabric> {
@@ -100,7 +99,7 @@ struct Running<'a>(&'a Path);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if let Ok(binary) = binary() {
-            let _ = Command::new(binary).args(["down", "--dir"]).arg(self.0).output();
+            let _ = Command::new(binary).args(["down", "--dir"]).arg(self.0).output_within(PATIENCE);
         }
     }
 }

@@ -316,9 +316,15 @@ struct DemoOptions {
     /// Directory of PostgreSQL's programs
     #[arg(long)]
     pg_bin: Option<PathBuf>,
-    /// Leave the fabric's files behind
+    /// Leave the fabric running
     #[arg(long)]
     keep: bool,
+    /// Seconds that setting up took before (`make demo` tells)
+    #[arg(long, hide = true)]
+    setup_seconds: Option<f64>,
+    /// Seconds that building took before (`make demo` tells)
+    #[arg(long, hide = true)]
+    build_seconds: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -360,7 +366,10 @@ async fn run(command: Command) -> Result<u8> {
         Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
         Command::Page(PageCommand::Verify(o)) => run_page_verify(o).await,
         Command::Broker(o) => run_broker(o).await,
-        Command::Demo(o) => demo::run(demo::DemoArgs { dir: o.dir, pg_bin: o.pg_bin, keep: o.keep }).await,
+        Command::Demo(o) => {
+            let before = demo::Before { setup: o.setup_seconds, build: o.build_seconds };
+            demo::run(demo::DemoArgs { dir: o.dir, pg_bin: o.pg_bin, keep: o.keep, before }).await
+        }
         Command::Safekeeper(args) => Ok(safekeeper::run(args).await),
         Command::Pageserver(args) => Ok(pageserver::run(args).await),
         Command::WalproposerShim(args) => Ok(walproposer_shim::run(args).await),

@@ -6,14 +6,15 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use harness::{PATIENCE, signal, wait};
 use pgformat::wal::{StreamConfig, WalDecoder, WalError, record};
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where Debian puts PostgreSQL 15; `make setup` installs it.
 pub(crate) const PG15_BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -53,12 +54,7 @@ impl Cluster {
     pub(crate) fn create(bin: &Path, seg_mib: u32) -> Cluster {
         assert!(bin.join("postgres").exists(), "{} is missing: run `make setup`", bin.join("postgres").display());
         let dir = tempfile::Builder::new().prefix("wal").tempdir().expect("a temporary directory");
-        if is_root() {
-            let postgres = fs::read_to_string("/etc/passwd").expect("readable");
-            let line = postgres.lines().find(|l| l.starts_with("postgres:")).expect("user postgres exists");
-            let id = |n: usize| line.split(':').nth(n).and_then(|t| t.parse().ok());
-            std::os::unix::fs::chown(dir.path(), id(2), id(3)).expect("chown");
-        }
+        harness::give_to_postgres(dir.path()).expect("the server's directory");
         let version = output(Command::new(bin.join("postgres")).arg("--version"));
         let major = version.split_whitespace().nth(2).and_then(|v| v.split('.').next()?.parse().ok());
         let mut cluster = Cluster {
@@ -100,14 +96,7 @@ impl Cluster {
     }
 
     fn command(&self, program: &str) -> Command {
-        let path = self.bin.join(program);
-        let mut c;
-        if is_root() {
-            c = Command::new("setpriv");
-            c.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
-        } else {
-            c = Command::new(path);
-        }
+        let mut c = harness::as_postgres(&self.bin.join(program)).expect("a user to run it as");
         c.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
         c
     }
@@ -145,22 +134,27 @@ impl Cluster {
         if let Some(mut server) = self.server.take() {
             let children = children_of(server.id());
             server.kill().expect("our child");
-            server.wait().expect("our child");
-            // Those that have gone by themselves in the meantime make the command fail, which is fine.
-            let _ = Command::new("kill").arg("-KILL").args(children).stderr(Stdio::null()).status();
+            wait(&mut server, "the killed postmaster", PATIENCE).expect("it ends");
+            for pid in children.into_iter().filter_map(Pid::from_raw) {
+                match kill_process(pid, Signal::KILL) {
+                    // Those that have gone by themselves in the meantime are as asked.
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(e) => panic!("cannot kill a backend: {e}"),
+                }
+            }
         }
     }
 
     /// A clean shutdown (SIGINT, "fast").
     pub(crate) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
-            output(Command::new("kill").args(["-INT", &server.id().to_string()]));
-            server.wait().expect("our child");
+            signal(&server, Signal::INT).expect("our child");
+            wait(&mut server, "PostgreSQL's fast shutdown", PATIENCE).unwrap_or_else(|e| panic!("{e}: {}", self.log()));
         }
     }
 
     pub(crate) fn try_sql(&self, sql: &str) -> Result<String, String> {
-        let out = self.psql(sql).output().expect("psql runs");
+        let out = harness::output(&mut self.psql(sql), PATIENCE).unwrap_or_else(|e| panic!("{e:#}"));
         let text = |b: &[u8]| String::from_utf8_lossy(b).trim().to_owned();
         if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }
     }
@@ -229,25 +223,19 @@ impl Drop for Cluster {
     }
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").expect("proc is mounted").uid() == 0
-}
-
-fn children_of(pid: u32) -> Vec<String> {
-    let stat = |e: fs::DirEntry| -> Option<String> {
+fn children_of(pid: u32) -> Vec<i32> {
+    let stat = |e: fs::DirEntry| -> Option<i32> {
         let text = fs::read_to_string(e.path().join("stat")).ok()?;
         // pid (name) state ppid: the name may hold anything, brackets too.
         let parent: u32 = text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        (parent == pid).then(|| e.file_name().to_string_lossy().into_owned())
+        (parent == pid).then(|| e.file_name().to_string_lossy().parse().ok())?
     };
     fs::read_dir("/proc").expect("proc is mounted").filter_map(|e| stat(e.ok()?)).collect()
 }
 
 /// Runs a command that must succeed; its output.
 pub(crate) fn output(command: &mut Command) -> String {
-    let out: Output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).expect("text")
+    harness::run(command).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 /// Runs `pg_waldump` and parses its lines. That it ends with an error at the end of the log is no failure.
@@ -257,7 +245,7 @@ pub(crate) fn waldump(bin: &Path, dir: &Path, tli: Tli, start: Lsn, end: Option<
     if let Some(end) = end {
         command.args(["-e", &end.to_string()]);
     }
-    let out = command.output().expect("pg_waldump runs");
+    let out = harness::output(&mut command, PATIENCE).unwrap_or_else(|e| panic!("{e:#}"));
     parse_dump(&String::from_utf8_lossy(&out.stdout))
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use harness::{Bounded as _, PATIENCE};
 use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::CreateTimelineRequest;
@@ -649,7 +650,7 @@ async fn pg_waldump_reads_the_segment_files() {
             "-s",
             &state.timeline_start_lsn.expect("a start").to_string(),
         ])
-        .output()
+        .output_within(PATIENCE)
         .expect("it runs");
     let text = String::from_utf8_lossy(&out.stdout);
     let lines = text.lines().filter(|l| l.starts_with("rmgr:")).count();

@@ -3,7 +3,6 @@
 //!
 //! Owner of one directory: `data`, `base` (a copy of it from before the first start), the server's socket and log.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,7 +29,7 @@ impl Programs {
     }
 
     /// A command, run as the user `postgres` when we are root: PostgreSQL refuses to run as root.
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: &str) -> Result<Command> {
         let mut path = self.0.join(program);
         // psql is not part of every server's package. Another minor's serves, or else any that is installed.
         if !path.exists() {
@@ -41,15 +40,9 @@ impl Programs {
         if !path.exists() {
             path = PathBuf::from(program);
         }
-        let mut command = if is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--"]).arg(path);
-            command
-        } else {
-            Command::new(path)
-        };
+        let mut command = harness::as_postgres(&path)?;
         command.env("LC_ALL", "C.UTF-8").current_dir("/");
-        command
+        Ok(command)
     }
 }
 
@@ -73,7 +66,7 @@ impl Cluster {
         std::fs::create_dir_all(&root)?;
         let cluster = Cluster { programs, root, running: false };
         cluster.own(&cluster.root)?;
-        let mut initdb = cluster.programs.command("initdb");
+        let mut initdb = cluster.programs.command("initdb")?;
         initdb.args(["--no-sync", "--auth=trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D"]);
         initdb.arg(cluster.data()).args(options);
         // 18 has checksums unless told otherwise.
@@ -104,7 +97,7 @@ impl Cluster {
     /// # Errors
     /// When the server does not say.
     pub fn version(&self) -> Result<String> {
-        let text = run(self.programs.command("postgres").arg("--version"))?;
+        let text = run(self.programs.command("postgres")?.arg("--version"))?;
         let version = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
         version.map(str::to_owned).with_context(|| format!("no version in {text:?}"))
     }
@@ -129,9 +122,9 @@ impl Cluster {
     /// # Errors
     /// When it does not say.
     pub fn has_lz4(&self) -> Result<bool> {
-        let mut postgres = self.programs.command("postgres");
+        let mut postgres = self.programs.command("postgres")?;
         postgres.arg("-D").arg(self.data()).args(["-c", "wal_compression=lz4", "-C", "wal_compression"]);
-        Ok(postgres.output().context("postgres -C")?.status.success())
+        Ok(harness::output(&mut postgres, harness::PATIENCE)?.status.success())
     }
 
     /// Gives a file or directory to the server's user.
@@ -139,10 +132,7 @@ impl Cluster {
     /// # Errors
     /// When that is not allowed.
     pub fn own(&self, path: &Path) -> Result<()> {
-        if is_root() {
-            run(Command::new("chown").arg("postgres:").arg(path))?;
-        }
-        Ok(())
+        harness::give_to_postgres(path)
     }
 
     /// Changes something offline with `pg_resetwal`.
@@ -150,7 +140,7 @@ impl Cluster {
     /// # Errors
     /// Says what it said.
     pub fn reset_log(&self, options: &[&str]) -> Result<()> {
-        run(self.programs.command("pg_resetwal").args(options).arg("-D").arg(self.data())).map(drop)
+        run(self.programs.command("pg_resetwal")?.args(options).arg("-D").arg(self.data())).map(drop)
     }
 
     /// Copies the stopped cluster: where replay starts.
@@ -159,7 +149,7 @@ impl Cluster {
     /// When it cannot be copied.
     pub fn keep_base(&self) -> Result<()> {
         ensure!(!self.running, "a base is a copy of a stopped cluster");
-        run(Command::new("cp").arg("-a").arg(self.data()).arg(self.base())).map(drop)
+        harness::copy_tree(&self.data(), &self.base())
     }
 
     /// Appends settings.
@@ -183,7 +173,7 @@ impl Cluster {
     /// With the end of its log.
     pub fn start(&mut self) -> Result<()> {
         let log = self.root.join("log");
-        let mut start = self.pg_ctl("start");
+        let mut start = self.pg_ctl("start")?;
         start.arg("-l").arg(&log).args(["-t", "60"]);
         if let Err(e) = run(&mut start) {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
@@ -199,7 +189,7 @@ impl Cluster {
     /// # Errors
     /// When it does not end in time.
     pub fn stop(&mut self, mode: &str) -> Result<()> {
-        run(self.pg_ctl("stop").args(["-t", "120", "-m", mode]))?;
+        run(self.pg_ctl("stop")?.args(["-t", "120", "-m", mode]))?;
         self.running = false;
         Ok(())
     }
@@ -209,34 +199,34 @@ impl Cluster {
     /// # Errors
     /// When it does not become one.
     pub fn promote(&self) -> Result<()> {
-        run(self.pg_ctl("promote").args(["-t", "60"])).map(drop)
+        run(self.pg_ctl("promote")?.args(["-t", "60"])).map(drop)
     }
 
-    fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = self.programs.command("pg_ctl");
+    fn pg_ctl(&self, action: &str) -> Result<Command> {
+        let mut command = self.programs.command("pg_ctl")?;
         command.arg(action).arg("-w").arg("-D").arg(self.data());
-        command
+        Ok(command)
     }
 
-    fn psql(&self, database: &str) -> Command {
-        let mut psql = self.programs.command("psql");
+    fn psql(&self, database: &str) -> Result<Command> {
+        let mut psql = self.programs.command("psql")?;
         psql.args(["-A", "-t", "-v", "ON_ERROR_STOP=1"]);
         self.connect(&mut psql, database);
-        psql
+        Ok(psql)
     }
 
     fn connect(&self, psql: &mut Command, database: &str) {
         psql.args(["-X", "-q", "-U", "postgres", "-p", "5432", "-d", database, "-h"]).arg(&self.root);
     }
 
-    /// A psql that goes on after errors, and is ended (with status 124) after `seconds`.
-    pub fn psql_with_timeout(&self, database: &str, seconds: u32) -> Command {
-        let psql = self.programs.command("psql");
-        let mut command = Command::new("timeout");
-        command.arg(seconds.to_string()).arg(psql.get_program()).args(psql.get_args()).current_dir("/");
-        command.env("LC_ALL", "C.UTF-8");
-        self.connect(&mut command, database);
-        command
+    /// A psql that goes on after errors.
+    ///
+    /// # Errors
+    /// When there is no user to run it as.
+    pub fn careless_psql(&self, database: &str) -> Result<Command> {
+        let mut psql = self.programs.command("psql")?;
+        self.connect(&mut psql, database);
+        Ok(psql)
     }
 
     /// Runs a script: `n` is its size, `dir` a directory that the server can write to.
@@ -246,7 +236,7 @@ impl Cluster {
     pub fn script(&self, database: &str, name: &str, text: &str, n: u32) -> Result<()> {
         let file = self.root.join(format!("{name}.sql"));
         std::fs::write(&file, text)?;
-        let mut psql = self.psql(database);
+        let mut psql = self.psql(database)?;
         psql.args(["-v", &format!("n={n}"), "-v", &format!("dir={}", self.root.display()), "-f"]).arg(&file);
         run(&mut psql).with_context(|| format!("{name}.sql")).map(drop)
     }
@@ -256,7 +246,7 @@ impl Cluster {
     /// # Errors
     /// With what the server said.
     pub fn query(&self, database: &str, sql: &str) -> Result<String> {
-        run(self.psql(database).args(["-c", sql])).map(|rows| rows.trim().to_owned())
+        run(self.psql(database)?.args(["-c", sql])).map(|rows| rows.trim().to_owned())
     }
 }
 
@@ -268,17 +258,7 @@ impl Drop for Cluster {
     }
 }
 
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
-}
-
 /// Runs a program to its end; what it printed.
 fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        bail!("{:?}: {}\n{}\n{}", command.get_program(), output.status, error.trim(), text.trim());
-    }
-    Ok(text)
+    harness::run_within(command, harness::LONG)
 }

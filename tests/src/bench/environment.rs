@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use harness::{Bounded as _, PATIENCE};
 use serde_json::{Value, json};
 
 use super::run::Extent;
@@ -41,7 +42,7 @@ pub fn head(described: &Value) -> String {
 
 /// First line of what a program printed; `None` when it cannot be run or fails.
 fn said(command: &mut Command) -> Option<String> {
-    let output = command.output().ok().filter(|o| o.status.success())?;
+    let output = command.output_within(PATIENCE).ok().filter(|o| o.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())
 }
 

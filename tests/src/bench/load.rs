@@ -1,5 +1,7 @@
 //! One block of load: pgbench for a few seconds, with every transaction's latency.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +13,7 @@ use super::system::System;
 use super::usage;
 use super::window::{Crowd, Window};
 use crate::wait;
+use harness::{Bounded as _, LONG};
 
 /// Time at the beginning of a block that is not measured: connections, prepared statements, caches that the block of
 /// another system pushed out.
@@ -49,6 +52,7 @@ pub struct Txn {
 /// pgbench under way; killed when dropped.
 pub struct Load {
     child: Child,
+    said: File,
     logs: tempfile::TempDir,
     name: &'static str,
 }
@@ -68,7 +72,7 @@ fn pgbench(system: &System) -> Result<Command> {
 /// # Errors
 /// With what pgbench said.
 pub fn initialise(system: &System, scale: u32) -> Result<()> {
-    let output = pgbench(system)?.args(["-i", "-q", "-s", &scale.to_string()]).current_dir("/").output()?;
+    let output = pgbench(system)?.args(["-i", "-q", "-s", &scale.to_string()]).current_dir("/").output_within(LONG)?;
     ensure!(output.status.success(), "pgbench -i on {}: {}", system.name, String::from_utf8_lossy(&output.stderr));
     rustix::fs::sync();
     Ok(())
@@ -84,16 +88,17 @@ impl Load {
         if let Some((uid, gid)) = walfabric::postgres::run_as()? {
             std::os::unix::fs::chown(logs.path(), Some(uid), Some(gid))?;
         }
+        let said = tempfile::tempfile()?;
         let child = pgbench(system)?
             .args(["-N", "-n", "-M", "prepared", "-l", "-c", &clients.to_string(), "-j", &clients.min(2).to_string()])
             .args(["-T", &seconds.to_string()])
             .current_dir(logs.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(said.try_clone()?)
             .spawn()
             .context("cannot start pgbench")?;
-        Ok(Load { child, logs, name: system.name })
+        Ok(Load { child, said, logs, name: system.name })
     }
 
     /// Waits for its end; gives every transaction by the time of its end.
@@ -101,11 +106,11 @@ impl Load {
     /// # Errors
     /// With what pgbench said; also when a client was aborted.
     pub fn finish(mut self) -> Result<Vec<Txn>> {
+        let status = harness::wait(&mut self.child, "pgbench", LONG)?;
         let mut said = String::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
-            std::io::Read::read_to_string(&mut pipe, &mut said)?;
-        }
-        let status = self.child.wait()?;
+        // The log shares its position with pgbench.
+        self.said.rewind()?;
+        self.said.read_to_string(&mut said)?;
         ensure!(status.success(), "pgbench on {}: {status}: {said}", self.name);
         let mut all = Vec::new();
         for entry in std::fs::read_dir(self.logs.path())? {

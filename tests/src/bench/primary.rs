@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use harness::{Bounded as _, LONG};
 use pgformat::wal::WalDecoder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::id::SystemId;
@@ -133,7 +134,8 @@ impl Primary {
 fn pgbench(postgres: &Postgres, args: &[&str]) -> Result<()> {
     let mut command = postgres.program("pgbench")?;
     command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &postgres.port.to_string()]).args(args);
-    let output = command.env("PGDATABASE", "postgres").env("PGOPTIONS", "-c synchronous_commit=off").output()?;
+    let output =
+        command.env("PGDATABASE", "postgres").env("PGOPTIONS", "-c synchronous_commit=off").output_within(LONG)?;
     ensure!(output.status.success(), "pgbench {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

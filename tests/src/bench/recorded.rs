@@ -5,10 +5,10 @@
 //! is evicted and nothing written back meanwhile) and all WAL since.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, LONG};
 use pgformat::Lsn;
 use walfabric::sql;
 
@@ -96,7 +96,7 @@ impl Recorded {
         postgres.restart().await?;
         let mut pgbench = postgres.program("pgbench")?;
         pgbench.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &postgres.port.to_string()]);
-        let output = pgbench.args(["-i", "-q", "-s", &scale.to_string(), "postgres"]).output()?;
+        let output = pgbench.args(["-i", "-q", "-s", &scale.to_string(), "postgres"]).output_within(LONG)?;
         ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
         sql::connect(&postgres.conninfo()).await?.batch_execute(PROCEDURE).await?;
         postgres.stop()?;
@@ -145,18 +145,8 @@ impl Recorded {
 
     /// A copy to be recovered. WAL files are only read, but for the last one, which goes on after recovery.
     fn copy(&self, to: &Path) -> Result<()> {
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(&self.crashed)? {
-            let path = entry?.path();
-            if !path.ends_with("pg_wal") {
-                entries.push(path);
-            }
-        }
-        std::fs::create_dir(to)?;
-        run(Command::new("chown").arg("--reference").arg(&self.crashed).arg(to))?;
-        run(Command::new("chmod").arg("--reference").arg(&self.crashed).arg(to))?;
-        run(Command::new("cp").args(["-a", "-t"]).arg(to).args(entries))?;
-        run(Command::new("cp").arg("-al").arg(self.wal_dir()).arg(to))?;
+        harness::copy_entries(&self.crashed, to, |name| name != "pg_wal")?;
+        harness::link_tree(&self.wal_dir(), &to.join("pg_wal"))?;
         let mut segments = Vec::new();
         for entry in std::fs::read_dir(self.wal_dir())? {
             let name = entry?.file_name();
@@ -168,7 +158,7 @@ impl Recorded {
         let last = segments.last().context("there is no WAL")?;
         let copy = to.join("pg_wal").join(last);
         std::fs::remove_file(&copy)?;
-        run(Command::new("cp").arg("-a").arg(self.wal_dir().join(last)).arg(copy))
+        harness::copy_tree(&self.wal_dir().join(last), &copy)
     }
 }
 
@@ -192,16 +182,6 @@ async fn load(postgres: &Postgres, scale: u32, from: Lsn, bytes: u64) -> Result<
 
 async fn flushed(client: &tokio_postgres::Client) -> Result<Lsn> {
     Ok(sql::text(client, "SELECT pg_current_wal_flush_lsn()").await?.parse()?)
-}
-
-/// Runs it to its end.
-///
-/// # Errors
-/// With what it printed.
-pub fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// `redo done at X system usage: CPU: user: U s, system: S s, elapsed: E s`: elapsed and CPU seconds.

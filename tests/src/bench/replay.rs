@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
+use harness::{Bounded as _, LONG};
 use pageserver::offline::Offline;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ fn ttid() -> TenantTimelineId {
 /// When it fails, with what it said.
 pub fn spawn(words: &[&str]) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
-    let output = command.arg(OPTION).args(words).output()?;
+    let output = command.arg(OPTION).args(words).output_within(LONG)?;
     ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
 }

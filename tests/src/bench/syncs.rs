@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 use walfabric::http::Http;
 use walfabric::supervisor::descendants;
@@ -61,8 +62,9 @@ impl Counter {
         let id = roots.first().context("nothing to count")?;
         let (control, ack) = (dir.join(format!("perf-{id}.control")), dir.join(format!("perf-{id}.ack")));
         let _ = (std::fs::remove_file(&control), std::fs::remove_file(&ack));
-        let made = Command::new("mkfifo").arg(&control).arg(&ack).status().context("cannot run mkfifo")?;
-        ensure!(made.success(), "mkfifo: {made}");
+        for pipe in [&control, &ack] {
+            mkfifoat(CWD, pipe, Mode::RUSR | Mode::WUSR).with_context(|| format!("no pipe {}", pipe.display()))?;
+        }
         let pipes = format!("--control=fifo:{},{}", control.display(), ack.display());
         let child = Command::new("perf")
             .args(["stat", "-x", ",", "-D", "-1", "-e", EVENTS, &pipes, "-p", &pids.join(",")])

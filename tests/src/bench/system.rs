@@ -1,10 +1,11 @@
 //! The systems under comparison: what a user would pick instead, and us.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, LONG};
 use walfabric::sql;
 
 use crate::fabric::TestFabric;
@@ -86,7 +87,7 @@ impl System {
         let conninfo = format!("host=127.0.0.1 port={} user=postgres application_name=standby1", primary.port);
         let mut backup = primary.program("pg_basebackup")?;
         backup.args(["-d", &conninfo, "-R", "-X", "stream", "-c", "fast", "-D"]).arg(&target);
-        let output = backup.output()?;
+        let output = backup.output_within(LONG)?;
         ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
         let mut standby = Postgres::adopt(target)?;
         standby.restart().await?;
@@ -175,8 +176,7 @@ async fn synchronous(client: &tokio_postgres::Client, names: &str, count: usize)
 
 fn open_for_postgres(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir)?;
-    let mut command = Command::new("chmod");
-    command.arg("700").arg(dir).status()?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
     if let Some((uid, gid)) = walfabric::postgres::run_as()? {
         std::os::unix::fs::chown(dir, Some(uid), Some(gid))?;
     }

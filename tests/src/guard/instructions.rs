@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use super::HotPath;
+use harness::{Bounded as _, LONG};
 
 /// Measured below this share of its limit, in per cent: the limit says little any more.
 const SLACK_PERCENT: u64 = 70;
@@ -61,7 +62,7 @@ fn total(hotpath: &Path, path: &HotPath, operations: usize, times: usize) -> any
     // Both runs prepare the same: only what they do differs.
     command.args(["--prepared", &(2 * path.operations * times).to_string()]);
     command.args(["--operations", &(operations * times).to_string()]);
-    let output = command.output().context("valgrind cannot be started (scripts/setup.sh installs it)")?;
+    let output = command.output_within(LONG).context("valgrind cannot be started (scripts/setup.sh installs it)")?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("{}: {} under valgrind:\n{said}", path.name, output.status);

@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use etcd_client::{Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp};
+use harness::Bounded as _;
 use tests::wait;
 
 use crate::server::{Kind, PATIENCE, Server};
@@ -17,7 +18,8 @@ fn etcdctl(server: &Server, arguments: &[&str]) -> Command {
 }
 
 fn run(server: &Server, arguments: &[&str]) -> String {
-    let Output { status, stdout, stderr } = etcdctl(server, arguments).output().expect("etcdctl is installed");
+    let Output { status, stdout, stderr } =
+        etcdctl(server, arguments).output_within(PATIENCE).expect("etcdctl is installed");
     assert!(status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).expect("text")
 }

@@ -4,6 +4,7 @@
 //! byte by byte, and so is every page of the stopped cluster.
 
 mod act;
+mod after;
 mod pages;
 
 use std::path::PathBuf;
@@ -24,8 +25,19 @@ pub struct DemoArgs {
     pub dir: Option<PathBuf>,
     /// PostgreSQL's programs.
     pub pg_bin: Option<PathBuf>,
-    /// Leave the files behind.
+    /// Leave the fabric running.
     pub keep: bool,
+    /// What was spent before.
+    pub before: Before,
+}
+
+/// Seconds spent by `make demo` before the demo itself; `None` when it was started by hand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before {
+    /// Installing what was missing.
+    pub setup: Option<f64>,
+    /// Building the program.
+    pub build: Option<f64>,
 }
 
 /// Ledger clients besides pgbench.
@@ -55,24 +67,24 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
     let own = args.dir.is_none();
     let root =
         args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("walfabric-demo-{}", std::process::id())));
-    let result = play(&story, &args, &root).await;
-    let down = verbs::down(&root);
-    match result {
-        Ok(()) => {
-            down?;
-            if own && !args.keep {
-                std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
-            }
-            story.chapter(
-                "PROVED: no acknowledged commit was lost, every copy of the WAL is the same, and so is every page",
-            );
-            Ok(exit::OK)
-        }
-        Err(e) => {
-            eprintln!("\ndemo FAILED: {e:#}\nlogs and data are left in {}", root.display());
-            Ok(exit::ERROR)
-        }
+    if let Err(e) = play(&story, &args, &root).await {
+        // Its own failure says less than the one that it follows.
+        let down = verbs::down(&root).err().map(|e| format!("\nnot everything was stopped: {e:#}"));
+        eprintln!("\ndemo FAILED: {e:#}{}\nlogs and data are left in {}", down.unwrap_or_default(), root.display());
+        return Ok(exit::ERROR);
     }
+    story.chapter("PROVED: no acknowledged commit was lost, every copy of the WAL is the same, and so is every page");
+    story.line(&after::spent(args.before, story.began.elapsed()));
+    if args.keep {
+        after::keep_running(&root).await?;
+        return Ok(exit::OK);
+    }
+    verbs::down(&root)?;
+    if own {
+        std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
+    }
+    after::what_next();
+    Ok(exit::OK)
 }
 
 async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<()> {

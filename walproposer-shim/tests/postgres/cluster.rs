@@ -4,29 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::PATIENCE;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
-}
-
 /// PostgreSQL does not run as root: for root the program runs as user postgres.
 fn as_postgres(program: &str) -> Command {
-    let mut command = if is_root() { Command::new("setpriv") } else { Command::new(program) };
-    if is_root() {
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", program]);
-    }
+    let mut command = harness::as_postgres(Path::new(program)).expect("a user to run it as");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
-}
-
-fn run(mut command: Command) {
-    let status = command.status().expect("the program starts");
-    assert!(status.success(), "{command:?} ended with {status}");
 }
 
 /// A data directory and, while it runs, its server.
@@ -40,14 +29,10 @@ impl Postgres {
     /// A new cluster, not started.
     pub(crate) fn init() -> Postgres {
         let dir = tempfile::Builder::new().prefix("shim-pg-").tempdir().expect("a directory");
-        if is_root() {
-            let mut chown = Command::new("chown");
-            chown.arg("postgres:postgres").arg(dir.path());
-            run(chown);
-        }
+        harness::give_to_postgres(dir.path()).expect("the server's directory");
         let mut initdb = as_postgres(&format!("{BIN}/initdb"));
         initdb.args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"]).arg(dir.path().join("data"));
-        run(initdb);
+        harness::run(&mut initdb).unwrap_or_else(|e| panic!("{e:#}"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let postgres = Postgres { dir, port, child: None };
@@ -105,27 +90,26 @@ impl Postgres {
     /// kill -9 of the postmaster; its backends notice and end.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+            child.kill().expect("our child");
+            harness::wait(&mut child, "the killed postmaster", PATIENCE).expect("it ends");
         }
     }
 
     /// Stops without waiting for standbys: `immediate`.
     pub(crate) fn stop(&mut self) {
-        self.signal("-QUIT");
+        self.signal(Signal::QUIT);
     }
 
     /// Fast shutdown: waits until walsenders have told everything.
     pub(crate) fn stop_fast(&mut self) {
-        self.signal("-INT");
+        self.signal(Signal::INT);
     }
 
-    fn signal(&mut self, signal: &str) {
+    fn signal(&mut self, signal: Signal) {
         if let Some(mut child) = self.child.take() {
-            let mut kill = Command::new("kill");
-            kill.args([signal, &child.id().to_string()]);
-            run(kill);
-            let _ = child.wait();
+            harness::signal(&child, signal).expect("our child");
+            let what = format!("PostgreSQL after {signal:?}");
+            harness::wait(&mut child, &what, PATIENCE).unwrap_or_else(|e| panic!("{e}:\n{}", self.log()));
         }
     }
 
@@ -178,9 +162,7 @@ impl Postgres {
 }
 
 fn copy(from: &Path, to: &Path) {
-    let mut cp = Command::new("cp");
-    cp.arg("-a").arg(from).arg(to);
-    run(cp);
+    harness::copy_tree(from, to).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
 /// One value of one row, as text.

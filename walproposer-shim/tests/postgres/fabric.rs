@@ -139,15 +139,14 @@ impl Shim {
 
     /// SIGTERM; must end with exit code 0.
     pub(crate) async fn stop(mut self) {
-        let term = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
-        assert!(term.expect("kill runs").success());
+        harness::signal(&self.child, rustix::process::Signal::TERM).expect("our child");
         assert_eq!(self.exit_code().await, Some(0), "{}", self.log());
     }
 
     /// kill -9.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
-        self.child.wait().expect("reaped");
+        harness::wait(&mut self.child, "the killed shim", harness::PATIENCE).expect("it ends");
     }
 
     async fn exit_code(&mut self) -> Option<i32> {

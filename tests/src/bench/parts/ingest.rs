@@ -7,14 +7,13 @@
 //! pages are then in memory, and not written.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pgformat::Lsn;
 use serde_json::{Value, json};
 
 use crate::bench::figure::{Figure, Goal, Sample};
-use crate::bench::recorded::{self, Recorded, Recovery, SHARED_BUFFERS};
+use crate::bench::recorded::{Recorded, Recovery, SHARED_BUFFERS};
 use crate::bench::replay;
 use crate::bench::run::Run;
 use crate::bench::window::{Crowd, Window};
@@ -88,7 +87,7 @@ fn text(path: &Path) -> Result<&str> {
 /// Replays into a copy of the imported timeline; its files are never changed, so that links to them will do.
 fn replay_once(run: &mut Run, recorded: &Recorded, fresh: &Path, name: &str, compact: bool) -> Result<Ours> {
     let storage: PathBuf = fresh.with_extension("replayed");
-    recorded::run(Command::new("cp").arg("-al").arg(fresh).arg(&storage))?;
+    harness::link_tree(fresh, &storage)?;
     rustix::fs::sync();
     let window = Window::open(&[]);
     let to = recorded.to.to_string();

@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use harness::{Bounded as _, LONG};
 use proto::Lsn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -89,7 +90,7 @@ fn load(fabric: &TestFabric, run: &Run) -> Result<Process> {
         command.current_dir("/");
         Ok(command)
     };
-    let output = pgbench()?.args(["-i", "-q", "-s", "5"]).output()?;
+    let output = pgbench()?.args(["-i", "-q", "-s", "5"]).output_within(LONG)?;
     anyhow::ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
     let mut command = pgbench()?;
     command.args(["-N", "-n", "-M", "prepared", "-c", "4", "-j", "2", "-T", "3600"]);

@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, LONG};
 use proto::Lsn;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde_json::json;
@@ -211,7 +212,7 @@ impl Subject {
         })
         .await?;
         let used = window.close();
-        let output = child.wait_with_output()?;
+        let output = child.wait_with_output()?; // it has ended: only its words are still to be read
         ensure!(output.status.success(), "pg_receivewal: {}", String::from_utf8_lossy(&output.stderr));
         self.client.execute(&format!("SELECT pg_drop_replication_slot('{ROUND_SLOT}')"), &[]).await?;
         let seconds = ended.duration_since(began).as_secs_f64();
@@ -245,7 +246,7 @@ fn pgbench(primary: &PostgresEntry, args: &[&str]) -> Result<()> {
     let mut command = walfabric::postgres::command(&primary.bin_dir, "pgbench", walfabric::postgres::run_as()?);
     let port = primary.port.to_string();
     command.args(["-h", &primary.host, "-U", &primary.user, "-p", &port]).env("PGDATABASE", &primary.dbname);
-    let output = command.args(args).current_dir("/").output()?;
+    let output = command.args(args).current_dir("/").output_within(LONG)?;
     ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
