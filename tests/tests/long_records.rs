@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use harness::Bounded as _;
 use pgformat::Lsn;
 use proto::api::ShimStatus;
 use tests::fabric::TestFabric;
@@ -85,7 +86,7 @@ async fn long_records_pass_in_bounded_memory_and_pages_are_equal() -> Result<()>
     let (tenant, timeline) = (described.tenant_id.to_string(), described.timeline_id.to_string());
     let mut verify = Command::new(fabric.binary());
     verify.args(["page", "verify", "--pageserver", &described.pageservers[0].http, "--tenant", &tenant]);
-    let output = verify.args(["--timeline", &timeline, "--data-dir"]).arg(&pg.data_dir).output()?;
+    let output = verify.args(["--timeline", &timeline, "--data-dir"]).arg(&pg.data_dir).output_within(PATIENCE)?;
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("all of it compared after {:?}\n{report}", began.elapsed());
     ensure!(output.status.code() == Some(0), "{report}{}", String::from_utf8_lossy(&output.stderr));

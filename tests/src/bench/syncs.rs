@@ -110,7 +110,7 @@ impl Counter {
         if let Some(mut pipe) = self.child.stderr.take() {
             pipe.read_to_string(&mut said)?;
         }
-        self.child.wait()?;
+        harness::wait(&mut self.child, "perf stat", harness::PATIENCE)?;
         let counts: Vec<f64> = said.lines().filter_map(|l| l.split(',').next()?.parse().ok()).collect();
         ensure!(counts.len() == EVENTS.split(',').count(), "perf stat counted only part: {said}");
         Ok(counts.iter().sum())
