@@ -119,6 +119,8 @@ pub(crate) enum FailureKind {
     },
     /// The session was well; the safekeeper that was to supply its missing WAL failed.
     Donor(usize),
+    /// The session was well; the primary did not give its missing WAL once more.
+    Primary,
 }
 
 impl Failure {
@@ -318,7 +320,7 @@ impl Task {
 
 impl Open {
     fn not_fetched(&self, e: &ReadError) -> Failure {
-        let kind = self.donor_used.map_or(FailureKind::Away, FailureKind::Donor);
+        let kind = self.donor_used.map_or(FailureKind::Primary, FailureKind::Donor);
         Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
     }
 

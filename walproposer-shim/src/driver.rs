@@ -257,7 +257,14 @@ impl Driver {
         match picked {
             Picked::Cancelled => return Err(Stop::Shutdown),
             Picked::Timer => self.step(Input::Tick),
-            Picked::Peer(Some(event)) => self.on_peer(event),
+            Picked::Peer(Some(event)) => {
+                let unfed = self.unfed(&event);
+                self.on_peer(event);
+                if let Some(reason) = unfed.filter(|_| !self.core.has_quorum(self.now())) {
+                    // A new session gets everything from the log's end on by its own stream.
+                    return Err(Stop::Retry(format!("too few safekeepers are left without it: {reason}")));
+                }
+            }
             Picked::Peer(None) => return Err(Stop::Retry("every safekeeper task has ended".to_owned())),
             Picked::Proved(outcome) => {
                 let streaming = outcome?;
@@ -292,12 +299,23 @@ impl Driver {
         self.step(input);
     }
 
+    /// Why a safekeeper gets nothing from the primary's second connection, when the event says so.
+    fn unfed(&self, event: &Event) -> Option<String> {
+        let current = self.peers.get(event.peer.0).is_some_and(|p| p.session == event.session);
+        match &event.what {
+            Happened::Disconnected(Failure { reason, kind: FailureKind::Primary }) if current => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
         let Failure { reason, kind } = failure;
         self.note_problem(peer, reason.clone());
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
-            FailureKind::Away | FailureKind::Damaged { .. } | FailureKind::Donor(_) => Input::Disconnected { peer },
+            FailureKind::Away | FailureKind::Damaged { .. } | FailureKind::Donor(_) | FailureKind::Primary => {
+                Input::Disconnected { peer }
+            }
         }
     }
 

@@ -80,3 +80,32 @@ async fn a_record_longer_than_the_ring_passes_with_safekeepers_restarting_in_the
     println!("the last safekeeper has it {:?} after the commit", before.elapsed());
     shim.stop().await;
 }
+
+/// Goal: when the primary has no second connection to give, a quorum that needs one is fed by a new session instead.
+/// Method: the same restart with `max_wal_senders = 1`.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_second_connection_a_quorum_is_fed_by_a_new_session() {
+    let mut fabric = Fabric::start().await;
+    fabric.pg.set("max_wal_senders", "1");
+    fabric.pg.stop_fast();
+    fabric.pg.start().await;
+    let shim = fabric.protected(&["--ring-mib", "1"]).await;
+    let term = shim.status().await.expect("a status").term;
+    let broker = fabric.broker.clone();
+    let start = end_of_wal(&fabric).await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    let message = format!("SELECT pg_logical_emit_message(true, 'x', repeat('x', {RECORD_MIB} << 20))");
+    let emitting = tokio::spawn(async move { client.batch_execute(&message).await });
+    received(&shim, start, 8 * RING).await;
+    for safekeeper in &mut fabric.safekeepers[..2] {
+        safekeeper.stop().await;
+    }
+    let status = shim.status().await.expect("a status");
+    assert!(status.received_lsn < start.add(RECORD_MIB << 20), "the record was over before the safekeepers stopped");
+    for safekeeper in &mut fabric.safekeepers[..2] {
+        safekeeper.start(&broker).await;
+    }
+    tokio::time::timeout(LONG, emitting).await.expect("in time").expect("no panic").expect("committed");
+    assert!(shim.status().await.expect("a status").term > term, "by a new session");
+    shim.stop().await;
+}
