@@ -7,6 +7,6 @@ use proto::net::ConnectOptions;
 
 fuzz_target!(|text: &str| {
     let _ = Command::parse(text);
-    let _ = ConnectOptions::from_conninfo(text);
+    let _ = ConnectOptions::from_conninfo(text, &proto::net::Environment::none());
     let _ = ConnectOptions::to_address(text, "u");
 });

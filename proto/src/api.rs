@@ -151,24 +151,37 @@ pub struct AttachRequest {
 
 /// `POST /v1/tenant/T/timeline/L/import` on a pageserver: attaches the timeline and copies the cluster that writes it.
 /// Repeating it while the copy is under way or done changes nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
     /// The timeline.
     pub attach: AttachRequest,
-    /// libpq connection string of the running cluster, as the pageserver reaches it.
+    /// libpq connection string of the running cluster, as the pageserver reaches it. It names no files (`passfile`,
+    /// `service`), and the pageserver adds nothing of its own environment.
     pub from: String,
+}
+
+impl std::fmt::Debug for ImportRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImportRequest").field("attach", &self.attach).field("from", &"(hidden)").finish()
+    }
 }
 
 /// `POST /v1/import/check` on a pageserver: whether it could copy the cluster. Changes nothing. 200, or 409 with why
 /// not.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportCheckRequest {
     /// libpq connection string of the running cluster, as the pageserver reaches it.
     pub from: String,
     /// Which cluster it must be.
     pub system_id: SystemId,
+}
+
+impl std::fmt::Debug for ImportCheckRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImportCheckRequest").field("from", &"(hidden)").field("system_id", &self.system_id).finish()
+    }
 }
 
 /// An element of `GET /v1/tenant/T/timeline/L/xacts` on a pageserver: how a transaction ended.

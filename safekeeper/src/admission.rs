@@ -122,15 +122,13 @@ async fn ask(ttid: TenantTimelineId, host: &str, port: u16, statement: &Statemen
         host: host.trim_matches(['[', ']']).to_owned(),
         port,
         user: "safekeeper".to_owned(),
-        database: None,
-        password: None,
         application_name: format!("safekeeper-{}", statement.safekeeper_id),
         options: vec![
             ("tenant_id".to_owned(), ttid.tenant_id.to_string()),
             ("timeline_id".to_owned(), ttid.timeline_id.to_string()),
         ],
-        parameters: Vec::new(),
         timeout: QUESTION,
+        ..ConnectOptions::default()
     };
     let peer = format!("{host}:{port}");
     let bad = |problem: String| NetError::Protocol { peer: peer.clone(), problem };

@@ -10,10 +10,11 @@ use clap::{Args, Parser, Subcommand};
 use pgformat::Lsn;
 use pgformat::rel::{BlockTag, RelFork};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
+use proto::net::{ConnectOptions, Environment};
 use proto::runtime::exit;
 use walfabric::status::Source;
 use walfabric::verbs::Verb;
-use walfabric::{demo, fabric::FabricDir, page, protect, status, supervisor, timeline, up, verbs};
+use walfabric::{demo, fabric::FabricDir, page, protect, sql, status, supervisor, timeline, up, verbs};
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
 #[derive(Parser)]
@@ -356,7 +357,7 @@ async fn run(command: Command) -> Result<u8> {
         Command::Timeline(TimelineCommand::Import(o)) => run_create(o, true).await,
         Command::Timeline(TimelineCommand::Protect(o)) => run_protect(o).await,
         Command::Timeline(TimelineCommand::Unprotect(o)) => {
-            let now = protect::unprotect(&o.primary, o.timeline_id).await?;
+            let now = protect::unprotect(&primary(&o.primary)?.to_conninfo(), o.timeline_id).await?;
             println!("commits wait for {} no longer: synchronous_standby_names is '{now}'", o.timeline_id);
             Ok(exit::OK)
         }
@@ -375,6 +376,16 @@ async fn run(command: Command) -> Result<u8> {
         Command::WalproposerShim(args) => Ok(walproposer_shim::run(args).await),
         Command::Supervise(_) => unreachable!("handled before the runtime starts"),
     }
+}
+
+/// The primary that `conninfo` and the environment name, as for libpq's programs.
+fn primary(conninfo: &str) -> Result<ConnectOptions> {
+    sql::resolve("--primary", conninfo, &Environment::read(|name| std::env::var(name).ok()))
+}
+
+/// One word for a shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 async fn run_up(o: UpOptions) -> Result<u8> {
@@ -418,8 +429,9 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
     let random = timeline::random_ttid();
     let ttid =
         TenantTimelineId::new(o.tenant_id.unwrap_or(random.tenant_id), o.timeline_id.unwrap_or(random.timeline_id));
+    let primary = primary(&o.primary)?;
     let args = timeline::CreateArgs {
-        primary: o.primary,
+        primary: primary.to_conninfo(),
         broker: o.broker,
         broker_prefix: o.broker_prefix,
         ttid,
@@ -438,17 +450,18 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         if created.changed { "created" } else { "unchanged" },
         created.start_lsn
     );
-    println!("next, start the shim:");
+    let shown = shell_quoted(&primary.shown());
+    let secret = if primary.password.is_some() { " (its password by PGPASSWORD or ~/.pgpass)" } else { "" };
+    println!("next, start the shim{secret}:");
     println!(
-        "  walproposer-shim --primary '{}' --safekeepers {} --tenant-id {} --timeline-id {} --broker {}",
-        args.primary,
+        "  walproposer-shim --primary {shown} --safekeepers {} --tenant-id {} --timeline-id {} --broker {}",
         addresses.join(","),
         ttid.tenant_id,
         ttid.timeline_id,
         args.broker
     );
     println!("and last, make commits wait for the quorum:");
-    println!("  walfabric timeline protect --primary '{}' --timeline-id {}", args.primary, ttid.timeline_id);
+    println!("  walfabric timeline protect --primary {shown} --timeline-id {}", ttid.timeline_id);
     if import {
         // Ending this command does not end the import; given again, it follows on.
         walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
@@ -480,7 +493,7 @@ async fn run_timeline_delete(o: TimelineDeleteOptions) -> Result<u8> {
         ttid: o.ids.ttid(),
         broker: o.broker.broker,
         broker_prefix: o.broker.broker_prefix,
-        primary: o.primary,
+        primary: o.primary.map(|p| primary(&p)).transpose()?.map(|p| p.to_conninfo()),
         force: o.force,
     };
     timeline::inventory::delete(&args, &mut |line| println!("{line}")).await?;
@@ -493,7 +506,7 @@ async fn run_protect(o: ProtectOptions) -> Result<u8> {
         println!("{line}");
         return Ok(exit::OK);
     };
-    let patience = Duration::from_secs(o.wait_s);
+    let (primary, patience) = (self::primary(&primary)?.to_conninfo(), Duration::from_secs(o.wait_s));
     let args = protect::ProtectArgs { primary, timeline: o.timeline_id, shim: o.shim, replace: o.replace, patience };
     let done = protect::protect(&args).await?;
     if let Some(replaced) = done.replaced {

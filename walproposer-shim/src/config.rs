@@ -8,8 +8,7 @@ use std::time::Duration;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::consensus::MAX_SEND_SIZE;
 use proto::id::{PrimaryEpoch, TenantTimelineId};
-use proto::net::ConnectOptions;
-use tokio_postgres::config::{Host, SslMode};
+use proto::net::{ConnectOptions, Environment};
 
 use crate::names;
 
@@ -141,16 +140,16 @@ pub struct Config {
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// Checks the flags. `pgpassword` stands in for a password that the connection string lacks.
+    /// Checks the flags. `env` stands in for what the connection string lacks.
     ///
     /// # Errors
     /// Names the flag, its value, and what would be right.
-    pub fn new(args: &Args, pgpassword: Option<String>) -> Result<Config, ConfigError> {
+    pub fn new(args: &Args, env: &Environment) -> Result<Config, ConfigError> {
         let id = |flag, text: &String| invalid(flag, text, "expected 32 hexadecimal digits without dashes");
         let tenant_id = args.tenant_id.parse().map_err(|_| id("--tenant-id", &args.tenant_id))?;
         let timeline_id = args.timeline_id.parse().map_err(|_| id("--timeline-id", &args.timeline_id))?;
         let ttid = TenantTimelineId::new(tenant_id, timeline_id);
-        let (sql, replication) = primary(&args.primary, ttid, pgpassword)?;
+        let (sql, replication) = primary(&args.primary, ttid, env)?;
         let slot = match &args.slot {
             Some(name) => slot_name(name)?,
             None => names::slot_name(ttid.timeline_id),
@@ -218,50 +217,23 @@ fn safekeepers(list: &[String]) -> Result<Vec<(String, u16)>, ConfigError> {
 fn primary(
     text: &str,
     ttid: TenantTimelineId,
-    pgpassword: Option<String>,
+    env: &Environment,
 ) -> Result<(tokio_postgres::Config, ConnectOptions), ConfigError> {
-    const FLAG: &str = "--primary";
     // The text may hold a password, so errors do not repeat it.
-    let wrong = |problem: String| invalid(FLAG, "...", problem);
-    let mut sql: tokio_postgres::Config = text.parse().map_err(|e| wrong(format!("not a connection string: {e}")))?;
-    let host = match (sql.get_hosts(), sql.get_hostaddrs()) {
-        ([host], []) => match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(dir) => dir.to_string_lossy().into_owned(),
-        },
-        ([] | [_], [addr]) => addr.to_string(),
-        ([], []) => return Err(wrong("host is missing".to_owned())),
-        _ => return Err(wrong("exactly one host is expected: the shim proves one server".to_owned())),
-    };
-    if sql.get_ssl_mode() == SslMode::Require {
-        return Err(wrong("sslmode=require is not supported yet: use a local connection".to_owned()));
+    let read = ConnectOptions::from_conninfo(text, env);
+    let mut options = read.map_err(|e| invalid("--primary", "...", e.to_string()))?;
+    if options.timeout.is_zero() {
+        options.timeout = CONNECT_TIMEOUT;
     }
-    sql.ssl_mode(SslMode::Disable);
-    if let (None, Some(password)) = (sql.get_password(), pgpassword) {
-        sql.password(password);
-    }
-    if sql.get_user().is_none() {
-        sql.user("postgres");
-    }
-    if sql.get_dbname().is_none() {
-        sql.dbname("postgres");
-    }
-    let timeout = sql.get_connect_timeout().copied().filter(|t| !t.is_zero()).unwrap_or(CONNECT_TIMEOUT);
-    sql.connect_timeout(timeout).application_name(names::guard_name(ttid.timeline_id));
-    let password = sql.get_password().map(|p| String::from_utf8_lossy(p).into_owned());
-    let replication = ConnectOptions {
-        host,
-        port: sql.get_ports().first().copied().unwrap_or(5432),
-        user: sql.get_user().unwrap_or_default().to_owned(),
-        database: sql.get_dbname().map(str::to_owned),
-        password,
-        application_name: names::attach_name(ttid.timeline_id),
-        options: Vec::new(),
-        // With a database the walsender takes SQL too, which the proof and the renaming of the connection need.
-        parameters: vec![("replication".to_owned(), "database".to_owned())],
-        timeout,
-    };
-    Ok((sql, replication))
+    options.database = options.database.or(Some("postgres".to_owned()));
+    options.application_name = names::guard_name(ttid.timeline_id);
+    let sql = crate::sql::config(&options);
+    options.application_name = names::attach_name(ttid.timeline_id);
+    // Settings of the session are for SQL: the guard asks a walsender for the server's own defaults.
+    options.options.clear();
+    // With a database the walsender takes SQL too, which the proof and the renaming of the connection need.
+    options.parameters = vec![("replication".to_owned(), "database".to_owned())];
+    Ok((sql, options))
 }
 
 #[cfg(test)]
@@ -291,7 +263,7 @@ mod tests {
 
     fn config(extra: &[&str]) -> Result<Config, ConfigError> {
         let cli = Cli::try_parse_from(GOOD.iter().chain(extra)).expect("flags parse");
-        Config::new(&cli.args, None)
+        Config::new(&cli.args, &Environment::none())
     }
 
     #[test]
@@ -311,15 +283,16 @@ mod tests {
             let mut words: Vec<&str> = GOOD.to_vec();
             words[at] = value;
             let cli = Cli::try_parse_from(words).expect("flags parse");
-            Config::new(&cli.args, None).expect_err("refused").to_string()
+            Config::new(&cli.args, &Environment::none()).expect_err("refused").to_string()
         };
         assert!(replaced(4, "127.0.0.1:1,127.0.0.1:1").contains("twice"));
         assert!(replaced(4, "127.0.0.1").contains("--safekeepers"));
         assert!(replaced(6, "xyz").contains("--tenant-id"));
         assert!(replaced(10, "2379").contains("--broker"));
         let said = replaced(2, "host=a,b password=secret");
-        assert!(said.contains("one host") && !said.contains("secret"), "{said}");
-        assert!(replaced(2, "user=x").contains("host is missing"));
+        assert!(said.contains("exactly one") && !said.contains("secret"), "{said}");
+        let said = replaced(2, "host=a password=my secret");
+        assert!(said.contains("quotes") && !said.contains("secret"), "{said}");
         assert!(config(&["--slot", "Bad-Name"]).is_err());
         assert!(config(&["--primary-epoch", "0"]).is_err());
     }

@@ -224,7 +224,9 @@ pub(crate) async fn run(ctx: Arc<Context>, cancel: CancellationToken) {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(e)) => {
                 connection = None;
-                Verdict::because(format!("the primary cannot be checked over SQL: {}", full(&e)))
+                let options = &ctx.config.replication;
+                let why = crate::sql::explain(&e, options);
+                Verdict::because(format!("the primary at {} cannot be checked over SQL: {why}", options.target()))
             }
             Err(_) => {
                 connection = None;

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`core`] | the proposer: consensus of one session | yes |
 //! | `config` | settings, checked | |
+//! | [`sql`] | ordinary SQL to the primary | |
 //! | [`names`] | names that a timeline has inside PostgreSQL | yes |
 //! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
 //! | `attach` | attempts, one after the other | no |
@@ -40,6 +41,7 @@ mod report;
 mod ring;
 mod safekeeper;
 mod shared;
+pub mod sql;
 mod stop;
 mod survey;
 pub mod sync_names;
@@ -54,6 +56,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use proto::broker::{Broker, BrokerError, Keys, Session};
+use proto::net::Environment;
 use proto::runtime::{self, RepeatLog, exit};
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +97,8 @@ pub fn cli() -> ExitCode {
 
 /// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`proto::runtime::exit`].
 pub async fn run(args: Args) -> u8 {
-    let config = match Config::new(&args, std::env::var("PGPASSWORD").ok()) {
+    let environment = Environment::read(|name| std::env::var(name).ok());
+    let config = match Config::new(&args, &environment) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("walproposer-shim: {e}");
@@ -106,6 +110,12 @@ pub async fn run(args: Args) -> u8 {
         return exit::OK;
     }
     runtime::init_logging(args.log_format == LogFormat::Json);
+    if proto::net::holds_password(&args.primary) {
+        tracing::warn!("--primary: {}", proto::net::PASSWORD_IN_ARGV);
+    }
+    if let Some(note) = config.replication.password_note.as_ref().filter(|n| n.contains("was not read")) {
+        tracing::warn!("{note}");
+    }
     let cancel = match runtime::shutdown_on_signals() {
         Ok(cancel) => cancel,
         Err(e) => {

@@ -39,14 +39,13 @@ pub(crate) fn options(config: &Config, address: &(String, u16)) -> ConnectOption
         port: address.1,
         user: APPLICATION.to_owned(),
         database: Some("replication".to_owned()),
-        password: None,
         application_name: APPLICATION.to_owned(),
         options: vec![
             ("tenant_id".to_owned(), config.ttid.tenant_id.to_string()),
             ("timeline_id".to_owned(), config.ttid.timeline_id.to_string()),
         ],
-        parameters: Vec::new(),
         timeout: CONNECT_TIMEOUT,
+        ..ConnectOptions::default()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgformat::{Lsn, SegSize, Tli};
 use proto::id::SystemId;
-use proto::net::{ClientConnection, CopyReader, CopyWriter, NetError, QueryResult, sqlstate};
+use proto::net::{ClientConnection, ConnectOptions, CopyReader, CopyWriter, NetError, QueryResult, sqlstate};
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -67,7 +67,8 @@ impl Upstream {
 
     /// Dials and asks who is there. Refuses a server that cannot be a primary of any timeline.
     pub(crate) async fn connect(config: &Config) -> Result<Upstream, Stop> {
-        let mut connection = ClientConnection::dial(&config.replication).await.map_err(away)?;
+        let dialled = ClientConnection::dial(&config.replication).await;
+        let mut connection = dialled.map_err(|e| away(e, &config.replication))?;
         let row = one_row(ask(&mut connection, SETTINGS).await?)?;
         let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
         if text(0) == "t" {
@@ -208,12 +209,13 @@ pub(crate) enum SlotState {
 }
 
 /// A server that is down or starting comes back by itself, and clients wait for it: no growing pause then.
-fn away(e: NetError) -> Stop {
+fn away(e: NetError, options: &ConnectOptions) -> Stop {
+    let text = format!("the shim cannot connect to the primary at {}: {e}", options.target());
     let starting = e.server_error().is_some_and(|e| e.code == sqlstate::CANNOT_CONNECT_NOW);
     match e {
-        NetError::Io { .. } => Stop::PrimaryAway(e.to_string()),
-        e if starting => Stop::PrimaryAway(e.to_string()),
-        e => e.into(),
+        NetError::Io { .. } => Stop::PrimaryAway(text),
+        _ if starting => Stop::PrimaryAway(text),
+        _ => Stop::Retry(text),
     }
 }
 

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use proto::api::{AttachRequest, ErrorBody, ImportCheckRequest, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::ConnectOptions;
+use proto::net::{ConnectOptions, Environment};
 use serde::{Deserialize, Serialize};
 
 use crate::choose::Input;
@@ -132,7 +132,7 @@ async fn import(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
         Ok(request) => request,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("import request: {e}"), None),
     };
-    if let Err(e) = ConnectOptions::from_conninfo(&request.from) {
+    if let Err(e) = ConnectOptions::from_conninfo(&request.from, &Environment::none()) {
         return fail(StatusCode::BAD_REQUEST, format!("connection string of the cluster: {e}"), None);
     }
     attached(&node, ttid, node.import(ttid, request.attach, request.from).await)

@@ -7,7 +7,7 @@
 
 use bytes::{Buf, Bytes};
 use pgformat::{Lsn, PgMajor};
-use proto::net::{ClientConnection, ConnectOptions, NetError, QueryEvent, QueryResult};
+use proto::net::{ClientConnection, ConnectOptions, Environment, NetError, QueryEvent, QueryResult};
 
 use super::tar::{self, EntryKind, TarError};
 
@@ -17,8 +17,16 @@ pub(crate) enum BackupError {
     /// The connection, or the server's refusal.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The cluster does not let us in, or is not there.
+    #[error("the pageserver cannot connect to the cluster at {target}: {source}")]
+    Dial {
+        /// Where, and as whom.
+        target: String,
+        /// What went wrong.
+        source: NetError,
+    },
     /// The connection string.
-    #[error("connection string: {0}")]
+    #[error("{0}")]
     Conninfo(String),
     /// An archive.
     #[error(transparent)]
@@ -26,6 +34,18 @@ pub(crate) enum BackupError {
     /// The server said something that a base backup does not have.
     #[error("the server's base backup is not understood: {0}")]
     Unexpected(String),
+}
+
+/// The settings of a connection string that came with a request: files and environment here are not the sender's.
+pub(super) fn options(conninfo: &str) -> Result<ConnectOptions, BackupError> {
+    let read = ConnectOptions::from_conninfo(conninfo, &Environment::none());
+    read.map_err(|e| BackupError::Conninfo(e.to_string()))
+}
+
+/// Dials the cluster; the error says where, and as whom.
+pub(super) async fn dial(options: &ConnectOptions) -> Result<ClientConnection, BackupError> {
+    let dialled = ClientConnection::dial(options).await;
+    dialled.map_err(|source| BackupError::Dial { target: options.target(), source })
 }
 
 fn unexpected(what: impl Into<String>) -> BackupError {
@@ -88,11 +108,11 @@ impl Backup {
     /// # Errors
     /// See [`BackupError`].
     pub(super) async fn begin(conninfo: &str) -> Result<Backup, BackupError> {
-        let mut options = ConnectOptions::from_conninfo(conninfo).map_err(|e| BackupError::Conninfo(e.to_string()))?;
+        let mut options = options(conninfo)?;
         options.parameters.push(("replication".to_owned(), "true".to_owned()));
         options.application_name = "walfabric_import".to_owned();
         options.database = None;
-        let mut connection = ClientConnection::dial(&options).await?;
+        let mut connection = dial(&options).await?;
         let said = connection.parameter("server_version").unwrap_or_default();
         let major = said.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok());
         let version = major

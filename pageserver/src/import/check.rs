@@ -1,7 +1,7 @@
 //! Whether a cluster can be copied at all, asked before anything is made of it.
 
 use proto::api::ImportCheckRequest;
-use proto::net::{ClientConnection, ConnectOptions};
+use proto::net::ClientConnection;
 
 /// Dials the cluster as the copy will: a replication connection, and an ordinary one.
 ///
@@ -9,11 +9,15 @@ use proto::net::{ClientConnection, ConnectOptions};
 /// Why it cannot be copied, in PostgreSQL's own words where it has some.
 pub(crate) async fn check(request: &ImportCheckRequest) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let ordinary = ConnectOptions::from_conninfo(&request.from).map_err(|e| text(&e))?;
+    let mut ordinary = super::backup::options(&request.from).map_err(|e| text(&e))?;
+    // Every cluster has it; without a name it would be the user's.
+    ordinary.database = ordinary.database.or(Some("postgres".to_owned()));
     let mut replication = ordinary.clone();
     replication.parameters.push(("replication".to_owned(), "true".to_owned()));
     replication.database = None;
-    let refused = |e| format!("the primary does not take a replication connection from this pageserver: {e}");
+    let target = ordinary.target();
+    let refused =
+        |e| format!("the primary at {target} does not take a replication connection from this pageserver: {e}");
     let mut connection = ClientConnection::dial(&replication).await.map_err(refused)?;
     let results = connection.simple_query("IDENTIFY_SYSTEM").await.map_err(|e| text(&e))?;
     let row = results.first().and_then(|r| r.rows.first());
@@ -21,6 +25,6 @@ pub(crate) async fn check(request: &ImportCheckRequest) -> Result<(), String> {
     if found != request.system_id.to_string() {
         return Err(format!("from this pageserver the address leads to cluster {found}, not to {}", request.system_id));
     }
-    let refused = |e| format!("the primary does not take an ordinary connection from this pageserver: {e}");
+    let refused = |e| format!("the primary at {target} does not take an ordinary connection from this pageserver: {e}");
     ClientConnection::dial(&ordinary).await.map(drop).map_err(refused)
 }

@@ -1,9 +1,7 @@
 //! Custom resource managers (PostgreSQL 15 and later): only their extensions can redo what they log, so a cluster that
 //! has some loaded is not imported.
 
-use proto::net::{ClientConnection, ConnectOptions};
-
-use super::backup::BackupError;
+use super::backup::{self, BackupError};
 
 /// The first server that can have them, as PG_VERSION_NUM.
 const FIRST_VERSION_NUM: u32 = 150_000;
@@ -31,8 +29,10 @@ pub fn refusal(names: &[String]) -> Option<String> {
 /// When it cannot be asked.
 pub(crate) async fn check(conninfo: &str, version_num: u32) -> Result<Option<String>, BackupError> {
     let Some(query) = query(version_num) else { return Ok(None) };
-    let options = ConnectOptions::from_conninfo(conninfo).map_err(|e| BackupError::Conninfo(e.to_string()))?;
-    let rows = ClientConnection::dial(&options).await?.simple_query(query).await?;
+    let mut options = backup::options(conninfo)?;
+    // Every cluster has it; without a name it would be the user's.
+    options.database = options.database.or(Some("postgres".to_owned()));
+    let rows = backup::dial(&options).await?.simple_query(query).await?;
     let names: Vec<String> = rows.into_iter().flat_map(|r| r.rows).flatten().flatten().collect();
     Ok(refusal(&names))
 }

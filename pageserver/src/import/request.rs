@@ -14,10 +14,16 @@ const FILE_NAME: &str = "import.json";
 const TMP_NAME: &str = "import.json.tmp";
 
 /// The request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Request {
     /// libpq connection string of the running cluster.
     pub(crate) from: String,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("from", &"(hidden)").finish()
+    }
 }
 
 /// Keeps `request` in the timeline's directory.

@@ -6,6 +6,9 @@ use postgres_protocol::authentication::sasl::{self, ChannelBinding, ScramSha256}
 
 use super::frame::{put_cstr, take_cstr};
 
+/// The problem when the server wants a password and there is none; whoever dials knows where one may come from.
+pub(crate) const NO_PASSWORD: &str = "a password is asked for, and there is none";
+
 /// What to do next.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Step {
@@ -74,7 +77,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn password(&self) -> Result<&'a str, String> {
-        self.password.ok_or_else(|| format!("a password is asked for user {:?}, none is configured", self.user))
+        self.password.ok_or_else(|| NO_PASSWORD.to_owned())
     }
 }
 

@@ -81,10 +81,13 @@ impl ClientConnection {
 
     async fn authenticate(&mut self, options: &ConnectOptions) -> Result<(), NetError> {
         let mut exchange = auth::Exchange::new(&options.user, options.password.as_deref());
+        let peer = self.incoming.peer().to_owned();
+        let problem =
+            |e: String| NetError::protocol(&peer, if e == auth::NO_PASSWORD { options.no_password() } else { e });
         loop {
             let frame = self.frame().await?;
             match frame.tag {
-                b'R' => match exchange.step(frame.body).map_err(|e| NetError::protocol(self.incoming.peer(), e))? {
+                b'R' => match exchange.step(frame.body).map_err(problem)? {
                     Step::Done => return Ok(()),
                     Step::Wait => {}
                     Step::Answer(body) => {

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `frame` | tag, length, body; errors and rows as bytes | yes |
 //! | `startup` | first packet, `options` grammar | yes |
-//! | `conninfo` | connection strings | yes |
+//! | `conninfo` | connection strings, and the files that complete them | no |
 //! | `auth` | client side of clear text, MD5, SCRAM | yes |
 //! | `link` | the two halves of a socket with their buffers | no |
 //! | `client`, `server` | sessions in command mode | no |
@@ -25,7 +25,7 @@ pub mod startup;
 mod tests;
 
 pub use client::{ClientConnection, QueryEvent, QueryResult};
-pub use conninfo::{ConnectOptions, ConninfoError};
+pub use conninfo::{ConnectOptions, ConninfoError, Environment, PASSWORD_IN_ARGV, holds_password};
 pub use copy::{CopyEvent, CopyReader, CopyWriter};
 pub use error::{NetError, SqlError, sqlstate};
 pub use server::{Auth, ColumnType, ServerConnection};

@@ -97,8 +97,24 @@ pub fn parse_first(mut packet: Bytes) -> Result<FirstPacket, String> {
     Ok(FirstPacket::Startup(StartupParams { parameters, options }))
 }
 
+/// Whether `text` holds nothing but settings, so that [`parse_options`] loses nothing of it.
+pub fn are_settings(text: &str) -> bool {
+    option_words(text).iter().all(|word| word.is_empty() || word == "-c" || word.contains('='))
+}
+
 /// Reads the startup parameter `options`.
 pub fn parse_options(text: &str) -> HashMap<String, String> {
+    let mut options = HashMap::new();
+    for token in &option_words(text) {
+        let token = token.strip_prefix("--").or_else(|| token.strip_prefix("-c")).unwrap_or(token);
+        if let Some((key, value)) = token.split_once('=') {
+            options.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    options
+}
+
+fn option_words(text: &str) -> Vec<String> {
     let mut tokens = vec![String::new()];
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -109,14 +125,7 @@ pub fn parse_options(text: &str) -> HashMap<String, String> {
             c => last.push(c),
         }
     }
-    let mut options = HashMap::new();
-    for token in &tokens {
-        let token = token.strip_prefix("--").or_else(|| token.strip_prefix("-c")).unwrap_or(token);
-        if let Some((key, value)) = token.split_once('=') {
-            options.insert(key.to_owned(), value.to_owned());
-        }
-    }
-    options
+    tokens
 }
 
 /// Writes `options`, the inverse of [`parse_options`].

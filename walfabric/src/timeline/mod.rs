@@ -18,7 +18,7 @@ use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, SCHEMA, TimelineConfRecord};
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, TimelineId};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent};
+use proto::net::{ClientConnection, ConnectOptions, CopyEvent, Environment};
 use proto::replication::SenderMessage;
 use proto::{Lsn, SegSize, Tli};
 use walproposer_shim::names;
@@ -204,7 +204,7 @@ async fn pg_history(conninfo: &str, tli: Tli) -> Result<Vec<PgHistoryEntry>> {
 }
 
 fn replication_options(conninfo: &str) -> Result<ConnectOptions> {
-    let mut options = ConnectOptions::from_conninfo(conninfo)?;
+    let mut options = ConnectOptions::from_conninfo(conninfo, &Environment::none())?;
     options.parameters.push(("replication".to_owned(), "true".to_owned()));
     options.application_name = "walfabric_bootstrap".to_owned();
     options.database = None;

@@ -7,7 +7,7 @@ use proto::Lsn;
 use proto::api::ImportCheckRequest;
 use proto::broker::records::{NodeRecord, TimelineConfRecord};
 use proto::id::{SystemId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions, NetError};
+use proto::net::{ClientConnection, ConnectOptions, Environment, NetError};
 use proto::{SegSize, Tli};
 use tokio_postgres::Client;
 use walproposer_shim::names;
@@ -75,7 +75,7 @@ async fn check_replication(client: &Client, conninfo: &str) -> Result<(SystemId,
     let row = results.first().and_then(|r| r.rows.first()).context("IDENTIFY_SYSTEM gave no row")?;
     let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
     let (system_id, tli) = (SystemId(text(0).parse()?), Tli(text(1).parse()?));
-    let mut with_database = ConnectOptions::from_conninfo(conninfo)?;
+    let mut with_database = ConnectOptions::from_conninfo(conninfo, &Environment::none())?;
     let database = with_database.database.get_or_insert_with(|| "postgres".to_owned()).clone();
     with_database.parameters.push(("replication".to_owned(), "database".to_owned()));
     match ClientConnection::dial(&with_database).await {
@@ -88,7 +88,8 @@ async fn check_replication(client: &Client, conninfo: &str) -> Result<(SystemId,
 async fn not_admitted(client: &Client, options: &ConnectOptions, database: &str, e: NetError) -> anyhow::Error {
     // invalid_authorization_specification: what a missing line of pg_hba.conf gives.
     let no_line = e.server_error().is_some_and(|e| e.code == "28000");
-    let error = anyhow::Error::from(e).context("the primary does not take a replication connection from here");
+    let error = anyhow::Error::from(e)
+        .context(format!("walfabric cannot open a replication connection to the primary at {}", options.target()));
     if !no_line {
         return error;
     }
