@@ -161,7 +161,7 @@ impl Scene<'_> {
         let killed = self.kill("postgres")?;
         up::start(self.dir, "postgres").await?;
         let statements = ddl.finish().await;
-        self.story.line(&format!("{statements} statements of DDL were carried out, one was cut off"));
+        self.story.line(&format!("{statements} statements of DDL were carried out beside that"));
         self.story.line(&format!("PostgreSQL recovered and answers after {} ms", killed.elapsed().as_millis()));
         self.wait_protected().await?;
         self.ledger.wait_progress(50, PATIENCE).await?;
