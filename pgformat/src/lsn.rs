@@ -20,6 +20,10 @@ impl Lsn {
     /// The largest position that exists.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
+    /// Positions from outside lie below this: 4 EiB of WAL, which no server writes. So a length, a segment or a page
+    /// can be added to any position that was taken.
+    pub const LIMIT: Lsn = Lsn(1 << 62);
+
     /// Position of byte `pos` counted from the beginning of the log.
     pub const fn new(pos: u64) -> Lsn {
         Lsn(pos)
@@ -75,6 +79,11 @@ impl Lsn {
     /// The next multiple of eight at or after this position (`MAXALIGN`).
     pub const fn align8(self) -> Lsn {
         Lsn((self.0 + 7) & !7)
+    }
+
+    /// Whether this lies below [`Lsn::LIMIT`].
+    pub const fn is_plausible(self) -> bool {
+        self.0 < Lsn::LIMIT.0
     }
 
     /// Whether this is a multiple of eight.
@@ -246,6 +255,13 @@ mod serde_text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_from_outside_leave_room_to_add() {
+        assert!(Lsn::new((1 << 62) - 8).is_plausible());
+        assert!(!Lsn::LIMIT.is_plausible() && !Lsn::MAX.is_plausible());
+        assert_eq!(Lsn::LIMIT.to_string(), "40000000/0");
+    }
 
     #[test]
     fn text_form_round_trips_and_refuses_what_postgres_refuses() {

@@ -162,6 +162,15 @@ number!(
 impl Term {
     /// Nobody was ever elected.
     pub const ZERO: Term = Term(0);
+
+    /// The most that a term from outside may lie above the one known: more elections than a timeline sees, and so
+    /// little that no message can bring it near the end of its range.
+    pub const JUMP_MAX: u64 = 1 << 32;
+
+    /// Whether a term from outside may follow on `known`; a lower one may.
+    pub const fn may_follow(self, known: Term) -> bool {
+        self.0.saturating_sub(known.0) <= Term::JUMP_MAX
+    }
 }
 
 impl Generation {
@@ -169,11 +178,27 @@ impl Generation {
     pub const NONE: Generation = Generation(0);
     /// The configuration a timeline is created with.
     pub const FIRST: Generation = Generation(1);
+
+    /// The most that a generation from outside may lie above the one known.
+    pub const JUMP_MAX: u32 = 1 << 16;
+
+    /// Whether a generation from outside may follow on `known`; a lower one may.
+    pub const fn may_follow(self, known: Generation) -> bool {
+        self.0.saturating_sub(known.0) <= Generation::JUMP_MAX
+    }
 }
 
 impl PrimaryEpoch {
     /// The epoch a vanilla timeline is created with.
     pub const FIRST: PrimaryEpoch = PrimaryEpoch(1);
+
+    /// The most that an epoch from outside may lie above the one known: room for one made of seconds since 1970.
+    pub const JUMP_MAX: u64 = 1 << 32;
+
+    /// Whether an epoch from outside may follow on `known`; a lower one may.
+    pub const fn may_follow(self, known: PrimaryEpoch) -> bool {
+        self.0.saturating_sub(known.0) <= PrimaryEpoch::JUMP_MAX
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ pub(crate) struct Observed {
     pub(crate) timelines_streaming: i64,
     /// Largest flush_lsn - commit_lsn of a timeline.
     pub(crate) uncommitted_bytes_max: i64,
+    pub(crate) history_entries_max: i64,
     /// Sum of the timelines' flush positions: its rate is the ingest rate.
     pub(crate) flush_lsn_sum: u64,
     /// Sum of the timelines' commit positions.
@@ -135,6 +136,8 @@ fn observed(r: &mut Registry, now: &Observed) {
     r.register("timelines_stopped", "Timelines that do not accept WAL", gauge(now.timelines_stopped));
     r.register("timelines_streaming", "Timelines with an elected proposer", gauge(now.timelines_streaming));
     r.register("uncommitted_bytes_max", "Largest flush_lsn - commit_lsn", gauge(now.uncommitted_bytes_max));
+    let help = "Entries of the longest term history; at 10240 no vote is given any more";
+    r.register("term_history_entries_max", help, gauge(now.history_entries_max));
     r.register("push_lag_bytes_max", "Largest lag of a push stream", gauge(now.push_lag_bytes_max));
     r.register("flush_lsn_sum", "Sum of all flush positions", wide(now.flush_lsn_sum));
     r.register("commit_lsn_sum", "Sum of all commit positions", wide(now.commit_lsn_sum));

@@ -20,11 +20,14 @@ use crate::{Context, proof, survey};
 pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
     let mut highest = Term::ZERO;
     let mut patience = Patience::new();
+    let mut looked_again = false;
     loop {
         let began = Instant::now();
         ctx.metrics.attaches.inc();
         let elections = ctx.metrics.elections.get();
         let stop = attempt(ctx, &mut highest, cancel).await;
+        let won = ctx.metrics.elections.get() - elections;
+        let stop = look_again(stop, won > 0, &mut looked_again);
         if let Some(code) = stop.exit_code() {
             if matches!(stop, Stop::Shutdown) {
                 tracing::info!("stopping");
@@ -39,7 +42,6 @@ pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
             tracing::debug!(reason = text, "still not attached");
         }
         ctx.shared.stopped(text, false);
-        let won = ctx.metrics.elections.get() - elections;
         let next = patience.after(&stop, began, won, Instant::now());
         if let Some(say) = next.say {
             tracing::error!("{say}");
@@ -48,6 +50,23 @@ pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
         tokio::select! {
             () = cancel.cancelled() => return proto::runtime::exit::OK,
             () = sleep(next.pause.mul_f64(0.5 + fastrand::f64())) => {}
+        }
+    }
+}
+
+/// A primary that must be rebuilt is told so only when a second look, over a new connection and with new accounts of
+/// the safekeepers, says the same.
+fn look_again(stop: Stop, elected: bool, looked_again: &mut bool) -> Stop {
+    match stop {
+        Stop::Refused(refusal) if refusal.is_destructive() && !*looked_again => {
+            *looked_again = true;
+            Stop::Retry(format!("{refusal}; looking again before anything is decided"))
+        }
+        // Somebody being away says nothing about it.
+        Stop::Retry(_) | Stop::PrimaryAway(_) if !elected => stop,
+        stop => {
+            *looked_again = false;
+            stop
         }
     }
 }
@@ -95,4 +114,28 @@ async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
         upstream.recreate_slot(&config.slot, slot == SlotState::Lost).await?;
     }
     Ok(Attached { upstream, survey, proved, min_term })
+}
+
+#[cfg(test)]
+mod tests {
+    use pgformat::Lsn;
+
+    use super::*;
+    use crate::stop::Refusal;
+
+    #[test]
+    fn a_rebuild_is_asked_for_after_a_second_look_only() {
+        let behind = || Stop::Refused(Refusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) });
+        let mut again = false;
+        let first = look_again(behind(), false, &mut again);
+        assert_eq!(first.exit_code(), None);
+        assert!(!first.to_string().contains("rebuild"), "{first}");
+        assert!(matches!(look_again(Stop::PrimaryAway(String::new()), false, &mut again), Stop::PrimaryAway(_)));
+        assert_eq!(look_again(behind(), false, &mut again).exit_code(), Some(6));
+        look_again(behind(), false, &mut again);
+        look_again(Stop::Retry("PostgreSQL closed the stream".to_owned()), true, &mut again);
+        assert_eq!(look_again(behind(), true, &mut again).exit_code(), None, "a session came between the two looks");
+        let standby = look_again(Stop::Refused(Refusal::Standby), false, &mut false);
+        assert_eq!(standby.exit_code(), Some(6), "what destroys nothing is said at once");
+    }
 }

@@ -152,6 +152,11 @@ impl Refusal {
         }
     }
 
+    /// Whether its advice is to throw the primary's data away: given only after a second, fresh look.
+    pub(crate) fn is_destructive(&self) -> bool {
+        self.advice() == REBUILD
+    }
+
     fn exit_code(&self) -> u8 {
         if matches!(self, Refusal::Corrupt(_)) { exit::CORRUPTION } else { exit::REFUSED }
     }
@@ -177,6 +182,14 @@ mod tests {
             "{text}"
         );
         assert_eq!(Stop::Fatal(Fatal::TooFew { given: 1, members: 3 }).exit_code(), Some(6));
+    }
+
+    #[test]
+    fn only_what_ends_in_a_rebuild_is_looked_at_twice() {
+        let at = Lsn::new(0x10);
+        assert!(Refusal::Behind { primary: at, log: at }.is_destructive());
+        assert!(Refusal::Diverged { at, from: at, to: at }.is_destructive());
+        assert!(!Refusal::Standby.is_destructive() && !Refusal::StaleEpoch { known: 2, given: 1 }.is_destructive());
     }
 
     #[test]

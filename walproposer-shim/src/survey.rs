@@ -107,7 +107,10 @@ pub(crate) fn judge(config: &Config, answers: &Answers) -> Result<Survey, Stop> 
         last_record_start: Some(b.last_record_start_lsn).filter(|l| *l != Lsn::new(0)),
         oldest: if whole { h.timeline_start_lsn.segment_start(h.wal_seg_size) } else { h.local_start_lsn },
     };
-    let term = accounts().map(|(_, a)| a.greeting.term).max().unwrap_or(Term::ZERO);
+    // One that claims an absurd term is not believed: the core closes its session.
+    let lowest = accounts().map(|(_, a)| a.greeting.term).min().unwrap_or(Term::ZERO);
+    let believed = accounts().map(|(_, a)| a.greeting.term).filter(|t| t.may_follow(lowest));
+    let term = believed.max().unwrap_or(lowest);
     Ok(Survey { mconf, log, donor, term })
 }
 

@@ -23,6 +23,12 @@ pub enum WalError {
         /// The start position.
         at: Lsn,
     },
+    /// A start position that no server reaches.
+    #[error("{at} lies beyond {}, the last position that is taken from outside", Lsn::LIMIT)]
+    TooFar {
+        /// The start position.
+        at: Lsn,
+    },
     /// A page does not begin with this major's magic number.
     #[error("WAL page {at} has magic number {found:04X} instead of {expected:04X}")]
     PageMagic {
@@ -230,6 +236,7 @@ impl WalError {
         match *self {
             NotContiguous { at, .. }
             | BadStart { at }
+            | TooFar { at }
             | PageMagic { at, .. }
             | PageFlags { at, .. }
             | PageAddr { at, .. }

@@ -70,6 +70,9 @@ impl StreamConfig {
     }
 
     fn check_start(&self, start: Lsn) -> Result<(), WalError> {
+        if !start.is_plausible() {
+            return Err(WalError::TooFar { at: start });
+        }
         let inside_header =
             start.page_offset() != 0 && start.page_offset() < page::header_len(start.page_start(), self.seg_size);
         if start.is_aligned8() && !inside_header { Ok(()) } else { Err(WalError::BadStart { at: start }) }

@@ -550,6 +550,8 @@ fn prehistory_is_made_and_checked() {
             assert_eq!(short, Err(WalError::NotContiguous { at: Lsn::new(at.get() - 8), expected: at }));
         }
     }
+    let far = Lsn::new(u64::MAX - 7);
+    assert_eq!(synthetic_prehistory(&cfg(), far), Err(WalError::TooFar { at: far }));
     assert!(synthetic_prehistory(&cfg(), page.add(8)).is_err());
     assert!(synthetic_prehistory(&cfg(), page.add(100)).is_err());
 }

@@ -71,6 +71,15 @@ impl TermHistory {
         TermHistory(self.0.iter().copied().take_while(|e| e.lsn <= end).collect())
     }
 
+    /// Without the terms that wrote nothing: of entries with one position only the last one stays, since every byte
+    /// from there on is of that term or a later one. The first entry always stays: it says where the log starts.
+    #[must_use]
+    pub fn merged(&self) -> TermHistory {
+        let next = self.0.iter().skip(1).map(|e| Some(e.lsn)).chain(std::iter::once(None));
+        let kept = self.0.iter().zip(next).enumerate().filter(|(i, (e, next))| *i == 0 || *next != Some(e.lsn));
+        TermHistory(kept.map(|(_, (e, _))| *e).collect())
+    }
+
     /// The term that wrote the last of a log that ends at `end`; zero when the history is empty.
     pub fn last_log_term(&self, end: Lsn) -> Term {
         self.0.iter().rev().find(|e| e.lsn <= end).map_or(Term::ZERO, |e| e.term)
@@ -126,8 +135,11 @@ impl LogPosition {
 /// Both ends compute it and compare. `None`: no common point, which on an explicitly created timeline is corruption.
 ///
 /// # Shape
-/// `leader` is the history of the elected proposer, its own term last; `acceptor` is cut at `acceptor_flush`.
+/// `leader` is the history of the elected proposer, its own term last; `acceptor` is cut at `acceptor_flush`. Both may
+/// hold terms that wrote nothing, or not, independently of each other: they are compared without them
+/// ([`TermHistory::merged`]), which is to compare what term wrote each byte.
 pub fn divergence_point(leader: &TermHistory, acceptor: &TermHistory, acceptor_flush: Lsn) -> Option<Lsn> {
+    let (leader, acceptor) = (leader.merged(), acceptor.merged());
     let common = leader.0.iter().zip(&acceptor.0).take_while(|(l, a)| l.term == a.term && l.lsn == a.lsn).count();
     if common == 0 {
         return None;
@@ -177,6 +189,19 @@ mod tests {
         assert!(of(&old, 300) > of(&old, 250));
         assert!(of(&new, 140) < of(&old, 200), "history beyond the held log does not count");
         assert!(LogPosition::of(&TermHistory::empty(), None) < of(&h(&[(0, 100)]), 100));
+    }
+
+    #[test]
+    fn terms_that_wrote_nothing_are_merged_but_for_the_first() {
+        let hist = h(&[(0, 100), (1, 100), (2, 200), (5, 200), (6, 200), (7, 300), (8, 300)]);
+        assert_eq!(hist.merged(), h(&[(0, 100), (1, 100), (6, 200), (8, 300)]));
+        assert_eq!(h(&[(0, 100), (1, 100), (2, 100)]).merged(), h(&[(0, 100), (2, 100)]));
+        for end in 99..=301 {
+            let end = Lsn::new(end);
+            assert_eq!(hist.merged().up_to(end), hist.up_to(end).merged());
+            assert_eq!(hist.merged().last_log_term(end), hist.last_log_term(end), "{end}");
+        }
+        assert_eq!(TermHistory::empty().merged(), TermHistory::empty());
     }
 
     #[test]

@@ -126,11 +126,24 @@ impl Acceptor {
                 self.advance_commit(now, effects);
                 self.readmit(effects);
             }
-            Pending::Persist { commit_lsn, .. } => self.durable_commit = commit_lsn,
+            Pending::Persist { commit_lsn, .. } => self.persisted(commit_lsn),
             Pending::Truncate { .. } => panic!("a truncation completes with Truncated"),
         }
         if self.flush_wanted {
             self.flush_now(effects);
+        }
+    }
+
+    /// The first commit position of a term that is durable is told at once: a proposer that only seeks the end of the
+    /// log sends nothing more, and would hear of it with its next heartbeat.
+    fn persisted(&mut self, commit_lsn: Option<Lsn>) {
+        let before = std::mem::replace(&mut self.durable_commit, commit_lsn);
+        let own = self.state.history.last().filter(|e| e.term == self.state.term).map(|e| e.lsn);
+        let first_of_term = own.is_some_and(|start| before < Some(start) && commit_lsn >= Some(start));
+        if let Some(pusher) = self.pusher.filter(|_| first_of_term)
+            && let Some(known) = self.conns.get_mut(&pusher)
+        {
+            known.ack_due = true;
         }
     }
 

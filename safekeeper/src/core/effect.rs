@@ -210,6 +210,18 @@ pub enum Refusal {
         /// Asked for.
         asked: PrimaryEpoch,
     },
+    /// A number that is absurdly far above the one known: taking it would end the timeline's room for more.
+    #[error("{what} {asked} lies more than {max} above {here}, the one known here")]
+    TooFar {
+        /// Which number.
+        what: &'static str,
+        /// Known here.
+        here: u64,
+        /// Asked for.
+        asked: u64,
+        /// The most that it may lie above it.
+        max: u64,
+    },
     /// The proposer's configuration is not the one here.
     #[error("configuration generation {asked} differs from {here}")]
     WrongGeneration {
@@ -314,12 +326,41 @@ impl Refusal {
             | Refusal::WrongVersion { .. }
             | Refusal::WrongSegSize { .. } => sqlstate::FOREIGN_CLUSTER,
             Refusal::EpochMissing | Refusal::EpochStale { .. } => sqlstate::STALE_PRIMARY_EPOCH,
+            Refusal::TooFar { .. } => sqlstate::INVALID_PARAMETER_VALUE,
             Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => sqlstate::GENERATION_MISMATCH,
             Refusal::Superseded(_) => sqlstate::PREEMPTED,
             Refusal::BelowCommit { .. } | Refusal::BadWal(_) => sqlstate::DATA_CORRUPTED,
             Refusal::HistoryFull(_) => sqlstate::HISTORY_FULL,
             Refusal::NotAdmitted { .. } => sqlstate::NOT_ADMITTED,
             Refusal::Stopped(_) => sqlstate::IO_ERROR,
+        }
+    }
+
+    /// What a person should do, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => {
+                Some("Read the member set anew (SHOW TIMELINE, or the broker's conf key) and connect with it.")
+            }
+            Refusal::WrongTimeline { .. }
+            | Refusal::WrongSystem { .. }
+            | Refusal::WrongVersion { .. }
+            | Refusal::WrongSegSize { .. } => Some(
+                "Check tenant_id and timeline_id: they belong to another cluster. A new cluster gets a timeline of \
+                 its own.",
+            ),
+            Refusal::HistoryFull(_) => Some(
+                "Stop what causes elections without end, and go on with a new timeline: see 'A term history that \
+                 fills up' in docs/operations.md.",
+            ),
+            Refusal::BelowCommit { .. } => Some(
+                "Committed WAL here is not in the log that was elected: one of the two is damaged. Stop what writes to \
+                 the timeline and see 'A member that refuses' in docs/operations.md.",
+            ),
+            Refusal::TooFar { .. } => {
+                Some("Nothing was changed. Find out who sent it: no proposer that works sends such a number.")
+            }
+            _ => None,
         }
     }
 
@@ -337,7 +378,9 @@ impl Refusal {
             | Refusal::WrongSystem { .. }
             | Refusal::WrongVersion { .. }
             | Refusal::WrongSegSize { .. } => NextAction::Fenced,
-            Refusal::OutOfOrder(_) | Refusal::Malformed { .. } | Refusal::BadWal(_) => NextAction::Broken,
+            Refusal::OutOfOrder(_) | Refusal::Malformed { .. } | Refusal::BadWal(_) | Refusal::TooFar { .. } => {
+                NextAction::Broken
+            }
             Refusal::BelowCommit { .. } | Refusal::HistoryFull(_) | Refusal::Stopped(_) => NextAction::Damaged,
         }
     }

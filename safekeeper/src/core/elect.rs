@@ -26,6 +26,7 @@ impl Acceptor {
         if elected.term < self.state.term {
             return Ok(()); // its next append is answered with our term
         }
+        self.check_term(elected.term)?;
         if !self.counts() && self.fence().is_none_or(|fence| elected.term <= fence) {
             return Err(self.not_admitted());
         }
@@ -51,6 +52,7 @@ impl Acceptor {
             }
             self.cut(to, effects);
         }
+        self.history_entries = elected.history.merged().entries().len();
         if self.adopt(elected, to) {
             self.adopted = Some(self.persist(effects));
         }
@@ -70,11 +72,15 @@ impl Acceptor {
         let (Some(_), Some(first)) = (last, elected.history.first()) else {
             return Err(bad("its history does not end with its term".to_owned()));
         };
+        // The entries ascend, and where the log is cut is one of them or lies in the log held.
+        if let Some(last) = last.filter(|e| !e.lsn.is_plausible()) {
+            return Err(bad(format!("it starts at {}, which no log reaches", last.lsn)));
+        }
         if elected.history.entries().len() > HISTORY_ENTRIES_MAX {
             return Err(Refusal::HistoryFull(elected.history.entries().len()));
         }
         let held = self.state.history.last();
-        if held.is_some_and(|e| e.term == term) && self.state.history != elected.history {
+        if held.is_some_and(|e| e.term == term) && self.state.history.merged() != elected.history.merged() {
             return Err(bad("another history was announced for the same term".to_owned()));
         }
         if PgMajor::from_version_num(self.state.pg_version_num).is_none() {

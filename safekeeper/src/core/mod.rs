@@ -91,6 +91,8 @@ pub struct Acceptor {
     /// When the commit position moved away from the persisted one.
     commit_dirty_since: Option<u64>,
     flush_wanted: bool,
+    /// Of the history, without the terms that wrote nothing.
+    history_entries: usize,
     /// Messages that came while a truncation was under way.
     parked: VecDeque<(ConnId, ProposerMessage)>,
     stopped: Option<String>,
@@ -115,6 +117,7 @@ impl Acceptor {
         Ok(Acceptor {
             config,
             durable_commit: control.commit_lsn,
+            history_entries: control.history.merged().entries().len(),
             state: control,
             log,
             conns: BTreeMap::new(),
@@ -214,6 +217,7 @@ impl Acceptor {
             local_start_lsn: self.state.local_start_lsn,
             last_record_start: self.log.as_ref().and_then(|l| l.durable.last_record_start),
             streaming: self.pusher.is_some(),
+            history_entries: self.history_entries,
         }
     }
 

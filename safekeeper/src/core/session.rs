@@ -3,7 +3,7 @@
 use pgformat::PgMajor;
 use proto::api::TimelineSource;
 use proto::consensus::{AcceptorGreeting, AcceptorMessage, ProposerGreeting, ProtoVersion};
-use proto::id::{Generation, PrimaryEpoch, SystemId};
+use proto::id::{Generation, PrimaryEpoch, SystemId, Term};
 
 use super::effect::{ConnId, Effect, Refusal, WriteId};
 use super::{Acceptor, ControlState};
@@ -37,8 +37,8 @@ impl Acceptor {
             Refusal::Stopped(reason.clone())
         } else if self.state.source == TimelineSource::Vanilla && primary_epoch.is_none() {
             Refusal::EpochMissing
-        } else if let Err(stale) = self.check_epoch(epoch) {
-            stale
+        } else if let Err(refused) = self.check_epoch(epoch) {
+            refused
         } else {
             return;
         };
@@ -49,7 +49,23 @@ impl Acceptor {
     /// connected.
     pub(super) fn check_epoch(&self, asked: PrimaryEpoch) -> Result<(), Refusal> {
         let here = self.state.primary_epoch;
-        if asked < here { Err(Refusal::EpochStale { here, asked }) } else { Ok(()) }
+        if asked < here {
+            return Err(Refusal::EpochStale { here, asked });
+        }
+        if !asked.may_follow(here) {
+            let (here, asked) = (here.0, asked.0);
+            return Err(Refusal::TooFar { what: "primary_epoch", here, asked, max: PrimaryEpoch::JUMP_MAX });
+        }
+        Ok(())
+    }
+
+    /// A term far above ours is refused before anything comes of it.
+    pub(super) fn check_term(&self, asked: Term) -> Result<(), Refusal> {
+        let here = self.state.term;
+        if asked.may_follow(here) {
+            return Ok(());
+        }
+        Err(Refusal::TooFar { what: "term", here: here.0, asked: asked.0, max: Term::JUMP_MAX })
     }
 
     /// What every message after the greeting needs: greeted, current epoch, equal generation.
@@ -98,6 +114,11 @@ impl Acceptor {
         let mut changed = false;
         let generation = greeting.mconf.generation;
         if generation > self.state.mconf.generation {
+            if !generation.may_follow(self.state.mconf.generation) {
+                let (here, asked) = (self.state.mconf.generation.0.into(), generation.0.into());
+                let max = Generation::JUMP_MAX.into();
+                return Err(Refusal::TooFar { what: "configuration generation", here, asked, max });
+            }
             let node = self.config.node_id;
             if !greeting.mconf.contains(node) {
                 return Err(Refusal::NotAMember { node, generation });

@@ -198,4 +198,6 @@ pub struct Positions {
     pub last_record_start: Option<Lsn>,
     /// Whether an elected proposer is connected.
     pub streaming: bool,
+    /// Entries of the term history that count towards [`HISTORY_ENTRIES_MAX`].
+    pub history_entries: usize,
 }

@@ -1,5 +1,6 @@
 //! When a vote is given: once per term, with everything received so far and the term itself durable before the answer.
 
+use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, TermHistory, VoteRequest, VoteResponse};
 
 use super::effect::{ConnId, Effect, Refusal};
@@ -14,6 +15,7 @@ impl Acceptor {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let epoch = self.check_session(conn, request.generation)?;
+        self.check_term(request.term)?;
         if !self.counts() && !self.may_follow(request.term) {
             return Err(self.not_admitted());
         }
@@ -25,7 +27,7 @@ impl Acceptor {
             self.persist(effects);
         }
         let grant = self.counts() && request.term > self.state.term;
-        let entries = self.state.history.entries().len();
+        let entries = self.state.history.merged().entries().len();
         if grant && entries >= HISTORY_ENTRIES_MAX {
             return Err(Refusal::HistoryFull(entries));
         }
@@ -49,9 +51,18 @@ impl Acceptor {
             vote_given: grant,
             flush_lsn: end,
             truncate_lsn: self.state.peer_horizon_lsn,
-            history: end.map_or(TermHistory::empty(), |e| self.state.history.up_to(e)),
+            history: self.told_history(end),
         };
         self.reply(conn, AcceptorMessage::VoteResponse(response), after, effects);
         Ok(())
+    }
+
+    /// The history up to the log's end as a proposer is told: without the terms that wrote nothing. The leader of the
+    /// present term gets back what it announced, word by word: a foreign one compares entry by entry with its own.
+    fn told_history(&self, end: Option<Lsn>) -> TermHistory {
+        let Some(end) = end else { return TermHistory::empty() };
+        let held = self.state.history.up_to(end);
+        let announced = self.state.history.last().is_some_and(|e| e.term == self.state.term);
+        if announced { held } else { held.merged() }
     }
 }

@@ -10,6 +10,7 @@ use proto::api::Readiness;
 use serde::Serialize;
 
 use super::failure;
+use crate::core::HISTORY_ENTRIES_MAX;
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
 use crate::push::{ChoiceRow, choice_rows};
@@ -17,6 +18,9 @@ use crate::server::Context;
 
 /// Content type of the exposition format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Entries of a term history from which on it is warned about: half of what there is room for.
+const HISTORY_WARN: usize = HISTORY_ENTRIES_MAX / 2;
 
 /// `GET /v1/status`.
 #[derive(Serialize)]
@@ -81,6 +85,17 @@ fn readiness(ctx: &Context) -> Readiness {
     if !ctx.session.is_connected() {
         reasons.push("degraded: the broker does not answer; streams go on, new choices do not arrive".to_owned());
     }
+    for handle in ctx.timelines.list() {
+        let entries = handle.positions().borrow().history_entries;
+        if entries >= HISTORY_WARN {
+            reasons.push(format!(
+                "degraded: timeline {}: its term history holds {entries} of {HISTORY_ENTRIES_MAX} entries, at which no \
+                 vote is given any more; find out what causes the elections (operations.md, 'A term history that fills \
+                 up')",
+                handle.ttid()
+            ));
+        }
+    }
     Readiness { ready, reasons }
 }
 
@@ -104,6 +119,7 @@ fn observe(ctx: &Context) -> Observed {
         let lsn = |l: Option<pgformat::Lsn>| l.map_or(0, pgformat::Lsn::get);
         o.flush_lsn_sum = o.flush_lsn_sum.wrapping_add(lsn(p.flush_lsn));
         o.commit_lsn_sum = o.commit_lsn_sum.wrapping_add(lsn(p.commit_lsn));
+        o.history_entries_max = o.history_entries_max.max(signed(p.history_entries as u64));
         if let (Some(flush), Some(commit)) = (p.flush_lsn, p.commit_lsn) {
             o.uncommitted_bytes_max = o.uncommitted_bytes_max.max(signed(flush.bytes_since(commit)));
         }

@@ -30,6 +30,29 @@ fn option<T: FromStr<Err: Display>>(startup: &StartupParams, name: &str) -> Resu
     text.parse().map_err(|e| SqlError::invalid_value(format!("startup option {name}: {e}")))
 }
 
+/// Refuses a reader that wants anything but the WAL as it is: decoded records, or those of one shard. Raw WAL instead
+/// would be taken for what was asked for.
+///
+/// # Errors
+/// SQLSTATE 0A000, with the option.
+pub(crate) fn check_raw(startup: &StartupParams) -> Result<(), SqlError> {
+    let foreign = startup.options.iter().find(|(name, value)| {
+        let vanilla = *name == "protocol" && is_vanilla(value);
+        (*name == "protocol" && !vanilla) || name.starts_with("shard_")
+    });
+    let Some((name, value)) = foreign else { return Ok(()) };
+    let shown: String = value.chars().take(80).collect();
+    Err(SqlError::unsupported(format!("the startup option {name}={shown} is not supported")).with_hint(
+        "Only WAL as PostgreSQL writes it is sent: protocol={\"type\":\"vanilla\"}, without shard_ options.",
+    ))
+}
+
+/// `{"type":"vanilla"}`, with any white space.
+fn is_vanilla(value: &str) -> bool {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(value).ok();
+    parsed.is_some_and(|v| v.get("type").and_then(serde_json::Value::as_str) == Some("vanilla"))
+}
+
 /// The pageserver that `pageserver-<id>` names.
 pub(crate) fn pageserver_of(startup: &StartupParams) -> Option<NodeId> {
     startup.application_name().strip_prefix("pageserver-")?.parse().ok().map(NodeId)
@@ -69,6 +92,18 @@ mod tests {
         ] {
             let e = timeline_of(&startup(&given, None)).expect_err("one half is missing or bad");
             assert!(e.message.contains(named), "{e}");
+        }
+    }
+
+    #[test]
+    fn only_raw_wal_is_sent() {
+        let ok = |options: &[(&str, &str)]| check_raw(&startup(options, None));
+        assert_eq!(ok(&[("tenant_id", "x"), ("protocol", "{\"type\": \"vanilla\"}")]), Ok(()));
+        let interpreted = "{\"type\":\"interpreted\",\"args\":{\"format\":\"protobuf\"}}";
+        for option in [("protocol", interpreted), ("protocol", "vanilla?"), ("shard_number", "0"), ("shard_count", "2")]
+        {
+            let e = ok(&[option]).expect_err("not WAL as it is");
+            assert!(e.code == "0A000" && e.message.contains(option.0) && e.hint.is_some(), "{e}");
         }
     }
 

@@ -163,6 +163,7 @@ async fn start_replication(
     c: StartReplication,
 ) -> Option<ServerConnection> {
     let prepared = answers::timeline(ctx, connection.startup()).and_then(|handle| {
+        identity::check_raw(connection.startup())?;
         let mode = c.term.map_or(ReadMode::Committed, |term| ReadMode::Recovery { term });
         answers::check_replication(&handle, &c)?;
         let wal = handle.wal_reader(mode, c.start_lsn).map_err(|e| send::read_error(&e))?;

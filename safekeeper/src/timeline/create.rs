@@ -70,6 +70,10 @@ pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Byt
         TimelineSource::Vanilla if r.primary_epoch < PrimaryEpoch::FIRST => {
             return Err(invalid("primary_epoch of a vanilla timeline starts at 1"));
         }
+        TimelineSource::Vanilla if !r.primary_epoch.may_follow(PrimaryEpoch::FIRST) => {
+            let (epoch, max) = (r.primary_epoch, PrimaryEpoch::JUMP_MAX);
+            return Err(invalid(format!("primary_epoch {epoch} lies more than {max} above the first one")));
+        }
         TimelineSource::Vanilla => r.primary_epoch,
         // Such proposers do not name an epoch.
         TimelineSource::Walproposer => PrimaryEpoch(0),
@@ -118,6 +122,13 @@ fn check_members(node: NodeId, mconf: &MemberConf) -> Result<(), CreateError> {
     MemberConf::new(m.generation, m.members, m.new_members).map_err(|e| invalid(format!("mconf: {e}")))?;
     if mconf.generation < Generation::FIRST {
         return Err(invalid("mconf: the generation of a created timeline is 1 or more"));
+    }
+    if !mconf.generation.may_follow(Generation::FIRST) {
+        let max = Generation::JUMP_MAX;
+        return Err(invalid(format!(
+            "mconf: generation {} lies more than {max} above the first one",
+            mconf.generation
+        )));
     }
     if !mconf.contains(node) {
         return Err(invalid(format!("mconf: this safekeeper, {node}, is not a member")));

@@ -255,7 +255,8 @@ impl Driver {
                 self.conns.reply(conn, message, after, &self.shared.feedback);
             }
             Err(Effect::Close { conn, refusal }) => {
-                let error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
+                let mut error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
+                error.hint = refusal.hint().map(str::to_owned);
                 self.conns.close(conn, error);
             }
             Err(Effect::Answer { ask, answer, after }) => self.asks.answer(ask, *answer, after),

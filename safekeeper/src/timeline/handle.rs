@@ -34,6 +34,8 @@ pub struct Positions {
     pub streaming: bool,
     /// Whether this member votes and counts.
     pub admission: Admission,
+    /// Entries of the term history that count towards its capacity.
+    pub history_entries: usize,
     /// Why no WAL is accepted for the time being, when so (full disk, failed write).
     pub stopped: Option<Stopped>,
 }
@@ -63,6 +65,7 @@ impl Positions {
             peer_horizon_lsn: core.peer_horizon_lsn,
             streaming: core.streaming,
             admission,
+            history_entries: core.history_entries,
             stopped,
         }
     }

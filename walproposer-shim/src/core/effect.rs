@@ -145,6 +145,14 @@ pub enum CloseReason {
         /// This proposer's.
         ours: Generation,
     },
+    /// A term that no election led to: believing it would end the timeline's room for more.
+    #[error("it claims term {theirs}, absurdly far above {ours}")]
+    AbsurdTerm {
+        /// The acceptor's claim.
+        theirs: Term,
+        /// Known here.
+        ours: Term,
+    },
     /// An acknowledgement that contradicts what was sent.
     #[error("acknowledged {flush}, but only {sent} was sent")]
     AheadOfSent {

@@ -31,6 +31,7 @@ impl Proposer {
         if theirs < ours {
             return Err(CloseReason::WrongGeneration { theirs, ours });
         }
+        self.check_term(greeting.term)?;
         if let Some(reason) = self.check_identity(peer, greeting) {
             self.fatal(reason, effects);
             return Ok(());
@@ -53,6 +54,12 @@ impl Proposer {
             }
         }
         Ok(())
+    }
+
+    /// One acceptor that claims an absurd term must not stop the others.
+    pub(super) fn check_term(&self, theirs: Term) -> Result<(), CloseReason> {
+        let ours = self.term.max(self.config.min_term);
+        if theirs.may_follow(ours) { Ok(()) } else { Err(CloseReason::AbsurdTerm { theirs, ours }) }
     }
 
     /// The address list must lead to members, each once, at our generation.
@@ -113,6 +120,7 @@ impl Proposer {
         effects: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
         let (term, ours, theirs) = (self.term, self.generation(), response.generation);
+        self.check_term(response.term)?;
         let phase = self.phase;
         let known = self.peers.get_mut(peer.0).ok_or(CloseReason::OutOfOrder("vote"))?;
         if !matches!(known.session, Session::Voting) {
@@ -247,6 +255,7 @@ fn impossible(response: &VoteResponse, asked: Term) -> Option<String> {
         return Some(format!("its history holds term {}, its term is {asked}", last.term));
     }
     match response.flush_lsn {
+        Some(end) if !end.is_plausible() => Some(format!("its log ends at {end}, which no log reaches")),
         Some(end) if last.lsn <= end => None,
         end => Some(format!("its history starts term {} at {}, its log ends at {end:?}", last.term, last.lsn)),
     }

@@ -71,6 +71,7 @@ impl Proposer {
     ) -> Result<(), CloseReason> {
         let (ours, theirs, seg) = (self.generation(), ack.generation, self.config.seg_size);
         let term = self.term;
+        self.check_term(ack.term)?;
         let known = self.peers.get_mut(peer.0).ok_or(CloseReason::OutOfOrder("acknowledgement"))?;
         let Session::Streaming(stream) = &known.session else {
             return Err(CloseReason::OutOfOrder("acknowledgement"));

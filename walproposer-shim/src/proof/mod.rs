@@ -38,9 +38,11 @@ pub(crate) struct Proved {
 /// The part of the proof that needs no vote: identity, then everything that is committed.
 pub(crate) async fn before_vote(
     config: &Config,
-    upstream: Upstream,
+    mut upstream: Upstream,
     survey: &Survey,
 ) -> Result<(Upstream, Proved), Stop> {
+    // The safekeepers were asked after the primary was: on a busy one another shim may have brought them further.
+    upstream.refresh_end().await?;
     let log = &survey.log;
     plan::check_identity(&upstream.primary, log)?;
     let from = plan::compare_from(&upstream.primary, log)?;

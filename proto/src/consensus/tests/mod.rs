@@ -3,3 +3,4 @@
 pub(crate) mod arbitrary;
 mod captures;
 mod golden;
+mod merge;

@@ -203,7 +203,7 @@ fn another_history_in_the_same_term_is_refused() {
 #[test]
 fn a_full_history_refuses_the_vote_before_anything_is_persisted() {
     let mut state = control();
-    let entries: Vec<(u64, Lsn)> = (0..HISTORY_ENTRIES_MAX as u64).map(|t| (t, start())).collect();
+    let entries: Vec<(u64, Lsn)> = (0..HISTORY_ENTRIES_MAX as u64).map(|t| (t, start().add(8 * t))).collect();
     state.history = history(&entries);
     state.term = Term(HISTORY_ENTRIES_MAX as u64 - 1);
     let mut rig = Rig::of(state, Some(LogEnd { flush_lsn: start(), last_record_start: None }));

@@ -4,6 +4,7 @@
 mod append;
 mod elections;
 mod failures;
+mod limits;
 mod sessions;
 
 use bytes::Bytes;

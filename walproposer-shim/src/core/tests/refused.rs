@@ -65,3 +65,26 @@ fn a_quorum_that_is_gone_or_silent_does_not_follow() {
     assert!(rig.proposer.has_quorum(rig.now));
     assert!(!Rig::three().proposer.has_quorum(0), "nobody is elected");
 }
+
+#[test]
+fn one_that_claims_an_absurd_term_is_let_go_and_the_others_go_on() {
+    let closed = |effects: &[Effect], peer| {
+        let absurd = |e: &Effect| match e {
+            Effect::Close { peer: of, reason: CloseReason::AbsurdTerm { .. } } => *of == PeerId(peer),
+            _ => false,
+        };
+        effects.iter().any(absurd)
+    };
+    let mut rig = Rig::three();
+    let out = rig.greet(0, 1, u64::MAX);
+    assert!(closed(&out, 0), "{out:?}");
+    rig.greet(1, 2, 4);
+    rig.greet(2, 3, 4);
+    rig.step(Input::Campaign);
+    assert_eq!(rig.proposer.term(), Term(5));
+    let mut rig = Rig::elected();
+    let out = rig.hear(1, response(Generation(1), Term(u64::MAX), None));
+    assert!(closed(&out, 1) && rig.proposer.phase() == Phase::Elected, "no reason to step down: {out:?}");
+    let out = rig.hear(0, response(Generation(1), Term(9), None));
+    assert!(matches!(&out[..], [Effect::Deposed { term: Term(9) }]), "a term that elections lead to is");
+}
