@@ -53,7 +53,7 @@ fn parted(leader: &[u64], node: &[u64]) -> u64 {
 fn run(seed: u64) -> usize {
     let mut dice = fastrand::Rng::with_seed(seed);
     let fresh = Node { term: 0, history: TermHistory::created_at(Lsn::new(START)), bytes: Vec::new() };
-    let mut nodes = vec![fresh.clone(), fresh.clone(), fresh];
+    let mut nodes = [fresh.clone(), fresh.clone(), fresh];
     let mut longest = 0;
     for term in 1..40_u64 {
         let absent = dice.usize(0..3);
