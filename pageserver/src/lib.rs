@@ -31,6 +31,8 @@ mod metrics;
 mod net;
 mod node;
 pub mod offline;
+#[cfg(test)]
+mod planted;
 mod read;
 mod receive;
 mod rows;

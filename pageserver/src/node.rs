@@ -11,7 +11,7 @@ use proto::api::{AttachRequest, PageserverTimelineStatus, Readiness};
 use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, Session};
 use proto::id::{NodeId, TenantTimelineId};
-use proto::runtime::RepeatLogs;
+use proto::runtime::{RepeatLogs, parts};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -165,8 +165,8 @@ impl Node {
         self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Publishes the node and starts to follow the broker.
-    pub(crate) fn start(self: &Arc<Node>) {
+    /// Publishes the node.
+    pub(crate) fn publish(&self) {
         let record = NodeRecord {
             schema: SCHEMA,
             id: self.config.id,
@@ -179,12 +179,28 @@ impl Node {
             Ok(value) => self.session.publish(self.broker.keys().pageserver(self.config.id), value),
             Err(e) => tracing::error!("node record cannot be written as JSON: {e}"),
         }
-        self.tasks.spawn(manager::view::follow(self.clone()));
     }
 
-    /// Runs a task of a timeline; it ends with the node, and with the timeline.
-    pub(crate) fn run_part(&self, timeline: &Timeline, work: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(timeline.tasks.track_future(work));
+    /// Runs a part of a timeline; it ends with the node, and with the timeline. Its panic stops that timeline, with the
+    /// reason; the others go on.
+    pub(crate) fn run_part(
+        &self,
+        timeline: &Arc<Timeline>,
+        part: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let tracker = timeline.tasks.clone();
+        let timeline = timeline.clone();
+        self.tasks.spawn(tracker.track_future(async move {
+            let planted = async {
+                #[cfg(test)]
+                crate::planted::look(timeline.ttid, part);
+                work.await;
+            };
+            if let Err(panic) = parts::caught(planted).await {
+                timeline.part_panicked(part, &panic);
+            }
+        }));
     }
 
     /// Attaches and deletions take turns.
@@ -306,7 +322,7 @@ impl Node {
             .map_err(|e| AttachError::Disk(e.to_string()))?
             .map_err(|e| AttachError::Disk(format!("the request cannot be kept: {e}")))?;
         timeline.set_copying(None);
-        self.run_part(&timeline, import::run(self.clone(), timeline.clone(), request));
+        self.run_part(&timeline, "import", import::run(self.clone(), timeline.clone(), request));
         tracing::info!(timeline = %ttid, "import begins");
         Ok(Attached::Created)
     }
@@ -391,7 +407,7 @@ impl Node {
             let gone = self.shutdown.child_token();
             let timeline = Timeline::new(ttid, Err(why), 0, gone.clone()).0;
             self.registry().insert(ttid, timeline.clone());
-            self.run_part(&timeline, self.clone().open_again(ttid, dir, gone));
+            self.run_part(&timeline, "opening", self.clone().open_again(ttid, dir, gone));
             return;
         }
         self.take_up(ttid, opened);
@@ -417,15 +433,15 @@ impl Node {
         };
         let (timeline, queue) = Timeline::new(ttid, opened, choice_seq, self.shutdown.child_token());
         self.registry().insert(ttid, timeline.clone());
-        self.run_part(&timeline, manager::driver::run(self.clone(), timeline.clone(), queue));
+        self.run_part(&timeline, "chooser", manager::driver::run(self.clone(), timeline.clone(), queue));
         if let Some(store) = timeline.store.clone() {
             if let Some(why) = timeline.trouble().full {
                 tracing::error!(timeline = %ttid, "can be read, and takes nothing in before storage does: {why}");
             }
-            self.run_part(&timeline, upkeep::run(store, timeline.gone.clone()));
+            self.run_part(&timeline, "upkeep", upkeep::run(store, timeline.gone.clone()));
         }
         if let Some(request) = request {
-            self.run_part(&timeline, import::run(self.clone(), timeline.clone(), request));
+            self.run_part(&timeline, "import", import::run(self.clone(), timeline.clone(), request));
         }
     }
 

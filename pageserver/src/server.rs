@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use proto::broker::Broker;
 use proto::runtime::datadir::{DataDir, DataDirError, create_dir_durably};
-use proto::runtime::{self, exit};
+use proto::runtime::parts::{Part, Parts};
+use proto::runtime::{self, BoundHttp, exit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ingest::disk::RealDisk;
+use crate::manager;
 use crate::node::Node;
 use crate::store::blobs::{self, Storage};
 use crate::store::{BlockCache, Shared};
@@ -67,8 +69,7 @@ pub struct Server {
     node: Arc<Node>,
     pg: SocketAddr,
     http: SocketAddr,
-    http_task: tokio::task::JoinHandle<io::Result<()>>,
-    pg_task: tokio::task::JoinHandle<()>,
+    parts: Parts,
     _data_dir: DataDir,
 }
 
@@ -86,6 +87,16 @@ impl Server {
         cancel: CancellationToken,
         disk: Arc<dyn blobs::Disk>,
     ) -> Result<Server, StartError> {
+        Server::start_parts(config, cancel, disk, |parts| parts).await
+    }
+
+    /// `change` is for tests: it sees the parts before they start.
+    pub(crate) async fn start_parts(
+        config: Config,
+        cancel: CancellationToken,
+        disk: Arc<dyn blobs::Disk>,
+        change: impl FnOnce(Vec<Part>) -> Vec<Part>,
+    ) -> Result<Server, StartError> {
         let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
         let pages = storage(&config, disk)?;
@@ -99,11 +110,10 @@ impl Server {
         );
         let node = Node::new(config, broker, Arc::new(RealDisk), pages, advertise, cancel.clone());
         node.open_all().await.map_err(StartError::Timelines)?;
-        let http_task = tokio::spawn(bound.serve(http::router(node.clone()), cancel));
-        let pg_task = tokio::spawn(net::listen::run(pg_listener, node.clone()));
-        node.start();
+        node.publish();
+        let parts = Parts::start(change(parts(&node, pg_listener, bound)), cancel);
         tracing::info!(id = %node.config.id, %pg, %http, timelines = node.timelines().len(), "pageserver started");
-        Ok(Server { node, pg, http, http_task, pg_task, _data_dir: data_dir })
+        Ok(Server { node, pg, http, parts, _data_dir: data_dir })
     }
 
     /// Bound address of the libpq port.
@@ -122,16 +132,18 @@ impl Server {
         self.node.clone()
     }
 
-    /// Waits until the token given at the start is cancelled and everything has stopped; an exit code.
+    /// Waits until the token given at the start is cancelled, or a part has ended, and everything has stopped; an exit
+    /// code.
     pub async fn stopped(self) -> u8 {
-        self.node.shutdown.cancelled().await;
         let node = self.node.clone();
         let impatience = tokio::spawn(async move {
+            node.shutdown.cancelled().await;
             tokio::time::sleep(JOB_LIMIT).await;
             node.stop_jobs();
         });
-        // Streams first: they bring what they hold to disk. Then the keys, so that nobody is asked to push here.
-        let _ = self.pg_task.await;
+        // Streams first: they bring what they hold to disk. Then the keys, so that nobody is asked to push here. What
+        // went wrong was logged there.
+        let code = self.parts.ended().await.map_or(exit::ERROR, |()| exit::OK);
         self.node.tasks.close();
         if tokio::time::timeout(STOP_LIMIT, self.node.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
@@ -139,10 +151,29 @@ impl Server {
         impatience.abort();
         self.node.stop_jobs();
         self.node.session.close(FAREWELL_LIMIT).await;
-        let _ = self.http_task.await;
         tracing::info!("pageserver stopped");
-        exit::OK
+        code
     }
+}
+
+/// Everything that must not die.
+fn parts(node: &Arc<Node>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
+    let router = http::router(node.clone());
+    let (served, session) = (node.clone(), node.clone());
+    let serve = async move {
+        if let Err(e) = http.serve(router, served.shutdown.clone()).await {
+            tracing::error!("the HTTP interface failed: {e}");
+        }
+    };
+    let broker = async move {
+        session.shutdown.run_until_cancelled(session.session.ended()).await;
+    };
+    vec![
+        Part::new("libpq listener", net::listen::run(pg, node.clone())),
+        Part::new("HTTP interface", serve),
+        Part::new("follower of the broker", manager::view::follow(node.clone())),
+        Part::new("broker session", broker),
+    ]
 }
 
 /// Where pages are stored, and how.

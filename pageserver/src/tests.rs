@@ -5,4 +5,5 @@ mod faulty;
 mod handshake;
 mod life;
 mod pages;
+mod parts;
 mod streams;

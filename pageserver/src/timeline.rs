@@ -135,6 +135,9 @@ pub(crate) struct Timeline {
     pub(crate) tasks: TaskTracker,
     /// The manager must look at the broker's view again.
     pub(crate) view_changed: Notify,
+    /// The next stream panics.
+    #[cfg(test)]
+    pub(crate) stream_panics: AtomicBool,
     position: watch::Sender<Position>,
     trouble: watch::Sender<Trouble>,
     offer: watch::Sender<Option<Offer>>,
@@ -174,6 +177,8 @@ impl Timeline {
             gone,
             tasks: TaskTracker::new(),
             view_changed: Notify::new(),
+            #[cfg(test)]
+            stream_panics: AtomicBool::new(false),
             position: watch::Sender::new(position),
             trouble: watch::Sender::new(Trouble { stopped, full: None, copying }),
             offer: watch::Sender::new(None),
@@ -244,6 +249,16 @@ impl Timeline {
     /// Nothing is taken in until a restart.
     pub(crate) fn set_stopped(&self, why: &str) {
         self.trouble.send_modify(|t| t.stopped = Some(why.to_owned()));
+    }
+
+    /// A part of it panicked: nothing is taken in until a restart, and the running stream ends.
+    pub(crate) fn part_panicked(&self, part: &str, panic: &str) {
+        tracing::error!(timeline = %self.ttid, "stopped: its {part} panicked: {panic}");
+        // The first reason is the cause.
+        self.trouble.send_modify(|t| t.stopped = t.stopped.take().or(Some(format!("its {part} panicked: {panic}"))));
+        if let (_, Some(entry)) = &*self.stream() {
+            entry.cancel.cancel();
+        }
     }
 
     /// The disk is full, or has space again; whether that is news.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::broker::records::{SCHEMA, SafekeeperTimelineRecord};
+use proto::runtime::parts;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::error;
@@ -32,7 +33,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
         announced.retain(|ttid| list.iter().any(|handle| handle.ttid() == *ttid));
         for handle in list {
             if announced.insert(handle.ttid()) {
-                tasks.spawn(follow(Arc::clone(&ctx), handle));
+                tasks.spawn(announce(Arc::clone(&ctx), handle));
             }
         }
         tokio::select! {
@@ -40,7 +41,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
             changed = changes.changed() => if changed.is_err() { break },
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(e) = ended {
-                    error!(error = %e, "an announcer panicked; that timeline is not announced any more");
+                    error!(error = %e, "an announcer of a timeline was cut off");
                 }
             }
         }
@@ -48,18 +49,27 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     tasks.shutdown().await;
 }
 
-/// Follows one timeline until it is shut down, or deleted: then its record goes.
-async fn follow(ctx: Arc<Context>, handle: TimelineHandle) {
+/// Announces one timeline until it is shut down, deleted, or broken: then nobody shall choose it any more.
+async fn announce(ctx: Arc<Context>, handle: TimelineHandle) {
     let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.id);
+    if let Err(panic) = parts::caught(follow(&ctx, &handle, &key)).await {
+        handle.broke(&format!("its announcer panicked: {panic}"));
+    }
+    // The keys of a process that ends go all together.
+    if !ctx.cancel.is_cancelled() {
+        ctx.session.withdraw(&key);
+    }
+}
+
+async fn follow(ctx: &Context, handle: &TimelineHandle, key: &str) {
+    #[cfg(test)]
+    crate::planted::look(handle.ttid(), "announcer");
     let mut positions = handle.positions();
     loop {
         let now = positions.borrow_and_update().clone();
-        publish(&ctx, key.clone(), &record(&ctx, &handle, &now));
+        publish(ctx, key.to_owned(), &record(ctx, handle, &now));
         let soonest = Instant::now() + PAUSE;
         if positions.changed().await.is_err() {
-            if !ctx.cancel.is_cancelled() {
-                ctx.session.withdraw(&key);
-            }
             return;
         }
         sleep_until(soonest).await;

@@ -24,6 +24,8 @@ mod http;
 mod measured;
 mod metrics;
 mod net;
+#[cfg(test)]
+mod planted;
 mod push;
 mod relay;
 pub mod server;

@@ -11,11 +11,12 @@ use proto::api::SafekeeperTimelineStatus;
 use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, BrokerError, Session};
 use proto::runtime::datadir::{DataDir, DataDirError};
+use proto::runtime::parts::{Part, Parts};
 use proto::runtime::{RepeatLogs, exit};
 use tokio::net::TcpListener;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::measured::{DiskMetrics, MeasuredDisk};
@@ -111,7 +112,7 @@ impl StartError {
 /// A safekeeper that runs.
 pub struct Server {
     ctx: Arc<Context>,
-    tasks: JoinSet<()>,
+    parts: Parts,
     session_end: CancellationToken,
     pg: SocketAddr,
     http: SocketAddr,
@@ -125,6 +126,15 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Server, StartError> {
+        Server::start_parts(config, cancel, |parts| parts).await
+    }
+
+    /// `change` is for tests: it sees the parts before they start.
+    async fn start_parts(
+        config: Config,
+        cancel: CancellationToken,
+        change: impl FnOnce(Vec<Part>) -> Vec<Part>,
+    ) -> Result<Server, StartError> {
         let data_dir = DataDir::open(&config.data_dir, "safekeeper", config.id)?;
         let metrics = Metrics::new();
         let timelines = open_timelines(&config, metrics.disk.clone()).await?;
@@ -151,16 +161,11 @@ impl Server {
             cancel,
             config,
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(net::listen::run(pg_listener, Arc::clone(&ctx)));
-        tasks.spawn(http::serve(http_listener, Arc::clone(&ctx)));
-        tasks.spawn(push::run(Arc::clone(&ctx)));
-        tasks.spawn(announce::run(Arc::clone(&ctx)));
-        tasks.spawn(admission::run(Arc::clone(&ctx)));
-        tasks.spawn(relay::run(Arc::clone(&ctx)));
+        let parts = change(parts(&ctx, pg_listener, http_listener));
+        let parts = Parts::start(parts, ctx.cancel.clone());
         let timelines = ctx.timelines.list().len();
         info!(id = %ctx.config.id, %pg, %http, timelines, version = crate::VERSION, "safekeeper runs");
-        Ok(Server { ctx, tasks, session_end, pg, http, _data_dir: data_dir })
+        Ok(Server { ctx, parts, session_end, pg, http, _data_dir: data_dir })
     }
 
     /// Address of the libpq listener.
@@ -173,23 +178,34 @@ impl Server {
         self.http
     }
 
-    /// Waits for the token given to [`Server::start`], then stops everything in order. Returns an exit code.
-    pub async fn stopped(mut self) -> u8 {
-        let mut code = exit::OK;
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(e) = ended {
-                error!(error = %e, "a part of the server failed: stopping");
-                code = exit::ERROR;
-            }
-            // No part ends by itself; without one of them the rest is of no use.
-            self.ctx.cancel.cancel();
-        }
+    /// Waits for the token given to [`Server::start`], or for the end of a part, then stops everything in order.
+    /// Returns an exit code.
+    pub async fn stopped(self) -> u8 {
+        // Logged there.
+        let code = self.parts.ended().await.map_or(exit::ERROR, |()| exit::OK);
         self.ctx.timelines.shutdown().await;
         self.ctx.session.close(FAREWELL_MAX).await;
         self.session_end.cancel();
         info!("safekeeper stopped");
         code
     }
+}
+
+/// Everything that must not die.
+fn parts(ctx: &Arc<Context>, pg: TcpListener, http: TcpListener) -> Vec<Part> {
+    let (session, cancel) = (ctx.session.clone(), ctx.cancel.clone());
+    let broker = async move {
+        cancel.run_until_cancelled(session.ended()).await;
+    };
+    vec![
+        Part::new("libpq listener", net::listen::run(pg, Arc::clone(ctx))),
+        Part::new("HTTP interface", http::serve(http, Arc::clone(ctx))),
+        Part::new("push reconciler", push::run(Arc::clone(ctx))),
+        Part::new("announcer", announce::run(Arc::clone(ctx))),
+        Part::new("admission", admission::run(Arc::clone(ctx))),
+        Part::new("relay of positions", relay::run(Arc::clone(ctx))),
+        Part::new("broker session", broker),
+    ]
 }
 
 async fn open_timelines(config: &Config, measured: DiskMetrics) -> Result<Timelines, StartError> {
@@ -207,4 +223,102 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
     Ok((listener, bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::api::CreateTimelineRequest;
+    use proto::command::StartWalPush;
+    use proto::consensus::ProtoVersion;
+    use proto::id::{TenantTimelineId, TimelineId};
+    use proto::net::sqlstate;
+
+    use crate::config::Args;
+    use crate::planted;
+    use crate::storage::tests::{prehistory, state};
+
+    fn config(dir: &tempfile::TempDir) -> Config {
+        let args = Args {
+            id: Some(1),
+            data_dir: Some(dir.path().join("data")),
+            listen_pg: Some("127.0.0.1:0".into()),
+            listen_http: Some("127.0.0.1:0".into()),
+            broker: Some("http://127.0.0.1:1".into()),
+            ..Args::default()
+        };
+        Config::from_args(&args).expect("valid")
+    }
+
+    /// A timeline whose id ends in `last`.
+    async fn create(server: &Server, last: u8) -> TimelineHandle {
+        let mut state = state();
+        state.ttid.timeline_id = TimelineId::new([last; 16]);
+        let body = prehistory(&state);
+        let request = CreateTimelineRequest {
+            tenant_id: state.ttid.tenant_id,
+            timeline_id: state.ttid.timeline_id,
+            mconf: state.mconf,
+            pg_version_num: state.pg_version_num,
+            system_id: state.system_id,
+            wal_seg_size: state.seg_size,
+            start_lsn: state.timeline_start_lsn.expect("a start"),
+            source: state.source,
+            primary_epoch: state.primary_epoch,
+            pg_history: state.pg_history,
+            prehistory_len: body.len() as u64,
+        };
+        server.ctx.timelines.create(request, body).await.expect("created");
+        server.ctx.timelines.get(state.ttid).expect("listed")
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_part_of_a_timeline_stops_that_one_and_readiness_says_why() {
+        let (dir, cancel) = (tempfile::tempdir().expect("a directory"), CancellationToken::new());
+        let server = Server::start(config(&dir), cancel.clone()).await.expect("it starts");
+        let good = create(&server, 0xD0).await;
+        for (last, part) in [(0xD1, "driver"), (0xD2, "announcer")] {
+            let ttid = TenantTimelineId::new(good.ttid().tenant_id, TimelineId::new([last; 16]));
+            planted::plant(ttid, part);
+            let handle = create(&server, last).await;
+            let stopped = async {
+                while handle.stopped().is_none() {
+                    // The driver looks at its next command.
+                    handle.poke();
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it stops");
+            let why = format!("its {part} panicked: planted in the {part}");
+            assert_eq!(handle.status().stopped, Some(why.clone()));
+            let now = http::health::readiness(&server.ctx);
+            assert!(!now.ready && now.reasons.contains(&format!("timeline {ttid} accepts no WAL: {why}")), "{now:?}");
+            let command = StartWalPush {
+                version: ProtoVersion::V3,
+                allow_timeline_creation: false,
+                primary_epoch: None,
+                lazy_feedback: false,
+            };
+            assert_eq!(handle.connect_proposer(&command).expect_err("stopped").0.code, sqlstate::TIMELINE_STOPPED);
+            assert!(good.stopped().is_none() && good.connect_proposer(&command).is_ok(), "its neighbour goes on");
+        }
+        cancel.cancel();
+        assert_eq!(server.stopped().await, exit::OK);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_any_part_ends_the_process_with_an_error() {
+        for planted in 0..7 {
+            let dir = tempfile::tempdir().expect("a directory");
+            let plant = |mut parts: Vec<Part>| {
+                assert_eq!(parts.len(), 7, "each part gets its panic");
+                parts[planted] = Part::new(parts[planted].name(), async { panic!("planted") });
+                parts
+            };
+            let server = Server::start_parts(config(&dir), CancellationToken::new(), plant).await;
+            let stopped = server.expect("it starts").stopped();
+            let code = tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it ends");
+            assert_eq!(code, exit::ERROR, "part {planted}");
+        }
+    }
 }

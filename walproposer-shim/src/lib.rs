@@ -51,13 +51,14 @@ mod upstream;
 mod wal_reader;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Parser;
 use proto::broker::{Broker, BrokerError, Keys, Session};
 use proto::net::Environment;
-use proto::runtime::{self, RepeatLog, exit};
+use proto::runtime::parts::{Part, Parts};
+use proto::runtime::{self, BoundHttp, RepeatLog, exit};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
@@ -129,6 +130,11 @@ pub async fn run(args: Args) -> u8 {
 /// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of
 /// [`proto::runtime::exit`].
 pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
+    serve_parts(config, cancel, |parts| parts).await
+}
+
+/// `change` is for tests: it sees the parts before they start.
+async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnOnce(Vec<Part>) -> Vec<Part>) -> u8 {
     let bound = match runtime::bind_http(config.listen_http) {
         Ok(bound) => bound,
         Err(e) => {
@@ -149,24 +155,57 @@ pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
     let ttid = ctx.config.ttid;
     tracing::info!(%ttid, http, safekeepers = ctx.config.safekeepers.len(), "walproposer-shim starts");
     let stop = cancel.child_token();
-    let pages = tokio::spawn(bound.serve(http::router(&ctx), stop.clone()));
-    let guard = tokio::spawn(guard::run(Arc::clone(&ctx), stop.clone()));
-    let announcer = tokio::spawn(announce::run(Arc::clone(&ctx), http, stop.clone()));
-    let code = attach::run(&ctx, &stop).await;
-    stop.cancel();
-    for (what, task) in [("guard", guard), ("announcer", announcer)] {
-        if let Err(e) = task.await {
-            tracing::error!(error = %e, "the {what} failed");
-        }
-    }
-    pages.abort();
+    let code = Arc::new(OnceLock::new());
+    let parts = change(parts(&ctx, bound, http, &stop, &code));
+    let ended = Parts::start(parts, stop).ended().await;
+    let (code, died) = match ended {
+        Ok(()) => (code.get().copied().unwrap_or(exit::OK), None),
+        Err(died) => (exit::ERROR, Some(died.to_string())),
+    };
     ctx.broker.close(FAREWELL).await;
     broker_stop.cancel();
     if code != exit::OK {
-        let reason = ctx.shared.snapshot().last_stop.unwrap_or_default();
+        let reason = died.or(ctx.shared.snapshot().last_stop).unwrap_or_default();
         tracing::error!(exit_code = code, reason, "walproposer-shim ends");
     }
     code
+}
+
+/// Everything that must not die. `code` is set by the one that may end the process.
+fn parts(
+    ctx: &Arc<Context>,
+    bound: BoundHttp,
+    http: String,
+    stop: &CancellationToken,
+    code: &Arc<OnceLock<u8>>,
+) -> Vec<Part> {
+    let router = http::router(ctx);
+    let serving = stop.clone();
+    let pages = async move {
+        // Whoever asks while the process ends is cut off.
+        let served = serving.run_until_cancelled(bound.serve(router, serving.clone())).await;
+        if let Some(Err(e)) = served {
+            tracing::error!(error = %e, "the HTTP interface failed");
+        }
+    };
+    let (proposing, ends, decided) = (Arc::clone(ctx), stop.clone(), Arc::clone(code));
+    let proposer = async move {
+        let code = attach::run(&proposing, &ends).await;
+        // Set once: this is the only one that does.
+        let _ = decided.set(code);
+        ends.cancel();
+    };
+    let (session, until) = (ctx.broker.clone(), stop.clone());
+    let broker = async move {
+        until.run_until_cancelled(session.ended()).await;
+    };
+    vec![
+        Part::new("HTTP interface", pages),
+        Part::new("guard", guard::run(Arc::clone(ctx), stop.clone())),
+        Part::new("announcer", announce::run(Arc::clone(ctx), http, stop.clone())),
+        Part::new("proposer", proposer),
+        Part::new("broker session", broker),
+    ]
 }
 
 fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context>, BrokerError> {
@@ -182,4 +221,23 @@ fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context
         broker_keys,
         config: Arc::new(config),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_any_part_ends_the_process_with_an_error() {
+        for planted in 0..5 {
+            let plant = |mut parts: Vec<Part>| {
+                assert_eq!(parts.len(), 5, "each part gets its panic");
+                parts[planted] = Part::new(parts[planted].name(), async { panic!("planted") });
+                parts
+            };
+            let serving = serve_parts(testing::config(&[]), CancellationToken::new(), plant);
+            let code = tokio::time::timeout(Duration::from_secs(20), serving).await.expect("it ends");
+            assert_eq!(code, exit::ERROR, "part {planted}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
 use proto::api::{ImportStatus, shown};
-use proto::runtime::RepeatLog;
+use proto::runtime::{RepeatLog, parts};
 use tokio::sync::mpsc;
 
 use crate::ingest::{Ingest, recover};
@@ -163,7 +163,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
     timeline.import.send_modify(|i| i.stage = Some(Stage::Done));
     tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
     let dir = node.dir_of(timeline.ttid);
-    if let Err(e) = tokio::task::spawn_blocking(move || remove(&dir)).await.unwrap_or(Ok(())) {
+    if let Err(e) = parts::blocking(move || remove(&dir)).await {
         tracing::warn!(timeline = %timeline.ttid, "the request of the finished import stays: {e}");
     }
 }
@@ -178,7 +178,7 @@ async fn replayed(timeline: &Timeline, store: &Arc<Store>) -> bool {
     }
     // A restart shall not replay from the copy again; if storage is away, it will.
     let store = store.clone();
-    let _ = tokio::task::spawn_blocking(move || store.flush()).await;
+    let _ = parts::blocking(move || store.flush()).await;
     true
 }
 
@@ -213,9 +213,8 @@ async fn copy(
     let (send, receive) = mpsc::channel(QUEUE);
     let loader = Loader::new(store.clone(), backup.version, start);
     let (report, tablespaces) = (timeline.clone(), backup.tablespaces.clone());
-    let loading = tokio::task::spawn_blocking(move || load(loader, receive, &report, &tablespaces));
-    let end = receive_all(&mut backup, send).await;
-    let loaded = loading.await.map_err(|e| ImportError::Store(format!("the copy ended abnormally: {e}")))?;
+    let loading = parts::blocking(move || load(loader, receive, &report, &tablespaces));
+    let (end, loaded) = tokio::join!(receive_all(&mut backup, send), loading);
     // A loader that failed closes the queue: its error is the cause.
     let control = loaded?;
     let end = end?;
@@ -271,5 +270,5 @@ fn load(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
 ) -> Result<T, ImportError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| ImportError::Store(e.to_string()))?
+    parts::blocking(work).await
 }

@@ -1,8 +1,10 @@
 //! Blocking work of an ingest: one job at a time per resource, which travels to the blocking thread and comes back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use proto::runtime::parts::{panic_of, panic_text};
 use tokio::task::JoinHandle;
 
 use super::engine::is_final;
@@ -30,19 +32,22 @@ enum State<T: Task> {
     Busy(JoinHandle<Done<T>>),
     /// Done on the spot; nobody asked for the outcome yet.
     Done(Done<T>),
+    /// The work panicked, and nobody asked for the outcome yet.
+    Panicked(String),
     /// The work panicked: its resource is lost.
     Lost,
 }
 
 impl<T: Task> State<T> {
-    fn take_done(&mut self) -> Option<Done<T>> {
-        match std::mem::replace(self, State::Lost) {
-            State::Done(done) => Some(done),
-            other => {
-                *self = other;
-                None
-            }
-        }
+    /// What was done on the spot; after a panic the resource is lost.
+    fn take_done(&mut self) -> Option<Result<T::Output, String>> {
+        let (next, done) = match std::mem::replace(self, State::Lost) {
+            State::Done((resource, output)) => (State::Idle(resource), Some(output)),
+            State::Panicked(panic) => (State::Lost, Some(Err(panicked(&panic)))),
+            other => (other, None),
+        };
+        *self = next;
+        done
     }
 }
 
@@ -56,7 +61,7 @@ impl<T: Task> Job<T> {
 
     /// Whether no work is under way.
     pub(super) fn is_idle(&self) -> bool {
-        !matches!(self.0, State::Busy(_) | State::Done(_))
+        !matches!(self.0, State::Busy(_) | State::Done(_) | State::Panicked(_))
     }
 
     /// The resource for a short change that does not block, while no work is under way.
@@ -71,8 +76,11 @@ impl<T: Task> Job<T> {
     pub(super) fn start(&mut self, task: T, metrics: &Arc<Metrics>) {
         match std::mem::replace(&mut self.0, State::Lost) {
             State::Idle(mut resource) if task.is_short() => {
-                let output = task.run(&mut resource, metrics);
-                self.0 = State::Done((resource, output));
+                let ran = catch_unwind(AssertUnwindSafe(|| task.run(&mut resource, metrics)));
+                self.0 = match ran {
+                    Ok(output) => State::Done((resource, output)),
+                    Err(panic) => State::Panicked(panic_text(&*panic)),
+                };
             }
             State::Idle(mut resource) => {
                 let metrics = metrics.clone();
@@ -87,8 +95,7 @@ impl<T: Task> Job<T> {
 
     /// Waits for the work under way; for ever when there is none. Cancel safe.
     pub(super) async fn done(&mut self) -> Result<T::Output, String> {
-        if let Some((resource, output)) = self.0.take_done() {
-            self.0 = State::Idle(resource);
+        if let Some(output) = self.0.take_done() {
             return output;
         }
         let State::Busy(handle) = &mut self.0 else { return std::future::pending().await };
@@ -99,10 +106,14 @@ impl<T: Task> Job<T> {
             }
             Err(e) => {
                 self.0 = State::Lost;
-                Err(format!("a disk job ended abnormally: {e}"))
+                Err(panicked(&panic_of(e)))
             }
         }
     }
+}
+
+fn panicked(panic: &str) -> String {
+    format!("its ingest panicked: {panic}")
 }
 
 /// Writes frozen layers.
@@ -146,5 +157,37 @@ impl Task for Flush {
             metrics.synced(files, began.elapsed());
         }
         Ok(Flushed::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dies {
+        is_short: bool,
+    }
+
+    impl Task for Dies {
+        type Resource = ();
+        type Output = ();
+
+        fn is_short(&self) -> bool {
+            self.is_short
+        }
+
+        fn run(self, (): &mut (), _: &Metrics) -> Result<(), String> {
+            panic!("planted")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_outcome_wherever_the_work_is_done() {
+        for is_short in [false, true] {
+            let mut job = Job::new(());
+            job.start(Dies { is_short }, &Arc::new(Metrics::new()));
+            assert!(!job.is_idle());
+            assert_eq!(job.done().await, Err("its ingest panicked: planted".to_owned()));
+        }
     }
 }

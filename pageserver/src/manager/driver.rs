@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use proto::broker::BrokerError;
 use proto::broker::records::PageserverTimelineRecord;
 use proto::id::NodeId;
+use proto::runtime::parts;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -54,8 +55,12 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mp
     driver.publish_record();
     // The broker may have shown everything before this timeline was attached, and stay silent for long.
     driver.timeline.view_changed.notify_one();
-    driver.work(&mut events).await;
-    if !driver.node.shutdown.is_cancelled() {
+    // What was offered is taken back also when the chooser dies: nobody shall push for it.
+    let worked = parts::caught(driver.work(&mut events)).await;
+    if let Err(panic) = worked {
+        driver.timeline.part_panicked("chooser", &panic);
+        driver.give_up();
+    } else if !driver.node.shutdown.is_cancelled() {
         driver.forget();
     }
 }
@@ -73,6 +78,8 @@ impl Driver {
         let mut tick = Instant::now();
         let shutdown = self.timeline.gone.clone();
         loop {
+            #[cfg(test)]
+            crate::planted::look(self.timeline.ttid, "choosing");
             let (stopped, copying) = {
                 let trouble = troubles.borrow_and_update();
                 (trouble.stopped.is_some(), trouble.copying)
@@ -201,7 +208,8 @@ impl Driver {
         }
         // A candidate without a node record is no candidate; if it went just now, the dial fails and says so.
         let address = self.node.directory.address(choice.safekeeper).unwrap_or_default();
-        self.node.run_part(&self.timeline, pull::run(self.node.clone(), self.timeline.clone(), choice, address));
+        let pull = pull::run(self.node.clone(), self.timeline.clone(), choice, address);
+        self.node.run_part(&self.timeline, "pull stream", pull);
     }
 
     fn note_choice(&mut self, choice: &Choice) {

@@ -12,6 +12,7 @@ use proto::command::StartPush;
 use proto::id::TenantTimelineId;
 use proto::net::{CopyReader, CopyWriter, NetError, ServerConnection, SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage};
+use proto::runtime::parts;
 
 use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, stopped_error};
@@ -74,9 +75,11 @@ pub(crate) async fn serve(
     timeline.gauge.message(node.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
     let had_trouble = timeline.trouble().full.is_some();
-    let receiver = Receiver { node: node.clone(), timeline, lease, reader, writer, had_trouble };
-    let end = receiver.run(guard, choice.seq).await;
-    log_end(&node, ttid, &choice, &end);
+    let receiver = Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble };
+    match parts::caught(receiver.run(guard, choice.seq)).await {
+        Ok(end) => log_end(&node, ttid, &choice, &end),
+        Err(panic) => timeline.part_panicked("push stream", &panic),
+    }
     Ok(None)
 }
 

@@ -49,6 +49,8 @@ impl Receiver {
     /// Runs until the stream ends; then reports the end to the manager, and the writer goes back with all that was
     /// received on disk.
     pub(super) async fn run(mut self, guard: StreamGuard, seq: u64) -> StreamEnd {
+        #[cfg(test)]
+        assert!(!self.timeline.stream_panics.load(std::sync::atomic::Ordering::Relaxed), "planted");
         let mut feedback = Feedback::new();
         let mut last_message = Instant::now();
         feedback.changed(self.lease.position(), Instant::now());

@@ -1,10 +1,12 @@
 //! The task that compacts a timeline's layers and deletes what nothing names any more; and that claims the timeline
 //! when storage was full or away at its opening.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use proto::runtime::parts::blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobErrorKind;
@@ -17,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Until the timeline is claimed: one small write, and nothing is taken in before.
 const CLAIM: Duration = Duration::from_secs(1);
 
-/// Compacts and collects until cancelled, or until the timeline belongs to another writer.
+/// Compacts and collects until cancelled, or until the timeline belongs to another writer. Panics when that does.
 pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
     let turns = store.shared.compactions.clone();
     while !store.is_claimed() {
@@ -26,7 +28,7 @@ pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
         }
         let work = store.clone();
         // No turn is waited for, and none is kept while storage is away.
-        if !matches!(tokio::task::spawn_blocking(move || claim(&work)).await, Ok(Wait::No)) {
+        if !matches!(blocking(move || claim(&work)).await, Wait::No) {
             return;
         }
     }
@@ -42,7 +44,7 @@ pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
         }
         let Some(Ok(turn)) = cancel.run_until_cancelled(turns.acquire()).await else { return };
         let work = store.clone();
-        let mut once = tokio::task::spawn_blocking(move || once(&work));
+        let mut once = pin!(blocking(move || once(&work)));
         let done = tokio::select! {
             done = &mut once => done,
             () = cancel.cancelled() => {
@@ -53,13 +55,11 @@ pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
         };
         drop(turn);
         match done {
-            Ok(Wait::No) => {}
-            Ok(Wait::Pause) => drop(cancel.run_until_cancelled(tokio::time::sleep(PAUSE)).await),
-            Ok(Wait::Forever) => return,
-            Err(e) => {
-                tracing::error!("compaction ended abnormally: {e}");
-                return;
+            Wait::No => {}
+            Wait::Pause => {
+                cancel.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
+            Wait::Forever => return,
         }
     }
 }

@@ -78,11 +78,14 @@ impl Watch {
     }
 
     /// The next event. Cancel safe.
+    ///
+    /// # Panics
+    /// When the task that follows the broker has panicked.
     pub async fn next(&mut self) -> WatchEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // The task only ends when the runtime goes down, and then nobody is told anything any more.
-            None => std::future::pending().await,
+            // The task ends by a panic only. What was seen would stand still for ever: better that it goes on here.
+            None => panic!("the watch of {} has panicked", self.prefix),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! What every server process needs around its work: logging, shutdown on signals, HTTP serving, metrics exposition.
+//! What every server process needs around its work: logging, supervised parts, shutdown on signals, HTTP serving,
+//! metrics exposition.
 
 pub mod datadir;
 mod http;
 mod logging;
 mod metrics;
+pub mod parts;
 mod program;
 mod repeats;
 mod shutdown;

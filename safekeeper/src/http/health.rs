@@ -67,13 +67,13 @@ pub(super) async fn readyz(State(ctx): State<Arc<Context>>, RawQuery(query): Raw
 }
 
 /// Ready while every timeline accepts WAL. A broker that is away is named, but stops nothing.
-fn readiness(ctx: &Context) -> Readiness {
+pub(crate) fn readiness(ctx: &Context) -> Readiness {
     let mut reasons = Vec::new();
     if ctx.cancel.is_cancelled() {
         reasons.push("the safekeeper is shutting down".to_owned());
     }
     for handle in ctx.timelines.list() {
-        if let Some(reason) = &handle.positions().borrow().stopped {
+        if let Some(reason) = handle.stopped() {
             reasons.push(format!("timeline {} accepts no WAL: {reason}", handle.ttid()));
         }
         if let Some(reason) = handle.status().not_admitted {
@@ -114,7 +114,7 @@ fn observe(ctx: &Context) -> Observed {
         let positions = handle.positions();
         let p = positions.borrow();
         o.timelines += 1;
-        o.timelines_stopped += i64::from(p.stopped.is_some());
+        o.timelines_stopped += i64::from(handle.stopped().is_some());
         o.timelines_streaming += i64::from(p.streaming);
         let lsn = |l: Option<pgformat::Lsn>| l.map_or(0, pgformat::Lsn::get);
         o.flush_lsn_sum = o.flush_lsn_sum.wrapping_add(lsn(p.flush_lsn));

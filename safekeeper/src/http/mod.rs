@@ -1,6 +1,6 @@
 //! The HTTP interface: timelines, status, metrics, health.
 
-mod health;
+pub(crate) mod health;
 mod timeline;
 
 use std::future::IntoFuture;

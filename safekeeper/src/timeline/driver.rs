@@ -203,6 +203,8 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command) {
+        #[cfg(test)]
+        crate::planted::look(self.shared.ttid, "driver");
         match command {
             Command::Connect { conn, command, events, budget } => {
                 self.conns.insert(conn, events, budget, command.lazy_feedback);

@@ -100,10 +100,7 @@ impl TimelineHandle {
     pub fn status(&self) -> SafekeeperTimelineStatus {
         let view = self.shared.view();
         let (control, core) = (&*view.control, &view.core);
-        let (stopped, admission) = {
-            let positions = self.shared.positions.borrow();
-            (positions.stopped.clone(), positions.admission.clone())
-        };
+        let (stopped, admission) = (self.stopped(), self.shared.positions.borrow().admission.clone());
         let history = core.flush_lsn.map(|end| control.history.up_to(end).into()).unwrap_or_default();
         SafekeeperTimelineStatus {
             tenant_id: self.shared.ttid.tenant_id,
@@ -139,6 +136,23 @@ impl TimelineHandle {
         }
     }
 
+    /// Why no WAL is accepted, when so: what [`Positions`] say, or that a part of the timeline panicked.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.shared.stopped()
+    }
+
+    /// A part of the timeline panicked outside of its driver: it is stopped until a restart, and says so.
+    pub(crate) fn broke(&self, why: &str) {
+        self.shared.broke(why);
+    }
+
+    /// Gives the driver a command that changes nothing.
+    #[cfg(test)]
+    pub(crate) fn poke(&self) {
+        // A driver that is gone needs none.
+        let _ = self.shared.commands.send(Command::Disconnect { conn: self.shared.next_conn() });
+    }
+
     /// The persisted state as it was last made durable.
     pub fn control(&self) -> Arc<ControlState> {
         self.shared.view().control
@@ -154,7 +168,7 @@ impl TimelineHandle {
     /// # Errors
     /// While the timeline is stopped, or shut down.
     pub fn connect_proposer(&self, command: &StartWalPush) -> Result<ProposerPort, ConnectRefused> {
-        if let Some(stopped) = &self.shared.positions.borrow().stopped {
+        if let Some(stopped) = self.stopped() {
             let text = format!("timeline {} is stopped: {}", self.shared.ttid, stopped.reason);
             return Err(ConnectRefused(SqlError::fatal(stopped.code, text)));
         }

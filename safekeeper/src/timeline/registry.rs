@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use proto::api::CreateTimelineRequest;
 use proto::consensus::ProposerGreeting;
 use proto::id::{NodeId, TenantTimelineId};
+use proto::runtime::parts;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -388,7 +389,12 @@ impl Timelines {
             opened,
             (config.recent_for, config.idle_after),
         );
-        drivers.tasks.spawn(driver.run());
+        let of_driver = Arc::clone(&shared);
+        drivers.tasks.spawn(async move {
+            if let Err(panic) = parts::caught(driver.run()).await {
+                of_driver.broke(&format!("its driver panicked: {panic}"));
+            }
+        });
         let mut map = self.inner.map.write().unwrap_or_else(PoisonError::into_inner);
         map.insert(ttid, TimelineHandle::new(shared));
         drop(map);

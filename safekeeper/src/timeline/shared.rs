@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use proto::admission::{Answer, Statement};
 use proto::command::StartWalPush;
 use proto::consensus::ProposerMessage;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
+use proto::net::sqlstate;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::handle::Positions;
+use super::handle::{Positions, Stopped};
 use super::port::PortEvent;
 use super::rings::RecentWal;
 use crate::core::{self, ConnId, ControlState};
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) feedback: Feedback,
     pub(super) queue_bytes: u32,
     next_conn: AtomicU64,
+    /// Why the timeline is stopped until a restart: a part of it panicked.
+    broken: OnceLock<Stopped>,
     view: Mutex<View>,
     /// The newest WAL in memory.
     pub(super) recent: RecentWal,
@@ -123,6 +126,7 @@ impl Shared {
             feedback: Feedback::default(),
             queue_bytes,
             next_conn: AtomicU64::new(1),
+            broken: OnceLock::new(),
             view: Mutex::new(view),
             recent,
         }
@@ -130,6 +134,20 @@ impl Shared {
 
     pub(super) fn next_conn(&self) -> ConnId {
         ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A part of the timeline panicked: it is stopped until a restart.
+    pub(super) fn broke(&self, why: &str) {
+        tracing::error!(ttid = %self.ttid, "timeline stopped until a restart: {why}");
+        // The first panic is the cause.
+        let _ = self.broken.set(Stopped { code: sqlstate::TIMELINE_STOPPED, reason: why.into() });
+        // A driver that is gone needs no telling.
+        let _ = self.commands.send(Command::Shutdown);
+    }
+
+    /// Why no WAL is accepted.
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.broken.get().cloned().or_else(|| self.positions.borrow().stopped.clone())
     }
 
     pub(super) fn view(&self) -> View {

@@ -166,6 +166,11 @@ impl Session {
         let _ = tokio::time::timeout_at(deadline, ask).await;
     }
 
+    /// Waits until the session's task has ended: closed, cancelled, or by a panic. Nothing is published from then on.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     fn closed(&self) -> BrokerError {
         self.unreachable("the session was closed".to_owned())
     }
