@@ -18,8 +18,8 @@ use crate::pin::{self, Kept, Slot};
 use crate::shared::{Identity, Verdict};
 use crate::{Context, names, sync_names};
 
-/// Between two checks.
-const PERIOD: Duration = Duration::from_secs(3);
+/// Between two checks. Twice of it is the age at which a verdict counts as none.
+pub(crate) const PERIOD: Duration = Duration::from_secs(3);
 
 /// After a session has begun, checks come this soon until they find nothing wrong: `up` and `demo` wait for it.
 const PROMPT: Duration = Duration::from_millis(200);

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use proto::api::ShimStatus;
-use proto::runtime::{HttpError, health_router};
+use proto::runtime::{HttpError, health_router, probe_router};
 
 use crate::Context;
 
@@ -17,11 +17,13 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The routes. Ready means: synchronous commits are known to wait for the quorum.
 pub(crate) fn router(ctx: &Arc<Context>) -> Router {
-    let readiness = Arc::clone(ctx);
+    let (readiness, primary, writable) = (Arc::clone(ctx), Arc::clone(ctx), Arc::clone(ctx));
     Router::new()
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(Arc::clone(ctx))
+        .merge(probe_router("/primary", move || primary.shared.writable()))
+        .merge(probe_router("/writable", move || writable.shared.writable()))
         .merge(health_router(move || readiness.shared.readiness()))
 }
 

@@ -4,16 +4,18 @@
 //! The lock is held for copies only, never across I/O.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use pgformat::{Lsn, Tli};
 use proto::api::{Readiness, ShimSafekeeperStatus, ShimStatus, shown};
 use proto::broker::records::{PrimaryRecord, SCHEMA};
 use proto::id::{NodeId, SystemId, Term};
+use proto::runtime::Aged;
 use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::core::PeerStatus;
-use crate::safekeeper;
+use crate::{guard, safekeeper};
 
 /// Where the shim stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +61,20 @@ impl Phase {
     }
 }
 
+/// A verdict of the guard that is older counts as none: two of its periods.
+const VERDICT_AGE_MAX: Duration = Duration::from_secs(2 * guard::PERIOD.as_secs());
+
+/// A proposer that leads says where it stands at each heartbeat; silent for so long it does not run.
+const SEEN_AGE_MAX: Duration = Duration::from_secs(4);
+
+/// WAL that waits so long for the quorum, while the commit position stands still, means that commits hang. A sync of a
+/// busy disk takes less.
+const STALL: Duration = Duration::from_secs(3);
+
+/// More WAL than that behind the commit position, while no member has flushed more, is not just the beginning of a
+/// record that PostgreSQL has yet to finish.
+const TAIL_MAX: u64 = 256 << 10;
+
 /// Identity of the primary of the present session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
@@ -103,7 +119,11 @@ pub(crate) struct State {
     pub(crate) reported: Option<Lsn>,
     pub(crate) reported_apply: Option<Lsn>,
     pub(crate) peers: Vec<ShimSafekeeperStatus>,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: Aged<Verdict>,
+    /// When the proposer of the running session said where it stands.
+    seen: Instant,
+    /// Since when WAL waits for the quorum and the commit position stands still.
+    waiting_since: Option<Instant>,
     /// Why the last attempt or session ended.
     pub(crate) last_stop: Option<String>,
 }
@@ -137,7 +157,9 @@ impl Shared {
             reported: None,
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
-            verdict: Verdict::because("not checked yet".to_owned()),
+            verdict: Aged::now(Verdict::because("not checked yet".to_owned())),
+            seen: Instant::now(),
+            waiting_since: None,
             last_stop: None,
         };
         Shared { state: Mutex::new(state), changed: Notify::new() }
@@ -194,8 +216,11 @@ impl Shared {
         peers: impl Iterator<Item = (&'a PeerStatus, Option<&'a str>)>,
     ) {
         let mut state = self.lock();
+        let now = Instant::now();
+        state.seen = now;
         if commit > state.commit {
             (state.commit_before, state.commit) = (state.commit, commit);
+            state.waiting_since = None;
         }
         if let Some((end, bytes, flush, apply)) = received {
             (state.received, state.ring_bytes) = (Some(end), bytes);
@@ -207,7 +232,12 @@ impl Shared {
                 self.changed.notify_one();
             }
         }
+        // The end of a record that PostgreSQL has not written out yet waits for PostgreSQL, not for the quorum.
+        let tail = received.map_or(0, |(end, ..)| end.bytes_since(shown(state.commit)));
+        let mut waits = tail > TAIL_MAX;
+        let committed = state.commit;
         for (row, (peer, problem)) in state.peers.iter_mut().zip(peers) {
+            waits |= peer.streaming && peer.flush_lsn > committed;
             let word = match (peer.connected, peer.streaming, problem) {
                 (_, true, _) => "active",
                 (true, false, _) => "handshake",
@@ -220,6 +250,7 @@ impl Shared {
             row.problem = problem.filter(|_| !peer.streaming).map(str::to_owned);
             row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
         }
+        state.waiting_since = state.waiting_since.or(Some(now)).filter(|_| waits && received.is_some());
     }
 
     /// The session is over: nothing is received or reported any more.
@@ -227,6 +258,7 @@ impl Shared {
         let mut state = self.lock();
         (state.phase, state.identity) = (Phase::Detached, None);
         (state.received, state.ring_bytes) = (None, 0);
+        state.waiting_since = None;
         (state.reported, state.reported_apply) = (None, None);
         for row in &mut state.peers {
             "offline".clone_into(&mut row.state);
@@ -244,12 +276,12 @@ impl Shared {
     /// Takes over the guard's verdict; whether it differs from the last one.
     pub(crate) fn set_verdict(&self, verdict: Verdict) -> bool {
         let mut state = self.lock();
-        if state.verdict == verdict {
-            return false;
+        let changed = *state.verdict.value() != verdict;
+        state.verdict = Aged::now(verdict);
+        if changed {
+            self.changed.notify_one();
         }
-        state.verdict = verdict;
-        self.changed.notify_one();
-        true
+        changed
     }
 
     /// `GET /v1/status`.
@@ -268,7 +300,7 @@ impl Shared {
             reported_apply_lsn: shown(state.reported_apply),
             protected: reasons.is_empty(),
             reasons,
-            warnings: state.verdict.warnings,
+            warnings: state.verdict.value().warnings.clone(),
             safekeepers: state.peers,
         }
     }
@@ -276,6 +308,12 @@ impl Shared {
     /// `GET /readyz`: ready while synchronous commits really wait for the quorum.
     pub(crate) fn readiness(&self) -> Readiness {
         let reasons = self.snapshot().reasons();
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    /// `GET /writable`: whether commits reach the quorum now. Unlike readiness, not whether they wait for it.
+    pub(crate) fn writable(&self) -> Readiness {
+        let reasons = self.snapshot().quorum_reasons();
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
@@ -298,6 +336,19 @@ impl Shared {
 }
 
 impl State {
+    fn stalled(&self, waits: Duration) -> String {
+        let position = |lsn: Option<Lsn>| shown(lsn).to_string();
+        let members: Vec<String> =
+            self.peers.iter().map(|p| format!("{} {} {}", p.address, p.state, p.flush_lsn)).collect();
+        format!(
+            "commits wait: WAL up to {} came from PostgreSQL, the quorum has stood at {} for {} s (flushed: {})",
+            position(self.received),
+            position(self.commit),
+            waits.as_secs(),
+            members.join(", ")
+        )
+    }
+
     fn no_quorum(&self) -> String {
         let row = |p: &ShimSafekeeperStatus| match &p.problem {
             Some(problem) => format!("{}: {problem}", p.address),
@@ -308,8 +359,18 @@ impl State {
         format!("no quorum of safekeepers follows, commits wait ({silent})")
     }
 
-    /// Why synchronous commits are not known to wait for the quorum.
+    /// Why synchronous commits are not known to wait for the quorum, or hang in front of it.
     pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut out = self.quorum_reasons();
+        match self.verdict.fresh(VERDICT_AGE_MAX) {
+            Ok(verdict) => out.extend(verdict.reasons.iter().cloned()),
+            Err(age) => out.push(format!("not checked for {} s", age.as_secs())),
+        }
+        out
+    }
+
+    /// Why commits do not reach the quorum.
+    fn quorum_reasons(&self) -> Vec<String> {
         let mut out = Vec::new();
         if self.phase == Phase::NoQuorum {
             out.push(self.no_quorum());
@@ -317,7 +378,12 @@ impl State {
             let why = self.last_stop.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
             out.push(format!("not streaming, the shim is {}{why}", self.phase.name()));
         }
-        out.extend(self.verdict.reasons.iter().cloned());
+        let streams = matches!(self.phase, Phase::Streaming | Phase::NoQuorum);
+        if streams && self.seen.elapsed() > SEEN_AGE_MAX {
+            out.push(format!("the proposer has said nothing for {} s", self.seen.elapsed().as_secs()));
+        } else if let Some(waits) = self.waiting_since.map(|since| since.elapsed()).filter(|w| *w > STALL) {
+            out.push(self.stalled(waits));
+        }
         out
     }
 }
@@ -325,6 +391,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::PeerId;
     use crate::testing::config;
 
     #[test]
@@ -348,6 +415,77 @@ mod tests {
         let status = shared.status(&config);
         assert_eq!((status.reported_lsn, status.commit_lsn), (Lsn::new(0), Lsn::new(9)));
         assert!(!status.protected);
+    }
+
+    fn before(seconds: u64) -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(seconds)).expect("up for a minute")
+    }
+
+    fn streaming() -> Shared {
+        let shared = Shared::new(&config(&[]));
+        shared.set_verdict(Verdict::default());
+        let at = Some(Lsn::new(16));
+        shared.progress(at, true, Some((Lsn::new(16), 0, at, at)), std::iter::empty());
+        assert!(shared.readiness().ready && shared.writable().ready);
+        shared
+    }
+
+    #[test]
+    fn an_old_verdict_counts_as_none() {
+        let shared = streaming();
+        shared.lock().verdict = Aged::at(Verdict::default(), before(5));
+        assert!(shared.readiness().ready, "younger than two periods");
+        shared.lock().verdict = Aged::at(Verdict::default(), before(8));
+        assert_eq!(shared.readiness().reasons, ["not checked for 8 s"]);
+        assert!(!shared.status(&config(&[])).protected);
+        assert!(shared.writable().ready, "commits reach the quorum all the same");
+        assert!(!shared.set_verdict(Verdict::default()), "nothing new");
+        assert!(shared.readiness().ready, "but new enough");
+    }
+
+    #[test]
+    fn a_proposer_that_is_silent_is_not_believed() {
+        let shared = streaming();
+        shared.lock().seen = before(9);
+        assert_eq!(shared.writable().reasons, ["the proposer has said nothing for 9 s"]);
+        assert!(!shared.readiness().ready);
+    }
+
+    #[test]
+    fn wal_that_waits_while_the_commit_position_stands_still_is_a_reason() {
+        let shared = streaming();
+        let one = |flush| PeerStatus {
+            peer: PeerId(0),
+            node: Some(NodeId(1)),
+            connected: true,
+            streaming: true,
+            term: Term(1),
+            flush_lsn: Some(Lsn::new(flush)),
+            commit_lsn: None,
+        };
+        // One member has it all.
+        let more = |end, commit| {
+            let (at, ahead) = (Some(Lsn::new(commit)), one(end));
+            shared.progress(at, true, Some((Lsn::new(end), 0, at, at)), std::iter::once((&ahead, None)));
+        };
+        more(32, 16);
+        assert!(shared.readiness().ready, "it has only just come");
+        shared.lock().waiting_since = Some(before(4));
+        more(40, 16);
+        let now = shared.readiness();
+        assert!(now.reasons[0].contains("up to 0/28") && now.reasons[0].contains("stood at 0/10 for 4 s"), "{now:?}");
+        assert!(!shared.writable().ready);
+        more(48, 24);
+        assert!(shared.readiness().ready, "slow, but it moves");
+        shared.lock().waiting_since = Some(before(4));
+        more(48, 48);
+        assert!(shared.readiness().ready && shared.lock().waiting_since.is_none(), "nothing waits");
+        let (at, same) = (Some(Lsn::new(48)), one(48));
+        let half = |end| shared.progress(at, true, Some((Lsn::new(end), 0, at, at)), std::iter::once((&same, None)));
+        half(1000);
+        assert!(shared.lock().waiting_since.is_none(), "the beginning of a record");
+        half(300 << 10);
+        assert!(shared.lock().waiting_since.is_some(), "too much for that");
     }
 
     #[test]

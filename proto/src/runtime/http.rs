@@ -144,7 +144,12 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
 
 /// `/livez` (always 200) and `/readyz` (200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text).
 pub fn health_router(readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static) -> Router {
-    let ready = move |RawQuery(query): RawQuery| {
+    probe_router("/readyz", readiness).route("/livez", get(|| async { "alive\n" }))
+}
+
+/// `path`: 200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text.
+pub fn probe_router(path: &str, readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static) -> Router {
+    let probe = move |RawQuery(query): RawQuery| {
         let readiness = readiness();
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
@@ -156,5 +161,5 @@ pub fn health_router(readiness: impl Fn() -> Readiness + Clone + Send + Sync + '
             (status, format!("{word}\n")).into_response()
         }
     };
-    Router::new().route("/livez", get(|| async { "alive\n" })).route("/readyz", get(ready))
+    Router::new().route(path, get(probe))
 }

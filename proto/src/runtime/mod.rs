@@ -1,6 +1,7 @@
 //! What every server process needs around its work: logging, supervised parts, shutdown on signals, HTTP serving,
 //! metrics exposition.
 
+mod aged;
 pub mod datadir;
 mod http;
 mod logging;
@@ -14,7 +15,8 @@ mod tests;
 mod time;
 mod tls;
 
-pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_body, serve_http};
+pub use aged::Aged;
+pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_body, probe_router, serve_http};
 pub use logging::init_logging;
 pub use metrics::metrics_router;
 pub use program::block_on;
