@@ -22,6 +22,7 @@ mod choose;
 pub mod config;
 mod delete;
 mod extent;
+mod follow;
 mod http;
 mod import;
 mod ingest;

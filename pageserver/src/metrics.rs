@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     stopped: Gauge,
     streams: Gauge,
     lag_bytes_max: Gauge,
+    lag_unknown: Gauge,
     unsynced_bytes_max: Gauge,
 }
 
@@ -72,6 +73,8 @@ pub(crate) struct Levels {
     pub(crate) streams: i64,
     /// Greatest distance to a source's commit position.
     pub(crate) lag_bytes_max: u64,
+    /// Timelines whose lag is unknown: nobody told a commit position lately.
+    pub(crate) lag_unknown: i64,
     /// Greatest distance from the last record to the durable position.
     pub(crate) unsynced_bytes_max: u64,
 }
@@ -95,6 +98,7 @@ impl Metrics {
             stopped: Gauge::default(),
             streams: Gauge::default(),
             lag_bytes_max: Gauge::default(),
+            lag_unknown: Gauge::default(),
             unsynced_bytes_max: Gauge::default(),
         };
         if let Ok(mut r) = m.registry.lock() {
@@ -112,6 +116,7 @@ impl Metrics {
             r.register("timelines", "Attached timelines", m.timelines.clone());
             r.register("timelines_stopped", "Timelines that take nothing in", m.stopped.clone());
             r.register("streams", "Running WAL streams", m.streams.clone());
+            r.register("lag_unknown", "Timelines whose commit position nobody told lately", m.lag_unknown.clone());
             r.register("lag_bytes_max", "Greatest distance to a source's commit position", m.lag_bytes_max.clone());
             r.register("unsynced_bytes_max", "Greatest unsynced distance of a timeline", m.unsynced_bytes_max.clone());
         }
@@ -173,6 +178,7 @@ impl Metrics {
         self.stopped.set(levels.stopped);
         self.streams.set(levels.streams);
         self.lag_bytes_max.set(gauge(levels.lag_bytes_max));
+        self.lag_unknown.set(levels.lag_unknown);
         self.unsynced_bytes_max.set(gauge(levels.unsynced_bytes_max));
         let mut text = String::new();
         match self.registry.lock() {

@@ -35,6 +35,9 @@ const TENANTS: &str = "tenants";
 /// A timeline that could not be opened for a reason that may pass is tried again this often.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// Between two looks at whether timelines follow.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Why a timeline's files cannot be opened.
 struct NotOpened {
     why: String,
@@ -331,19 +334,26 @@ impl Node {
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         for t in self.timelines() {
-            let trouble = t.trouble();
-            reasons.extend(trouble.stopped.map(|why| format!("timeline {} is stopped: {why}", t.ttid)));
-            reasons.extend(trouble.full.map(|why| format!("timeline {} waits for storage: {why}", t.ttid)));
-            if trouble.copying {
-                reasons.push(format!("timeline {} is being imported", t.ttid));
-            }
+            reasons.extend(t.reasons().iter().map(|why| format!("timeline {} {why}", t.ttid)));
         }
-        reasons.extend(self.session.intruder());
         let ready = reasons.is_empty();
         if !self.session.is_connected() {
             reasons.push(format!("broker {} does not answer; running streams go on", self.broker.url()));
         }
         Readiness { ready, reasons }
+    }
+
+    /// Looks at every timeline each second, so that what is too old shows.
+    pub(crate) async fn watch(self: Arc<Node>) {
+        loop {
+            for timeline in self.timelines() {
+                let told = self.directory.commit(timeline.ttid).filter(|_| self.session.is_connected());
+                timeline.observe(told);
+            }
+            if self.shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// What the gauges show now.
@@ -354,8 +364,9 @@ impl Node {
             levels.timelines += 1;
             levels.stopped += i64::from(t.trouble() != crate::timeline::Trouble::default());
             levels.streams += i64::from(t.running().is_some());
-            let lag = t.gauge.commit_lsn().map_or(0, |c| c.bytes_since(position.last_record_lsn));
-            levels.lag_bytes_max = levels.lag_bytes_max.max(lag);
+            let lag = t.lag();
+            levels.lag_unknown += i64::from(lag.is_none());
+            levels.lag_bytes_max = levels.lag_bytes_max.max(lag.unwrap_or(0));
             let unsynced = position.last_record_lsn.bytes_since(position.disk_consistent_lsn);
             levels.unsynced_bytes_max = levels.unsynced_bytes_max.max(unsynced);
         }

@@ -141,6 +141,6 @@ fn lag_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
         some(s.source_commit_lsn),
         some(s.last_record_lsn),
         some(s.disk_consistent_lsn),
-        some(s.lag_bytes),
+        s.lag_bytes.map(|lag| lag.to_string()),
     ]
 }

@@ -172,6 +172,7 @@ fn parts(node: &Arc<Node>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
         Part::new("libpq listener", net::listen::run(pg, node.clone())),
         Part::new("HTTP interface", serve),
         Part::new("follower of the broker", manager::view::follow(node.clone())),
+        Part::new("watch of timelines", node.clone().watch()),
         Part::new("broker session", broker),
     ]
 }

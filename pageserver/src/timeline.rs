@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgformat::{Lsn, PgMajor};
 use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineStatus, shown};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::choose::{Choice, Input, Mode, Progress};
+use crate::follow::{Follow, Seen};
 use crate::import::ImportState;
 use crate::ingest::lease::Slot;
 use crate::ingest::{Ingest, Position};
@@ -133,6 +134,8 @@ pub(crate) struct Timeline {
     pub(crate) gone: CancellationToken,
     /// Its tasks; streams are ended by [`Timeline::end_stream`].
     pub(crate) tasks: TaskTracker,
+    /// Whether it follows the quorum.
+    follow: Mutex<Follow>,
     /// The manager must look at the broker's view again.
     pub(crate) view_changed: Notify,
     /// The next stream panics.
@@ -176,6 +179,7 @@ impl Timeline {
             gauge: StreamGauge::default(),
             gone,
             tasks: TaskTracker::new(),
+            follow: Mutex::new(Follow::new(Instant::now())),
             view_changed: Notify::new(),
             #[cfg(test)]
             stream_panics: AtomicBool::new(false),
@@ -381,7 +385,9 @@ impl Timeline {
             (None, false, None, Some(_)) => "waiting_for_dial",
             (None, false, None, None) => "idle",
         };
-        let commit = shown(self.gauge.commit_lsn());
+        let now = Instant::now();
+        let (lag_bytes, commit, age) = self.lag_and_commit(now);
+        let reasons = self.reasons_of(now, &trouble);
         let choice = offer.map(|o| ChoiceStatus {
             safekeeper_id: o.choice.safekeeper,
             reason: o.choice.reason.as_str().to_owned(),
@@ -399,12 +405,77 @@ impl Timeline {
             remote_consistent_lsn: position.disk_consistent_lsn,
             choice,
             state: state.to_owned(),
-            source_commit_lsn: commit,
-            lag_bytes: commit.bytes_since(position.last_record_lsn),
+            source_commit_lsn: shown(commit.max(self.gauge.commit_lsn())),
+            commit_age_ms: age.map(millis),
+            lag_bytes,
+            reasons,
             stopped: trouble.stopped.or(trouble.full),
             readable_from: shown(self.readable_from().filter(|from| *from <= position.last_record_lsn)),
             import: self.import.borrow().status(),
         }
+    }
+
+    /// Bytes behind the commit position, that position, and how old it is.
+    fn lag_and_commit(&self, now: Instant) -> (Option<u64>, Option<Lsn>, Option<Duration>) {
+        let follow = self.follow();
+        let (commit, age) = follow.commit(now).unzip();
+        (follow.lag(now, self.position().last_record_lsn), commit, age)
+    }
+
+    /// Bytes behind the commit position; none when that is unknown.
+    pub(crate) fn lag(&self) -> Option<u64> {
+        self.lag_and_commit(Instant::now()).0
+    }
+
+    /// Why it does not follow the quorum, each to be read behind "timeline X"; empty: it does.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        self.reasons_of(Instant::now(), &self.trouble())
+    }
+
+    fn reasons_of(&self, now: Instant, trouble: &Trouble) -> Vec<String> {
+        if let Some(why) = &trouble.stopped {
+            return vec![format!("is stopped: {why}")];
+        }
+        if trouble.copying {
+            let import = self.import.borrow().status();
+            let failed = import.and_then(|i| Some(format!(" (attempt {}: {})", i.attempts, i.last_error?)));
+            return vec![format!("is being imported{}", failed.unwrap_or_default())];
+        }
+        if let Some(why) = &trouble.full {
+            return vec![format!("waits for storage: {why}")];
+        }
+        let chosen = match self.offer().map(|o| o.choice) {
+            Some(Choice { mode: Mode::Push, safekeeper, .. }) => format!("waits for safekeeper {safekeeper} to dial"),
+            Some(Choice { mode: Mode::Pull, safekeeper, .. }) => format!("dials safekeeper {safekeeper}"),
+            None => "has no safekeeper to take WAL from".to_owned(),
+        };
+        self.follow().reasons(now, self.position().last_record_lsn, &chosen)
+    }
+
+    /// The sender told something, and its commit position.
+    pub(crate) fn heard(&self, now: Duration, commit: Option<Lsn>) {
+        self.gauge.message(now, commit);
+        self.follow().heard(Instant::now(), commit);
+    }
+
+    /// Takes in what is known now; `told`: the highest commit position on the broker, while that answers.
+    pub(crate) fn observe(&self, told: Option<Lsn>) {
+        let seen = Seen { stream: self.running().is_some(), at: self.position().last_record_lsn, commit: told };
+        self.follow().observe(Instant::now(), seen);
+    }
+
+    /// A stream ended; `refused`: for WAL that cannot be taken.
+    pub(crate) fn stream_ended(&self, refused: bool, text: String) {
+        self.follow().ended(refused, text);
+    }
+
+    /// Records were taken in.
+    pub(crate) fn took_records(&self) {
+        self.follow().took();
+    }
+
+    fn follow(&self) -> MutexGuard<'_, Follow> {
+        self.follow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stream(&self) -> MutexGuard<'_, (u64, Option<StreamEntry>)> {

@@ -250,10 +250,16 @@ pub struct PageserverTimelineStatus {
     pub choice: Option<ChoiceStatus>,
     /// idle, waiting_for_dial, pushed, pulling, stopped.
     pub state: String,
-    /// Commit position that the source told last; 0/0 = unknown.
+    /// The highest commit position that anybody told: the stream, or a safekeeper on the broker; 0/0 = unknown.
     pub source_commit_lsn: Lsn,
-    /// source_commit_lsn - last_record_lsn, in bytes.
-    pub lag_bytes: u64,
+    /// For how long nobody confirmed it, in milliseconds; none when it is unknown.
+    #[serde(default)]
+    pub commit_age_ms: Option<u64>,
+    /// source_commit_lsn - last_record_lsn, in bytes; none when nobody told a commit position lately.
+    pub lag_bytes: Option<u64>,
+    /// Why it does not follow the quorum, each to be read behind "the timeline"; empty: it does.
+    #[serde(default)]
+    pub reasons: Vec<String>,
     /// Why ingest stopped, when it did.
     pub stopped: Option<String>,
     /// Pages can be read from here on; 0/0 = not yet, or attached without an import.

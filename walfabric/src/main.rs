@@ -120,6 +120,12 @@ struct StatusOptions {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Show this timeline only, whoever serves it
+    #[arg(long)]
+    timeline: Option<TimelineId>,
+    /// Tenant of `--timeline`, needed when nobody serves it
+    #[arg(long, requires = "timeline")]
+    tenant: Option<TenantId>,
     /// Exit with 3 when anything is degraded
     #[arg(long)]
     check: bool,
@@ -416,7 +422,8 @@ async fn run_status(o: StatusOptions) -> Result<u8> {
         (Some(dir), _) => Source::Dir(dir),
         (None, url) => Source::Broker { url: url.context("--dir or --broker is needed")?, prefix: o.broker_prefix },
     };
-    let status = status::collect(&source).await?;
+    let only = status::Only { timeline: o.timeline, tenant: o.tenant };
+    let status = status::collect(&source, only).await?;
     if o.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

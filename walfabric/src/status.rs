@@ -1,15 +1,17 @@
 //! `walfabric status`: every configured node, dead or alive, with positions asked from the servers at call time.
 //!
 //! Addresses come from `fabric.json` or the broker; so does the choice while its pageserver is silent. A server that
-//! does not answer costs 300 ms at most, all are asked in parallel.
+//! does not answer costs 300 ms at most, all are asked in parallel. `judge` says what is not as it should be.
 
-use std::collections::BTreeSet;
+mod judge;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use proto::Lsn;
-use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
+use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus};
 use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
 use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
@@ -26,8 +28,23 @@ const PATIENCE: Duration = Duration::from_millis(300);
 pub struct Status {
     /// Always 1.
     pub schema: u32,
+    /// Every node that is known, also before there is a timeline.
+    pub nodes: Vec<NodeRow>,
     /// One entry per timeline.
     pub timelines: Vec<TimelineStatus>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeRow {
+    /// safekeeper or pageserver.
+    pub kind: &'static str,
+    /// Its number.
+    pub id: NodeId,
+    /// Address of its HTTP port; empty when its lease has ended.
+    pub http: String,
+    /// Whether it answered now.
+    pub alive: bool,
 }
 
 /// One timeline over all nodes.
@@ -43,6 +60,8 @@ pub struct TimelineStatus {
     pub pageservers: Vec<PageserverRow>,
     /// The shim.
     pub shim: ShimRow,
+    /// What is not as it should be, each in its own words; empty: all is.
+    pub reasons: Vec<String>,
 }
 
 /// A safekeeper; positions are 0/0 when unknown.
@@ -64,6 +83,12 @@ pub struct SafekeeperRow {
     pub remote_consistent_lsn: Lsn,
     /// Bytes of WAL files held.
     pub wal_bytes: u64,
+    /// Whether it has the timeline.
+    pub holds: bool,
+    /// Whether a proposer streams to it.
+    pub streaming: bool,
+    /// Why it accepts no WAL, when so.
+    pub stopped: Option<String>,
 }
 
 /// A pageserver and its choice.
@@ -87,8 +112,16 @@ pub struct PageserverRow {
     pub disk_consistent_lsn: Lsn,
     /// In object storage.
     pub remote_consistent_lsn: Lsn,
-    /// Behind the highest commit position that a safekeeper told, in bytes.
-    pub lag_bytes: u64,
+    /// Behind the highest commit position that anybody told, in bytes; none when it is unknown.
+    pub lag_bytes: Option<u64>,
+    /// For how long nobody confirmed the commit position that the pageserver knows, in milliseconds.
+    pub commit_age_ms: Option<u64>,
+    /// Whether it has the timeline.
+    pub holds: bool,
+    /// Its state, `unknown` when it does not answer.
+    pub state: String,
+    /// Why it does not follow, each to be read behind "the timeline".
+    pub reasons: Vec<String>,
 }
 
 /// The shim.
@@ -106,6 +139,8 @@ pub struct ShimRow {
     pub protected: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// The safekeepers as it sees them.
+    pub safekeepers: Vec<ShimSafekeeperStatus>,
 }
 
 /// Where to find the nodes.
@@ -128,14 +163,27 @@ struct Nodes {
     pageservers: Vec<(NodeId, String)>,
     shims: Vec<(TenantTimelineId, String)>,
     timelines: BTreeSet<TenantTimelineId>,
+    /// Pageservers that a timeline was attached to at creation, as far as it is known.
+    hosts: BTreeMap<TenantTimelineId, BTreeSet<NodeId>>,
+    /// Member sets, as far as they are known.
+    members: BTreeMap<TenantTimelineId, BTreeSet<NodeId>>,
     broker: Broker,
+}
+
+/// Which timelines to show.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Only {
+    /// This one, whoever serves it.
+    pub timeline: Option<TimelineId>,
+    /// Its tenant: needed when nobody knows the timeline.
+    pub tenant: Option<TenantId>,
 }
 
 /// Asks every server.
 ///
 /// # Errors
-/// When neither `fabric.json` nor the broker says which nodes there are.
-pub async fn collect(source: &Source) -> Result<Status> {
+/// When neither `fabric.json` nor the broker says which nodes there are, or nobody knows the timeline asked for.
+pub async fn collect(source: &Source, only: Only) -> Result<Status> {
     let mut nodes = match source {
         Source::Dir(dir) => from_dir(&FabricDir::new(dir)?)?,
         Source::Broker { url, prefix } => from_broker(Broker::new(url, prefix)?).await?,
@@ -156,33 +204,65 @@ pub async fn collect(source: &Source) -> Result<Status> {
     let seen_ps = pageservers.iter().flatten().flatten().map(|p| TenantTimelineId::new(p.tenant_id, p.timeline_id));
     nodes.timelines.extend(seen_sk.chain(seen_ps));
 
+    let rows = node_rows(&nodes, &safekeepers, &pageservers);
     let mut timelines = Vec::new();
-    for ttid in nodes.timelines.clone() {
+    for ttid in chosen(&nodes.timelines, only)? {
         let is = |tenant: TenantId, timeline: TimelineId| TenantTimelineId::new(tenant, timeline) == ttid;
         let sk_rows = nodes.safekeepers.iter().zip(&safekeepers).map(|((id, _), answer)| {
             let held = answer.as_ref().ok().and_then(|l| l.iter().find(|s| is(s.tenant_id, s.timeline_id)));
             safekeeper_row(*id, answer.is_ok(), held)
         });
         let sk_rows: Vec<_> = sk_rows.collect();
-        let commit = sk_rows.iter().map(|r| r.commit_lsn).max().unwrap_or(Lsn::new(0));
+        let shim = nodes.shims.iter().zip(&shims).find(|((of, _), _)| *of == ttid).and_then(|(_, s)| s.as_ref().ok());
+        let told = sk_rows.iter().filter(|r| r.holds).map(|r| r.commit_lsn).chain(shim.map(|s| s.commit_lsn));
+        let commit = told.max();
         let mut ps_rows = Vec::new();
         for ((id, _), answer) in nodes.pageservers.iter().zip(&pageservers) {
             let held = answer.as_ref().ok().and_then(|l| l.iter().find(|p| is(p.tenant_id, p.timeline_id)));
             ps_rows.push(match held {
                 Some(held) => pageserver_row(held, commit),
-                None => silent_pageserver_row(&nodes.broker, ttid, *id, answer.is_ok(), commit).await,
+                None => silent_pageserver_row(&nodes.broker, ttid, *id, answer.is_ok()).await,
             });
         }
-        let shim = nodes.shims.iter().zip(&shims).find(|((of, _), _)| *of == ttid).and_then(|(_, s)| s.as_ref().ok());
-        timelines.push(TimelineStatus {
+        let known = |list: &BTreeMap<_, BTreeSet<NodeId>>| list.get(&ttid).cloned().unwrap_or_default();
+        let mut members = known(&nodes.members);
+        for held in safekeepers.iter().flatten().flatten().filter(|s| is(s.tenant_id, s.timeline_id)) {
+            members.extend(held.mconf.nodes());
+        }
+        let mut timeline = TimelineStatus {
             tenant_id: ttid.tenant_id,
             timeline_id: ttid.timeline_id,
             safekeepers: sk_rows,
             pageservers: ps_rows,
             shim: shim_row(shim),
-        });
+            reasons: Vec::new(),
+        };
+        timeline.reasons = judge::judge(&timeline, &members, &known(&nodes.hosts));
+        timelines.push(timeline);
     }
-    Ok(Status { schema: 1, timelines })
+    Ok(Status { schema: 1, nodes: rows, timelines })
+}
+
+/// The timelines to show, of those that somebody names.
+fn chosen(known: &BTreeSet<TenantTimelineId>, only: Only) -> Result<Vec<TenantTimelineId>> {
+    let Some(timeline) = only.timeline else { return Ok(known.iter().copied().collect()) };
+    let is =
+        |t: &&TenantTimelineId| t.timeline_id == timeline && only.tenant.is_none_or(|tenant| t.tenant_id == tenant);
+    let found: Vec<_> = known.iter().filter(is).copied().collect();
+    match only.tenant {
+        _ if !found.is_empty() => Ok(found),
+        Some(tenant) => Ok(vec![TenantTimelineId::new(tenant, timeline)]),
+        None => {
+            anyhow::bail!("no node and no record on the broker names timeline {timeline}; with --tenant it is shown")
+        }
+    }
+}
+
+fn node_rows<S, P>(nodes: &Nodes, safekeepers: &[Result<S>], pageservers: &[Result<P>]) -> Vec<NodeRow> {
+    let row = |kind, (id, http): &(NodeId, String), alive| NodeRow { kind, id: *id, http: http.clone(), alive };
+    let sk = nodes.safekeepers.iter().zip(safekeepers).map(|(node, answer)| row("safekeeper", node, answer.is_ok()));
+    let ps = nodes.pageservers.iter().zip(pageservers).map(|(node, answer)| row("pageserver", node, answer.is_ok()));
+    sk.chain(ps).collect()
 }
 
 fn from_dir(dir: &FabricDir) -> Result<Nodes> {
@@ -193,7 +273,11 @@ fn from_dir(dir: &FabricDir) -> Result<Nodes> {
         all.sort();
         all
     };
+    let hosts = fabric.pageservers.iter().map(|p| NodeId(p.id)).collect();
+    let members = fabric.safekeepers.iter().map(|s| NodeId(s.id)).collect();
     Ok(Nodes {
+        hosts: BTreeMap::from([(ttid, hosts)]),
+        members: BTreeMap::from([(ttid, members)]),
         safekeepers: list(&fabric.safekeepers),
         pageservers: list(&fabric.pageservers),
         shims: fabric.shim.into_iter().map(|s| (ttid, s.http)).collect(),
@@ -227,11 +311,16 @@ async fn from_broker(broker: Broker) -> Result<Nodes> {
         Some((keys.ttid_of(&e.key)?, record.shim_http))
     });
     let mut safekeepers = safekeepers;
+    let (mut hosts, mut members) = (BTreeMap::new(), BTreeMap::new());
     // A member whose lease ended is configured all the same.
     for entry in &confs {
         let Ok(conf) = serde_json::from_slice::<proto::broker::records::TimelineConfRecord>(&entry.value) else {
             continue;
         };
+        if let Some(ttid) = keys.ttid_of(&entry.key) {
+            hosts.insert(ttid, conf.pageservers.iter().copied().collect());
+            members.insert(ttid, conf.mconf.nodes().into_iter().collect());
+        }
         for node in conf.mconf.nodes() {
             if !safekeepers.iter().any(|(id, _)| *id == node) {
                 safekeepers.push((node, String::new()));
@@ -240,7 +329,7 @@ async fn from_broker(broker: Broker) -> Result<Nodes> {
     }
     safekeepers.sort();
     let shims = shims.collect();
-    Ok(Nodes { safekeepers, pageservers, shims, timelines, broker })
+    Ok(Nodes { safekeepers, pageservers, shims, timelines, hosts, members, broker })
 }
 
 fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatus>) -> SafekeeperRow {
@@ -254,10 +343,13 @@ fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatu
         commit_lsn: held.map_or(zero, |s| s.commit_lsn),
         remote_consistent_lsn: held.map_or(zero, |s| s.remote_consistent_lsn),
         wal_bytes: held.map_or(0, |s| s.wal_bytes),
+        holds: held.is_some(),
+        streaming: held.is_some_and(|s| s.streaming),
+        stopped: held.and_then(|s| s.stopped.clone()),
     }
 }
 
-fn pageserver_row(held: &PageserverTimelineStatus, commit: Lsn) -> PageserverRow {
+fn pageserver_row(held: &PageserverTimelineStatus, commit: Option<Lsn>) -> PageserverRow {
     let choice = held.choice.as_ref();
     PageserverRow {
         id: held.pageserver_id,
@@ -269,18 +361,16 @@ fn pageserver_row(held: &PageserverTimelineStatus, commit: Lsn) -> PageserverRow
         last_record_lsn: held.last_record_lsn,
         disk_consistent_lsn: held.disk_consistent_lsn,
         remote_consistent_lsn: held.remote_consistent_lsn,
-        lag_bytes: commit.bytes_since(held.last_record_lsn),
+        lag_bytes: commit.map(|commit| commit.bytes_since(held.last_record_lsn)).or(held.lag_bytes),
+        commit_age_ms: held.commit_age_ms,
+        holds: true,
+        state: held.state.clone(),
+        reasons: held.reasons.clone(),
     }
 }
 
 /// What the broker still tells of a pageserver that is silent, or that does not hold the timeline.
-async fn silent_pageserver_row(
-    broker: &Broker,
-    ttid: TenantTimelineId,
-    id: NodeId,
-    alive: bool,
-    commit: Lsn,
-) -> PageserverRow {
+async fn silent_pageserver_row(broker: &Broker, ttid: TenantTimelineId, id: NodeId, alive: bool) -> PageserverRow {
     let key = broker.keys().timeline_pageserver(ttid, id);
     let entry = tokio::time::timeout(PATIENCE, broker.get(&key)).await;
     let entry = entry.ok().and_then(Result::ok).flatten();
@@ -297,7 +387,11 @@ async fn silent_pageserver_row(
         last_record_lsn: last,
         disk_consistent_lsn: shown(record.as_ref().and_then(|r| r.disk_consistent_lsn)),
         remote_consistent_lsn: shown(record.as_ref().and_then(|r| r.remote_consistent_lsn)),
-        lag_bytes: commit.bytes_since(last),
+        lag_bytes: None,
+        commit_age_ms: None,
+        holds: false,
+        state: "unknown".to_owned(),
+        reasons: Vec::new(),
     }
 }
 
@@ -310,6 +404,7 @@ fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
             reported_lsn: s.reported_lsn,
             protected: s.protected,
             reasons: s.reasons.clone(),
+            safekeepers: s.safekeepers.clone(),
         },
         None => ShimRow {
             alive: false,
@@ -318,6 +413,7 @@ fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
             reported_lsn: Lsn::new(0),
             protected: false,
             reasons: vec!["the shim does not answer".to_owned()],
+            safekeepers: Vec::new(),
         },
     }
 }
@@ -325,18 +421,20 @@ fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
 impl Status {
     /// Whether anything configured is away or not as it should be.
     pub fn degraded(&self) -> bool {
-        let bad = |t: &TimelineStatus| {
-            t.safekeepers.iter().any(|s| !s.alive)
-                || t.pageservers.iter().any(|p| !p.alive || p.safekeeper_id.is_none())
-                || !t.shim.protected
-        };
-        self.timelines.is_empty() || self.timelines.iter().any(bad)
+        self.timelines.is_empty() || self.timelines.iter().any(|t| !t.reasons.is_empty())
     }
 
     /// For people.
     pub fn render(&self) -> String {
         use std::fmt::Write;
         let mut out = String::new();
+        if self.timelines.is_empty() {
+            let _ = writeln!(out, "no timeline yet: make one with `walfabric timeline create`");
+            for n in &self.nodes {
+                let state = if n.alive { "alive" } else { "DOWN" };
+                let _ = writeln!(out, "  {} {:<2} {state:<10} {}", n.kind, n.id, n.http);
+            }
+        }
         for t in &self.timelines {
             let _ = writeln!(out, "timeline {}/{}", t.tenant_id, t.timeline_id);
             let shim = &t.shim;
@@ -364,17 +462,25 @@ impl Status {
             }
             for p in &t.pageservers {
                 let state = if p.alive { "alive" } else { "DOWN" };
+                let lag = p.lag_bytes.map_or_else(|| unknown_lag(p), |lag| format!("{lag} B"));
                 let chosen = p.safekeeper_id.map_or("none".to_owned(), |id| format!("safekeeper {id}"));
                 let why = p.reason.as_deref().unwrap_or("-");
                 let at = p.chosen_at.as_deref().unwrap_or("-");
                 let _ = writeln!(
                     out,
                     "  pageserver {:<2} {state:<10} fed by {chosen} (choice {}, {why}, {at}) last record {} disk {} \
-                     lag {} B",
-                    p.id, p.choice_seq, p.last_record_lsn, p.disk_consistent_lsn, p.lag_bytes
+                     lag {lag}",
+                    p.id, p.choice_seq, p.last_record_lsn, p.disk_consistent_lsn
                 );
+            }
+            for why in &t.reasons {
+                let _ = writeln!(out, "  ! {why}");
             }
         }
         out
     }
+}
+
+fn unknown_lag(p: &PageserverRow) -> String {
+    p.commit_age_ms.map_or("unknown".to_owned(), |age| format!("unknown for {} s", age / 1000))
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use pgformat::Lsn;
 use proto::broker::records::{NodeRecord, SCHEMA, SafekeeperTimelineRecord};
 use proto::broker::{Entry, Keys, Watch, WatchEvent};
 use proto::id::{NodeId, TenantTimelineId};
@@ -41,6 +42,13 @@ impl Directory {
             Some((*id, candidate))
         });
         View { broker: inner.nodes_seen && inner.records_seen, candidates: candidates.collect() }
+    }
+
+    /// The highest commit position that safekeepers have published; none while the broker is away.
+    pub(crate) fn commit(&self, ttid: TenantTimelineId) -> Option<Lsn> {
+        let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let records = inner.records.get(&ttid).filter(|_| inner.records_seen)?;
+        records.values().filter_map(|r| r.commit_lsn).max()
     }
 
     /// Address of a safekeeper's libpq port.

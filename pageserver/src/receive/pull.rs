@@ -32,6 +32,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, choice: Choice
             let how = end.kind(guard.is_replaced());
             drop(guard);
             if how != Ended::Replaced {
+                timeline.stream_ended(false, end.to_string());
                 timeline.tell(Input::StreamEnded { seq: choice.seq, how }).await;
             }
             end

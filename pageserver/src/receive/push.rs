@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     node.metrics.push_handshake(PushOutcome::Accepted);
     tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, %start, "push stream begins");
     guard.go_live(node.now());
-    timeline.gauge.message(node.now(), request.commit_lsn);
+    timeline.heard(node.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
     let had_trouble = timeline.trouble().full.is_some();
     let receiver = Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble };

@@ -81,6 +81,9 @@ impl Receiver {
         };
         // First the news, so that the next choice does not wait for the disk; then the disk; then the next stream.
         let kind = end.kind(guard.is_replaced());
+        if kind != crate::choose::Ended::Replaced {
+            self.timeline.stream_ended(kind == crate::choose::Ended::BadWal, end.to_string());
+        }
         self.timeline.tell(crate::choose::Input::StreamEnded { seq, how: kind }).await;
         self.finish(&end, &mut feedback, &guard).await;
         drop(guard);
@@ -111,6 +114,9 @@ impl Receiver {
             Event::Taken { records } => {
                 self.node.metrics.ingested(records);
                 self.timeline.gauge.wal(self.node.now(), records);
+                if records > 0 {
+                    self.timeline.took_records();
+                }
                 if self.had_trouble && records > 0 {
                     self.had_trouble = false;
                     self.timeline.set_full(None);
@@ -196,14 +202,14 @@ impl Receiver {
         let now = self.node.now();
         match message {
             SenderMessage::Keepalive { wal_end, reply_requested, .. } => {
-                self.timeline.gauge.message(now, wal_end);
+                self.timeline.heard(now, wal_end);
                 if reply_requested {
                     feedback.requested();
                 }
                 Ok(0)
             }
             SenderMessage::XLogData { start, wal_end, wal, .. } => {
-                self.timeline.gauge.message(now, wal_end);
+                self.timeline.heard(now, wal_end);
                 self.on_wal(now, start, wal)
             }
         }

@@ -273,7 +273,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     b.noop(3 << 20);
     let (at, wal) = b.take();
     pusher.wal(at, wal).await;
-    ps.until("it is not taken in", |s| s.lag_bytes > 0 && s.stopped.is_some()).await;
+    ps.until("it is not taken in", |s| s.lag_bytes > Some(0) && s.stopped.is_some()).await;
     assert_eq!(ps.status().await.last_record_lsn, good);
     disk.full.store(false, Ordering::Relaxed);
     pusher.until_durable(b.position()).await;

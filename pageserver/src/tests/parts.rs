@@ -17,10 +17,10 @@ use crate::store::blobs::RealDisk;
 
 #[tokio::test]
 async fn a_panic_in_any_part_ends_the_process_with_an_error() {
-    for planted in 0..4 {
+    for planted in 0..5 {
         let dir = tempfile::tempdir().expect("a directory");
         let plant = |mut parts: Vec<Part>| {
-            assert_eq!(parts.len(), 4, "each part gets its panic");
+            assert_eq!(parts.len(), 5, "each part gets its panic");
             parts[planted] = Part::new(parts[planted].name(), async { panic!("planted") });
             parts
         };

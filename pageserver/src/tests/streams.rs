@@ -30,7 +30,7 @@ async fn wal_goes_in_feedback_comes_out_and_all_windows_show_the_same() {
 
     let status = f.ps.status().await;
     assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (end, end));
-    assert_eq!((status.source_commit_lsn, status.lag_bytes, status.stopped.clone()), (end, 0, None));
+    assert_eq!((status.source_commit_lsn, status.lag_bytes, status.stopped.clone()), (end, Some(0), None));
     assert_eq!(status.remote_consistent_lsn, end);
 
     // The same choice on the broker, over HTTP and by SHOW.

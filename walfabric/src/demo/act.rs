@@ -76,7 +76,11 @@ impl Scene<'_> {
         let choice =
             self.wait("a push stream", async || Ok(Some(self.choice().await?).filter(|c| c.mode == "push"))).await?;
         self.story.line(&Self::describe(&choice));
-        let status = crate::status::collect(&crate::status::Source::Dir(self.dir.root().to_path_buf())).await?;
+        let status = crate::status::collect(
+            &crate::status::Source::Dir(self.dir.root().to_path_buf()),
+            crate::status::Only::default(),
+        )
+        .await?;
         status.render().lines().for_each(|l| self.story.line(l));
         Ok(())
     }
