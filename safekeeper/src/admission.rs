@@ -13,6 +13,7 @@ use proto::admission::{Answer, Statement};
 use proto::consensus::Member;
 use proto::id::TenantTimelineId;
 use proto::net::{ClientConnection, ConnectOptions, NetError};
+use proto::runtime::parts;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -45,7 +46,12 @@ pub(crate) async fn run(ctx: Arc<Context>) {
         changes.borrow_and_update();
         for handle in ctx.timelines.list() {
             if followed.insert(handle.ttid()) {
-                tasks.spawn(follow(handle, Arc::clone(&turns)));
+                let turns = Arc::clone(&turns);
+                tasks.spawn(async move {
+                    if let Err(panic) = parts::caught(follow(handle.clone(), turns)).await {
+                        handle.broke(&format!("its admission panicked: {panic}"));
+                    }
+                });
             }
         }
         tokio::select! {
@@ -53,7 +59,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
             changed = changes.changed() => if changed.is_err() { break },
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(e) = ended {
-                    error!(error = %e, "asking the other members panicked: that timeline is not admitted any more");
+                    error!(error = %e, "asking the other members was cut off");
                 }
             }
         }

@@ -2,10 +2,14 @@
 //! shim that waits for the slot publishes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::Context;
+
+/// What grows old changes without a word: the record is looked at so often. Equal ones are published once.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Publishes every change until cancelled; the broker session coalesces, and retries while the broker is away.
 pub(crate) async fn run(ctx: Arc<Context>, http: String, cancel: CancellationToken) {
@@ -19,6 +23,7 @@ pub(crate) async fn run(ctx: Arc<Context>, http: String, cancel: CancellationTok
         tokio::select! {
             () = cancel.cancelled() => return,
             () = ctx.shared.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
