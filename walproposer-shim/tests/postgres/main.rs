@@ -196,12 +196,18 @@ async fn roles_and_databases_that_commit_without_the_quorum_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pin_slot_that_is_lost_is_made_anew() {
     let (fabric, shim) = with_table(&[]).await;
-    let sound = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%_pin' AND wal_status = 'reserved'";
+    let sound = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%_pin' AND wal_status = 'reserved' \
+                 AND NOT active";
     until("the pin slot is there", PATIENCE, async || (fabric.pg.value(sound).await == "1").then_some(())).await;
     fabric.pg.set_and_reload("max_slot_wal_keep_size", "1MB").await;
     let lost = async || {
         fabric.pg.value("SELECT pg_switch_wal()").await;
-        fabric.pg.execute_async("INSERT INTO t DEFAULT VALUES; CHECKPOINT").await;
+        fabric.pg.execute_async("INSERT INTO t DEFAULT VALUES").await;
+        // Only the pin slot is to be behind at the checkpoint.
+        let streamed = "SELECT count(*) FROM pg_replication_slots WHERE active AND restart_lsn >= pg_current_wal_lsn()";
+        until("the stream's slot moves", PATIENCE, async || (fabric.pg.value(streamed).await == "1").then_some(()))
+            .await;
+        fabric.pg.execute_async("CHECKPOINT").await;
         let log = fabric.pg.log();
         log.lines().any(|l| l.contains("invalidating") && l.contains("_pin")).then_some(())
     };
