@@ -33,12 +33,8 @@ impl Node {
             |what: &str| format!("timeline {ttid} is stopped, but its {what} did not end within {STOP_LIMIT:?}");
         tokio::time::timeout(STOP_LIMIT, timeline.tasks.wait()).await.map_err(|_| stuck("tasks"))?;
         // A stream brings what it holds to storage before it gives the writer back.
-        let has_writer = timeline.store.is_some() && !timeline.trouble().copying;
-        if has_writer {
-            let lease = tokio::time::timeout(STOP_LIMIT, timeline.slot.take()).await.map_err(|_| stuck("stream"))?;
-            drop(lease);
-            drop(timeline.slot.take_away());
-        }
+        let writer = tokio::time::timeout(STOP_LIMIT, timeline.slot.take_away()).await;
+        drop(writer.map_err(|_| stuck("stream"))?);
         let (storage, dir) = (self.storage().clone(), self.dir_of(ttid));
         let removed = tokio::task::spawn_blocking(move || remove(&storage, ttid, &dir)).await;
         removed.map_err(|e| e.to_string())??;

@@ -133,7 +133,9 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
     loop {
         if !copied {
             timeline.set_copying(None);
-            timeline.slot.take_away();
+            // A stream that began before knows nothing of the copy: its writer stands before the pages.
+            timeline.end_stream();
+            drop(timeline.slot.take_away().await);
             timeline.import.send_modify(|i| {
                 *i = ImportState {
                     stage: Some(Stage::Copying),

@@ -3,7 +3,7 @@
 //! Whoever holds the [`Lease`] holds the [`Ingest`] itself. Dropping the lease puts it back; a stream that ends in an
 //! orderly way has settled it first.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -12,14 +12,21 @@ use super::Ingest;
 /// Where the ingest waits for the next stream.
 #[derive(Default)]
 pub(crate) struct Slot {
-    inner: Mutex<Option<Ingest>>,
+    inner: Mutex<Inner>,
     returned: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    ingest: Option<Ingest>,
+    /// Whether a lease is out, whose end brings the ingest back.
+    is_lent: bool,
 }
 
 impl Slot {
     /// A slot that holds `ingest`; an empty one when the timeline could not be opened.
     pub(crate) fn new(ingest: Option<Ingest>) -> Arc<Slot> {
-        Arc::new(Slot { inner: Mutex::new(ingest), returned: Notify::new() })
+        Arc::new(Slot { inner: Mutex::new(Inner { ingest, is_lent: false }), returned: Notify::new() })
     }
 
     /// Waits until the ingest is here and takes it. Cancel safe; callers bound the wait.
@@ -27,25 +34,41 @@ impl Slot {
         loop {
             // Armed before the look: a return in between is not missed.
             let returned = self.returned.notified();
-            if let Some(ingest) = self.try_take() {
+            if let Some(ingest) = self.lend() {
                 return Lease { slot: self.clone(), ingest: Some(ingest) };
             }
             returned.await;
         }
     }
 
-    /// Takes the writer away for good, if it is here.
-    pub(crate) fn take_away(&self) -> Option<Ingest> {
-        self.try_take()
+    /// Takes the writer away for good, if there is one; waits until a stream that has it gives it back. Cancel safe.
+    pub(crate) async fn take_away(&self) -> Option<Ingest> {
+        loop {
+            let returned = self.returned.notified();
+            {
+                let mut inner = self.lock();
+                if !inner.is_lent {
+                    return inner.ingest.take();
+                }
+            }
+            returned.await;
+        }
     }
 
-    fn try_take(&self) -> Option<Ingest> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lend(&self) -> Option<Ingest> {
+        let mut inner = self.lock();
+        let ingest = inner.ingest.take();
+        inner.is_lent |= ingest.is_some();
+        ingest
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the writer here: a new one, or the one that was taken.
     pub(crate) fn put(&self, ingest: Ingest) {
-        *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Some(ingest);
+        *self.lock() = Inner { ingest: Some(ingest), is_lent: false };
         // notify_one keeps a permit, so a waiter that is just arming gets it.
         self.returned.notify_one();
     }
