@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::id::NodeId;
+use proto::runtime::HTTP_CONNECTIONS_MAX;
 use serde::Deserialize;
 
 use crate::choose::Settings;
@@ -18,6 +19,12 @@ use crate::store::StoreConfig;
 pub(crate) const LSN_WAIT_MS_MAX: u64 = 3_600_000;
 /// To stay awake longer than a millisecond costs more than it can win.
 const PAGE_AWAKE_US_MAX: usize = 1000;
+
+/// Sessions unless configured: one pusher per timeline, its successor, page clients and some people.
+const PG_CONNECTIONS_MAX: usize = 4096;
+
+/// The most that either number of connections may be set to.
+const CONNECTIONS_LIMIT: usize = 100_000;
 
 /// Flags of the pageserver. Each one can stand in the file of `--config` too; a flag wins over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -71,6 +78,12 @@ pub struct Args {
     /// without sleeping; 0: never [default: 50].
     #[arg(long, value_name = "US")]
     pub page_awake_us: Option<u64>,
+    /// Sessions on --listen-pg at once, a quarter of them kept for streams of WAL into this server [default: 4096].
+    #[arg(long, value_name = "N")]
+    pub pg_connections_max: Option<usize>,
+    /// Connections to --listen-http at once [default: 256].
+    #[arg(long, value_name = "N")]
+    pub http_connections_max: Option<usize>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -103,6 +116,8 @@ struct File {
     lsn_wait_ms: Option<u64>,
     page_awake_us: Option<u64>,
     log_format: Option<String>,
+    pg_connections_max: Option<usize>,
+    http_connections_max: Option<usize>,
 }
 
 /// Settings that were checked.
@@ -124,6 +139,10 @@ pub struct Config {
     pub advertise_pg: Option<String>,
     /// Address published for HTTP; `None`: the one listened on.
     pub advertise_http: Option<String>,
+    /// Sessions on the libpq port at once.
+    pub pg_connections_max: usize,
+    /// Connections to the HTTP port at once.
+    pub http_connections_max: usize,
     /// Where pages are stored; `None`: below the data directory.
     pub remote_storage: Option<String>,
     /// Bytes of decoded blocks kept in memory.
@@ -243,7 +262,16 @@ impl Config {
             let problem = format!("expected 0 to {LSN_WAIT_MS_MAX}");
             return Err(invalid("--lsn-wait-ms", &lsn_wait_ms.to_string(), &problem));
         }
+        let places = |flag, value: usize| {
+            let problem = format!("expected 4 to {CONNECTIONS_LIMIT}");
+            let good = (4..=CONNECTIONS_LIMIT).contains(&value);
+            if good { Ok(value) } else { Err(invalid(flag, &value.to_string(), &problem)) }
+        };
+        let pg = a.pg_connections_max.or(file.pg_connections_max).unwrap_or(PG_CONNECTIONS_MAX);
+        let http = a.http_connections_max.or(file.http_connections_max).unwrap_or(HTTP_CONNECTIONS_MAX);
         Ok(Config {
+            pg_connections_max: places("--pg-connections-max", pg)?,
+            http_connections_max: places("--http-connections-max", http)?,
             id: NodeId(id),
             data_dir,
             listen_pg,
@@ -278,6 +306,8 @@ impl Config {
             ("listen_http", self.listen_http.to_string()),
             ("broker", self.broker.clone()),
             ("broker_prefix", self.broker_prefix.clone()),
+            ("pg_connections_max", self.pg_connections_max.to_string()),
+            ("http_connections_max", self.http_connections_max.to_string()),
             ("advertise_pg", or_empty(&self.advertise_pg)),
             ("advertise_http", or_empty(&self.advertise_http)),
             ("availability_zone", or_empty(&self.choice.zone)),

@@ -48,6 +48,9 @@ pub enum StartError {
     /// Where pages are to be stored.
     #[error("storage: {0}")]
     Storage(String),
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] runtime::TooFewDescriptors),
     /// The broker's URL.
     #[error(transparent)]
     Broker(#[from] proto::broker::BrokerError),
@@ -57,7 +60,9 @@ impl StartError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::DataDir(DataDirError::OtherNode { .. }) | StartError::Broker(_) => exit::USAGE,
+            StartError::Descriptors(_)
+            | StartError::DataDir(DataDirError::OtherNode { .. })
+            | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. }) => exit::CORRUPTION,
             _ => exit::ERROR,
         }
@@ -97,12 +102,14 @@ impl Server {
         disk: Arc<dyn blobs::Disk>,
         change: impl FnOnce(Vec<Part>) -> Vec<Part>,
     ) -> Result<Server, StartError> {
+        runtime::claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
         let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
         let pages = storage(&config, disk)?;
         let (pg_listener, pg) = listen(config.listen_pg)?;
         let bound = runtime::bind_http(config.listen_http)
-            .map_err(|source| StartError::Listen { address: config.listen_http, source })?;
+            .map_err(|source| StartError::Listen { address: config.listen_http, source })?
+            .with_connections_max(config.http_connections_max);
         let http = bound.address();
         let advertise = (
             config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),

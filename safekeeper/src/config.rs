@@ -8,7 +8,15 @@ use std::path::{Path, PathBuf};
 
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::id::NodeId;
+use proto::runtime::HTTP_CONNECTIONS_MAX;
 use serde::Deserialize;
+
+/// Sessions unless configured. Each may hold 4 MiB of unwritten WAL or 1 MiB of outgoing WAL, so that all of them stay
+/// within a few GiB; PostgreSQL fleets of this size have one proposer and a handful of readers per timeline.
+const PG_CONNECTIONS_MAX: usize = 1024;
+
+/// The most that either number of connections may be set to.
+const CONNECTIONS_LIMIT: usize = 100_000;
 
 /// Flags of the safekeeper. Each one can stand in the file of `--config` too; a flag wins over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -40,6 +48,12 @@ pub struct Args {
     /// Availability zone, shown to pageservers that choose a source.
     #[arg(long, value_name = "NAME")]
     pub availability_zone: Option<String>,
+    /// Sessions on --listen-pg at once, a quarter of them kept for streams of WAL into this server [default: 1024].
+    #[arg(long, value_name = "N")]
+    pub pg_connections_max: Option<usize>,
+    /// Connections to --listen-http at once [default: 256].
+    #[arg(long, value_name = "N")]
+    pub http_connections_max: Option<usize>,
     /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -76,6 +90,8 @@ struct File {
     allow_implicit_timelines: Option<bool>,
     ring_mib: Option<u32>,
     log_format: Option<String>,
+    pg_connections_max: Option<usize>,
+    http_connections_max: Option<usize>,
 }
 
 /// Settings that were checked.
@@ -97,6 +113,10 @@ pub struct Config {
     pub advertise_pg: Option<String>,
     /// Address published for HTTP; `None`: the one listened on.
     pub advertise_http: Option<String>,
+    /// Sessions on the libpq port at once.
+    pub pg_connections_max: usize,
+    /// Connections to the HTTP port at once.
+    pub http_connections_max: usize,
     /// Availability zone.
     pub availability_zone: Option<String>,
     /// Whether START_WAL_PUSH of a generation-0 walproposer may create a timeline.
@@ -173,7 +193,16 @@ impl Config {
             Some("json") => true,
             Some(other) => return Err(invalid("--log-format", other, "expected text or json")),
         };
+        let places = |flag, value: usize| {
+            let problem = format!("expected 4 to {CONNECTIONS_LIMIT}");
+            let good = (4..=CONNECTIONS_LIMIT).contains(&value);
+            if good { Ok(value) } else { Err(invalid(flag, &value.to_string(), &problem)) }
+        };
+        let pg = a.pg_connections_max.or(file.pg_connections_max).unwrap_or(PG_CONNECTIONS_MAX);
+        let http = a.http_connections_max.or(file.http_connections_max).unwrap_or(HTTP_CONNECTIONS_MAX);
         Ok(Config {
+            pg_connections_max: places("--pg-connections-max", pg)?,
+            http_connections_max: places("--http-connections-max", http)?,
             id: NodeId(id),
             data_dir,
             listen_pg,
@@ -199,6 +228,8 @@ impl Config {
             ("listen_http", self.listen_http.to_string()),
             ("broker", self.broker.clone()),
             ("broker_prefix", self.broker_prefix.clone()),
+            ("pg_connections_max", self.pg_connections_max.to_string()),
+            ("http_connections_max", self.http_connections_max.to_string()),
             ("advertise_pg", or_empty(&self.advertise_pg)),
             ("advertise_http", or_empty(&self.advertise_http)),
             ("availability_zone", or_empty(&self.availability_zone)),

@@ -12,8 +12,9 @@ use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, BrokerError, Session};
 use proto::runtime::datadir::{DataDir, DataDirError};
 use proto::runtime::parts::{Part, Parts};
-use proto::runtime::{RepeatLogs, exit};
+use proto::runtime::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) streams: Arc<Streams>,
     /// Refused commands, in the log, by SQLSTATE.
     pub(crate) refusals: RepeatLogs,
+    /// One timeline that brings a prehistory is created at a time: the memory that it takes is that of one segment.
+    pub(crate) creations: Semaphore,
     pub(crate) started: Instant,
     pub(crate) advertise_pg: String,
     pub(crate) advertise_http: String,
@@ -79,6 +82,9 @@ pub enum StartError {
     /// The timelines in it.
     #[error(transparent)]
     Timelines(#[from] RegistryError),
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// The broker's URL.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -99,7 +105,9 @@ impl StartError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::DataDir(DataDirError::OtherNode { .. }) | StartError::Broker(_) => exit::USAGE,
+            StartError::Descriptors(_)
+            | StartError::DataDir(DataDirError::OtherNode { .. })
+            | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. })
             | StartError::Timelines(RegistryError::Corrupt { .. }) => exit::CORRUPTION,
             StartError::DataDir(_) | StartError::Timelines(_) | StartError::Listen { .. } | StartError::Panicked(_) => {
@@ -135,11 +143,15 @@ impl Server {
         cancel: CancellationToken,
         change: impl FnOnce(Vec<Part>) -> Vec<Part>,
     ) -> Result<Server, StartError> {
+        claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
         let data_dir = DataDir::open(&config.data_dir, "safekeeper", config.id)?;
         let metrics = Metrics::new();
         let timelines = open_timelines(&config, metrics.disk.clone()).await?;
         let (pg_listener, pg) = bind(config.listen_pg).await?;
-        let (http_listener, http) = bind(config.listen_http).await?;
+        let bound = proto::runtime::bind_http(config.listen_http)
+            .map_err(|source| StartError::Listen { address: config.listen_http, source })?
+            .with_connections_max(config.http_connections_max);
+        let http = bound.address();
         if !pg.ip().is_loopback() {
             warn!(address = %pg, "anyone who reaches this address is trusted");
         }
@@ -155,13 +167,14 @@ impl Server {
             pushes: PushBoard::default(),
             streams: Arc::default(),
             refusals: RepeatLogs::new("refused"),
+            creations: Semaphore::new(1),
             started: Instant::now(),
             advertise_pg: config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
             advertise_http: config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
             cancel,
             config,
         });
-        let parts = change(parts(&ctx, pg_listener, http_listener));
+        let parts = change(parts(&ctx, pg_listener, bound));
         let parts = Parts::start(parts, ctx.cancel.clone());
         let timelines = ctx.timelines.list().len();
         info!(id = %ctx.config.id, %pg, %http, timelines, version = crate::VERSION, "safekeeper runs");
@@ -192,7 +205,7 @@ impl Server {
 }
 
 /// Everything that must not die.
-fn parts(ctx: &Arc<Context>, pg: TcpListener, http: TcpListener) -> Vec<Part> {
+fn parts(ctx: &Arc<Context>, pg: TcpListener, http: proto::runtime::BoundHttp) -> Vec<Part> {
     let (session, cancel) = (ctx.session.clone(), ctx.cancel.clone());
     let broker = async move {
         cancel.run_until_cancelled(session.ended()).await;

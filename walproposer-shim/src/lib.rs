@@ -135,6 +135,10 @@ pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
 
 /// `change` is for tests: it sees the parts before they start.
 async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnOnce(Vec<Part>) -> Vec<Part>) -> u8 {
+    if let Err(e) = runtime::claim_descriptors(runtime::HTTP_CONNECTIONS_MAX) {
+        tracing::error!("{e}");
+        return exit::USAGE;
+    }
     let bound = match runtime::bind_http(config.listen_http) {
         Ok(bound) => bound,
         Err(e) => {

@@ -7,6 +7,7 @@ use proto::command::Command;
 use proto::id::TenantTimelineId;
 use proto::net::{Auth, ColumnType, NetError, ServerConnection, SqlError, StartupParams};
 use proto::pagestream::Version;
+use proto::runtime::Place;
 use tokio::net::TcpStream;
 
 use super::pages::PageSession;
@@ -17,14 +18,16 @@ use crate::rows::Table;
 
 /// Start-up and authentication together.
 const STARTUP_LIMIT: Duration = Duration::from_secs(10);
+/// A client that asks nothing for so long is gone: half-open sockets would stay for ever otherwise.
+const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// What clients that look at `server_version` are told.
 const SERVER_VERSION: &str = "15.0";
 
-pub(super) async fn serve(stream: TcpStream, node: Arc<Node>) {
+pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Node>) {
     let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
     let (shutdown, refusals) = (node.shutdown.clone(), node.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
-        Ok(connection) => commands(connection, node).await,
+        Ok(connection) => commands(connection, place, node).await,
         Err(e) => Err(e),
     };
     match result {
@@ -36,14 +39,23 @@ pub(super) async fn serve(stream: TcpStream, node: Arc<Node>) {
     }
 }
 
-async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(), NetError> {
+async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<Node>) -> Result<(), NetError> {
     loop {
         let query = tokio::select! {
-            query = connection.next_query() => query?,
+            query = tokio::time::timeout(idle_limit(&place), connection.next_query()) => match query {
+                Ok(query) => query?,
+                Err(_) => return Ok(()),
+            },
             () = node.shutdown.cancelled() => return Ok(()),
         };
         let Some(query) = query else { return Ok(()) };
-        match Command::parse(&query) {
+        let command = Command::parse(&query);
+        if matches!(command, Ok(Command::StartPush(_))) {
+            place.keep();
+        } else if let Err(error) = place.ordinary() {
+            return connection.close_with(&error).await;
+        }
+        match command {
             Ok(Command::StartPush(request)) => match timeline_of(connection.startup()) {
                 Ok(ttid) => match push::serve(node.clone(), connection, ttid, request).await? {
                     Some(refused) => connection = refused,
@@ -68,6 +80,11 @@ async fn commands(mut connection: ServerConnection, node: Arc<Node>) -> Result<(
             Err(error) => refuse(&mut connection, &node, &error).await?,
         }
     }
+}
+
+/// How long a session may say nothing between commands; in a kept place it has to start its stream at once.
+fn idle_limit(place: &Place) -> Duration {
+    if place.ordinary().is_ok() { IDLE_LIMIT } else { STARTUP_LIMIT }
 }
 
 fn page_session(node: &Node, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {

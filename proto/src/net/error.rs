@@ -33,6 +33,8 @@ pub mod sqlstate {
     pub const DUPLICATE_OBJECT: &str = "42710";
     /// No space for WAL.
     pub const DISK_FULL: &str = "53100";
+    /// Every place for a session is taken.
+    pub const TOO_MANY_CONNECTIONS: &str = "53300";
     /// A stated limit (count, bytes) is reached.
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
     /// Not possible in the present state.

@@ -29,4 +29,5 @@ pub use conninfo::{ConnectOptions, ConninfoError, Environment, PASSWORD_IN_ARGV,
 pub use copy::{CopyEvent, CopyReader, CopyWriter};
 pub use error::{NetError, SqlError, sqlstate};
 pub use server::{Auth, ColumnType, ServerConnection};
+pub(crate) use socket::tune;
 pub use startup::StartupParams;

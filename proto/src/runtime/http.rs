@@ -1,7 +1,6 @@
 //! HTTP serving as every server does it: a port bound before anything is announced, health routes, JSON error answers.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::extract::RawQuery;
 use axum::http::StatusCode;
@@ -12,16 +11,21 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connections;
 use crate::api::{ErrorBody, Readiness};
 
-/// How long open requests may go on when the server stops.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Connections at once unless configured: people, monitoring and the other nodes, with room; each may hold one body.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+
+/// The most that the body of a request may have unless a route says otherwise: every one is a small piece of JSON.
+const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// A bound HTTP port that is not served yet.
 #[derive(Debug)]
 pub struct BoundHttp {
     listener: TcpListener,
     address: SocketAddr,
+    connections_max: usize,
 }
 
 /// Binds `listen` at once, without waiting; port 0 takes a free one. Needs a running tokio runtime.
@@ -31,7 +35,7 @@ pub struct BoundHttp {
 pub fn bind_http(listen: SocketAddr) -> std::io::Result<BoundHttp> {
     let listener = bind_tcp(listen)?;
     let address = listener.local_addr()?;
-    Ok(BoundHttp { listener, address })
+    Ok(BoundHttp { listener, address, connections_max: HTTP_CONNECTIONS_MAX })
 }
 
 /// Binds a TCP port at once, without waiting. A port of a process that just ended can be bound again.
@@ -50,6 +54,12 @@ impl BoundHttp {
         self.address
     }
 
+    /// Serves at most so many connections at once.
+    #[must_use]
+    pub fn with_connections_max(self, connections_max: usize) -> BoundHttp {
+        BoundHttp { connections_max, ..self }
+    }
+
     /// Serves `router` until cancelled; open requests get five seconds to end. Unknown paths get a JSON error.
     ///
     /// # Errors
@@ -58,15 +68,16 @@ impl BoundHttp {
         let router = router.fallback(|uri: axum::http::Uri| async move {
             HttpError::new(StatusCode::NOT_FOUND, format!("{} is not known here", uri.path()))
         });
-        let stop = cancel.clone().cancelled_owned();
-        let served = axum::serve(self.listener, router).with_graceful_shutdown(stop);
-        tokio::select! {
-            result = served => result,
-            () = async { cancel.cancelled().await; tokio::time::sleep(DRAIN).await } => {
-                tracing::warn!(address = %self.address, "HTTP requests were still open after {DRAIN:?}, cut");
-                Ok(())
-            }
-        }
+        self.serve_as_is(router, cancel).await;
+        Ok(())
+    }
+
+    /// [`BoundHttp::serve`] with the router's own fallback.
+    pub async fn serve_as_is(self, router: Router, cancel: CancellationToken) {
+        let router = router
+            .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .layer(axum::middleware::from_fn(connections::unhurried));
+        connections::serve(self.listener, router, self.connections_max, cancel).await;
     }
 }
 

@@ -2,13 +2,16 @@
 //! metrics exposition.
 
 mod aged;
+mod connections;
 pub mod datadir;
+mod descriptors;
 mod http;
 mod logging;
 mod metrics;
 pub mod parts;
 mod program;
 mod repeats;
+mod sessions;
 mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -16,11 +19,15 @@ mod time;
 mod tls;
 
 pub use aged::Aged;
-pub use http::{BoundHttp, HttpError, bind_http, bind_tcp, health_router, json_body, probe_router, serve_http};
+pub use descriptors::{FILES_RESERVE, TooFewDescriptors, claim_descriptors};
+pub use http::{
+    BoundHttp, HTTP_CONNECTIONS_MAX, HttpError, bind_http, bind_tcp, health_router, json_body, probe_router, serve_http,
+};
 pub use logging::init_logging;
 pub use metrics::metrics_router;
 pub use program::block_on;
 pub use repeats::{Due, RepeatLog, RepeatLogs, Repeats};
+pub use sessions::{Place, Places, serve_sessions};
 pub use shutdown::shutdown_on_signals;
 pub use time::{pg_now, rfc3339, rfc3339_now};
 pub use tls::use_ring;

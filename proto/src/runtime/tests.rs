@@ -51,3 +51,29 @@ fn a_bad_body_is_told_with_its_place() {
     assert_eq!(e.status, 400);
     assert!(e.body.error.contains("line 1"), "{}", e.body.error);
 }
+
+/// Goal: half-open requests keep nobody else's descriptors, and who is refused can read why. Method: all
+/// connections but none of them asks anything.
+#[tokio::test]
+async fn connections_are_bounded_and_the_refusal_can_be_read() {
+    let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port").with_connections_max(2);
+    let address = bound.address();
+    let cancel = CancellationToken::new();
+    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() });
+    let server = tokio::spawn(bound.serve(router, cancel.clone()));
+    let mut half_open = Vec::new();
+    for _ in 0..2 {
+        let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        socket.write_all(b"GET /livez HTTP/1.1\r\nX: ").await.expect("it reads");
+        half_open.push(socket);
+    }
+    let refused = get(address, "/livez").await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("--http-connections-max"), "{refused}");
+    half_open.pop();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !get(address, "/livez").await.starts_with("HTTP/1.1 200") {
+        assert!(tokio::time::Instant::now() < deadline, "a connection that is closed gives its place back");
+    }
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic").expect("an end");
+}

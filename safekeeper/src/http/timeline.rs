@@ -1,12 +1,15 @@
 //! Timelines over HTTP: create, list, status, delete.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
 use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
 use proto::id::TenantTimelineId;
 use serde::Deserialize;
@@ -19,17 +22,37 @@ use crate::timeline::{CreateError, Creation, DeleteError};
 /// The JSON line is a few KiB even with a long history; what is longer is no such line.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
+/// How long a creation waits for the one before it.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
 /// `POST /v1/tenant/timeline`: one line of JSON, a line feed, the prehistory.
-pub(super) async fn create(State(ctx): State<Arc<Context>>, body: Bytes) -> Response {
-    let (request, prehistory) = match read_body(body) {
+///
+/// The line is checked before more is taken in, and one body is taken in at a time: memory grows with the bytes that
+/// came, to one segment at most, whatever strangers send.
+pub(super) async fn create(State(ctx): State<Arc<Context>>, body: Body) -> Response {
+    let mut frames = body.into_data_stream();
+    let (request, begun) = match head(&mut frames).await {
         Ok(parts) => parts,
+        Err(problem) => return failure(StatusCode::BAD_REQUEST, problem, None),
+    };
+    let permit = match tokio::time::timeout(TURN_MAX, ctx.creations.acquire()).await {
+        Ok(Ok(permit)) => permit,
+        _ => {
+            let busy = "another timeline's prehistory is being taken in";
+            return failure(StatusCode::SERVICE_UNAVAILABLE, busy, Some("Try again."));
+        }
+    };
+    let prehistory = match rest(begun, &mut frames, request.prehistory_len).await {
+        Ok(prehistory) => prehistory,
         Err(problem) => return failure(StatusCode::BAD_REQUEST, problem, None),
     };
     let ttid = TenantTimelineId::new(request.tenant_id, request.timeline_id);
     // A client that goes away in the middle must not leave the work half done.
     let timelines = ctx.timelines.clone();
     let working = tokio::spawn(async move { timelines.create(request, prehistory).await });
-    match working.await {
+    let ended = working.await;
+    drop(permit);
+    match ended {
         Ok(outcome) => answer(&ctx, ttid, outcome),
         Err(e) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("creating timeline {ttid}: {e}"), None),
     }
@@ -59,24 +82,30 @@ fn answer(ctx: &Context, ttid: TenantTimelineId, outcome: Result<Creation, Creat
     }
 }
 
-fn read_body(mut body: Bytes) -> Result<(CreateTimelineRequest, Bytes), String> {
-    let end = body.iter().take(LINE_BYTES_MAX).position(|b| *b == b'\n');
+/// Reads and checks the first line; gives what came behind it.
+async fn head(
+    frames: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin),
+) -> Result<(CreateTimelineRequest, BytesMut), String> {
+    let mut came = BytesMut::new();
     // Without a prehistory the line feed may be left out.
-    let line = match end {
-        Some(end) => {
-            let line = body.split_to(end);
-            body.advance(1);
-            line
+    let (end, ended) = loop {
+        if let Some(end) = came.iter().position(|b| *b == b'\n').filter(|end| *end < LINE_BYTES_MAX) {
+            break (end, false);
         }
-        None if body.len() < LINE_BYTES_MAX => std::mem::take(&mut body),
-        None => return Err(format!("no line feed in the first {LINE_BYTES_MAX} bytes: expected a line of JSON")),
+        if came.len() >= LINE_BYTES_MAX {
+            return Err(format!("no line feed in the first {LINE_BYTES_MAX} bytes: expected a line of JSON"));
+        }
+        match frames.next().await {
+            Some(frame) => came.extend_from_slice(&frame.map_err(|e| format!("the body broke off: {e}"))?),
+            None => break (came.len(), true),
+        }
     };
+    let line = came.split_to(end);
+    if !ended {
+        came.advance(1);
+    }
     let request: CreateTimelineRequest =
         serde_json::from_slice(&line).map_err(|e| format!("the first line of the body: {e}"))?;
-    if body.len() as u64 != request.prehistory_len {
-        let (said, came) = (request.prehistory_len, body.len());
-        return Err(format!("prehistory_len says {said} bytes, {came} follow the first line"));
-    }
     let wanted = request.start_lsn.segment_offset(request.wal_seg_size);
     if ![0, wanted].contains(&request.prehistory_len) {
         let (said, start) = (request.prehistory_len, request.start_lsn);
@@ -84,7 +113,26 @@ fn read_body(mut body: Bytes) -> Result<(CreateTimelineRequest, Bytes), String> 
             "prehistory_len is {said}: the segment of start_lsn {start} needs {wanted} bytes, or none"
         ));
     }
-    Ok((request, body))
+    Ok((request, came))
+}
+
+/// The prehistory: exactly as long as the line said.
+async fn rest(
+    mut came: BytesMut,
+    frames: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin),
+    said: u64,
+) -> Result<Bytes, String> {
+    let differs = |came: usize| format!("prehistory_len says {said} bytes, {came} follow the first line");
+    loop {
+        if came.len() as u64 > said {
+            return Err(format!("prehistory_len says {said} bytes, more follow the first line"));
+        }
+        match frames.next().await {
+            Some(frame) => came.extend_from_slice(&frame.map_err(|e| format!("the body broke off: {e}"))?),
+            None if came.len() as u64 == said => return Ok(came.freeze()),
+            None => return Err(differs(came.len())),
+        }
+    }
 }
 
 /// `GET /v1/tenant/timeline`.
@@ -165,15 +213,34 @@ mod tests {
         Bytes::from(bytes)
     }
 
-    #[test]
-    fn the_body_is_a_line_and_the_prehistory() {
-        let (request, prehistory) = read_body(body(8, "\n", b"12345\n78")).expect("both parts");
-        assert_eq!((request.pg_version_num, &prehistory[..]), (150_004, &b"12345\n78"[..]));
-        assert!(read_body(body(0, "", b"")).is_ok(), "no prehistory, no line feed");
+    /// The body in pieces, as a socket gives it.
+    async fn read_body(body: Bytes) -> Result<(CreateTimelineRequest, Bytes), String> {
+        let pieces: Vec<Result<Bytes, axum::Error>> =
+            body.chunks(1000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        let mut frames = futures::stream::iter(pieces);
+        let (request, begun) = head(&mut frames).await?;
+        let prehistory = rest(begun, &mut frames, request.prehistory_len).await?;
+        Ok((request, prehistory))
     }
 
-    #[test]
-    fn bodies_that_contradict_themselves_are_refused() {
+    /// Goal: a body that cannot be one is not taken in. Method: it is a MiB of garbage, and it never ends.
+    #[tokio::test]
+    async fn garbage_is_refused_before_it_is_all_there() {
+        let piece = Bytes::from(vec![b'x'; 64 << 10]);
+        let mut endless = futures::stream::repeat_with(|| Ok(piece.clone()));
+        let refused = head(&mut endless).await.expect_err("no line");
+        assert!(refused.contains("no line feed"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn the_body_is_a_line_and_the_prehistory() {
+        let (request, prehistory) = read_body(body(8, "\n", b"12345\n78")).await.expect("both parts");
+        assert_eq!((request.pg_version_num, &prehistory[..]), (150_004, &b"12345\n78"[..]));
+        assert!(read_body(body(0, "", b"")).await.is_ok(), "no prehistory, no line feed");
+    }
+
+    #[tokio::test]
+    async fn bodies_that_contradict_themselves_are_refused() {
         for (bad, problem) in [
             (body(8, "\n", b"1234567"), "7 follow"),
             (body(4, "\n", b"1234"), "needs 8 bytes"),
@@ -181,7 +248,7 @@ mod tests {
             (Bytes::from_static(b"garbage"), "first line"),
             (Bytes::from(vec![b'x'; LINE_BYTES_MAX]), "no line feed"),
         ] {
-            let e = read_body(bad).expect_err(problem);
+            let e = read_body(bad).await.expect_err(problem);
             assert!(e.contains(problem), "{e}");
         }
     }

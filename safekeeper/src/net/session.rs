@@ -9,6 +9,7 @@ use std::time::Duration;
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
 use proto::net::{Auth, CopyReader, CopyWriter, ServerConnection, SqlError, StartupParams, sqlstate};
+use proto::runtime::Place;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
@@ -31,13 +32,13 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, ctx: Arc<Context>) {
+pub(super) async fn serve(stream: TcpStream, place: Place, ctx: Arc<Context>) {
     let peer = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
     let span = info_span!("session", peer, ttid = tracing::field::Empty, application = tracing::field::Empty);
-    run(stream, ctx).instrument(span).await;
+    run(stream, place, ctx).instrument(span).await;
 }
 
-async fn run(stream: TcpStream, ctx: Arc<Context>) {
+async fn run(stream: TcpStream, mut place: Place, ctx: Arc<Context>) {
     let accepting = ServerConnection::accept(stream, &Auth::Trust, STARTUP_MAX, |s| parameter_status(&ctx, s));
     let mut connection = match accepting.await {
         Ok(connection) => connection,
@@ -50,19 +51,55 @@ async fn run(stream: TcpStream, ctx: Arc<Context>) {
                 let _ = timeout(FAREWELL_MAX, connection.send_error(&stopping())).await;
                 return;
             }
-            query = timeout(IDLE_MAX, connection.next_query()) => query,
+            query = timeout(idle_max(&place), connection.next_query()) => query,
         };
         let text = match query {
             Ok(Ok(Some(text))) => text,
             Ok(Ok(None)) => return,
             Ok(Err(e)) => return debug!(error = %e, "the session broke off"),
-            Err(_) => return debug!("the session was idle for {IDLE_MAX:?} and is closed"),
+            Err(_) => return debug!("the session was idle for too long and is closed"),
         };
+        match use_of(&text) {
+            Use::Stream => place.keep(),
+            Use::Question => {}
+            Use::Other => {
+                if let Err(e) = place.ordinary() {
+                    note_refusal(&ctx, &e);
+                    let _ = timeout(FAREWELL_MAX, connection.close_with(&e)).await;
+                    return;
+                }
+            }
+        }
         match command(&ctx, connection, &text).await {
             Some(next) => connection = next,
             None => return,
         }
     }
+}
+
+/// What a command means for the place of its session.
+enum Use {
+    /// A proposer's stream, or the recovery that one directs: places are kept for it.
+    Stream,
+    /// What a proposer asks before: answered in a kept place too.
+    Question,
+    /// Anything else.
+    Other,
+}
+
+fn use_of(text: &str) -> Use {
+    match Command::parse(text) {
+        Ok(Command::StartWalPush(_)) => Use::Stream,
+        Ok(Command::StartReplication(c)) if c.term.is_some() => Use::Stream,
+        Ok(Command::IdentifySystem | Command::TimelineStatus) => Use::Question,
+        Ok(Command::Show(name)) if name == "timeline" || name == "config" => Use::Question,
+        _ => Use::Other,
+    }
+}
+
+/// How long the session may say nothing; in a kept place it has to start its stream at once.
+fn idle_max(place: &Place) -> Duration {
+    if place.ordinary().is_ok() { IDLE_MAX } else { STARTUP_MAX }
 }
 
 /// Obeys one command; gives the connection back when it can take another one.

@@ -147,3 +147,20 @@ async fn the_directory_is_ours() {
     let other = safekeeper::Server::start(other, tokio_util::sync::CancellationToken::new()).await;
     assert!(other.is_err_and(|e| e.exit_code() == 2), "another node's");
 }
+
+/// Goal: people and readers cannot keep a proposer out, and who is refused can read why. Method: all places but the
+/// kept ones are held; then somebody asks, and a proposer comes.
+#[tokio::test]
+async fn places_are_kept_for_proposers() {
+    let (node, log) = (Node::start_with(|c| c.pg_connections_max = 8).await, Log::new());
+    node.create(ttid(1), &log).await;
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(node.dial(ttid(1), "psql").await);
+    }
+    let mut late = node.dial(ttid(1), "psql").await;
+    let refused = late.simple_query("SHOW TIMELINES").await.expect_err("its place is kept for proposers").to_string();
+    assert!(refused.contains("too many connections") && refused.contains("53300"), "{refused}");
+    let _proposer = Proposer::elected(&node, ttid(1), 1, &log).await;
+    held[0].simple_query("SHOW TIMELINES").await.expect("the others are served as before");
+}

@@ -80,6 +80,8 @@ impl Node {
             advertise_pg: None,
             advertise_http: None,
             availability_zone: None,
+            pg_connections_max: 64,
+            http_connections_max: 64,
             allow_implicit_timelines: false,
             rings_bytes: 64 << 20,
             log_json: false,

@@ -100,6 +100,23 @@ impl ServerConnection {
         Ok(connection)
     }
 
+    /// Refuses a client: reads what it says first, tells it `error`, and closes, so that it surely reads the error.
+    ///
+    /// # Errors
+    /// See [`NetError`]; `error` was not told then.
+    pub async fn refuse(stream: TcpStream, error: &SqlError) -> Result<(), NetError> {
+        let peer: Arc<str> =
+            Arc::from(stream.peer_addr().map_or_else(|_| "unknown peer".to_owned(), |a| a.to_string()));
+        let (read, write) = stream.into_split();
+        let mut incoming = Incoming::new(Box::new(read), Arc::clone(&peer));
+        let mut outgoing = Outgoing::new(Box::new(write), peer);
+        if let Err(refusal) = first_packets(&mut incoming, &mut outgoing).await {
+            return Err(refusal.tell(&mut incoming, outgoing).await);
+        }
+        outgoing.put(|out| put_error(out, error));
+        linger(&mut incoming, outgoing).await
+    }
+
     /// What the client said at start-up.
     pub fn startup(&self) -> &StartupParams {
         &self.state.startup
@@ -127,7 +144,7 @@ impl ServerConnection {
             };
             match step {
                 Ok(Step::Next) => {}
-                Ok(Step::Query) => return Ok(Some(self.state.query.clone())),
+                Ok(Step::Query) => return Ok(Some(self.state.query.to_string())),
                 Ok(Step::Gone) => return Ok(None),
                 Err(refusal) => {
                     let peer = self.incoming.peer();

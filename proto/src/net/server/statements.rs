@@ -1,6 +1,7 @@
 //! What an accepted session is asked and answers in command mode: simple queries and the extended protocol.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -12,6 +13,11 @@ use crate::net::startup::StartupParams;
 
 /// Prepared statements that one session may hold; stock clients hold one.
 const STATEMENTS_MAX: usize = 64;
+/// Longest command, in bytes: ours are a line; what is longer would only be kept.
+const QUERY_BYTES_MAX: usize = 64 << 10;
+/// Names and texts of statements and portals that one session may hold, in bytes; a text that several portals share
+/// counts once.
+const HELD_BYTES_MAX: usize = 256 << 10;
 /// How the commands begin that start a stream.
 const STREAMS: [&str; 2] = ["START_", "PAGESTREAM_"];
 
@@ -28,13 +34,13 @@ enum Answer {
 
 #[derive(Clone, Debug)]
 struct Portal {
-    query: String,
+    query: Arc<str>,
     binary: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Described {
-    query: String,
+    query: Arc<str>,
     columns: Vec<ColumnType>,
     rows: Vec<Vec<Option<String>>>,
     tag: String,
@@ -44,11 +50,11 @@ struct Described {
 #[derive(Clone, Debug)]
 pub(crate) struct ServerState {
     pub(super) startup: StartupParams,
-    statements: HashMap<String, String>,
+    statements: HashMap<String, Arc<str>>,
     portals: HashMap<String, Portal>,
     answer: Answer,
     /// Query that the caller is answering now.
-    pub(super) query: String,
+    pub(super) query: Arc<str>,
     described: Option<Described>,
     /// After an error of the extended protocol everything up to Sync is dropped.
     skip_to_sync: bool,
@@ -71,7 +77,7 @@ impl ServerState {
             statements: HashMap::new(),
             portals: HashMap::new(),
             answer: Answer::Simple,
-            query: String::new(),
+            query: Arc::from(""),
             described: None,
             skip_to_sync: false,
         }
@@ -101,7 +107,7 @@ impl ServerState {
         let mut body = frame.body;
         match frame.tag {
             b'Q' => {
-                let query = string(&mut body)?;
+                let query = command(&mut body)?;
                 if query.trim_matches([' ', '\t', '\r', '\n', ';']).is_empty() {
                     outgoing.put(|out| {
                         put_frame(out, b'I', |_| {});
@@ -146,7 +152,7 @@ impl ServerState {
     }
 
     fn parse(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
-        let (name, query) = (string(body)?, string(body)?);
+        let (name, query) = (string(body)?, command(body)?);
         if body.try_get_u16().map_err(|_| short())? != 0 {
             return Err(SqlError::unsupported("statements with parameters are not offered here"));
         }
@@ -154,9 +160,21 @@ impl ServerState {
             let problem = format!("a session holds at most {STATEMENTS_MAX} prepared statements");
             return Err(SqlError::new(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, problem));
         }
+        self.make_room(name.len() + query.len())?;
         self.statements.insert(name, query);
         outgoing.put(|out| put_frame(out, b'1', |_| {}));
         Ok(Step::Next)
+    }
+
+    /// Whether `more` bytes of names and texts may be held.
+    fn make_room(&self, more: usize) -> Result<(), SqlError> {
+        let statements: usize = self.statements.iter().map(|(name, query)| name.len() + query.len()).sum();
+        let portals: usize = self.portals.keys().map(String::len).sum();
+        if statements + portals + more > HELD_BYTES_MAX {
+            let problem = format!("a session holds at most {HELD_BYTES_MAX} bytes of statements and portals");
+            return Err(SqlError::new(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, problem));
+        }
+        Ok(())
     }
 
     fn bind(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
@@ -179,6 +197,7 @@ impl ServerState {
             let problem = format!("a session holds at most {STATEMENTS_MAX} portals");
             return Err(SqlError::new(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, problem));
         }
+        self.make_room(portal.len())?;
         self.portals.insert(portal, Portal { query, binary });
         outgoing.put(|out| put_frame(out, b'2', |_| {}));
         Ok(Step::Next)
@@ -248,7 +267,7 @@ impl ServerState {
                 } else {
                     put_columns(out, columns);
                 }
-                let query = std::mem::take(&mut self.query);
+                let query = Arc::clone(&self.query);
                 self.described = Some(Described { query, columns: types, rows: rows.to_vec(), tag: tag.to_owned() });
             }
             Answer::Execute { binary } => put_executed(out, &types, rows, tag, binary),
@@ -299,6 +318,17 @@ fn starts_with(query: &str, word: &str) -> bool {
     query.trim_start().get(..word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word))
 }
 
+/// The text of a command.
+fn command(body: &mut Bytes) -> Result<Arc<str>, SqlError> {
+    let text = string(body)?;
+    if text.len() > QUERY_BYTES_MAX {
+        let problem = format!("the command has {} bytes, the longest one taken has {QUERY_BYTES_MAX}", text.len());
+        // Fatal: a simple query has no Sync to skip to, and whoever sends this sends no command of ours.
+        return Err(SqlError::fatal(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, problem));
+    }
+    Ok(Arc::from(text))
+}
+
 fn string(body: &mut Bytes) -> Result<String, SqlError> {
     take_cstr(body).ok_or_else(short)
 }
@@ -333,4 +363,47 @@ pub(super) fn put_rows(out: &mut BytesMut, columns: &[(&str, ColumnType)], rows:
     put_columns(out, columns);
     rows.iter().for_each(|row| put_data_row(out, row));
     put_tag(out, tag);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(tag: u8, parts: &[&[u8]]) -> Frame {
+        Frame { tag, body: Bytes::from(parts.concat()) }
+    }
+
+    fn refusal(state: &mut ServerState, tag: u8, parts: &[&[u8]]) -> Option<String> {
+        let mut outgoing = Outgoing::new(Box::new(tokio::io::sink()), Arc::from("test"));
+        match state.step(frame(tag, parts), &mut outgoing) {
+            Err(fatal) => Some(fatal.message),
+            Ok(_) => state.skip_to_sync.then(|| "refused".to_owned()),
+        }
+    }
+
+    /// Goal: what one session holds is bounded in bytes, however many and however long its statements and their names.
+    #[test]
+    fn statements_and_portals_are_bounded_in_bytes_and_share_their_text() {
+        let long = vec![b'x'; QUERY_BYTES_MAX - 1];
+        let mut state = ServerState::new(StartupParams::default());
+        assert_eq!(refusal(&mut state, b'P', &[b"a\0", &long, b"\0\0\0"]), None);
+        for portal in 0..STATEMENTS_MAX {
+            let name = format!("p{portal}\0");
+            assert_eq!(refusal(&mut state, b'B', &[name.as_bytes(), b"a\0\0\0\0\0\0\0"]), None);
+        }
+        let text = &state.statements["a"];
+        assert!(state.portals.values().all(|p| Arc::ptr_eq(&p.query, text)), "one copy");
+        assert_eq!(refusal(&mut state, b'P', &[b"b\0", &long, b"\0\0\0"]), None);
+        assert_eq!(refusal(&mut state, b'P', &[b"c\0", &long, b"\0\0\0"]), None);
+        assert!(refusal(&mut state, b'P', &[b"d\0", &long, b"\0\0\0"]).is_some(), "the sum is bounded");
+        let mut state = ServerState::new(StartupParams::default());
+        assert!(refusal(&mut state, b'P', &[&vec![b'n'; HELD_BYTES_MAX], b"\0SHOW\0\0\0"]).is_some(), "a name");
+        let told = refusal(&mut state, b'S', &[]);
+        assert_eq!(told, None);
+        for tag in [b'Q', b'P'] {
+            let text: [&[u8]; 3] = [b"\0", &long, b"xx\0\0\0"];
+            let text = if tag == b'Q' { &text[1..] } else { &text[..] };
+            assert!(refusal(&mut state, tag, text).is_some_and(|m| m.contains("the longest one taken")));
+        }
+    }
 }
