@@ -48,6 +48,9 @@ pub enum StartError {
     /// Where pages are to be stored.
     #[error("storage: {0}")]
     Storage(String),
+    /// Another process lives under this id.
+    #[error(transparent)]
+    TwoProcesses(#[from] runtime::TwoProcesses),
     /// The limit of open files.
     #[error(transparent)]
     Descriptors(#[from] runtime::TooFewDescriptors),
@@ -60,7 +63,8 @@ impl StartError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Descriptors(_)
+            StartError::TwoProcesses(_)
+            | StartError::Descriptors(_)
             | StartError::DataDir(DataDirError::OtherNode { .. })
             | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. }) => exit::CORRUPTION,
@@ -115,6 +119,10 @@ impl Server {
             config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
             config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
         );
+        if !config.take_over {
+            let key = broker.keys().pageserver(config.id);
+            runtime::one_process(&broker, "pageserver", &key, (&advertise.0, &advertise.1)).await?;
+        }
         let node = Node::new(config, broker, Arc::new(RealDisk), pages, advertise, cancel.clone());
         node.open_all().await.map_err(StartError::Timelines)?;
         node.publish();

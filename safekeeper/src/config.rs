@@ -48,6 +48,9 @@ pub struct Args {
     /// Availability zone, shown to pageservers that choose a source.
     #[arg(long, value_name = "NAME")]
     pub availability_zone: Option<String>,
+    /// Start although another living process has published itself under this id; it is to be stopped.
+    #[arg(long)]
+    pub take_over: bool,
     /// Sessions on --listen-pg at once, a quarter of them kept for streams of WAL into this server [default: 1024].
     #[arg(long, value_name = "N")]
     pub pg_connections_max: Option<usize>,
@@ -113,6 +116,8 @@ pub struct Config {
     pub advertise_pg: Option<String>,
     /// Address published for HTTP; `None`: the one listened on.
     pub advertise_http: Option<String>,
+    /// Whether the start does not look for another process with this id.
+    pub take_over: bool,
     /// Sessions on the libpq port at once.
     pub pg_connections_max: usize,
     /// Connections to the HTTP port at once.
@@ -201,6 +206,7 @@ impl Config {
         let pg = a.pg_connections_max.or(file.pg_connections_max).unwrap_or(PG_CONNECTIONS_MAX);
         let http = a.http_connections_max.or(file.http_connections_max).unwrap_or(HTTP_CONNECTIONS_MAX);
         Ok(Config {
+            take_over: a.take_over,
             pg_connections_max: places("--pg-connections-max", pg)?,
             http_connections_max: places("--http-connections-max", http)?,
             id: NodeId(id),

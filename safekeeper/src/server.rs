@@ -12,7 +12,7 @@ use proto::broker::records::{NodeRecord, SCHEMA};
 use proto::broker::{Broker, BrokerError, Session};
 use proto::runtime::datadir::{DataDir, DataDirError};
 use proto::runtime::parts::{Part, Parts};
-use proto::runtime::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
+use proto::runtime::{RepeatLogs, TooFewDescriptors, TwoProcesses, claim_descriptors, exit, one_process};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -82,6 +82,9 @@ pub enum StartError {
     /// The timelines in it.
     #[error(transparent)]
     Timelines(#[from] RegistryError),
+    /// Another process lives under this id.
+    #[error(transparent)]
+    TwoProcesses(#[from] TwoProcesses),
     /// The limit of open files.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
@@ -105,7 +108,8 @@ impl StartError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Descriptors(_)
+            StartError::TwoProcesses(_)
+            | StartError::Descriptors(_)
             | StartError::DataDir(DataDirError::OtherNode { .. })
             | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. })
@@ -156,6 +160,12 @@ impl Server {
             warn!(address = %pg, "anyone who reaches this address is trusted");
         }
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
+        let advertise_pg = config.advertise_pg.clone().unwrap_or_else(|| pg.to_string());
+        let advertise_http = config.advertise_http.clone().unwrap_or_else(|| http.to_string());
+        if !config.take_over {
+            let key = broker.keys().safekeeper(config.id);
+            one_process(&broker, "safekeeper", &key, (&advertise_pg, &advertise_http)).await?;
+        }
         // Outlives `cancel`: the keys are taken away at the very end.
         let session_end = CancellationToken::new();
         let session = Session::start(broker.clone(), LEASE_S, session_end.clone());
@@ -169,8 +179,8 @@ impl Server {
             refusals: RepeatLogs::new("refused"),
             creations: Semaphore::new(1),
             started: Instant::now(),
-            advertise_pg: config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
-            advertise_http: config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
+            advertise_pg,
+            advertise_http,
             cancel,
             config,
         });

@@ -8,6 +8,7 @@ mod descriptors;
 mod http;
 mod logging;
 mod metrics;
+mod one_id;
 pub mod parts;
 mod program;
 mod repeats;
@@ -25,6 +26,7 @@ pub use http::{
 };
 pub use logging::init_logging;
 pub use metrics::metrics_router;
+pub use one_id::{TwoProcesses, one_process};
 pub use program::block_on;
 pub use repeats::{Due, RepeatLog, RepeatLogs, Repeats};
 pub use sessions::{Place, Places, serve_sessions};

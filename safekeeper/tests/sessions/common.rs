@@ -80,6 +80,7 @@ impl Node {
             advertise_pg: None,
             advertise_http: None,
             availability_zone: None,
+            take_over: false,
             pg_connections_max: 64,
             http_connections_max: 64,
             allow_implicit_timelines: false,

@@ -12,6 +12,7 @@ use proto::feedback::PageserverFeedback;
 use proto::id::NodeId;
 use proto::net::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection, SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
+use safekeeper::{Config, Server, StartError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -322,4 +323,41 @@ async fn announcements() {
     let mut f = f;
     f.node.stop().await;
     until("the keys are gone", async || f.broker.get(&key).await.expect("it answers").is_none().then_some(())).await;
+}
+
+/// Goal: one id is one living process, and a record alone proves nothing. Method: a second one with its own directory,
+/// with and without `--take-over`; then a record whose address nobody listens at.
+#[tokio::test]
+async fn one_id_is_one_living_process() {
+    let f = Fabric::start().await;
+    let key = f.broker.keys().safekeeper(NODE);
+    until("the node record", async || f.broker.get(&key).await.ok().flatten()).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = f.node.config.clone();
+    config.data_dir = dir.path().join("second");
+    let start = async |config: &Config| {
+        let cancel = CancellationToken::new();
+        let server = Server::start(config.clone(), cancel.clone()).await?;
+        cancel.cancel();
+        server.stopped().await;
+        Ok::<(), StartError>(())
+    };
+    let refused = start(&config).await.expect_err("the first one lives");
+    assert_eq!(refused.exit_code(), 2);
+    let text = refused.to_string();
+    assert!(text.contains(&f.node.http.to_string()) && text.contains("--take-over"), "{text}");
+    start(&Config { take_over: true, ..config.clone() }).await.expect("told to");
+    let dead = NodeRecord {
+        schema: SCHEMA,
+        id: NODE,
+        pg: "127.0.0.1:1".into(),
+        http: "127.0.0.1:1".into(),
+        availability_zone: None,
+        version: String::new(),
+    };
+    config.broker_prefix = "/elsewhere".into();
+    let elsewhere = Broker::new(&config.broker, &config.broker_prefix).expect("a URL");
+    let record = serde_json::to_vec(&dead).expect("JSON");
+    elsewhere.put(&elsewhere.keys().safekeeper(NODE), record).await.expect("the broker takes it");
+    start(&config).await.expect("its process is dead");
 }
