@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::Result;
+use harness::{Bounded as _, PATIENCE};
 use tests::fabric::binary;
 use tests::process::{Postgres, free_port};
 use walfabric::sql;
@@ -18,7 +19,8 @@ fn said(args: &[&str], environment: &[(&str, &str)]) -> Result<String> {
     for variable in ["PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE"] {
         command.env_remove(variable);
     }
-    let output = command.env("HOME", "/nonexistent").envs(environment.iter().copied()).args(args).output()?;
+    let output =
+        command.env("HOME", "/nonexistent").envs(environment.iter().copied()).args(args).output_within(PATIENCE)?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(!text.contains(SECRET), "{args:?}: {text}");
