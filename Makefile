@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos proof proof-quick fresh fresh-quick \
+.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos health proof proof-quick fresh fresh-quick \
 	bench bench-quick bench-full
 
 # Each target has what it needs installed first, and no more: the groups are those of scripts/setup.sh.
@@ -30,6 +30,7 @@ test: lint build
 	$(MAKE) guard
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) chaos SECONDS=60
+	$(MAKE) health SECONDS=60
 	$(MAKE) proof-quick
 	$(MAKE) fresh-quick
 
@@ -66,6 +67,10 @@ sim: setup-build
 # Real processes, killed at random; SEED=0 draws one and prints it.
 chaos: setup-build+run build
 	cargo run -q -p tests --bin chaos -- --seconds $(SECONDS) --seed $(SEED)
+
+# Real processes, killed and frozen; every server must tell the truth about its health within 5 s (at least a minute).
+health: setup-build+run build
+	cargo run -q -p tests --bin health -- --seconds $(SECONDS)
 
 # PostgreSQL as the judge of redo (docs/proof.md): every type of record, every image and every file page, on all majors,
 # with PostgreSQL's own regression tests. Installs the other majors into target/postgres; about half an hour.

@@ -4,6 +4,7 @@
 //! about itself. Numbers: `docs/protocol.md`, "Consensus: numbered invariants".
 
 pub mod acked;
+pub mod health;
 pub mod i1_one_leader;
 pub mod i2_history;
 pub mod i3_prefix;
