@@ -24,6 +24,7 @@ pub mod ports;
 pub mod postgres;
 pub mod proof;
 pub mod protect;
+pub mod readmit;
 pub mod ready;
 pub mod sql;
 pub mod status;

@@ -14,7 +14,7 @@ use proto::net::{ConnectOptions, Environment};
 use proto::runtime::exit;
 use walfabric::status::Source;
 use walfabric::verbs::Verb;
-use walfabric::{demo, fabric::FabricDir, page, protect, sql, status, supervisor, timeline, up, verbs};
+use walfabric::{demo, fabric::FabricDir, page, protect, readmit, sql, status, supervisor, timeline, up, verbs};
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
 #[derive(Parser)]
@@ -147,6 +147,8 @@ enum TimelineCommand {
     Show(TimelineShowOptions),
     /// Delete a timeline: pages, WAL, records on the broker, and with --primary its slots
     Delete(TimelineDeleteOptions),
+    /// Ask a member that forgot what it promised what it waits for; with --force it takes part again as it is
+    Readmit(ReadmitOptions),
 }
 
 #[derive(Subcommand)]
@@ -306,6 +308,28 @@ struct UnprotectOptions {
 }
 
 #[derive(Args)]
+struct ReadmitOptions {
+    /// Broker URL
+    #[arg(long)]
+    broker: String,
+    /// Key prefix on the broker
+    #[arg(long, default_value = "/walfabric")]
+    broker_prefix: String,
+    /// Tenant, 32 hex digits
+    #[arg(long)]
+    tenant_id: TenantId,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+    /// The member's node id
+    #[arg(long)]
+    safekeeper: u64,
+    /// Whatever it may have acknowledged or voted: it takes part with what it has
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
 struct BrokerOptions {
     /// Directory of the store
     #[arg(long)]
@@ -370,6 +394,10 @@ async fn run(command: Command) -> Result<u8> {
         Command::Timeline(TimelineCommand::List(o)) => run_timeline_list(o).await,
         Command::Timeline(TimelineCommand::Show(o)) => run_timeline_show(o).await,
         Command::Timeline(TimelineCommand::Delete(o)) => run_timeline_delete(o).await,
+        Command::Timeline(TimelineCommand::Readmit(o)) => {
+            let ttid = TenantTimelineId::new(o.tenant_id, o.timeline_id);
+            readmit::run(&o.broker, &o.broker_prefix, ttid, o.safekeeper, o.force).await
+        }
         Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
         Command::Page(PageCommand::Verify(o)) => run_page_verify(o).await,
         Command::Broker(o) => run_broker(o).await,

@@ -89,6 +89,8 @@ pub struct SafekeeperRow {
     pub streaming: bool,
     /// Why it accepts no WAL, when so.
     pub stopped: Option<String>,
+    /// Why it takes no part, though it answers: it forgot what it promised, or does not have the timeline.
+    pub problem: Option<String>,
 }
 
 /// A pageserver and its choice.
@@ -212,7 +214,11 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
             let held = answer.as_ref().ok().and_then(|l| l.iter().find(|s| is(s.tenant_id, s.timeline_id)));
             safekeeper_row(*id, answer.is_ok(), held)
         });
-        let sk_rows: Vec<_> = sk_rows.collect();
+        let mut sk_rows: Vec<_> = sk_rows.collect();
+        let held = safekeepers.iter().flatten().flatten().filter(|s| is(s.tenant_id, s.timeline_id));
+        let members: BTreeSet<NodeId> = held.flat_map(|s| s.mconf.nodes()).collect();
+        // A node that is no member has nothing to take part in.
+        sk_rows.iter_mut().filter(|row| !members.contains(&row.id)).for_each(|row| row.problem = None);
         let shim = nodes.shims.iter().zip(&shims).find(|((of, _), _)| *of == ttid).and_then(|(_, s)| s.as_ref().ok());
         let told = sk_rows.iter().filter(|r| r.holds).map(|r| r.commit_lsn).chain(shim.map(|s| s.commit_lsn));
         let commit = told.max();
@@ -346,6 +352,10 @@ fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatu
         holds: held.is_some(),
         streaming: held.is_some_and(|s| s.streaming),
         stopped: held.and_then(|s| s.stopped.clone()),
+        problem: match held {
+            Some(held) => held.not_admitted.clone(),
+            None => alive.then(|| "it does not have the timeline".to_owned()),
+        },
     }
 }
 
@@ -459,6 +469,9 @@ impl Status {
                     s.commit_lsn,
                     s.wal_bytes >> 20
                 );
+                if let Some(problem) = &s.problem {
+                    let _ = writeln!(out, "      takes no part: {problem}");
+                }
             }
             for p in &t.pageservers {
                 let state = if p.alive { "alive" } else { "DOWN" };

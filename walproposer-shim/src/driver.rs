@@ -15,10 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use pgformat::Lsn;
-use proto::consensus::{AppendRequest, ProtoVersion};
+use proto::consensus::{AcceptorMessage, AppendRequest, LogPosition, ProtoVersion};
 use proto::feedback::PageserverFeedback;
 use proto::id::Term;
-use proto::net::{CopyEvent, NetError};
+use proto::net::{CopyEvent, NetError, sqlstate};
 use proto::replication::SenderMessage;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -292,7 +292,14 @@ impl Driver {
         }
         let input = match what {
             Happened::Connected => Input::Connected { peer },
-            Happened::Message(message) => Input::Message { peer, message },
+            Happened::Message(message) => match self.lost(peer, &message) {
+                Some(reason) => {
+                    self.note_problem(peer, reason);
+                    self.command(peer, Command::Close);
+                    Input::Disconnected { peer }
+                }
+                None => Input::Message { peer, message },
+            },
             Happened::Written(end) => Input::Written { peer, end },
             Happened::Disconnected(failure) => self.on_failure(peer, failure),
         };
@@ -308,9 +315,27 @@ impl Driver {
         }
     }
 
+    /// What a voter lost since it acknowledged it to this process: its vote must not count.
+    fn lost(&self, peer: PeerId, message: &AcceptorMessage) -> Option<String> {
+        let AcceptorMessage::VoteResponse(vote) = message else { return None };
+        if !vote.vote_given {
+            return None;
+        }
+        let known = self.core.peers().into_iter().nth(peer.0)?;
+        let end = LogPosition::of(&vote.history, vote.flush_lsn);
+        // The term that it greeted with: the vote has raised its own since.
+        self.ctx.shared.stands(known.node?, known.term, (end.last_log_term, proto::api::shown(end.flush_lsn)))
+    }
+
     fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
         let Failure { reason, kind } = failure;
         self.note_problem(peer, reason.clone());
+        let forgot = [sqlstate::TIMELINE_NOT_FOUND, sqlstate::NOT_ADMITTED].iter().any(|code| reason.contains(code));
+        // A member that was opened a moment ago asks the others first, and has lost nothing.
+        let forgot = forgot && !reason.contains("just opened");
+        if let Some(node) = self.core.peers().get(peer.0).and_then(|p| p.node).filter(|_| forgot) {
+            self.ctx.shared.absent(node, &format!("takes no part: {reason}"));
+        }
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
             FailureKind::Away | FailureKind::Damaged { .. } | FailureKind::Donor(_) | FailureKind::Primary => {

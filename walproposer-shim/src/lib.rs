@@ -32,6 +32,7 @@ mod downstream;
 mod driver;
 mod guard;
 mod http;
+mod memory;
 mod metrics;
 pub mod names;
 mod patience;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::core::PeerStatus;
+use crate::memory::Memory;
 use crate::{guard, safekeeper};
 
 /// Where the shim stands.
@@ -120,6 +121,8 @@ pub(crate) struct State {
     pub(crate) reported_apply: Option<Lsn>,
     pub(crate) peers: Vec<ShimSafekeeperStatus>,
     pub(crate) verdict: Aged<Verdict>,
+    /// What the safekeepers acknowledged.
+    memory: Memory,
     /// When the proposer of the running session said where it stands.
     seen: Instant,
     /// Since when WAL waits for the quorum and the commit position stands still.
@@ -157,6 +160,7 @@ impl Shared {
             reported: None,
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
+            memory: Memory::default(),
             verdict: Aged::now(Verdict::because("not checked yet".to_owned())),
             seen: Instant::now(),
             waiting_since: None,
@@ -236,6 +240,7 @@ impl Shared {
         let tail = received.map_or(0, |(end, ..)| end.bytes_since(shown(state.commit)));
         let mut waits = tail > TAIL_MAX;
         let committed = state.commit;
+        let state = &mut *state;
         for (row, (peer, problem)) in state.peers.iter_mut().zip(peers) {
             waits |= peer.streaming && peer.flush_lsn > committed;
             let word = match (peer.connected, peer.streaming, problem) {
@@ -246,11 +251,27 @@ impl Shared {
             if row.state != word {
                 word.clone_into(&mut row.state);
             }
+            if let (Some(node), Some(flush)) = (peer.node, peer.flush_lsn) {
+                // What it has acknowledged in this session, in our term; not while it is away, when that is old news.
+                if peer.streaming {
+                    state.memory.acknowledged(node, state.term, flush);
+                }
+            }
             row.id = peer.node.unwrap_or(row.id);
             row.problem = problem.filter(|_| !peer.streaming).map(str::to_owned);
             row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
         }
         state.waiting_since = state.waiting_since.or(Some(now)).filter(|_| waits && received.is_some());
+    }
+
+    /// A safekeeper says where it stands; what it lost, when it had acknowledged more.
+    pub(crate) fn stands(&self, node: NodeId, term: Term, end: (Term, Lsn)) -> Option<String> {
+        self.lock().memory.compare(node, term, end)
+    }
+
+    /// A safekeeper lost the timeline, or says that it forgot.
+    pub(crate) fn absent(&self, node: NodeId, said: &str) {
+        self.lock().memory.absent(node, said);
     }
 
     /// The session is over: nothing is received or reported any more.
@@ -300,7 +321,7 @@ impl Shared {
             reported_apply_lsn: shown(state.reported_apply),
             protected: reasons.is_empty(),
             reasons,
-            warnings: state.verdict.value().warnings.clone(),
+            warnings: state.memory.losses().cloned().chain(state.verdict.value().warnings.iter().cloned()).collect(),
             safekeepers: state.peers,
         }
     }

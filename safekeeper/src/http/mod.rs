@@ -27,6 +27,7 @@ fn router(ctx: Arc<Context>) -> Router {
         .route("/v1/tenant/timeline", post(timeline::create))
         .route("/v1/tenant/timeline", get(timeline::list))
         .route("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline::status).delete(timeline::delete))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/readmit", post(timeline::readmit))
         .route("/v1/choices", get(health::choices))
         .route("/v1/status", get(health::status))
         .route("/metrics", get(health::metrics))
@@ -38,7 +39,8 @@ fn router(ctx: Arc<Context>) -> Router {
 
 async fn nowhere() -> Response {
     let hint = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, \
-                /readyz?verbose; POST /v1/tenant/timeline; DELETE /v1/tenant/T/timeline/L";
+                /readyz?verbose; POST /v1/tenant/timeline, /v1/tenant/T/timeline/L/readmit?force=true; DELETE \
+                /v1/tenant/T/timeline/L";
     failure(StatusCode::NOT_FOUND, "there is nothing at this path", Some(hint))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes, BytesMut};
@@ -194,6 +194,29 @@ pub(super) async fn status(State(ctx): State<Arc<Context>>, Path(ids): Path<(Str
             failure(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), Some(hint))
         }
     }
+}
+
+/// `POST /v1/tenant/T/timeline/L/readmit`: says what a barred member waits for; with `force=true` it takes part again,
+/// as it is.
+pub(super) async fn readmit(
+    State(ctx): State<Arc<Context>>,
+    Path((t, l)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let ttid = match (t.parse(), l.parse()) {
+        (Ok(t), Ok(l)) => TenantTimelineId::new(t, l),
+        (Err(e), _) | (_, Err(e)) => return failure(StatusCode::BAD_REQUEST, e.to_string(), None),
+    };
+    let Some(handle) = ctx.timelines.get(ttid) else {
+        return failure(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), None);
+    };
+    if query.is_some_and(|q| q.split('&').any(|p| p == "force=true")) {
+        warn!(%ttid, "an operator admits this member as it is");
+        handle.vouch();
+        // Behind it in the driver's queue: answered when it was taken.
+        let _ = handle.statement().await;
+    }
+    Json(ctx.timeline_status(&handle)).into_response()
 }
 
 #[cfg(test)]

@@ -51,6 +51,9 @@ fn safekeeper(s: &SafekeeperRow, t: &TimelineStatus) -> Option<String> {
     if let Some(why) = &s.stopped {
         return Some(format!("safekeeper {id} accepts no WAL: {why}"));
     }
+    if let Some(problem) = &s.problem {
+        return Some(format!("safekeeper {id} takes no part: {problem}"));
+    }
     if t.shim.alive && !s.streaming {
         let seen = t.shim.safekeepers.iter().find(|row| row.id == id);
         let why = seen.and_then(|row| row.problem.clone()).map(|p| format!(": {p}")).unwrap_or_default();
@@ -96,6 +99,7 @@ mod tests {
             holds: true,
             streaming: true,
             stopped: None,
+            problem: None,
         };
         let seen = |id| ShimSafekeeperStatus {
             id: NodeId(id),
@@ -161,6 +165,9 @@ mod tests {
         check("safekeeper 2 does not answer", |t| (t.safekeepers[1].alive, t.safekeepers[1].holds) = (false, false));
         check("safekeeper 2 answers, but does not have", |t| t.safekeepers[1].holds = false);
         check("safekeeper 3 accepts no WAL: disk full", |t| t.safekeepers[2].stopped = Some("disk full".to_owned()));
+        check("safekeeper 3 takes no part: it forgot", |t| {
+            t.safekeepers[2].problem = Some("it forgot what it promised".to_owned());
+        });
         check("safekeeper 3 is not streamed to (flush 0/40): the log", |t| {
             t.safekeepers[2].streaming = false;
             t.shim.safekeepers[2].problem = Some("the log differs".to_owned());
