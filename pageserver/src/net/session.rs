@@ -84,7 +84,7 @@ async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<
 
 /// How long a session may say nothing between commands; in a kept place it has to start its stream at once.
 fn idle_limit(place: &Place) -> Duration {
-    if place.ordinary().is_ok() { IDLE_LIMIT } else { STARTUP_LIMIT }
+    if place.is_kept() { STARTUP_LIMIT } else { IDLE_LIMIT }
 }
 
 fn page_session(node: &Node, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {

@@ -3,7 +3,7 @@
 //!
 //! A connection takes an ordinary place. When those are taken it gets one of the kept places on trial: its session may
 //! only start a stream of the kind that the places are kept for, and anything else is refused. A stream that starts
-//! from an ordinary place moves to a kept one when there is one.
+//! from an ordinary place moves to a kept one when there is one, and back when the session goes on with something else.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -68,12 +68,21 @@ impl Places {
 }
 
 impl Place {
-    /// The session does something that no place is kept for.
+    /// Whether it is one of those that are kept for streams.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The session does something that no place is kept for: it needs an ordinary one.
     ///
     /// # Errors
-    /// What the client is told when its place is one of the kept ones; the session is to be closed with it.
-    pub fn ordinary(&self) -> Result<(), SqlError> {
-        if self.is_kept { Err(self.places.refusal()) } else { Ok(()) }
+    /// What the client is told when its place is a kept one and no other is free; the session is to be closed with it.
+    pub fn ordinary(&mut self) -> Result<(), SqlError> {
+        if self.is_kept {
+            let ordinary = Arc::clone(&self.places.ordinary).try_acquire_owned();
+            (self.permit, self.is_kept) = (ordinary.map_err(|_| self.places.refusal())?, false);
+        }
+        Ok(())
     }
 
     /// The session becomes a stream that others depend on: it leaves the ordinary places to others when it can.
@@ -155,14 +164,19 @@ mod tests {
         let places = Places::new("test", 8);
         let mut taken: Vec<Place> = std::iter::from_fn(|| places.take()).collect();
         assert_eq!(taken.len(), 8);
-        assert_eq!(taken.iter().filter(|p| p.ordinary().is_ok()).count(), 6);
+        assert_eq!(taken.iter().filter(|p| !p.is_kept()).count(), 6);
         taken[0].keep();
-        assert!(taken[0].ordinary().is_ok(), "no kept place is free: it stays where it is");
+        assert!(!taken[0].is_kept(), "no kept place is free: it stays where it is");
+        assert!(taken[7].ordinary().is_err(), "its place is kept, and no other is free");
         taken.truncate(6);
         taken[0].keep();
-        assert!(taken[0].ordinary().is_err());
+        assert!(taken[0].is_kept());
         let next = places.take().expect("the stream left its ordinary place");
-        assert!(next.ordinary().is_ok());
+        assert!(!next.is_kept());
+        assert!(taken[0].ordinary().is_err(), "somebody else has it now");
+        drop(next);
+        taken[0].ordinary().expect("a stream that was refused is an ordinary session again");
+        assert!(!taken[0].is_kept());
     }
 
     /// Goal: who finds no place reads why. Method: one place, two clients.

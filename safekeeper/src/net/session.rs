@@ -99,7 +99,7 @@ fn use_of(text: &str) -> Use {
 
 /// How long the session may say nothing; in a kept place it has to start its stream at once.
 fn idle_max(place: &Place) -> Duration {
-    if place.ordinary().is_ok() { IDLE_MAX } else { STARTUP_MAX }
+    if place.is_kept() { STARTUP_MAX } else { IDLE_MAX }
 }
 
 /// Obeys one command; gives the connection back when it can take another one.
