@@ -1,6 +1,6 @@
 //! Bad input: each case gets a clear error with SQLSTATE, changes nothing on disk, and leaves the process alive.
 
-use crate::common::{Log, NODE, Node, PUSH, Proposer, Refused, SYSTEM, mconf, soon, ttid};
+use crate::common::{Log, NODE, Node, PUSH, Proposer, Refused, SYSTEM, mconf, soon, ttid, until};
 use bytes::{BufMut, Bytes, BytesMut};
 use pgformat::wal::synthetic_prehistory;
 use pgformat::{Lsn, SegSize};
@@ -23,7 +23,9 @@ fn server_error(e: NetError) -> SqlError {
 async fn commands_that_cannot_be_obeyed() {
     let (node, log) = (Node::start().await, Log::new());
     node.create(ttid(1), &log).await;
-    let before = node.status(ttid(1)).await;
+    // The count of starts becomes durable a moment after the timeline can be asked.
+    let started = async || Some(node.status(ttid(1)).await).filter(|s| s.starts > 0);
+    let before = until("the start is counted", started).await;
     let mut here = node.dial(ttid(1), "test").await;
     let ahead = Lsn::new(log.start.get() + (1 << 30));
     let cases = [
