@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 use pageserver::custom_managers;
 use proto::api::{
-    AttachRequest, CreateTimelineRequest, ImportRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource,
+    AttachRequest, CreateTimelineRequest, ImportRequest, PageserverTimelineStatus, PgHistoryEntry,
+    SafekeeperTimelineStatus, TimelineSource,
 };
 use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, SCHEMA, TimelineConfRecord};
@@ -107,6 +108,8 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
     let mut made = undo::Made::default();
     match site.make(existing, &mut made).await {
         Ok(created) => Ok(created),
+        // What was there before this run holds WAL and pages: nothing of it is ever taken back.
+        Err(e) if existing.is_some() => Err(e.context("the timeline was there before, and stays as it is")),
         Err(e) => {
             let left = made.undo(args.ttid, &site.client, &site.http, &site.broker).await;
             if left.is_empty() {
@@ -160,8 +163,9 @@ impl Site<'_> {
         };
         let path = format!("{}/{verb}", timeline_path(args.ttid));
         for node in &self.pageservers {
-            let there = http.get_ok(&node.http, &timeline_path(args.ttid)).await.is_ok();
-            if !there {
+            // Only what is certainly not there may be taken back later.
+            let held: Vec<PageserverTimelineStatus> = http.get(&node.http, "/v1/tenant/timeline").await?;
+            if !held.iter().any(|t| (t.tenant_id, t.timeline_id) == (args.ttid.tenant_id, args.ttid.timeline_id)) {
                 made.pageservers.push(node.clone());
             }
             let sent = http.post(&node.http, &path, body.clone(), "application/json").await;
