@@ -13,8 +13,11 @@ use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::net::{ConnectOptions, Environment};
 use proto::runtime::exit;
 use walfabric::status::Source;
+use walfabric::supervisor::STOP_PATIENCE_S;
 use walfabric::verbs::Verb;
-use walfabric::{demo, fabric::FabricDir, page, protect, readmit, sql, status, supervisor, timeline, up, verbs};
+use walfabric::{
+    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, sql, status, supervisor, timeline, up, verbs,
+};
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
 #[derive(Parser)]
@@ -31,11 +34,11 @@ enum Command {
     /// Start one process of a fabric and wait until it answers
     Start(NameOptions),
     /// Stop one process of a fabric in order
-    Stop(NameOptions),
+    Stop(StopOptions),
     /// SIGKILL one process of a fabric and its descendants
     Kill(NameOptions),
     /// Take a fabric down, PostgreSQL first
-    Down(DirOptions),
+    Down(DownOptions),
     /// Show every node, dead or alive
     Status(StatusOptions),
     /// Manage timelines
@@ -73,6 +76,25 @@ struct NameOptions {
     dir: PathBuf,
     /// safekeeper-N, pageserver-N, shim, postgres or broker
     name: String,
+}
+
+#[derive(Args)]
+struct StopOptions {
+    #[command(flatten)]
+    process: NameOptions,
+    /// Seconds until what does not end in order is made to: PostgreSQL by an immediate shutdown, others by SIGKILL
+    #[arg(long, default_value_t = STOP_PATIENCE_S)]
+    wait_s: u64,
+}
+
+#[derive(Args)]
+struct DownOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    dir: PathBuf,
+    /// Seconds until a process that does not end in order is made to, as with `stop`
+    #[arg(long, default_value_t = STOP_PATIENCE_S)]
+    wait_s: u64,
 }
 
 #[derive(Args)]
@@ -371,17 +393,17 @@ fn main() -> ExitCode {
 fn exit_code(result: Result<u8>) -> u8 {
     result.unwrap_or_else(|e| {
         eprintln!("walfabric: {e:#}");
-        exit::ERROR
+        if e.root_cause().is::<Usage>() { exit::USAGE } else { exit::ERROR }
     })
 }
 
 async fn run(command: Command) -> Result<u8> {
     match command {
         Command::Up(o) => run_up(o).await,
-        Command::Start(o) => verbs::run(&o.dir, Verb::Start, &o.name).await,
-        Command::Stop(o) => verbs::run(&o.dir, Verb::Stop, &o.name).await,
-        Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name).await,
-        Command::Down(o) => verbs::down(&o.dir),
+        Command::Start(o) => verbs::run(&o.dir, Verb::Start, &o.name, STOP_PATIENCE_S).await,
+        Command::Stop(o) => verbs::run(&o.process.dir, Verb::Stop, &o.process.name, o.wait_s).await,
+        Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name, STOP_PATIENCE_S).await,
+        Command::Down(o) => verbs::down(&o.dir, o.wait_s).await,
         Command::Status(o) => run_status(o).await,
         Command::Timeline(TimelineCommand::Create(o)) => run_create(o, false).await,
         Command::Timeline(TimelineCommand::Import(o)) => run_create(o, true).await,
@@ -433,7 +455,8 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         no_postgres: o.no_postgres,
         supervise: o.supervise,
     };
-    let fabric = up::up(&args).await?;
+    let interrupted = proto::runtime::shutdown_on_signals()?;
+    let fabric = up::up(&args, &interrupted).await?;
     if let Some(pg) = &fabric.postgres {
         println!("connect with: psql '{}'", pg.conninfo());
     }
@@ -441,8 +464,8 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         return Ok(exit::OK);
     }
     println!("running; Ctrl-C takes it down");
-    proto::runtime::shutdown_on_signals()?.cancelled().await;
-    verbs::down(&args.dir)
+    interrupted.cancelled().await;
+    verbs::down(&args.dir, STOP_PATIENCE_S).await
 }
 
 async fn run_status(o: StatusOptions) -> Result<u8> {

@@ -35,7 +35,7 @@ pub async fn wait_ready(dir: &FabricDir, name: &str, probe: &ReadyProbe, patienc
     }
 }
 
-async fn ask(probe: &ReadyProbe) -> Result<()> {
+pub(crate) async fn ask(probe: &ReadyProbe) -> Result<()> {
     match probe {
         ReadyProbe::Livez(address) => Http::new(Duration::from_secs(1))?.get_ok(address, "/livez").await,
         ReadyProbe::Broker(url) => {

@@ -1,5 +1,8 @@
 //! `walfabric up`: makes or resumes a fabric of separate processes and waits until it protects commits.
 
+mod directory;
+mod undo;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use proto::Lsn;
 use proto::api::{PageserverTimelineStatus, ShimStatus};
 use proto::id::{NodeId, TenantTimelineId};
+use tokio_util::sync::CancellationToken;
 
 use crate::fabric::{
     BrokerEntry, Fabric, FabricDir, NodeEntry, Plan, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
@@ -17,6 +21,8 @@ use crate::http::Http;
 use crate::supervisor::{self, Client, Request};
 use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
+/// How long a broker that is not ours may take to answer.
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long one process may take until it answers.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,35 +48,50 @@ pub struct UpArgs {
     pub supervise: bool,
 }
 
-/// Makes or resumes the fabric; prints a line per step.
+/// Makes or resumes the fabric; prints a line per step. When it fails, what it started is stopped again.
 ///
 /// # Errors
-/// When a process does not come up, or the fabric does not protect commits in the end.
-pub async fn up(args: &UpArgs) -> Result<Fabric> {
+/// When a process does not come up, the fabric does not protect commits in the end, or `interrupted` comes.
+pub async fn up(args: &UpArgs, interrupted: &CancellationToken) -> Result<Fabric> {
     let dir = FabricDir::new(&args.dir)?;
-    let began = Instant::now();
     let fresh = !dir.fabric_json().exists();
+    directory::check(&dir, fresh)?;
+    let undo = undo::Undo::begin(&dir, fresh)?;
     if fresh {
         create_files(args, &dir)?;
     } else {
         check_same(args, &dir)?;
     }
-    ensure_supervisor(&dir)?;
+    let came = interrupted.run_until_cancelled(bring_up(&dir)).await;
+    came.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))).map_err(|e| undo.back(&dir, &e))
+}
+
+async fn bring_up(dir: &FabricDir) -> Result<Fabric> {
+    let began = Instant::now();
     let fabric = dir.read_fabric()?;
+    if !fabric.broker.embedded {
+        // Nothing is made for a broker that is not there.
+        let (url, deadline) = (&fabric.broker.endpoint, Instant::now() + BROKER_PATIENCE);
+        while let Err(e) = ready::ask(&ReadyProbe::Broker(url.clone())).await {
+            ensure!(Instant::now() < deadline, "broker {url} does not answer within {BROKER_PATIENCE:?}: {e:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    ensure_supervisor(dir)?;
     println!("fabric in {}, tenant {}, timeline {}", dir.root().display(), fabric.tenant_id, fabric.timeline_id);
 
     if fabric.broker.embedded {
-        start(&dir, "broker").await?;
+        start(dir, "broker").await?;
     }
     println!("broker       {}{}", fabric.broker.endpoint, if fabric.broker.embedded { " (embedded)" } else { "" });
     let names = fabric.safekeepers.iter().map(|s| (format!("safekeeper-{}", s.id), &s.pg));
     let nodes: Vec<_> =
         names.chain(fabric.pageservers.iter().map(|p| (format!("pageserver-{}", p.id), &p.pg))).collect();
-    futures::future::try_join_all(nodes.iter().map(|(name, _)| start(&dir, name))).await?;
+    futures::future::try_join_all(nodes.iter().map(|(name, _)| start(dir, name))).await?;
     nodes.iter().for_each(|(name, pg)| println!("{name:<12} {pg}"));
 
     if let Some(pg) = fabric.postgres.clone() {
-        up_postgres(&dir, &fabric, &pg).await?;
+        up_postgres(dir, &fabric, &pg).await?;
     }
     let fabric = dir.read_fabric()?;
     println!("up in {:.1} s", began.elapsed().as_secs_f64());
@@ -183,8 +204,6 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     let (safekeepers, pageservers) = (args.safekeepers.unwrap_or(3), args.pageservers.unwrap_or(1));
     ensure!((1..=32).contains(&safekeepers), "--safekeepers {safekeepers}: 1 to 32 are possible");
     ensure!(pageservers <= 32, "--pageservers {pageservers}: at most 32 are possible");
-    std::fs::create_dir_all(dir.root().join("log"))
-        .with_context(|| format!("cannot create {}", dir.root().display()))?;
     let count = 3 + 2 * (safekeepers + pageservers);
     let mut ports = ports::free(usize::try_from(count)?)?.into_iter();
     let mut address = || ports.next().map(|p| format!("127.0.0.1:{p}")).context("out of ports");
@@ -229,7 +248,11 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
         pageservers,
         remote_storage: args.remote_storage.clone(),
     };
-    dir.write_plan(&plan(&fabric, dir, args.supervise)?)?;
+    let plan = plan(&fabric, dir, args.supervise)?;
+    // Only now that nothing is amiss with what was asked for.
+    std::fs::create_dir_all(dir.root().join(directory::LOGS))
+        .with_context(|| format!("cannot create {}", dir.root().display()))?;
+    dir.write_plan(&plan)?;
     dir.write_fabric(&fabric)
 }
 

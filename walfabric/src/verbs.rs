@@ -1,12 +1,15 @@
 //! `start`, `stop`, `kill`, `down`: each ends with the state as asked, and with 0 when it was so already.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use proto::api::ShimStatus;
 use proto::runtime::exit;
 
 use crate::fabric::FabricDir;
-use crate::supervisor::{Client, Request};
+use crate::http::Http;
+use crate::supervisor::{Client, Reply, Request};
 use crate::up;
 
 /// What to do with one process.
@@ -20,11 +23,15 @@ pub enum Verb {
     Kill,
 }
 
-/// Runs a verb; the exit code is 2 for an unknown name.
+/// How long the shim may take to say why commits wait.
+const SHIM_LIMIT: Duration = Duration::from_millis(500);
+
+/// Runs a verb; the exit code is 2 for an unknown name, 1 when a stop was not clean. `patience_s`: how long each step
+/// of a stop may take.
 ///
 /// # Errors
 /// When there is no fabric or supervisor, or the process does not do as asked.
-pub async fn run(dir: &Path, verb: Verb, name: &str) -> Result<u8> {
+pub async fn run(dir: &Path, verb: Verb, name: &str, patience_s: u64) -> Result<u8> {
     let dir = FabricDir::new(dir)?;
     let plan = dir.read_fabric().and_then(|_| dir.read_plan())?;
     if !plan.processes.contains_key(name) {
@@ -45,27 +52,44 @@ pub async fn run(dir: &Path, verb: Verb, name: &str) -> Result<u8> {
         up::start(&dir, &name).await?;
         return Ok(exit::OK);
     }
-    let request = if verb == Verb::Stop { Request::Stop { name } } else { Request::Kill { name } };
+    let waits = if verb == Verb::Stop && name == "postgres" { why_commits_wait(&dir).await } else { None };
+    let request = if verb == Verb::Stop { Request::Stop { name, patience_s } } else { Request::Kill { name } };
     let reply = client.context("the supervisor is gone")?.ask(&request)?;
-    reply.error.iter().for_each(|e| eprintln!("{e}"));
-    Ok(reply.code)
+    Ok(told(&reply, waits))
 }
 
-/// Ends the whole fabric, PostgreSQL first.
+/// Ends the whole fabric, PostgreSQL first; the exit code is 1 when something did not end in order. `patience_s`: how
+/// long each step of a process's stop may take.
 ///
 /// # Errors
 /// When there is no fabric, or something does not end.
-pub fn down(dir: &Path) -> Result<u8> {
+pub async fn down(dir: &Path, patience_s: u64) -> Result<u8> {
     let dir = FabricDir::new(dir)?;
     dir.read_fabric()?;
-    let Some(mut client) = Client::connect(&dir) else {
+    let Some(client) = Client::connect(&dir) else {
         up::end_strays(&dir)?;
         forget_pids(&dir)?;
         return Ok(exit::OK);
     };
-    let reply = client.ask(&Request::Down)?;
-    reply.error.iter().for_each(|e| eprintln!("{e}"));
-    Ok(reply.code)
+    let waits = why_commits_wait(&dir).await;
+    let reply = client.down(patience_s)?;
+    Ok(told(&reply, waits))
+}
+
+/// What the shim says before PostgreSQL is stopped: a fast shutdown waits for the same as commits do.
+async fn why_commits_wait(dir: &FabricDir) -> Option<String> {
+    let shim = dir.read_fabric().ok()?.shim.filter(|shim| shim.pid.is_some())?;
+    let status: ShimStatus = Http::new(SHIM_LIMIT).ok()?.get(&shim.http, "/v1/status").await.ok()?;
+    (!status.reasons.is_empty()).then(|| status.reasons.join("; "))
+}
+
+/// Prints what went wrong; gives the exit code.
+fn told(reply: &Reply, waits: Option<String>) -> u8 {
+    if let Some(error) = &reply.error {
+        eprintln!("{error}");
+        waits.iter().for_each(|why| eprintln!("before that, the shim said: {why}"));
+    }
+    reply.code
 }
 
 fn forget_pids(dir: &FabricDir) -> Result<()> {

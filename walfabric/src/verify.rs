@@ -15,6 +15,7 @@ use crate::fabric::{Fabric, PostgresEntry};
 use crate::http::Http;
 use crate::ledger::{self, Acked};
 use crate::proof::{self, Copy};
+use crate::supervisor::STOP_PATIENCE_S;
 use crate::timeline::timeline_path;
 use crate::{page, sql, verbs};
 
@@ -87,7 +88,7 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
 /// When something differs; `say` was told what.
 pub async fn verify_pages(dir: &Path, fabric: &Fabric, say: &mut dyn FnMut(&str)) -> Result<()> {
     let pg = fabric.postgres.as_ref().context("the fabric has no PostgreSQL")?;
-    let code = verbs::run(dir, verbs::Verb::Stop, "postgres").await?;
+    let code = verbs::run(dir, verbs::Verb::Stop, "postgres", STOP_PATIENCE_S).await?;
     ensure!(code == 0, "PostgreSQL does not stop in order (exit code {code})");
     let local = page::verify::read_local(&pg.data_dir).await?;
     let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);

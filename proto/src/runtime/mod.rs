@@ -18,6 +18,7 @@ mod shutdown;
 mod tests;
 mod time;
 mod tls;
+pub mod users;
 
 pub use aged::Aged;
 pub use descriptors::{FILES_RESERVE, TooFewDescriptors, claim_descriptors};

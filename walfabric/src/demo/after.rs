@@ -8,6 +8,7 @@ use proto::runtime::exit;
 
 use super::Before;
 use crate::fabric::FabricDir;
+use crate::supervisor::STOP_PATIENCE_S;
 use crate::verbs::{self, Verb};
 
 /// Where the time went, from the first command to the proof.
@@ -28,7 +29,7 @@ pub(super) fn spent(before: Before, run: Duration) -> String {
 /// # Errors
 /// When it does not start.
 pub(super) async fn keep_running(root: &Path) -> Result<()> {
-    let code = verbs::run(root, Verb::Start, "postgres").await?;
+    let code = verbs::run(root, Verb::Start, "postgres", STOP_PATIENCE_S).await?;
     ensure!(code == exit::OK, "PostgreSQL does not start again (exit code {code})");
     let fabric = FabricDir::new(root)?.read_fabric()?;
     let pg = fabric.postgres.as_ref().context("the fabric has no PostgreSQL")?;

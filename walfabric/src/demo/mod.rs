@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use proto::runtime::exit;
+use tokio_util::sync::CancellationToken;
 
 use crate::fabric::{Fabric, FabricDir};
 use crate::ledger::Ledger;
+use crate::supervisor::STOP_PATIENCE_S;
 use crate::{postgres, up, verbs, verify};
 
 /// What `demo` was asked for.
@@ -67,9 +69,15 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
     let own = args.dir.is_none();
     let root =
         args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("walfabric-demo-{}", std::process::id())));
-    if let Err(e) = play(&story, &args, &root).await {
+    let interrupted = proto::runtime::shutdown_on_signals()?;
+    let played = interrupted.run_until_cancelled(play(&story, &args, &root, &interrupted)).await;
+    if let Err(e) = played.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))) {
         // Its own failure says less than the one that it follows.
-        let down = verbs::down(&root).err().map(|e| format!("\nnot everything was stopped: {e:#}"));
+        let down = match FabricDir::new(&root)?.fabric_json().exists() {
+            true => verbs::down(&root, STOP_PATIENCE_S).await.err(),
+            false => None,
+        };
+        let down = down.map(|e| format!("\nnot everything was stopped: {e:#}"));
         eprintln!("\ndemo FAILED: {e:#}{}\nlogs and data are left in {}", down.unwrap_or_default(), root.display());
         return Ok(exit::ERROR);
     }
@@ -79,7 +87,7 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
         after::keep_running(&root).await?;
         return Ok(exit::OK);
     }
-    verbs::down(&root)?;
+    verbs::down(&root, STOP_PATIENCE_S).await?;
     if own {
         std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
     }
@@ -87,7 +95,7 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
     Ok(exit::OK)
 }
 
-async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<()> {
+async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path, interrupted: &CancellationToken) -> Result<()> {
     story.chapter("bring up: PostgreSQL, shim, 3 safekeepers, 1 pageserver, embedded broker");
     let up_args = up::UpArgs {
         dir: root.to_path_buf(),
@@ -99,7 +107,7 @@ async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path) -> Result<
         no_postgres: false,
         supervise: false,
     };
-    let fabric = up::up(&up_args).await?;
+    let fabric = up::up(&up_args, interrupted).await?;
     let dir = FabricDir::new(root)?;
     let pg = fabric.postgres.clone().context("the demo needs a PostgreSQL")?;
 

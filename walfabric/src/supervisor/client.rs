@@ -1,6 +1,6 @@
 //! Requests to the supervisor: one JSON line each way over `supervisor.sock`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -23,6 +23,9 @@ pub enum Request {
     Stop {
         /// Its name.
         name: String,
+        /// How long each step of it may take, seconds.
+        #[serde(default = "stop_patience_s")]
+        patience_s: u64,
     },
     /// SIGKILL a process and its descendants; answers when they are reaped.
     Kill {
@@ -37,7 +40,23 @@ pub enum Request {
     /// Read `plan.json` and `fabric.json` anew.
     Reload,
     /// Stop everything in order and exit.
-    Down,
+    Down {
+        /// How long each step of a process's stop may take, seconds.
+        #[serde(default = "stop_patience_s")]
+        patience_s: u64,
+    },
+}
+
+/// How long an orderly stop takes before the next step, seconds: PostgreSQL goes from fast to immediate, others are
+/// killed. Longer than a checkpoint of a busy local cluster.
+pub const STOP_PATIENCE_S: u64 = 30;
+
+/// The order in which a fabric is stopped, by prefix of the name: PostgreSQL first, while its shutdown checkpoint can
+/// still reach the quorum; the broker last.
+pub const STOP_ORDER: [&str; 5] = ["postgres", "shim", "safekeeper-", "pageserver-", "broker"];
+
+fn stop_patience_s() -> u64 {
+    STOP_PATIENCE_S
 }
 
 /// The supervisor's answer.
@@ -86,6 +105,17 @@ impl Client {
         let mut answer = String::new();
         BufReader::new(&self.stream).read_line(&mut answer).context("the supervisor did not answer")?;
         serde_json::from_str(&answer).context("the supervisor ended before it answered: see log/supervisor.log")
+    }
+
+    /// Ends everything in order, the supervisor too: it is gone when this returns, its lock with it.
+    ///
+    /// # Errors
+    /// When the supervisor ended in the middle.
+    pub fn down(mut self, patience_s: u64) -> Result<Reply> {
+        let reply = self.ask(&Request::Down { patience_s })?;
+        // It says nothing more: its end is the end of the stream.
+        self.stream.read_to_end(&mut Vec::new()).context("the supervisor's end cannot be awaited")?;
+        Ok(reply)
     }
 }
 

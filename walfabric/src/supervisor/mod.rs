@@ -11,6 +11,6 @@ mod proctree;
 mod server;
 mod table;
 
-pub use client::{Client, Reply, Request};
+pub use client::{Client, Reply, Request, STOP_ORDER, STOP_PATIENCE_S};
 pub use proctree::{command_line, descendants, exists};
 pub use server::supervise;

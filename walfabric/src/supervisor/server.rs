@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::client::{Reply, Request, open_dir, socket_path};
+use super::client::{Reply, Request, STOP_ORDER, open_dir, socket_path};
 use super::table::Table;
 use crate::fabric::FabricDir;
 
@@ -41,7 +42,7 @@ fn serve(stream: UnixStream, table: &Table, socket: &str) {
     let Ok(mut writer) = stream.try_clone() else { return };
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
         let request: Result<Request, _> = serde_json::from_str(&line);
-        let down = matches!(request, Ok(Request::Down));
+        let down = matches!(request, Ok(Request::Down { .. }));
         let reply = match request {
             Ok(request) => answer(table, &request),
             Err(e) => failure(2, format!("malformed request: {e}")),
@@ -72,7 +73,7 @@ fn answer(table: &Table, request: &Request) -> Reply {
         Err(e) => failure(1, format!("{e:#}")),
     };
     match request {
-        Request::Start { name } | Request::Stop { name } | Request::Kill { name } | Request::Probe { name }
+        Request::Start { name } | Request::Stop { name, .. } | Request::Kill { name } | Request::Probe { name }
             if !table.known(name) =>
         {
             failure(2, format!("no process is called {name:?}; there are: {}", table.names().join(", ")))
@@ -81,26 +82,30 @@ fn answer(table: &Table, request: &Request) -> Reply {
             Ok(pid) => Reply { code: 0, error: None, pid: Some(pid), ended: None },
             Err(e) => failure(1, format!("{e:#}")),
         },
-        Request::Stop { name } => done(table.stop(name)),
+        Request::Stop { name, patience_s } => done(table.stop(name, Duration::from_secs(*patience_s))),
         Request::Kill { name } => done(table.kill(name)),
         Request::Probe { name } => {
             let (pid, ended) = table.probe(name);
             Reply { code: 0, error: None, pid, ended }
         }
         Request::Reload => done(table.reload()),
-        Request::Down => done(down(table)),
+        Request::Down { patience_s } => done(down(table, Duration::from_secs(*patience_s))),
     }
 }
 
-/// PostgreSQL goes first, while its shutdown checkpoint can still reach the quorum; the broker last.
-fn down(table: &Table) -> Result<()> {
-    let order = ["postgres", "shim", "safekeeper-", "pageserver-", "broker"];
-    for prefix in order {
+/// What does not stop in order is said in the end, and keeps nothing else running.
+fn down(table: &Table, patience: Duration) -> Result<()> {
+    let mut problems = Vec::new();
+    for prefix in STOP_ORDER {
         let names: Vec<String> = table.names().into_iter().filter(|n| n.starts_with(prefix)).collect();
         thread::scope(|scope| {
-            let stops: Vec<_> = names.iter().map(|name| scope.spawn(move || table.stop(name))).collect();
-            stops.into_iter().try_for_each(|s| s.join().unwrap_or_else(|_| anyhow::bail!("a stop panicked")))
-        })?;
+            let stops: Vec<_> = names.iter().map(|name| scope.spawn(move || table.stop(name, patience))).collect();
+            for stop in stops {
+                let stopped = stop.join().unwrap_or_else(|_| anyhow::bail!("a stop panicked"));
+                problems.extend(stopped.err().map(|e| format!("{e:#}")));
+            }
+        });
     }
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
     Ok(())
 }

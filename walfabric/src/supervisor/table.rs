@@ -7,14 +7,17 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
 
 use super::proctree;
 use crate::fabric::{Fabric, FabricDir, Plan, ProcessPlan, StopStyle};
 
-/// How long an orderly stop may take before the next step: PostgreSQL goes from fast to immediate, others are killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How the end of a process reads that went well.
+const CLEAN_END: &str = "exited with code 0";
+
+/// How long PostgreSQL may take to end at once.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// With `--supervise`, what died sooner than this after its start is started again only after this time: a process that
 /// cannot run must not be started in a tight loop.
@@ -130,6 +133,7 @@ impl Table {
             return;
         };
         let how = match (status.exit_status(), status.terminating_signal()) {
+            (Some(0), _) => CLEAN_END.to_owned(),
             (Some(code), _) => format!("exited with code {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended".to_owned(),
@@ -202,7 +206,8 @@ impl Table {
         }
     }
 
-    pub(super) fn stop(&self, name: &str) -> Result<()> {
+    /// Ends a process in order; what does not follow within `patience` is made to, which is an error all the same.
+    pub(super) fn stop(&self, name: &str, patience: Duration) -> Result<()> {
         let (pid, style) = {
             let mut state = self.lock();
             state.held.insert(name.to_owned());
@@ -214,14 +219,22 @@ impl Table {
             StopStyle::Postgres => (Signal::INT, Signal::QUIT),
         };
         signal(pid, first);
-        if self.wait_gone(name, STOP_PATIENCE).is_ok() {
+        if self.wait_gone(name, patience).is_ok() {
+            let how = self.probe(name).1.unwrap_or_default();
+            // PostgreSQL that ends in another way has left no shutdown checkpoint.
+            ensure!(style != StopStyle::Postgres || how == CLEAN_END, "{}", unclean(&format!("it {how}")));
             return Ok(());
         }
         signal(pid, second);
-        if self.wait_gone(name, STOP_PATIENCE).is_ok() {
-            return Ok(());
+        // A frozen process hears nothing but the kill, whatever the patience.
+        if self.wait_gone(name, patience.max(KILL_PATIENCE)).is_err() {
+            self.kill(name)?;
         }
-        self.kill(name)
+        let waited = patience.as_secs();
+        match style {
+            StopStyle::Terminate => bail!("{name} did not end within {waited} s of SIGTERM and was killed"),
+            StopStyle::Postgres => bail!("{}", unclean(&format!("a fast shutdown did not end within {waited} s"))),
+        }
     }
 
     fn wait_gone(&self, name: &str, patience: Duration) -> Result<()> {
@@ -234,6 +247,13 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn unclean(why: &str) -> String {
+    format!(
+        "PostgreSQL did not shut down cleanly: {why}; it will run crash recovery at its next start, and `page verify` \
+         needs a clean stop"
+    )
 }
 
 fn signal(pid: u32, signal: Signal) {

@@ -1,0 +1,55 @@
+//! Users of this machine by name, as `/etc/passwd` has them.
+
+/// The entry of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Id of its own group.
+    pub gid: u32,
+}
+
+/// The user of this name, if `/etc/passwd` has it.
+pub fn named(name: &str) -> Option<User> {
+    find(|user| user.name == name)
+}
+
+/// The user of this id, if `/etc/passwd` has it.
+pub fn of(uid: u32) -> Option<User> {
+    find(|user| user.uid == uid)
+}
+
+/// How to call the user of this id in a message: by name where there is one.
+pub fn name_of(uid: u32) -> String {
+    of(uid).map_or_else(|| format!("user {uid}"), |user| format!("user {} ({uid})", user.name))
+}
+
+fn find(wanted: impl Fn(&User) -> bool) -> Option<User> {
+    // A machine without the file has users without names.
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().filter_map(parse).find(wanted)
+}
+
+/// `name:x:uid:gid:...`
+fn parse(line: &str) -> Option<User> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
+    let mut ids = fields.skip(1).map(|field| field.parse::<u32>().ok());
+    Some(User { name, uid: ids.next()??, gid: ids.next()?? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_there_and_nonsense_is_not() {
+        assert_eq!(named("root"), of(0));
+        assert_eq!(name_of(0), "user root (0)");
+        assert_eq!(name_of(u32::MAX), format!("user {}", u32::MAX));
+        assert_eq!(parse("broken:x:1"), None);
+        assert_eq!(parse("w:x:7:8:::"), Some(User { name: "w".to_owned(), uid: 7, gid: 8 }));
+    }
+}

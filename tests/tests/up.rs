@@ -1,0 +1,163 @@
+//! Bring-up that fails, and stops that are not clean: nothing is left behind, and everything is said.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Bounded as _, PATIENCE};
+use rustix::process::Signal;
+use tests::fabric::binary;
+use tests::process::{Process, free_port};
+use tests::wait;
+use walfabric::fabric::FabricDir;
+use walfabric::{sql, supervisor};
+
+/// A fabric that may or may not come up; taken down when dropped.
+struct Tried {
+    dir: tempfile::TempDir,
+}
+
+impl Tried {
+    fn new() -> Result<Tried> {
+        let dir = tempfile::Builder::new().prefix("walfabric-up-").tempdir()?;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(Tried { dir })
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("f")
+    }
+
+    fn command(&self, verb: &str, rest: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.arg(verb).arg("--dir").arg(self.root()).args(rest);
+        Ok(command)
+    }
+
+    fn run(&self, verb: &str, rest: &[&str]) -> Result<(Option<i32>, String)> {
+        let Output { status, stdout, stderr } = self.command(verb, rest)?.output_within(PATIENCE)?;
+        Ok((status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()))
+    }
+
+    /// Processes that name this directory.
+    fn processes(&self) -> Result<Vec<String>> {
+        let mark = self.root().display().to_string();
+        let pids = std::fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        Ok(pids.filter_map(supervisor::command_line).filter(|c| c.contains(&mark)).collect())
+    }
+
+    /// Nothing runs, and nothing but the logs is there.
+    fn is_undone(&self) -> Result<()> {
+        assert_eq!(self.processes()?, Vec::<String>::new());
+        if self.root().exists() {
+            let left: Vec<_> = std::fs::read_dir(self.root())?.map(|e| Ok(e?.file_name())).collect::<Result<_>>()?;
+            assert_eq!(left, ["log"]);
+        }
+        Ok(())
+    }
+
+    /// A folder of PostgreSQL's programs that are scripts: `{real}` is where the real ones are.
+    fn programs(&self, initdb: &str, postgres: &str) -> Result<String> {
+        let (folder, real) = (self.dir.path().join("bin"), walfabric::postgres::find_bin_dir(None)?);
+        std::fs::create_dir_all(&folder)?;
+        for (name, script) in [("initdb", initdb), ("postgres", postgres)] {
+            let text = format!("#!/bin/sh\n{}\n", script.replace("{real}", &real.display().to_string()));
+            std::fs::write(folder.join(name), text)?;
+            std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(folder.display().to_string())
+    }
+}
+
+impl Drop for Tried {
+    fn drop(&mut self) {
+        let _ = self.run("down", &["--wait-s", "1"]);
+    }
+}
+
+/// Goal: a broker that is not there, a missing PostgreSQL, and a directory of something else make nothing, start
+/// nothing and write nothing.
+#[test]
+fn what_cannot_come_up_leaves_nothing() -> Result<()> {
+    let tried = Tried::new()?;
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    for _ in 0..2 {
+        let (code, text) = tried.run("up", &["--detach", "--broker", &dead])?;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(
+            text.contains(&format!("broker {dead} does not answer")) && text.contains("is stopped again"),
+            "{text}"
+        );
+        tried.is_undone()?;
+    }
+    let (code, text) = tried.run("up", &["--detach", "--pg-bin", "/nonexistent"])?;
+    assert!(code == Some(1) && text.contains("--pg-bin /nonexistent"), "{text}");
+    tried.is_undone()?;
+
+    std::fs::write(tried.root().join("letter.txt"), "dear")?;
+    let (code, text) = tried.run("up", &["--detach", "--no-postgres"])?;
+    assert!(code == Some(2) && text.contains("letter.txt") && text.contains("is not empty"), "{code:?} {text}");
+    assert!(!tried.root().join("fabric.json").exists());
+    Ok(())
+}
+
+/// Goal: what `up` had started when it failed or was interrupted is stopped, and the same command, repeated, goes on.
+/// Method: an initdb that fails, a PostgreSQL that never answers, SIGINT meanwhile, then the real ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
+    let tried = Tried::new()?;
+    let real = ("exec {real}/initdb \"$@\"", "exec {real}/postgres \"$@\"");
+    let bin = tried.programs("echo no space >&2; exit 1", real.1)?;
+    let up = ["--detach", "--safekeepers", "3", "--pg-bin", &bin];
+    let (code, text) = tried.run("up", &up)?;
+    assert!(code == Some(1) && text.contains("no space") && text.contains("is stopped again"), "{code:?} {text}");
+    assert!(text.contains("safekeeper-3"), "it had started something: {text}");
+    tried.is_undone()?;
+
+    tried.programs(real.0, "exec sleep 600")?;
+    let log = tried.dir.path().join("up.log");
+    let mut interrupted = Process::spawn(tried.command("up", &up)?, &log)?;
+    let sleeps = || FabricDir::new(&tried.root()).ok()?.read_fabric().ok()?.postgres?.pid;
+    wait::until_blocking("PostgreSQL's start", PATIENCE, sleeps);
+    interrupted.signal(Signal::INT);
+    assert_eq!(interrupted.wait("the interrupted up", PATIENCE), Some(1));
+    let text = std::fs::read_to_string(&log)?;
+    assert!(text.contains("interrupted") && text.contains("the same command goes on"), "{text}");
+    assert_eq!(tried.processes()?, Vec::<String>::new());
+
+    tried.programs(real.0, real.1)?;
+    let (code, text) = tried.run("up", &up)?;
+    ensure!(code == Some(0), "the same command again: {text}");
+    an_unclean_stop_is_told(&tried).await
+}
+
+/// Goal: PostgreSQL that cannot end in order, because commits wait for a quorum that is not there, is stopped all the
+/// same, and that is said.
+async fn an_unclean_stop_is_told(tried: &Tried) -> Result<()> {
+    let pg = FabricDir::new(&tried.root())?.read_fabric()?.postgres.context("postgres")?;
+    for name in ["safekeeper-1", "safekeeper-2"] {
+        assert_eq!(tried.run("kill", &[name])?.0, Some(0));
+    }
+    let client = sql::connect(&pg.conninfo()).await?;
+    let insert = tokio::spawn(async move { client.batch_execute("CREATE TABLE t (n int)").await });
+    let watcher = sql::connect(&pg.conninfo()).await?;
+    let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait::until("a commit that waits", PATIENCE, async || {
+        (sql::text(&watcher, waiting).await.ok()? == "1").then_some(())
+    })
+    .await;
+    drop(watcher);
+    let (code, text) = tried.run("stop", &["postgres", "--wait-s", "1"])?;
+    assert_eq!(code, Some(1), "{text}");
+    for words in ["did not shut down cleanly", "within 1 s", "crash recovery", "page verify", "the shim said"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let (code, text) = tried.run("stop", &["postgres"])?;
+    assert_eq!((code, text.as_str()), (Some(0), ""), "as asked already");
+    assert!(tokio::time::timeout(Duration::from_secs(10), insert).await??.is_err(), "the commit was not acknowledged");
+    let (code, text) = tried.run("down", &[])?;
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    Ok(())
+}
