@@ -15,11 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use pgformat::Lsn;
-use proto::consensus::{AcceptorMessage, AppendRequest, LogPosition, ProtoVersion};
+use proto::consensus::{AcceptorMessage, AppendRequest, HotStandbyFeedback, LogPosition, ProtoVersion};
 use proto::feedback::PageserverFeedback;
 use proto::id::Term;
 use proto::net::{CopyEvent, NetError, sqlstate};
 use proto::replication::SenderMessage;
+use proto::runtime::pg_now;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use crate::proof::{self, Chosen, LinkCheck, Proved};
 use crate::report::Report;
 use crate::ring::Ring;
 use crate::shared::Phase;
+use crate::standbys::{self, StandbyReport};
 use crate::stop::{Refusal, Stop};
 use crate::survey::Survey;
 use crate::upstream::{Origin, Stream, Upstream};
@@ -59,6 +61,7 @@ struct Streaming {
     ring: Ring,
     link: LinkCheck,
     report: Report,
+    standbys: StandbyReport,
     /// When PostgreSQL was heard last.
     heard: Instant,
 }
@@ -137,8 +140,10 @@ pub(crate) async fn run(
         }
         driver.show();
     };
-    if matches!(stop, Stop::Retry(_)) {
-        driver.farewell(cancel).await;
+    match stop {
+        Stop::Retry(_) => driver.farewell(cancel).await,
+        Stop::Shutdown => driver.release_slot().await,
+        _ => {}
     }
     // PostgreSQL first: from here on nothing may be reported any more.
     driver.stage = Stage::Gone;
@@ -233,6 +238,14 @@ impl Driver {
                     None => return,
                 },
             }
+        }
+    }
+
+    /// Before an orderly end the slot is released: it would keep rows for standbys for as long as no shim runs.
+    async fn release_slot(&mut self) {
+        let Stage::Streaming(s) = &mut self.stage else { return };
+        if s.standbys.may_hold() && tokio::time::timeout(FAREWELL_MAX, s.release_slot()).await.is_err() {
+            tracing::warn!("PostgreSQL did not take back in time what its slot keeps for standbys");
         }
     }
 
@@ -403,7 +416,9 @@ impl Driver {
             {
                 s.ring.release(given);
             }
-            let due = s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
+            let needed = self.core.standbys();
+            let due = s.tell_standbys(needed, self.ctx.shared.next_xid())
+                | s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
             if due {
                 s.report.queue(&mut s.stream.writer, false);
                 // At once when the socket takes it, which it nearly always does; the rest goes out with the next look.
@@ -464,7 +479,8 @@ impl Driver {
             let (upstream, _, link) = proof::before_elected(config, *upstream, &survey, proved, chosen).await?;
             let stream = upstream.stream(config, chosen.end).await?;
             let ring = Ring::new(chosen.end, config.ring_bytes);
-            Ok(Box::new(Streaming { stream, ring, link, report: Report::default(), heard: Instant::now() }))
+            let (report, heard) = (Report::default(), Instant::now());
+            Ok(Box::new(Streaming { stream, ring, link, report, standbys: StandbyReport::new(heard), heard }))
         }));
         Ok(())
     }
@@ -553,6 +569,35 @@ impl Streaming {
             result = writer.flush(), if writer.queued_bytes() > 0 => Picked::Replied(result),
             event = reader.next(), if room => Picked::Upstream(event),
             () = sleep_until(reply_at) => Picked::Reply,
+        }
+    }
+
+    /// Queues what the standbys need kept, when it is due; whether it was.
+    fn tell_standbys(&mut self, needed: HotStandbyFeedback, next_xid: Option<u64>) -> bool {
+        let now = Instant::now();
+        let needed = next_xid.map_or(needed, |next| needed.recent_at(next));
+        let Some(due) = self.standbys.due(needed, now) else { return false };
+        if self.stream.writer.queued_bytes() > 0 {
+            return false; // PostgreSQL does not read: the next look is soon enough
+        }
+        self.stream.writer.queue(&standbys::encode(due, pg_now()), Bytes::new());
+        self.standbys.said(due, now);
+        true
+    }
+
+    /// Takes back what the slot keeps for standbys; over when PostgreSQL has read it, or has ended the stream.
+    async fn release_slot(&mut self) {
+        let Stream { reader, writer, .. } = &mut self.stream;
+        writer.queue(&standbys::encode(HotStandbyFeedback::default(), pg_now()), Bytes::new());
+        // Its answer says that the word before was read: closing at once may throw that away.
+        self.report.queue(writer, true);
+        if writer.flush().await.is_err() {
+            return;
+        }
+        while let Ok(CopyEvent::Data(data)) = reader.next().await {
+            if matches!(SenderMessage::decode(data), Ok(SenderMessage::Keepalive { .. })) {
+                return;
+            }
         }
     }
 

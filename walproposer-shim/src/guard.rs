@@ -35,7 +35,8 @@ const SETTINGS: &str = "SELECT pg_is_in_recovery(), current_setting('fsync'), cu
      (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
      (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), \
      (SELECT system_identifier FROM pg_control_system()), \
-     (SELECT source FROM pg_settings WHERE name = 'synchronous_commit')";
+     (SELECT source FROM pg_settings WHERE name = 'synchronous_commit'), \
+     pg_snapshot_xmax(pg_current_snapshot())";
 
 const SENDERS: &str = "SELECT pid, coalesce(application_name, ''), coalesce(state, ''), coalesce(sync_state, '') \
      FROM pg_stat_replication";
@@ -63,6 +64,8 @@ pub(crate) struct Findings {
     overrides: Vec<Override>,
     limits: Vec<(String, String)>,
     system_id: String,
+    /// Its next transaction id, epoch included.
+    next_xid: Option<u64>,
     seg_size: Option<SegSize>,
     senders: Vec<Sender>,
     slots: Vec<Slot>,
@@ -298,6 +301,7 @@ async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Verdict, 
         identity: state.identity,
     };
     let same = state.identity.is_some_and(|i| i.system_id.to_string() == found.system_id);
+    ctx.shared.set_next_xid(found.next_xid.filter(|_| same));
     let mut upkeep = None;
     let before = state.commit_before.unwrap_or(Lsn::new(0));
     let committed = state.commit.filter(|_| !found.in_recovery).map(|commit| (commit, before));
@@ -353,6 +357,7 @@ async fn look(client: &Client, config: &Config) -> Result<Findings, tokio_postgr
         let hidden = HIDING.contains(&text(row, 8).as_str());
         found.synchronous_commit = if hidden { server_default(config).await.unwrap_or_default() } else { text(row, 6) };
         found.system_id = text(row, 7);
+        found.next_xid = text(row, 9).parse().ok();
     }
     let over = |row: &SimpleQueryRow| Override { database: text(row, 0), role: text(row, 1), value: text(row, 2) };
     found.overrides = overrides.iter().map(over).collect();
@@ -408,6 +413,7 @@ mod tests {
             sync_names: format!("FIRST 1 ({NAME})"),
             synchronous_commit: own("on"),
             system_id: own("7"),
+            next_xid: Some(800),
             seg_size: Some(SegSize::DEFAULT),
             senders: vec![
                 Sender { pid: 42, name: own(NAME), state: own("streaming"), sync_state: own("sync") },

@@ -19,7 +19,7 @@
 //! | `wal_reader`, `safekeeper` | WAL of a stretch; how a safekeeper is asked | no |
 //! | `driver` | one session: owner of core, ring and stream | no |
 //! | `downstream` | one task per safekeeper | no |
-//! | `ring`, `report` | WAL in memory; what PostgreSQL is told | yes |
+//! | `ring`, `report`, `standbys` | WAL in memory; what PostgreSQL is told, about standbys too | yes |
 //! | `guard` | whether commits really wait for the quorum | `judge` yes |
 //! | `pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
 //! | `shared`, `http`, `metrics`, `announce` | what others see | |
@@ -43,6 +43,7 @@ mod ring;
 mod safekeeper;
 mod shared;
 pub mod sql;
+mod standbys;
 mod stop;
 mod survey;
 pub mod sync_names;

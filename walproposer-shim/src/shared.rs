@@ -3,6 +3,7 @@
 //! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read.
 //! The lock is held for copies only, never across I/O.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -136,6 +137,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Told when something changed that the broker should know.
     changed: Notify,
+    /// The primary's next transaction id, epoch included, as the guard saw it last; 0 = never.
+    next_xid: AtomicU64,
 }
 
 impl Shared {
@@ -166,7 +169,16 @@ impl Shared {
             waiting_since: None,
             last_stop: None,
         };
-        Shared { state: Mutex::new(state), changed: Notify::new() }
+        Shared { state: Mutex::new(state), changed: Notify::new(), next_xid: AtomicU64::new(0) }
+    }
+
+    /// The primary's next transaction id, or one of a little earlier; `None` while unknown.
+    pub(crate) fn next_xid(&self) -> Option<u64> {
+        Some(self.next_xid.load(Relaxed)).filter(|xid| *xid > 0)
+    }
+
+    pub(crate) fn set_next_xid(&self, xid: Option<u64>) {
+        self.next_xid.store(xid.unwrap_or(0), Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -13,6 +13,7 @@
 
 mod history;
 mod member;
+mod standby;
 #[cfg(test)]
 pub(crate) mod tests;
 mod v2;

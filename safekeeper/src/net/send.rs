@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgformat::Lsn;
+use proto::consensus::HotStandbyFeedback;
 use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
 use proto::replication::{ReceiverMessage, SenderMessage};
 use proto::runtime::pg_now;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::streams::{Stream, StreamKind};
 use crate::metrics::{Kind, Metrics};
-use crate::timeline::{TimelineHandle, WalChunk, WalReadError, WalReader};
+use crate::timeline::{StandbyReader, TimelineHandle, WalChunk, WalReadError, WalReader};
 
 /// Silence after which a keepalive is sent.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(1);
@@ -242,6 +243,7 @@ fn queue_wal(chunk: WalChunk, writer: &mut CopyWriter) {
 
 /// The reading half: the receiver's reports, until it ends the stream.
 async fn hear<T>(outlet: &Outlet<'_>, reader: &mut CopyReader, told: &watch::Sender<Heard>) -> End<T> {
+    let standby = outlet.handle.standby_reader();
     loop {
         let event = match reader.next().await {
             Ok(event) => event,
@@ -255,7 +257,7 @@ async fn hear<T>(outlet: &Outlet<'_>, reader: &mut CopyReader, told: &watch::Sen
             CopyEvent::Closed => return End::Gone("the receiver closed the connection".to_owned()),
         };
         match message {
-            Ok(message) => take(outlet, message, told),
+            Ok(message) => take(outlet, &standby, message, told),
             Err(e) => return End::Failed(SqlError::protocol_violation(e.to_string())),
         }
     }
@@ -268,7 +270,7 @@ fn end_of<T>(e: NetError) -> End<T> {
     }
 }
 
-fn take(outlet: &Outlet<'_>, message: ReceiverMessage, told: &watch::Sender<Heard>) {
+fn take(outlet: &Outlet<'_>, standby: &StandbyReader, message: ReceiverMessage, told: &watch::Sender<Heard>) {
     let (mut received, mut reply) = (None, false);
     match message {
         ReceiverMessage::StatusUpdate(status) => {
@@ -282,7 +284,10 @@ fn take(outlet: &Outlet<'_>, message: ReceiverMessage, told: &watch::Sender<Hear
                 outlet.handle.record_feedback(pageserver, feedback);
             }
         }
-        // No standby's snapshots are held back for anybody yet, and a start frame comes once, before the stream.
+        ReceiverMessage::HotStandby { ts, xmin, catalog_xmin } if outlet.stream.kind == StreamKind::Reader => {
+            standby.note(HotStandbyFeedback::of_standby(ts, xmin, catalog_xmin));
+        }
+        // Nobody else is a standby, and a start frame comes once, before the stream.
         ReceiverMessage::HotStandby { .. } | ReceiverMessage::PushStart(_) => {}
     }
     told.send_modify(|heard| {

@@ -122,7 +122,8 @@ impl Conn {
         self.lazy && self.answered_at.elapsed() < QUIET && self.last_append.as_ref().is_some_and(same)
     }
 
-    /// Adds feedback that this proposer has not seen. A deposed one, without positions, gets none.
+    /// Adds what the standbys need kept, and feedback that this proposer has not seen. A deposed one, without
+    /// positions, gets none.
     fn complete(&mut self, response: &mut AppendResponse, feedback: &Feedback) {
         if response.flush_lsn.is_none() {
             self.last_append = None;
@@ -130,6 +131,7 @@ impl Conn {
         }
         self.last_append = Some(response.clone());
         self.answered_at = Instant::now();
+        response.hs_feedback = feedback.standbys.oldest();
         if let Some((number, newest)) = feedback.after(self.feedback_seen) {
             self.feedback_seen = number;
             response.pageserver_feedback = Some(newest);
@@ -142,6 +144,7 @@ impl Conn {
             let Some(last) = &self.last_append else { return };
             let Some((number, newest)) = feedback.after(self.feedback_seen) else { return };
             let mut response = last.clone();
+            response.hs_feedback = feedback.standbys.oldest();
             response.pageserver_feedback = Some(newest);
             self.feedback_seen = number;
             self.send(AcceptorMessage::Append(response));

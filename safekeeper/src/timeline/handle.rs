@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::port::{ANSWERS_MAX, ProposerPort};
 use super::reader::{ReadMode, WalReadError, WalReader};
 use super::shared::{Command, Shared};
+use super::standbys::StandbyReader;
 use crate::core::{self, Admission, ControlState};
 
 /// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
@@ -220,6 +221,11 @@ impl TimelineHandle {
     /// Takes feedback of a pageserver; it goes to the connected proposers at once.
     pub fn record_feedback(&self, pageserver: NodeId, feedback: PageserverFeedback) {
         self.shared.feedback.record(pageserver, feedback);
+    }
+
+    /// A place for what one reader says as a hot standby; dropping it takes that back.
+    pub(crate) fn standby_reader(&self) -> StandbyReader {
+        StandbyReader::new(Arc::clone(&self.shared))
     }
 
     /// Bytes of WAL files held.

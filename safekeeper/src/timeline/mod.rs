@@ -14,6 +14,7 @@
 //! | `conns` | answers, sent when what they wait for is durable |
 //! | `worker` | groups of disk effects on blocking threads |
 //! | `shared` | what driver and handles share |
+//! | `standbys` | what hot standbys that read here need kept |
 //! | `ring` | the newest WAL in memory |
 //! | `metrics` | counters of storage |
 
@@ -29,6 +30,7 @@ pub mod registry;
 mod ring;
 mod rings;
 mod shared;
+mod standbys;
 mod tenants;
 mod turns;
 mod worker;
@@ -38,6 +40,7 @@ pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
 pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
 pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
 pub use registry::{Creation, DeleteError, RegistryError, Timelines, TimelinesConfig};
+pub(crate) use standbys::StandbyReader;
 
 #[cfg(test)]
 mod tests;

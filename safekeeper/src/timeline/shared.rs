@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch}
 use super::handle::{Positions, Stopped};
 use super::port::PortEvent;
 use super::rings::RecentWal;
+use super::standbys::Standbys;
 use crate::core::{self, ConnId, ControlState};
 use crate::storage::segment::Segments;
 
@@ -78,10 +79,11 @@ pub(super) enum Command {
     Shutdown,
 }
 
-/// Newest feedback of each pageserver: a slow driver skips what newer feedback replaced.
+/// Newest feedback of each pageserver, and of the standbys: a slow driver skips what newer feedback replaced.
 #[derive(Debug, Default)]
 pub(super) struct Feedback {
     newest: Mutex<Newest>,
+    pub(super) standbys: Standbys,
     pub(super) arrived: Notify,
 }
 

@@ -2,8 +2,8 @@
 
 use pgformat::Lsn;
 use proto::consensus::{
-    AcceptorGreeting, LogPosition, ProposerElected, ProposerMessage, TermHistory, TermLsn, VoteRequest, VoteResponse,
-    divergence_point,
+    AcceptorGreeting, HotStandbyFeedback, LogPosition, ProposerElected, ProposerMessage, TermHistory, TermLsn,
+    VoteRequest, VoteResponse, divergence_point,
 };
 use proto::id::{Generation, NodeId, Term};
 
@@ -221,6 +221,7 @@ impl Proposer {
                 last_sent_at: now,
                 told_commit: None,
                 tell_at: None,
+                standbys: HotStandbyFeedback::default(),
             });
             known.last_heard = now;
         }

@@ -21,7 +21,7 @@ mod stream;
 mod tests;
 
 use pgformat::{Lsn, SegSize, Tli};
-use proto::consensus::{AcceptorMessage, Member, MemberConf, TermHistory};
+use proto::consensus::{AcceptorMessage, HotStandbyFeedback, Member, MemberConf, TermHistory};
 use proto::id::{Generation, NodeId, SystemId, TenantTimelineId, Term};
 
 use peer::{Peer, Session};
@@ -264,6 +264,12 @@ impl Proposer {
     pub fn given(&self) -> Option<Lsn> {
         let written = |member| self.peer_of(member).and_then(Peer::stream).map(|s| s.written);
         self.conf.quorum_value(written)
+    }
+
+    /// What the standbys behind all acceptors need kept, as far as WAL streams to those: the oldest.
+    pub fn standbys(&self) -> HotStandbyFeedback {
+        let told = self.peers.iter().filter_map(Peer::stream).map(|s| s.standbys);
+        told.fold(HotStandbyFeedback::default(), HotStandbyFeedback::with)
     }
 
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.

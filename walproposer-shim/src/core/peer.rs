@@ -1,7 +1,7 @@
 //! One acceptor: its session's stage, what it told, and the timers.
 
 use pgformat::Lsn;
-use proto::consensus::{ProposerGreeting, ProposerMessage, TermHistory};
+use proto::consensus::{HotStandbyFeedback, ProposerGreeting, ProposerMessage, TermHistory};
 use proto::id::{NodeId, Term};
 
 use super::effect::{CloseReason, Effect, Fatal, PeerId};
@@ -67,6 +67,8 @@ pub(super) struct Stream {
     pub(super) told_commit: Option<Lsn>,
     /// When it hears of a newer commit position at the latest.
     pub(super) tell_at: Option<u64>,
+    /// What the standbys that read there need kept, as it told last.
+    pub(super) standbys: HotStandbyFeedback,
 }
 
 impl Stream {

@@ -4,6 +4,7 @@
 mod cluster;
 mod fabric;
 mod records;
+mod standby;
 
 use std::time::Duration;
 
