@@ -167,6 +167,7 @@ impl Acceptor {
             return;
         }
         self.heard.answered.insert(node);
+        self.note_birth(theirs);
         if theirs.admitted {
             self.heard.admitted.insert(node);
         } else {
@@ -183,6 +184,17 @@ impl Acceptor {
             self.bar(format!("safekeeper {node} remembers of safekeeper {}: {what}", self.config.node_id), effects);
         }
         self.seek_fence(effects);
+    }
+
+    /// At a timeline's birth the others are known by their answers alone, and two may be elected before the last one
+    /// asks for its part. So a fresh directory is remembered from its answer: its first question then finds it known.
+    /// Not once anything is committed: from then on an unknown directory is one that may have been lost.
+    ///
+    /// Written with the vote that needed these answers; lost before it, nothing was promised either.
+    fn note_birth(&mut self, theirs: &Statement) {
+        if theirs.term == Term::ZERO && !theirs.committed && !self.describe().committed {
+            self.state.standing.peers.entry(theirs.safekeeper_id).or_insert_with(|| Memory::of(theirs));
+        }
     }
 
     fn forgotten(&self, answer: &Answer) -> Option<String> {

@@ -2,6 +2,7 @@
 //! them.
 
 mod append;
+mod birth;
 mod elections;
 mod failures;
 mod limits;
