@@ -108,6 +108,9 @@ pub struct SafekeeperTimelineStatus {
     /// Why this member neither votes nor counts, when it may have forgotten what it promised, and what it waits for.
     #[serde(default)]
     pub not_admitted: Option<String>,
+    /// Where WAL held here does not read back as it was written, when that was found out.
+    #[serde(default)]
+    pub damaged: Option<String>,
     /// The life of the timeline's directory here.
     #[serde(default)]
     pub incarnation: Option<Incarnation>,

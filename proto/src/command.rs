@@ -41,6 +41,13 @@ pub enum Command {
     /// `MEMBER_STATEMENT 'json'`: another member of the timeline says where it stands, and asks what is remembered of
     /// it.
     MemberStatement(Box<Statement>),
+    /// `CHECK_WAL X/X X/X`: a safekeeper reads the WAL of `[from, to)` back, and says whether it is sound.
+    CheckWal {
+        /// First byte in doubt.
+        from: Lsn,
+        /// Position behind the last one.
+        to: Lsn,
+    },
     /// `SHOW name`; the name in lower case.
     Show(String),
     /// `SET name TO value` or `SET name = value`: accepted by every server without effect. The name in lower case.

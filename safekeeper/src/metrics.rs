@@ -62,6 +62,10 @@ pub(crate) struct Observed {
     pub(crate) timelines: i64,
     /// Timelines that do not accept WAL.
     pub(crate) timelines_stopped: i64,
+    /// Timelines that hold WAL which does not read back.
+    pub(crate) timelines_damaged: i64,
+    /// Timelines in which this member takes no part until it is admitted again.
+    pub(crate) readmission_pending: i64,
     /// Timelines with an elected proposer connected.
     pub(crate) timelines_streaming: i64,
     /// Largest flush_lsn - commit_lsn of a timeline.
@@ -134,6 +138,10 @@ fn observed(r: &mut Registry, now: &Observed) {
     };
     r.register("timelines", "Open timelines", gauge(now.timelines));
     r.register("timelines_stopped", "Timelines that do not accept WAL", gauge(now.timelines_stopped));
+    let help = "Timelines that hold WAL which does not read back as it was written";
+    r.register("timelines_damaged", help, gauge(now.timelines_damaged));
+    let help = "Timelines in which this member takes no part until it is admitted again";
+    r.register("readmission_pending", help, gauge(now.readmission_pending));
     r.register("timelines_streaming", "Timelines with an elected proposer", gauge(now.timelines_streaming));
     r.register("uncommitted_bytes_max", "Largest flush_lsn - commit_lsn", gauge(now.uncommitted_bytes_max));
     let help = "Entries of the longest term history; at 10240 no vote is given any more";

@@ -91,6 +91,8 @@ pub struct SafekeeperRow {
     pub stopped: Option<String>,
     /// Why it takes no part, though it answers: it forgot what it promised, or does not have the timeline.
     pub problem: Option<String>,
+    /// Where WAL held there does not read back, when that was found out.
+    pub damaged: Option<String>,
 }
 
 /// A pageserver and its choice.
@@ -356,6 +358,7 @@ fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatu
             Some(held) => held.not_admitted.clone(),
             None => alive.then(|| "it does not have the timeline".to_owned()),
         },
+        damaged: held.and_then(|s| s.damaged.clone()),
     }
 }
 

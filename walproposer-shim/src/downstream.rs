@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::core::PeerId;
+use crate::donors::Lent;
 use crate::safekeeper;
 use crate::upstream::{self, Origin};
 use crate::wal_reader::{ReadError, WalReader};
@@ -111,12 +112,9 @@ pub(crate) enum FailureKind {
     Away,
     /// It knows a newer epoch of the primary.
     Fenced,
-    /// It found that what it holds, or was sent, is damaged (XX001). `donor`: whose WAL it was sent in this session,
-    /// as an index of the address list.
-    Damaged {
-        /// See there.
-        donor: Option<usize>,
-    },
+    /// It found that what it holds, or was sent, is damaged (XX001): what it was sent last of another safekeeper's WAL
+    /// in this session.
+    Damaged(Option<Lent>),
     /// The session was well; the safekeeper that was to supply its missing WAL failed.
     Donor(usize),
     /// The session was well; the primary did not give its missing WAL once more.
@@ -128,10 +126,10 @@ impl Failure {
         Failure { reason: reason.into(), kind: FailureKind::Away }
     }
 
-    fn refused(error: &SqlError, donor: Option<usize>) -> Failure {
+    fn refused(error: &SqlError, lent: Option<Lent>) -> Failure {
         let kind = match error.code.as_str() {
             sqlstate::STALE_PRIMARY_EPOCH => FailureKind::Fenced,
-            sqlstate::DATA_CORRUPTED => FailureKind::Damaged { donor },
+            sqlstate::DATA_CORRUPTED => FailureKind::Damaged(lent),
             _ => FailureKind::Away,
         };
         Failure { reason: error.to_string(), kind }
@@ -189,8 +187,10 @@ struct Open {
     /// End of the last append in the writer's queue.
     unwritten: Option<Lsn>,
     donor: Option<Box<Donor>>,
-    /// Whose WAL was sent last in this session, of those that were asked for it.
-    donor_used: Option<usize>,
+    /// The WAL that was sent last in this session of another safekeeper's.
+    lent: Option<Lent>,
+    /// Where the WAL that is being fetched comes from.
+    fetched_from: Option<usize>,
     fetching: Option<(AppendRequest, Fetching)>,
 }
 
@@ -243,7 +243,7 @@ impl Task {
                     self.take(open, command);
                     Ok(())
                 }
-                Picked::Received(Ok(event)) => self.received(open.donor_used, event).await?,
+                Picked::Received(Ok(event)) => self.received(open.lent, event).await?,
                 Picked::Received(Err(e)) | Picked::Flushed(Err(e)) => Err(e.into()),
                 Picked::Flushed(Ok(())) => {
                     if let Some(end) = open.unwritten.take() {
@@ -292,7 +292,7 @@ impl Task {
             }
             Command::Fetch { head, source } => {
                 let held = open.donor.take();
-                open.donor_used = match source {
+                open.fetched_from = match source {
                     Source::Donor(index) => Some(index),
                     Source::Primary(_) => None,
                 };
@@ -304,13 +304,13 @@ impl Task {
         }
     }
 
-    async fn received(&mut self, donor: Option<usize>, event: CopyEvent) -> Option<Result<(), Failure>> {
+    async fn received(&mut self, lent: Option<Lent>, event: CopyEvent) -> Option<Result<(), Failure>> {
         let reason = match event {
             CopyEvent::Data(data) => match AcceptorMessage::decode(ProtoVersion::V3, data) {
                 Ok(message) => return self.tell(Happened::Message(message)).await.map(Ok),
                 Err(e) => e.to_string(),
             },
-            CopyEvent::Error(error) => return Some(Err(Failure::refused(&error, donor))),
+            CopyEvent::Error(error) => return Some(Err(Failure::refused(&error, lent))),
             CopyEvent::Fail(text) => text,
             CopyEvent::Done | CopyEvent::Closed => "closed by the safekeeper".to_owned(),
         };
@@ -320,7 +320,7 @@ impl Task {
 
 impl Open {
     fn not_fetched(&self, e: &ReadError) -> Failure {
-        let kind = self.donor_used.map_or(FailureKind::Primary, FailureKind::Donor);
+        let kind = self.fetched_from.map_or(FailureKind::Primary, FailureKind::Donor);
         Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
     }
 
@@ -328,7 +328,11 @@ impl Open {
     fn fetched(&mut self, donor: Option<Box<Donor>>, parts: Vec<Bytes>) {
         self.donor = donor;
         if let Some((head, _)) = self.fetching.take() {
-            let end = head.end_lsn;
+            let (begin, end) = (head.begin_lsn, head.end_lsn);
+            if let Some(donor) = self.fetched_from {
+                let same = self.lent.filter(|lent| lent.donor == donor && lent.to == begin);
+                self.lent = Some(Lent { donor, from: same.map_or(begin, |lent| lent.from), to: end });
+            }
             self.writer.queue_parts(&encode_head(head), parts);
             self.unwritten = Some(end);
         }
@@ -346,7 +350,7 @@ async fn open(config: &Config, peer: PeerId) -> Result<Open, NetError> {
     let address = config.safekeepers.get(peer.0).expect("the driver numbers the addresses of the list");
     let connection = ClientConnection::dial(&safekeeper::options(config, address)).await?;
     let (reader, writer) = connection.copy_both(&safekeeper::push_command(config)).await?;
-    Ok(Open { reader, writer, unwritten: None, donor: None, donor_used: None, fetching: None })
+    Ok(Open { reader, writer, unwritten: None, donor: None, lent: None, fetched_from: None, fetching: None })
 }
 
 /// Drops what was meant for a session that has not come about, until the driver gives it up.

@@ -36,7 +36,7 @@ use crate::standbys::{self, StandbyReport};
 use crate::stop::{Refusal, Stop};
 use crate::survey::Survey;
 use crate::upstream::{Origin, Stream, Upstream};
-use crate::{Context, metrics::Metrics};
+use crate::{Context, doubt, metrics::Metrics, safekeeper};
 
 /// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
 const BATCH: usize = 1 << 20;
@@ -342,6 +342,7 @@ impl Driver {
 
     fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
         let Failure { reason, kind } = failure;
+        let reason = self.blame(peer, reason, kind);
         self.note_problem(peer, reason.clone());
         let forgot = [sqlstate::TIMELINE_NOT_FOUND, sqlstate::NOT_ADMITTED].iter().any(|code| reason.contains(code));
         // A member that was opened a moment ago asks the others first, and has lost nothing.
@@ -351,9 +352,30 @@ impl Driver {
         }
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
-            FailureKind::Away | FailureKind::Damaged { .. } | FailureKind::Donor(_) | FailureKind::Primary => {
+            FailureKind::Away | FailureKind::Damaged(_) | FailureKind::Donor(_) | FailureKind::Primary => {
                 Input::Disconnected { peer }
             }
+        }
+    }
+
+    /// When the failure is another safekeeper's, which one is named, and passed over next time.
+    fn blame(&mut self, peer: PeerId, reason: String, kind: FailureKind) -> String {
+        let name = |index: usize| self.ctx.config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default();
+        match kind {
+            FailureKind::Damaged(Some(lent)) => {
+                doubt::ask(&self.ctx, lent, format!("by {}: {reason}", name(peer.0)));
+                format!(
+                    "it refused the WAL of {}..{} that came from {}: {reason}",
+                    lent.from,
+                    lent.to,
+                    name(lent.donor)
+                )
+            }
+            FailureKind::Donor(donor) => {
+                self.ctx.shared.donors(|donors| donors.failed(donor));
+                format!("the donor {} failed: {reason}", name(donor))
+            }
+            _ => reason,
         }
     }
 
@@ -495,7 +517,12 @@ impl Driver {
             Some(parts) => Command::Wal { head: downstream::encode_head(head), parts, end },
             None => match self.source_of(&head) {
                 Some(source) => Command::Fetch { head, source },
-                None => return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks")),
+                None => {
+                    let name = |i: usize| self.ctx.config.safekeepers.get(i).map(safekeeper::shown).unwrap_or_default();
+                    let doubts = self.ctx.shared.donors(|donors| donors.describe(name));
+                    let why: String = doubts.into_iter().map(|doubt| format!("; {doubt}")).collect();
+                    return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks{why}"));
+                }
             },
         };
         self.command(peer, command);
@@ -505,7 +532,8 @@ impl Driver {
     /// not reported to it.
     fn source_of(&self, head: &AppendRequest) -> Option<Source> {
         let len = head.end_lsn.bytes_since(head.begin_lsn);
-        if let Some(donor) = self.core.donor_for(head.end_lsn) {
+        let donors = self.ctx.shared.donors(|donors| donors.clone());
+        if let Some(donor) = self.core.donor_for(head.end_lsn, |peer| donors.rank(peer.0)) {
             self.ctx.metrics.donor_bytes.inc_by(len);
             return Some(Source::Donor(donor.0));
         }

@@ -19,6 +19,7 @@
 //! | `wal_reader`, `safekeeper` | WAL of a stretch; how a safekeeper is asked | no |
 //! | `driver` | one session: owner of core, ring and stream | no |
 //! | `downstream` | one task per safekeeper | no |
+//! | `donors`, `doubt` | whose WAL a laggard gets; asking who lent WAL that was refused | `donors` yes |
 //! | `ring`, `report`, `standbys` | WAL in memory; what PostgreSQL is told, about standbys too | yes |
 //! | `guard` | whether commits really wait for the quorum | `judge` yes |
 //! | `pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
@@ -28,6 +29,8 @@ mod announce;
 mod attach;
 mod config;
 pub mod core;
+mod donors;
+mod doubt;
 mod downstream;
 mod driver;
 mod guard;
@@ -90,6 +93,8 @@ pub(crate) struct Context {
     pub(crate) outage: RepeatLog,
     /// The same for each safekeeper, by the number of its address.
     pub(crate) away: Vec<RepeatLog>,
+    /// Those that ask doubted donors; they end with the process.
+    pub(crate) doubts: doubt::Asking,
 }
 
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
@@ -221,6 +226,7 @@ fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context
     Ok(Arc::new(Context {
         outage: RepeatLog::outage("no WAL flows, trying again"),
         away: config.safekeepers.iter().map(away).collect(),
+        doubts: doubt::Asking::default(),
         shared: shared::Shared::new(&config),
         metrics: metrics::Metrics::new(),
         broker: Session::start(broker, LEASE_TTL_S, broker_stop),

@@ -39,6 +39,7 @@ struct Gauges {
     uncommitted_bytes: Gauge,
     ring_bytes: Gauge,
     safekeepers_active: Gauge,
+    donors_doubted: Gauge,
     broker_connected: Gauge,
 }
 
@@ -65,6 +66,10 @@ impl Metrics {
             uncommitted_bytes: gauge("uncommitted_bytes", "Received and not yet durable on a quorum"),
             ring_bytes: gauge("ring_bytes", "WAL in memory"),
             safekeepers_active: gauge("safekeepers_active", "Safekeepers that WAL flows to"),
+            donors_doubted: gauge(
+                "donors_doubted",
+                "Safekeepers whose WAL was refused and has not read back well since",
+            ),
             broker_connected: gauge("broker_connected", "1 while the broker answers"),
         };
         let mut counter = |name: &str, help: &str| {
@@ -103,6 +108,7 @@ impl Metrics {
         g.ring_bytes.set(number(state.ring_bytes as u64));
         let active = state.peers.iter().filter(|p| p.state == "active").count();
         g.safekeepers_active.set(number(active as u64));
+        g.donors_doubted.set(number(state.donors.doubted() as u64));
         g.broker_connected.set(i64::from(broker_connected));
         let mut out = String::new();
         encode(&mut out, &self.registry)?;

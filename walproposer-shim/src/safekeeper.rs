@@ -15,10 +15,14 @@ use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWr
 use tokio::time::timeout;
 
 use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
+use crate::donors::Verdict;
 use crate::wal_reader::{ReadError, WalReader};
 
 /// Limit for one question to a safekeeper that accepted the connection.
 const QUESTION: Duration = Duration::from_secs(5);
+
+/// Limit for reading WAL back: 64 MiB from a slow disk.
+const READ_BACK: Duration = Duration::from_secs(30);
 
 /// application_name towards safekeepers.
 const APPLICATION: &str = "walproposer-shim";
@@ -155,4 +159,23 @@ pub(crate) async fn read(
         None => format!("START_REPLICATION PHYSICAL {from}"),
     };
     WalReader::start(connection, &command, from, end).await
+}
+
+/// Asks a safekeeper to read back WAL that came from it.
+pub(crate) async fn check_wal(config: &Config, address: &(String, u16), (from, to): (Lsn, Lsn)) -> Verdict {
+    let asked = timeout(READ_BACK, async {
+        let mut connection = ClientConnection::dial(&options(config, address)).await?;
+        connection.simple_query(&format!("CHECK_WAL {from} {to}")).await
+    });
+    let row = match asked.await {
+        Ok(Ok(answer)) => answer.into_iter().next().and_then(|result| result.rows.into_iter().next()),
+        Ok(Err(e)) => return Verdict::Unknown(e.to_string()),
+        Err(_) => return Verdict::Unknown(format!("no answer within {READ_BACK:?}")),
+    };
+    let mut cells = row.unwrap_or_default().into_iter();
+    match (cells.next(), cells.next()) {
+        (Some(None), Some(None)) => Verdict::Sound,
+        (Some(Some(at)), Some(Some(problem))) => Verdict::Damaged(format!("at {at}: {problem}")),
+        _ => Verdict::Unknown("its answer is not understood".to_owned()),
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::core::PeerStatus;
+use crate::donors::Donors;
 use crate::memory::Memory;
 use crate::{guard, safekeeper};
 
@@ -124,6 +125,8 @@ pub(crate) struct State {
     pub(crate) verdict: Aged<Verdict>,
     /// What the safekeepers acknowledged.
     memory: Memory,
+    /// Whose WAL laggards get.
+    pub(crate) donors: Donors,
     /// When the proposer of the running session said where it stands.
     seen: Instant,
     /// Since when WAL waits for the quorum and the commit position stands still.
@@ -164,6 +167,7 @@ impl Shared {
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
             memory: Memory::default(),
+            donors: Donors::default(),
             verdict: Aged::now(Verdict::because("not checked yet".to_owned())),
             seen: Instant::now(),
             waiting_since: None,
@@ -286,6 +290,11 @@ impl Shared {
         self.lock().memory.absent(node, said);
     }
 
+    /// Looks at the donors, or changes what is known of them.
+    pub(crate) fn donors<T>(&self, look: impl FnOnce(&mut Donors) -> T) -> T {
+        look(&mut self.lock().donors)
+    }
+
     /// The session is over: nothing is received or reported any more.
     pub(crate) fn session_over(&self) {
         let mut state = self.lock();
@@ -333,7 +342,7 @@ impl Shared {
             reported_apply_lsn: shown(state.reported_apply),
             protected: reasons.is_empty(),
             reasons,
-            warnings: state.memory.losses().cloned().chain(state.verdict.value().warnings.iter().cloned()).collect(),
+            warnings: state.warnings(config),
             safekeepers: state.peers,
         }
     }
@@ -369,6 +378,13 @@ impl Shared {
 }
 
 impl State {
+    /// What does no harm to commits now.
+    fn warnings(&self, config: &Config) -> Vec<String> {
+        let name = |index: usize| config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default();
+        let doubts = self.donors.describe(name);
+        self.memory.losses().cloned().chain(doubts).chain(self.verdict.value().warnings.iter().cloned()).collect()
+    }
+
     fn stalled(&self, waits: Duration) -> String {
         let position = |lsn: Option<Lsn>| shown(lsn).to_string();
         let members: Vec<String> =

@@ -45,6 +45,7 @@ fn account(node: u64, history: &[(u64, u64)], flush: u64, commit: u64) -> Accoun
         pushes: Vec::new(),
         stopped: None,
         not_admitted: None,
+        damaged: None,
         incarnation: None,
         starts: 0,
     };

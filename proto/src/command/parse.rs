@@ -47,6 +47,12 @@ pub(super) fn command(text: &str) -> Result<Command, SqlError> {
             let bad = |e| SqlError::invalid_value(format!("{first}: {e}"));
             Ok(Command::MemberStatement(Box::new(statement.map_err(bad)?)))
         }
+        "CHECK_WAL" => {
+            let mut tokens = Tokens::of(first, rest)?;
+            let (from, to) = (tokens.number("first LSN")?, tokens.number("second LSN")?);
+            tokens.end()?;
+            Ok(Command::CheckWal { from, to })
+        }
         "SHOW" => {
             let mut tokens = Tokens::of(first, rest)?;
             let name = tokens.name("a setting's name")?;

@@ -10,7 +10,7 @@ use proto::api::Readiness;
 use serde::Serialize;
 
 use super::failure;
-use crate::core::HISTORY_ENTRIES_MAX;
+use crate::core::{Admission, HISTORY_ENTRIES_MAX};
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
 use crate::push::{ChoiceRow, choice_rows};
@@ -79,6 +79,13 @@ pub(crate) fn readiness(ctx: &Context) -> Readiness {
         if let Some(reason) = handle.status().not_admitted {
             reasons.push(format!("timeline {}: this member takes no part: {reason}", handle.ttid()));
         }
+        if let Some(damage) = handle.damage() {
+            reasons.push(format!(
+                "timeline {}: WAL held here is damaged {damage}; it takes WAL on, but is no donor of this range \
+                 (operations.md, 'Damaged WAL')",
+                handle.ttid()
+            ));
+        }
     }
     reasons.extend(ctx.session.intruder());
     let ready = reasons.is_empty();
@@ -115,6 +122,8 @@ fn observe(ctx: &Context) -> Observed {
         let p = positions.borrow();
         o.timelines += 1;
         o.timelines_stopped += i64::from(handle.stopped().is_some());
+        o.timelines_damaged += i64::from(handle.damage().is_some());
+        o.readmission_pending += i64::from(matches!(p.admission, Admission::Barred { .. }));
         o.timelines_streaming += i64::from(p.streaming);
         let lsn = |l: Option<pgformat::Lsn>| l.map_or(0, pgformat::Lsn::get);
         o.flush_lsn_sum = o.flush_lsn_sum.wrapping_add(lsn(p.flush_lsn));

@@ -11,7 +11,7 @@ use proto::command::{Command, StartReplication};
 use proto::net::{ColumnType, SqlError, StartupParams, sqlstate};
 
 use super::streams::Stream;
-use super::{identity, receive};
+use super::{identity, receive, send};
 use crate::push::{ChoiceRow, choice_rows};
 use crate::server::Context;
 use crate::timeline::TimelineHandle;
@@ -46,6 +46,7 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
         Command::TimelineHistory(tli) => timeline_history(ctx, startup, tli),
         Command::Show(name) => show(ctx, startup, &name).await,
         Command::MemberStatement(statement) => member_statement(ctx, startup, statement).await,
+        Command::CheckWal { from, to } => check_wal(ctx, startup, from, to).await,
         // Clients set what they like at start-up; nothing here depends on a setting.
         Command::Set { .. } => Ok(Answer::new("SET", &[], Vec::new())),
         Command::StartPush(_) => Err(SqlError::unsupported("START_PUSH_REPLICATION goes to a pageserver")
@@ -203,6 +204,14 @@ async fn member_statement(
     let answer = handle.told(statement).await.ok_or_else(stopped)?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
     Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
+}
+
+/// Reads WAL back that somebody could not use: one row, with what is damaged, or null.
+async fn check_wal(ctx: &Context, startup: &StartupParams, from: Lsn, to: Lsn) -> Result<Answer, SqlError> {
+    let handle = timeline(ctx, startup)?;
+    let found = handle.check_wal(from, to).await.map_err(|e| send::read_error(&e))?;
+    let row = vec![found.as_ref().map(|d| d.at.to_string()), found.map(|d| d.problem)];
+    Ok(Answer::new("CHECK_WAL", &[("damaged_at", Text), ("problem", Text)], vec![row]))
 }
 
 fn timelines(ctx: &Context) -> Answer {

@@ -123,6 +123,12 @@ pub(crate) async fn run<T>(
             Stop::Failed(error) => End::Failed(error),
         },
     };
+    if let End::PeerError(e) = &end
+        && e.code == sqlstate::DATA_CORRUPTED
+        && let Some(sent) = outlet.stream.sent()
+    {
+        outlet.handle.doubt(outlet.stream.received().unwrap_or(start).min(sent), sent);
+    }
     (end, reader, writer)
 }
 

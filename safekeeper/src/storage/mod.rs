@@ -10,6 +10,7 @@
 //! | [`segment`] | segment files: names, creation, index |
 //! | [`wal`] | writing, syncing and cutting the log |
 //! | [`scan`] | the end of the log and its last record |
+//! | [`read_back`] | whether WAL held here is as it was written |
 //! | [`shared_dir`] | syncs of a directory that several threads change |
 //! | [`timeline`] | one timeline's directory |
 //! | [`ops`] | the acceptor's effects, grouped and run |
@@ -20,6 +21,7 @@ pub mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod ops;
+pub mod read_back;
 pub mod scan;
 pub mod segment;
 pub mod shared_dir;

@@ -15,7 +15,7 @@ use super::segment::Segments;
 use crate::core::{ControlState, LogEnd};
 
 /// Bytes per read.
-const READ_SIZE: u64 = 128 << 10;
+pub(super) const READ_SIZE: u64 = 128 << 10;
 
 /// What this timeline's WAL must look like; `None` while its PostgreSQL version is unknown.
 pub fn stream_config(state: &ControlState) -> Option<StreamConfig> {
@@ -151,7 +151,7 @@ fn decode_last(
 }
 
 /// Some record start before `end`, near it: page headers tell where the first record of a page begins.
-fn record_start_before(
+pub(super) fn record_start_before(
     files: &mut LogFiles<'_>,
     cfg: &StreamConfig,
     floor: Lsn,

@@ -20,7 +20,7 @@ use crate::core::{ControlState, LogEnd};
 
 const SEG: u32 = 1 << 20;
 /// Behind the first page's header and a few pages of earlier WAL, whose bytes are the primary's.
-const START: u64 = 5 * SEG as u64 + 3 * 8192 + 1000;
+pub(super) const START: u64 = 5 * SEG as u64 + 3 * 8192 + 1000;
 
 pub(crate) fn state() -> ControlState {
     let start = Lsn::new(START);
@@ -48,7 +48,7 @@ fn target() -> PathBuf {
     PathBuf::from("/data/tenant/timeline")
 }
 
-fn create(disk: &FakeDisk) -> Result<(), StorageError> {
+pub(super) fn create(disk: &FakeDisk) -> Result<(), StorageError> {
     // No name is used twice.
     let staging = PathBuf::from(format!("/data/tmp/{}", disk.operations()));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -60,7 +60,7 @@ fn create(disk: &FakeDisk) -> Result<(), StorageError> {
     TimelineStorage::create(&disk, staging, (&parent, &target()), &state(), prehistory(&state()))
 }
 
-fn open(disk: &FakeDisk) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
+pub(super) fn open(disk: &FakeDisk) -> Result<(TimelineStorage, ControlState, Option<LogEnd>), StorageError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     TimelineStorage::open(&disk, &target())
 }
@@ -81,9 +81,9 @@ fn builder() -> WalBuilder {
 
 /// The whole log from its start, as the primary has it: records of many sizes, ends at a page's and at a segment's
 /// end, a switch, over several segments. Also every record boundary.
-struct Log {
+pub(super) struct Log {
     bytes: Vec<u8>,
-    boundaries: Vec<Lsn>,
+    pub(super) boundaries: Vec<Lsn>,
 }
 
 impl Log {
@@ -92,7 +92,7 @@ impl Log {
     }
 
     /// `crashes`: with records that the primary left unfinished and replaced.
-    fn build(rng: &mut fastrand::Rng, crashes: bool) -> Log {
+    pub(super) fn build(rng: &mut fastrand::Rng, crashes: bool) -> Log {
         let mut b = builder();
         let mut boundaries = vec![b.position()];
         let stop = Lsn::new(8 * u64::from(SEG) + 9000);
@@ -118,13 +118,13 @@ impl Log {
         Log { bytes: b.bytes().to_vec(), boundaries }
     }
 
-    fn slice(&self, from: Lsn, to: Lsn) -> Bytes {
+    pub(super) fn slice(&self, from: Lsn, to: Lsn) -> Bytes {
         let at = |l: Lsn| usize::try_from(l.bytes_since(Lsn::new(START))).expect("small");
         Bytes::copy_from_slice(&self.bytes[at(from)..at(to)])
     }
 
     /// Last boundary at or below `at`.
-    fn boundary(&self, at: Lsn) -> Lsn {
+    pub(super) fn boundary(&self, at: Lsn) -> Lsn {
         *self.boundaries.iter().rev().find(|b| **b <= at).expect("the start is one")
     }
 }

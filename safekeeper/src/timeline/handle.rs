@@ -132,6 +132,7 @@ impl TimelineHandle {
                 Admission::Barred { why, waits_for } => Some(format!("{why}; {waits_for}")),
                 Admission::Admitted | Admission::Asking => None,
             },
+            damaged: self.damage().map(|d| d.to_string()),
             incarnation: Some(control.standing.incarnation),
             starts: control.standing.starts,
         }

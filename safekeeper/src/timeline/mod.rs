@@ -10,6 +10,7 @@
 //! | `turns` | creations of one timeline, one after the other |
 //! | `tenants` | which tenants' directories are durable |
 //! | `load` | opening many timelines at a time |
+//! | `doubt` | WAL that a receiver refused, read back |
 //! | `driver` | the task that owns acceptor and storage |
 //! | `conns` | answers, sent when what they wait for is durable |
 //! | `worker` | groups of disk effects on blocking threads |
@@ -20,6 +21,7 @@
 
 mod conns;
 mod create;
+mod doubt;
 mod driver;
 pub mod handle;
 mod load;

@@ -12,6 +12,7 @@ use proto::id::{NodeId, TenantTimelineId};
 use proto::net::sqlstate;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::doubt::Doubts;
 use super::handle::{Positions, Stopped};
 use super::port::PortEvent;
 use super::rings::RecentWal;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     view: Mutex<View>,
     /// The newest WAL in memory.
     pub(super) recent: RecentWal,
+    pub(super) doubts: Doubts,
 }
 
 /// What status and readers look at.
@@ -131,6 +133,7 @@ impl Shared {
             broken: OnceLock::new(),
             view: Mutex::new(view),
             recent,
+            doubts: Doubts::default(),
         }
     }
 

@@ -54,6 +54,9 @@ fn safekeeper(s: &SafekeeperRow, t: &TimelineStatus) -> Option<String> {
     if let Some(problem) = &s.problem {
         return Some(format!("safekeeper {id} takes no part: {problem}"));
     }
+    if let Some(damage) = &s.damaged {
+        return Some(format!("safekeeper {id} holds WAL that is damaged {damage}"));
+    }
     if t.shim.alive && !s.streaming {
         let seen = t.shim.safekeepers.iter().find(|row| row.id == id);
         let why = seen.and_then(|row| row.problem.clone()).map(|p| format!(": {p}")).unwrap_or_default();
@@ -100,6 +103,7 @@ mod tests {
             streaming: true,
             stopped: None,
             problem: None,
+            damaged: None,
         };
         let seen = |id| ShimSafekeeperStatus {
             id: NodeId(id),
@@ -167,6 +171,9 @@ mod tests {
         check("safekeeper 3 accepts no WAL: disk full", |t| t.safekeepers[2].stopped = Some("disk full".to_owned()));
         check("safekeeper 3 takes no part: it forgot", |t| {
             t.safekeepers[2].problem = Some("it forgot what it promised".to_owned());
+        });
+        check("safekeeper 1 holds WAL that is damaged at 0/8: a bit", |t| {
+            t.safekeepers[0].damaged = Some("at 0/8: a bit".to_owned());
         });
         check("safekeeper 3 is not streamed to (flush 0/40): the log", |t| {
             t.safekeepers[2].streaming = false;

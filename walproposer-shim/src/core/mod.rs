@@ -275,11 +275,14 @@ impl Proposer {
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.
     ///
     /// Up to the election's end the voter whose log was taken over; beyond, who acknowledged it. `None` above
-    /// commit_lsn, where only the primary has it for certain.
-    pub fn donor_for(&self, end: Lsn) -> Option<PeerId> {
-        let acked = |p: &Peer| p.stream().is_some() && p.acked >= Some(end);
-        let by_ack = self.peers.iter().position(acked).map(PeerId);
-        by_ack.or_else(|| self.donor.filter(|_| self.term_start >= Some(end)))
+    /// commit_lsn, where only the primary has it for certain. Of several the one with the lowest `rank`, none without.
+    pub fn donor_for(&self, end: Lsn, rank: impl Fn(PeerId) -> Option<u32>) -> Option<PeerId> {
+        let elected = self.donor.filter(|_| self.term_start >= Some(end));
+        let holds =
+            |(peer, p): &(PeerId, &Peer)| p.stream().is_some() && p.acked >= Some(end) || elected == Some(*peer);
+        let holders = self.peers.iter().enumerate().map(|(i, p)| (PeerId(i), p)).filter(holds);
+        let ranked = holders.filter_map(|(peer, p)| Some((rank(peer)?, p.stream().is_none(), peer)));
+        ranked.min().map(|(.., peer)| peer)
     }
 
     /// Every address in order.

@@ -194,7 +194,7 @@ fn the_donor_is_the_voter_with_the_latest_log_term_not_the_longest_log() {
     let sent = rig.step(Input::SendElected);
     assert_eq!(announced(&sent), [(0, 400), (1, 500)], "the longer log is cut where the later term began");
     assert_eq!(appends(&sent), [(0, 400, 500)], "and fed from the donor");
-    assert_eq!(rig.proposer.donor_for(lsn(500)), Some(PeerId(1)));
+    assert_eq!(rig.proposer.donor_for(lsn(500), |_| Some(0)), Some(PeerId(1)));
 }
 
 #[test]
@@ -311,7 +311,11 @@ fn the_window_counts_bytes_at_the_socket_so_a_long_record_passes() {
     assert_eq!(rig.proposer.given(), Some(lsn(0)), "one of three is no quorum");
     rig.step(Input::Written { peer: PeerId(2), end: lsn(end - 8) });
     assert_eq!(rig.proposer.given(), Some(lsn(end - 8)), "without any acknowledgement");
-    assert_eq!(rig.proposer.donor_for(lsn(end - 8)), None, "nobody acknowledged it: only the primary has it");
+    assert_eq!(
+        rig.proposer.donor_for(lsn(end - 8), |_| Some(0)),
+        None,
+        "nobody acknowledged it: only the primary has it"
+    );
     rig.step(Input::Disconnected { peer: PeerId(2) });
     assert_eq!(rig.proposer.given(), Some(lsn(0)), "who is away is given nothing");
 }

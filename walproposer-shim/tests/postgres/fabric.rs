@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use pgformat::{Lsn, SegSize, Tli};
-use proto::api::{CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, ShimStatus, TimelineSource};
+use proto::api::{
+    CreateTimelineRequest, PgHistoryEntry, Readiness, SafekeeperTimelineStatus, ShimStatus, TimelineSource,
+};
 use proto::broker::Broker;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::broker::records::PrimaryRecord;
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
+use proto::net::{ClientConnection, ConnectOptions};
 use safekeeper::Server;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -83,6 +86,32 @@ impl Safekeeper {
             cancel.cancel();
             task.await.expect("the safekeeper ends");
         }
+    }
+
+    /// The segment file with the byte at `at`.
+    pub(crate) fn segment(&self, at: Lsn) -> PathBuf {
+        let seg = SegSize::DEFAULT;
+        self.dir.join(TENANT).join(TIMELINE).join(seg.file_name(Tli(1), at.segment_no(seg)))
+    }
+
+    /// `GET /readyz?verbose`.
+    pub(crate) async fn readiness(&self) -> Option<Readiness> {
+        proto::runtime::use_ring();
+        reqwest::get(format!("http://{}/readyz?verbose", self.http)).await.ok()?.json().await.ok()
+    }
+
+    /// Has it read WAL back; what is damaged.
+    pub(crate) async fn check_wal(&self, from: Lsn, to: Lsn) -> Vec<Option<String>> {
+        let options = ConnectOptions {
+            host: self.pg.ip().to_string(),
+            port: self.pg.port(),
+            user: "test".to_owned(),
+            options: [("tenant_id", TENANT), ("timeline_id", TIMELINE)].map(|(k, v)| (k.into(), v.into())).to_vec(),
+            ..ConnectOptions::default()
+        };
+        let mut connection = ClientConnection::dial(&options).await.expect("a session");
+        let mut answer = connection.simple_query(&format!("CHECK_WAL {from} {to}")).await.expect("an answer");
+        answer.remove(0).rows.remove(0)
     }
 
     pub(crate) async fn status(&self) -> Option<SafekeeperTimelineStatus> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cluster::value;
 use fabric::{Fabric, Shim, until};
-use pgformat::Lsn;
+use pgformat::{Lsn, SegSize};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -139,6 +139,58 @@ async fn a_laggard_behind_the_ring_is_fed_from_a_donor() {
     })
     .await;
     shim.stop().await;
+}
+
+/// Goal: one flipped bit on the first donor neither keeps a laggard out, nor stays unknown to the one that holds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_donor_is_named_and_the_next_one_feeds_the_laggard() {
+    let (mut fabric, shim) = with_table(&["--ring-mib", "1"]).await;
+    fabric.safekeepers[2].stop().await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    let from: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    // More than a safekeeper holds in memory.
+    let insert = "INSERT INTO t (filler) SELECT repeat('y', 1000) FROM generate_series(1, 15000)";
+    client.batch_execute(insert).await.expect("ok");
+    let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    let (file, at) = flip(&fabric.safekeepers[0], from.add(1 << 20));
+    let broker = fabric.broker.clone();
+    fabric.safekeepers[2].start(&broker).await;
+    until("it caught up", PATIENCE, async || (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(()))
+        .await;
+    let donor = fabric.safekeepers[0].pg.to_string();
+    until("the shim names the donor", PATIENCE, async || {
+        let warnings = shim.status().await?.warnings;
+        warnings.iter().any(|w| w.contains(&donor) && w.contains("reads back damaged")).then_some(())
+    })
+    .await;
+    let (_, metrics) = shim.text("/metrics").await;
+    assert!(metrics.contains("walfabric_shim_donors_doubted 1"), "{metrics}");
+    let health = fabric.safekeepers[0].readiness().await.expect("an answer");
+    assert!(!health.ready && health.reasons.iter().any(|r| r.contains("WAL held here is damaged at")), "{health:?}");
+    assert!(fabric.safekeepers[0].status().await.expect("an answer").damaged.is_some());
+    assert!(fabric.safekeepers[1].readiness().await.expect("an answer").ready, "the other one is sound");
+    // Repaired: it says so itself.
+    set_byte(&file, at, b'y');
+    assert_eq!(fabric.safekeepers[0].check_wal(from, end).await, [None, None]);
+    let health = fabric.safekeepers[0].readiness().await.expect("an answer");
+    assert!(health.ready, "{health:?}");
+    shim.stop().await;
+}
+
+/// Flips a bit of a row behind `near`; gives the file, and the place in it.
+fn flip(safekeeper: &fabric::Safekeeper, near: Lsn) -> (std::path::PathBuf, usize) {
+    let file = safekeeper.segment(near);
+    let bytes = std::fs::read(&file).expect("the segment");
+    let offset = usize::try_from(near.segment_offset(SegSize::DEFAULT)).expect("inside a segment");
+    let row = bytes[offset..].windows(16).position(|w| w == [b'y'; 16]).expect("a row") + offset;
+    set_byte(&file, row, b'y' ^ 1);
+    (file, row)
+}
+
+fn set_byte(file: &std::path::Path, at: usize, byte: u8) {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::OpenOptions::new().write(true).open(file).expect("the segment");
+    file.write_all_at(&[byte], at as u64).expect("written");
 }
 
 /// Goal: what the guard finds is visible in status, /readyz and /metrics, and goes away when it is repaired.

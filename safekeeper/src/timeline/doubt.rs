@@ -1,0 +1,92 @@
+//! WAL that somebody could not use: it is read back from the files, and what is wrong with it is told.
+//!
+//! Owner of what is known to be damaged. Asked by proposers whose laggard refused this member's WAL (`CHECK_WAL`), and
+//! by streams whose receiver refused it. One range is read at a time.
+
+use std::sync::{Mutex, PoisonError};
+
+use pgformat::Lsn;
+
+use super::handle::TimelineHandle;
+use super::reader::WalReadError;
+use crate::storage::read_back::{Damage, damage_within};
+
+/// The most WAL that one question reads back, bytes: four segments, which a disk reads in a second. The end of a longer
+/// range is checked, where the damage was met.
+pub(super) const CHECK_MAX: u64 = 64 << 20;
+
+/// What is known of damage, and the turn of who reads back.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// With the first byte of the range that was asked about.
+    damage: Mutex<Option<(Damage, Lsn)>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Doubts {
+    fn set(&self, damage: Option<(Damage, Lsn)>) {
+        *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
+    }
+
+    fn get(&self) -> Option<(Damage, Lsn)> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl TimelineHandle {
+    /// Reads `[from, to)` back from the files, or its last [`CHECK_MAX`] bytes; what is found stands in the status
+    /// until the same place reads back well, or was cut away.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or the log was cut meanwhile.
+    pub async fn check_wal(&self, from: Lsn, to: Lsn) -> Result<Option<Damage>, WalReadError> {
+        let shared = self.shared();
+        let _turn = shared.doubts.turn.lock().await;
+        let (view, before) = (shared.view(), shared.positions.borrow().clone());
+        let end = before.flush_lsn.ok_or(WalReadError::Empty)?;
+        let to = to.min(end);
+        let from = from.max(Lsn::new(to.get().saturating_sub(CHECK_MAX)));
+        let io = |source| WalReadError::Io { at: from, source };
+        let reading = tokio::task::spawn_blocking(move || {
+            damage_within(&view.segments, &view.control, (from, to), end).map_err(std::io::Error::other)
+        });
+        let found = reading.await.map_err(|e| io(std::io::Error::other(e)))?.map_err(io)?;
+        let now = shared.positions.borrow().term;
+        if now != before.term {
+            // An election may have cut what was read.
+            return Err(WalReadError::TermChanged { asked: before.term, here: now });
+        }
+        let known = shared.doubts.get();
+        match &found {
+            Some(damage) if known.as_ref().is_none_or(|(known, _)| known != damage) => {
+                tracing::error!(ttid = %self.ttid(), %from, %to, "WAL held here is damaged {damage}");
+                shared.doubts.set(Some((damage.clone(), from)));
+            }
+            Some(_) => {}
+            // The record may begin before the range.
+            None if known.as_ref().is_some_and(|(d, asked)| from <= d.at.max(*asked) && d.at < to) => {
+                tracing::info!(ttid = %self.ttid(), %from, %to, "WAL that was damaged reads back well");
+                shared.doubts.set(None);
+            }
+            None => tracing::info!(ttid = %self.ttid(), %from, %to, "WAL that somebody refused reads back well here"),
+        }
+        Ok(found)
+    }
+
+    /// A receiver refused what it was sent of `[from, to)`: it is read back beside everything else.
+    pub(crate) fn doubt(&self, from: Lsn, to: Lsn) {
+        let handle = self.clone();
+        // Nobody waits for it; at the end of the process it ends with the runtime.
+        tokio::spawn(async move {
+            if let Err(e) = handle.check_wal(from, to).await {
+                tracing::warn!(ttid = %handle.ttid(), %from, %to, error = %e, "refused WAL cannot be read back");
+            }
+        });
+    }
+
+    /// What is known to be damaged.
+    pub fn damage(&self) -> Option<Damage> {
+        let end = self.shared().positions.borrow().flush_lsn;
+        self.shared().doubts.get().map(|(damage, _)| damage).filter(|d| Some(d.at) < end)
+    }
+}

@@ -1,0 +1,52 @@
+//! Asks safekeepers whose WAL was refused to read it back, until they say that it is sound.
+//!
+//! Owner of the tasks that ask, one for each doubted donor at most. What is known lies in [`crate::donors`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::donors::{Lent, Verdict};
+use crate::{Context, safekeeper};
+
+/// Between two questions: somebody has to repair it meanwhile.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// The tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Asking {
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What a safekeeper lent was refused: it is not used until it says that it reads back well.
+pub(crate) fn ask(ctx: &Arc<Context>, lent: Lent, refused: String) {
+    let Some(address) = ctx.config.safekeepers.get(lent.donor).cloned() else { return };
+    let Lent { donor, from, to } = lent;
+    if !ctx.shared.donors(|donors| donors.refused(lent, refused.clone())) {
+        return;
+    }
+    let name = safekeeper::shown(&address);
+    tracing::error!(donor = name, %from, %to, "WAL that came from this donor was refused {refused}");
+    // Weak: a task must not keep alive what it belongs to.
+    let weak = Arc::downgrade(ctx);
+    let asking = async move {
+        loop {
+            let Some(ctx) = weak.upgrade() else { return };
+            let verdict = safekeeper::check_wal(&ctx.config, &address, (from, to)).await;
+            match &verdict {
+                Verdict::Sound => tracing::warn!(donor = name, %from, %to, "the refused WAL reads back well there"),
+                Verdict::Damaged(problem) => tracing::error!(donor = name, problem, "its WAL is damaged"),
+                Verdict::Unknown(why) => tracing::warn!(donor = name, why, "it cannot read its WAL back"),
+            }
+            if !ctx.shared.donors(|donors| donors.answered(donor, verdict)) {
+                return;
+            }
+            drop(ctx);
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let mut tasks = ctx.doubts.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    while tasks.try_join_next().is_some() {}
+    tasks.spawn(asking);
+}
