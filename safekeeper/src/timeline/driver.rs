@@ -65,8 +65,7 @@ pub(super) struct Driver {
     /// Duration of the last group.
     last_took: Option<Duration>,
     stopped: Option<Stopped>,
-    /// Delay before the next attempt, while stopped.
-    backoff: Duration,
+    backoff: heal::Backoff,
     spare: Option<(u64, JoinHandle<()>)>,
     idle: Idle,
     stopping: bool,
@@ -140,7 +139,7 @@ impl Driver {
             disk: DiskState::Ready(Box::new(opened.storage)),
             last_took: None,
             stopped: None,
-            backoff: heal::BACKOFF_MIN,
+            backoff: heal::Backoff::new(),
             spare: None,
             idle: Idle { recent_for, after: idle_after, active_since: None, holds_wal: false, rest_due: false },
             stopping: false,

@@ -7,9 +7,28 @@
 use super::*;
 
 /// First delay before another attempt.
-pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Longest delay.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Longest delay after a failure: opening anew reads the log's end.
+const FAILED_MAX: Duration = Duration::from_secs(5);
+/// Longest delay while the disk is full: a look is one write that fails, and commits wait for the space.
+const FULL_MAX: Duration = Duration::from_millis(500);
+
+/// The delay before the next attempt, while stopped.
+#[derive(Debug)]
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) const fn new() -> Backoff {
+        Backoff(BACKOFF_MIN)
+    }
+
+    /// The next delay, `longest` at most; the one after it is twice as long.
+    fn next(&mut self, longest: Duration) -> Duration {
+        let delay = self.0.min(longest);
+        self.0 = (delay * 2).min(longest);
+        delay
+    }
+}
 
 impl Idle {
     /// How long after the last write something is given back next.
@@ -21,7 +40,7 @@ impl Idle {
 impl Driver {
     /// The disk is full, nothing was written.
     pub(super) fn full(&mut self, e: &StorageError, storage: TimelineStorage) {
-        let retry = self.next_attempt();
+        let retry = Instant::now() + self.backoff.next(FULL_MAX);
         self.disk = DiskState::Full { storage: Box::new(storage), retry };
         if self.stopped.is_none() {
             self.metrics.full.inc();
@@ -36,7 +55,7 @@ impl Driver {
         let ttid = self.shared.ttid;
         error!(%ttid, error = %e, "timeline stopped; it is opened anew and writes again what was not synced");
         self.stopped = Some(Stopped { code: sqlstate::IO_ERROR, reason: e.to_string().into() });
-        let reopen = self.next_attempt();
+        let reopen = Instant::now() + self.backoff.next(FAILED_MAX);
         self.disk = DiskState::Failed { reopen };
         self.ops.clear();
         self.gathered = 0;
@@ -52,7 +71,7 @@ impl Driver {
         if self.stopped.take().is_some() {
             info!(ttid = %self.shared.ttid, "timeline accepts WAL again");
         }
-        self.backoff = BACKOFF_MIN;
+        self.backoff = Backoff::new();
     }
 
     pub(super) fn reopened(&mut self, result: Result<Result<Opened, OpenFailure>, tokio::task::JoinError>) {
@@ -61,7 +80,7 @@ impl Driver {
             Ok(Err(e)) if e.is_corruption() => return self.dead(&e.to_string()),
             Ok(Err(e)) => {
                 tracing::debug!(ttid = %self.shared.ttid, error = %e, "opening anew failed");
-                let reopen = self.next_attempt();
+                let reopen = Instant::now() + self.backoff.next(FAILED_MAX);
                 self.disk = DiskState::Failed { reopen };
                 return;
             }
@@ -87,12 +106,6 @@ impl Driver {
         error!(%ttid, problem, "timeline is damaged; restore it, or remove this safekeeper from the member set");
         self.disk = DiskState::Dead;
         self.stopped = Some(Stopped { code: sqlstate::DATA_CORRUPTED, reason: problem.into() });
-    }
-
-    fn next_attempt(&mut self) -> Instant {
-        let at = Instant::now() + self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        at
     }
 
     pub(super) fn next_timer(&self) -> Option<Instant> {
@@ -138,5 +151,22 @@ impl Driver {
             let opening = tokio::task::spawn_blocking(move || home.open(TimelineStorage::open)).await;
             opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_looked_at_twice_a_second_however_long_it_lasts() {
+        let mut backoff = Backoff::new();
+        let delays: Vec<u128> = (0..1000).map(|_| backoff.next(FULL_MAX).as_millis()).collect();
+        assert_eq!((&delays[..3], delays[999]), (&[200, 400, 500][..], 500));
+        for _ in 0..10 {
+            backoff.next(FAILED_MAX);
+        }
+        assert_eq!(backoff.next(FAILED_MAX), FAILED_MAX, "a failure is not tried that often");
+        assert_eq!(backoff.next(FULL_MAX), FULL_MAX, "space is short after a failure");
     }
 }
