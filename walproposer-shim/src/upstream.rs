@@ -289,3 +289,26 @@ async fn oldest(connection: &mut ClientConnection, config: &Config, seg: SegSize
     let held = row.first().and_then(Option::as_deref).and_then(|text| text.parse::<Lsn>().ok());
     Ok(held.map_or(Lsn::MAX, |l| l.segment_start(seg)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::net::SqlError;
+
+    use super::*;
+
+    /// Only this pause does not grow: PostgreSQL that recovers is attached to within 0.2 s of accepting connections.
+    #[test]
+    fn a_server_that_starts_or_is_down_is_away_and_one_that_refuses_is_not() {
+        let options = ConnectOptions::to_address("db:5432", "x").expect("an address");
+        let said = |code: &str| NetError::Server {
+            peer: "db".to_owned(),
+            error: Box::new(SqlError::fatal(code, "the database system is starting up")),
+        };
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let down = NetError::Io { peer: "db".to_owned(), source: refused };
+        for e in [said(sqlstate::CANNOT_CONNECT_NOW), down] {
+            assert!(matches!(away(e, &options), Stop::PrimaryAway(_)));
+        }
+        assert!(matches!(away(said("28P01"), &options), Stop::Retry(_)));
+    }
+}
