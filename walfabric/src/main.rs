@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use pgformat::Lsn;
 use pgformat::rel::{BlockTag, RelFork};
+use proto::broker::embedded::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::net::{ConnectOptions, Environment};
 use proto::runtime::exit;
@@ -359,6 +360,12 @@ struct BrokerOptions {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:2379")]
     listen: std::net::SocketAddr,
+    /// Bytes of keys, values and leases (each counts 256 more) beyond which no writes are taken
+    #[arg(long, default_value_t = QUOTA_BYTES, value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    quota_bytes: u64,
+    /// Connections at once
+    #[arg(long, default_value_t = CONNECTIONS_MAX)]
+    connections_max: usize,
 }
 
 #[derive(Args)]
@@ -603,7 +610,8 @@ async fn run_broker(o: BrokerOptions) -> Result<u8> {
     proto::runtime::init_logging(false);
     let cancel = proto::runtime::shutdown_on_signals()?;
     let ready = |address: std::net::SocketAddr| tracing::info!(%address, "the embedded broker listens");
-    match proto::broker::embedded::serve(o.dir, o.listen, ready, cancel).await {
+    let limits = BrokerLimits { quota_bytes: o.quota_bytes, connections_max: o.connections_max };
+    match proto::broker::embedded::serve_within(limits, o.dir, o.listen, ready, cancel).await {
         Err(error) if error.is_corruption() => {
             tracing::error!(%error, "the embedded broker cannot start");
             Ok(exit::CORRUPTION)

@@ -12,12 +12,12 @@ use tests::wait;
 use crate::server::{Kind, PATIENCE, Server};
 
 /// gRPC codes that matter here.
-const INVALID_ARGUMENT: i32 = 3;
+pub(crate) const INVALID_ARGUMENT: i32 = 3;
 const NOT_FOUND: i32 = 5;
 const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;
 
-fn code(error: &Error) -> i32 {
+pub(crate) fn code(error: &Error) -> i32 {
     match error {
         Error::GRpcStatus(status) => status.code() as i32,
         other => panic!("not an answer of the broker: {other}"),

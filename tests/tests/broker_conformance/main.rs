@@ -4,6 +4,7 @@
 //! restarts and emptied directories are real.
 
 mod kv;
+mod limits;
 mod server;
 mod sessions;
 mod tools;
@@ -57,11 +58,18 @@ conformance! {
     sessions::deleted_and_overwritten_keys_come_back
     sessions::a_key_that_another_process_took_comes_back_with_its_end
     tools::etcdctl_works
+    limits::a_full_broker_takes_no_writes_until_it_is_disarmed
+    limits::a_large_request_is_refused
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_brokers_give_the_same_answers() {
     tools::both_brokers_give_the_same_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_strangers_ask_does_not_fill_the_memory() {
+    limits::what_strangers_ask_does_not_fill_the_memory().await;
 }
 
 /// Not a test: the process that [`server::Server`] starts and kills; in an ordinary run it has nothing to do.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use etcd_client::Client;
+use proto::broker::embedded::{BrokerLimits, QUOTA_BYTES, serve_within};
 use proto::broker::{Broker, Session};
 use tempfile::TempDir;
 use tests::process::{Process, free_port};
@@ -17,6 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Set for the process that is the embedded broker: its directory and address.
 const DIR_VARIABLE: &str = "CONFORMANCE_BROKER_DIR";
 const LISTEN_VARIABLE: &str = "CONFORMANCE_BROKER_LISTEN";
+const QUOTA_VARIABLE: &str = "CONFORMANCE_BROKER_QUOTA";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -30,13 +32,20 @@ pub(crate) struct Server {
     dir: TempDir,
     port: u16,
     peer_port: u16,
+    quota_bytes: u64,
     process: Option<Process>,
 }
 
 impl Server {
     pub(crate) async fn start(kind: Kind) -> Server {
+        Server::with_quota(kind, QUOTA_BYTES).await
+    }
+
+    /// With another quota than both brokers have by themselves.
+    pub(crate) async fn with_quota(kind: Kind, quota_bytes: u64) -> Server {
         let dir = tempfile::tempdir().expect("temp dir");
-        let mut server = Server { kind, dir, port: free_port(), peer_port: free_port(), process: None };
+        let (port, peer_port) = (free_port(), free_port());
+        let mut server = Server { kind, dir, port, peer_port, quota_bytes, process: None };
         server.restart().await;
         server
     }
@@ -114,6 +123,7 @@ impl Server {
         let mut command = Command::new(std::env::current_exe().expect("the test program has a path"));
         command.args(["--exact", "embedded_broker_process", "--nocapture"]);
         command.env(DIR_VARIABLE, self.data()).env(LISTEN_VARIABLE, format!("127.0.0.1:{}", self.port));
+        command.env(QUOTA_VARIABLE, self.quota_bytes.to_string());
         command
     }
 
@@ -123,6 +133,7 @@ impl Server {
         command.arg("--data-dir").arg(self.data());
         command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--quota-backend-bytes", &self.quota_bytes.to_string()]);
         command.args(["--initial-cluster", &format!("default={peer}")]);
         command
     }
@@ -145,6 +156,8 @@ fn copy_dir(from: &Path, to: &Path) {
 pub(crate) async fn be_the_embedded_broker() {
     let (Ok(dir), Ok(listen)) = (std::env::var(DIR_VARIABLE), std::env::var(LISTEN_VARIABLE)) else { return };
     let listen = listen.parse().expect("an address");
-    let served = proto::broker::embedded::serve(dir.into(), listen, |_| {}, CancellationToken::new()).await;
+    let quota = std::env::var(QUOTA_VARIABLE).expect("the quota");
+    let limits = BrokerLimits { quota_bytes: quota.parse().expect("a number"), ..BrokerLimits::default() };
+    let served = serve_within(limits, dir.into(), listen, |_| {}, CancellationToken::new()).await;
     panic!("the embedded broker ended: {served:?}");
 }

@@ -7,7 +7,9 @@
 //! It is one process without replicas. That is enough for what the broker holds: hints, choices and leases are
 //! published anew by their nodes, and log safety never rests on it.
 
+mod door;
 mod history;
+mod limits;
 mod log;
 mod services;
 mod store;
@@ -23,17 +25,19 @@ use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenan
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
-use self::history::History;
+use self::limits::{CONNECTION_STREAMS_MAX, HANDSHAKE_LIMIT, MESSAGE_BYTES_MAX, WINDOW_BYTES};
 use self::log::{Log, Opened};
 use self::services::{STREAMS_END, Services};
 use self::watch::Watches;
 use self::writer::{Clock, Requests, Writer};
 use crate::id::NodeId;
 use crate::runtime::datadir::{DataDir, DataDirError};
+use crate::runtime::{TooFewDescriptors, claim_descriptors};
 
+pub use self::limits::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 pub use self::log::LogError;
 
 /// A client that does not answer pings for so long is gone.
@@ -56,6 +60,9 @@ pub enum EmbeddedError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The system does not allow as many open files as the limits need.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// The gRPC server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -68,38 +75,56 @@ impl EmbeddedError {
     }
 }
 
-/// Runs the embedded broker until cancelled. Binds `listen` ("127.0.0.1:2379"); calls `ready` with the bound address.
+/// [`serve_within`] the limits that hold unless configured.
 ///
 /// # Errors
-/// When the directory or the socket cannot be used, when the log is damaged, and when it cannot be written any more.
+/// As there.
 pub async fn serve(
     dir: PathBuf,
     listen: SocketAddr,
     ready: impl FnOnce(SocketAddr) + Send,
     cancel: CancellationToken,
 ) -> Result<(), EmbeddedError> {
+    serve_within(BrokerLimits::default(), dir, listen, ready, cancel).await
+}
+
+/// Runs the embedded broker until cancelled. Binds `listen` ("127.0.0.1:2379"); calls `ready` with the bound address.
+///
+/// # Errors
+/// When the directory or the socket cannot be used, when the log is damaged, and when it cannot be written any more.
+pub async fn serve_within(
+    limits: BrokerLimits,
+    dir: PathBuf,
+    listen: SocketAddr,
+    ready: impl FnOnce(SocketAddr) + Send,
+    cancel: CancellationToken,
+) -> Result<(), EmbeddedError> {
+    claim_descriptors(limits.connections_max)?;
     // The lock is held until the end.
     let dir = DataDir::open(&dir, "broker", NodeId(0))?;
     let clock = Clock::start();
-    let opened = open(dir.path()).await?;
+    let Opened { mut store, log, history } = open(dir.path()).await?;
+    store.set_quota(limits.quota_bytes);
     let bind_error = |source| EmbeddedError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(bind_error)?;
     let address = listener.local_addr().map_err(bind_error)?;
-    let identity = opened.store.identity();
+    let identity = store.identity();
     tracing::info!(
         %address,
         dir = %dir.path().display(),
-        revision = opened.store.revision(),
-        keys = opened.store.keys().len(),
-        leases = opened.store.leases().len(),
+        revision = store.revision(),
+        keys = store.keys().len(),
+        leases = store.leases().len(),
+        used_bytes = store.used_bytes(),
+        quota_bytes = store.quota_bytes(),
         start = identity.boots,
         "embedded broker serves"
     );
-    let history = Arc::new(history_of(&opened));
-    let (writer, requests) = Writer::new(opened.store, opened.log, history.clone(), clock);
+    let history = Arc::new(history);
+    let (writer, requests) = Writer::new(store, log, history.clone(), clock);
     let (stop, streams) = (cancel.child_token(), TaskTracker::new());
-    let watches = Watches { history, identity, cancel: stop.clone(), streams: streams.clone() };
-    let server = run_server(listener, address, requests, watches, stop.clone());
+    let watches = Watches::new(history, identity, stop.clone(), streams.clone());
+    let server = run_server((listener, limits.connections_max), address, requests, watches, stop.clone());
     ready(address);
     let outcome = run_both(writer, server, stop).await;
     streams.close();
@@ -113,19 +138,8 @@ async fn open(dir: &Path) -> Result<Opened, LogError> {
     tokio::task::spawn_blocking(move || Log::open(&dir, cluster, 0)).await.expect("reading the log does not panic")
 }
 
-/// The watches' history as far as the log still has it.
-fn history_of(opened: &Opened) -> History {
-    let before = opened.history.first().map_or(opened.store.revision(), |(revision, _)| revision - 1);
-    let history = History::new(before);
-    for (revision, events) in &opened.history {
-        history.push(*revision, events.clone());
-    }
-    history.compact(opened.store.compacted());
-    history
-}
-
 async fn run_server(
-    listener: TcpListener,
+    (listener, connections_max): (TcpListener, usize),
     address: SocketAddr,
     requests: Requests,
     watches: Watches,
@@ -133,15 +147,23 @@ async fn run_server(
 ) -> Result<(), tonic::transport::Error> {
     let services =
         Services { requests, address: address.to_string(), cancel: stop.clone(), streams: watches.streams.clone() };
+    let incoming = Box::pin(door::connections(listener, connections_max, HANDSHAKE_LIMIT));
+    let kv = PbKvServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let lease = PbLeaseServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let watch = PbWatchServer::new(watches).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let routes = Routes::new(kv)
+        .add_service(lease)
+        .add_service(watch)
+        .add_service(PbClusterServer::new(services.clone()))
+        .add_service(PbMaintenanceServer::new(services));
     Server::builder()
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
-        .add_service(PbKvServer::new(services.clone()))
-        .add_service(PbLeaseServer::new(services.clone()))
-        .add_service(PbClusterServer::new(services.clone()))
-        .add_service(PbMaintenanceServer::new(services))
-        .add_service(PbWatchServer::new(watches))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .add_routes(Routes::from(door::with_door(routes.prepare().into_axum_router())))
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }
 

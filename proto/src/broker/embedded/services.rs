@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use etcd_client::proto::{
-    PbAlarmRequest, PbAlarmResponse, PbClusterService, PbCompactionRequest, PbCompactionResponse, PbDefragmentRequest,
-    PbDefragmentResponse, PbDeleteRequest, PbDeleteResponse, PbDowngradeRequest, PbDowngradeResponse, PbHashKvRequest,
-    PbHashKvResponse, PbHashRequest, PbHashResponse, PbKvService, PbLeaseGrantRequest, PbLeaseGrantResponse,
-    PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse, PbLeaseLeasesRequest, PbLeaseLeasesResponse,
-    PbLeaseRevokeRequest, PbLeaseRevokeResponse, PbLeaseService, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse,
-    PbMaintenanceService, PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
-    PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest, PbMemberRemoveResponse,
-    PbMemberUpdateRequest, PbMemberUpdateResponse, PbMoveLeaderRequest, PbMoveLeaderResponse, PbPutRequest,
-    PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbSnapshotRequest, PbSnapshotResponse,
-    PbStatusRequest, PbStatusResponse, PbTxnRequest, PbTxnResponse,
+    PbAlarmMember, PbAlarmRequest, PbAlarmResponse, PbClusterService, PbCompactionRequest, PbCompactionResponse,
+    PbDefragmentRequest, PbDefragmentResponse, PbDeleteRequest, PbDeleteResponse, PbDowngradeRequest,
+    PbDowngradeResponse, PbHashKvRequest, PbHashKvResponse, PbHashRequest, PbHashResponse, PbKvService,
+    PbLeaseGrantRequest, PbLeaseGrantResponse, PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse, PbLeaseLeasesRequest,
+    PbLeaseLeasesResponse, PbLeaseRevokeRequest, PbLeaseRevokeResponse, PbLeaseService, PbLeaseTimeToLiveRequest,
+    PbLeaseTimeToLiveResponse, PbMaintenanceService, PbMember, PbMemberAddRequest, PbMemberAddResponse,
+    PbMemberListRequest, PbMemberListResponse, PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest,
+    PbMemberRemoveResponse, PbMemberUpdateRequest, PbMemberUpdateResponse, PbMoveLeaderRequest, PbMoveLeaderResponse,
+    PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbSnapshotRequest,
+    PbSnapshotResponse, PbStatusRequest, PbStatusResponse, PbTxnRequest, PbTxnResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use super::limits::{REQUEST_BYTES_MAX, put_request_bytes, txn_request_bytes};
 use super::store::{Refusal, Store};
 use super::writer::Requests;
 
@@ -30,6 +31,13 @@ const API_VERSION: &str = "3.4.0";
 
 /// Answers that may wait for a client that does not read its keep-alive stream.
 const KEEP_ALIVES_MAX: usize = 16;
+
+// etcd's numbers for what is done with an alarm, and for the alarms.
+const ALARM_LIST: i32 = 0;
+const ALARM_RAISE: i32 = 1;
+const ALARM_DISARM: i32 = 2;
+const NO_SPACE: i32 = 1;
+const CORRUPT: i32 = 2;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -45,10 +53,17 @@ pub(super) struct Services {
 pub(super) fn status_of(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Compacted | Refusal::FutureRevision | Refusal::TtlTooLarge => Status::out_of_range(refusal.text()),
+        Refusal::NoSpace | Refusal::KeysTooLong | Refusal::AnswerTooLarge | Refusal::TooManyLeases => {
+            Status::resource_exhausted(refusal.text())
+        }
         Refusal::LeaseNotFound => Status::not_found(refusal.text()),
         Refusal::LeaseExists => Status::failed_precondition(refusal.text()),
         _ => Status::invalid_argument(refusal.text()),
     }
+}
+
+fn check_size(bytes: usize) -> Result<(), Status> {
+    if bytes > REQUEST_BYTES_MAX { Err(status_of(Refusal::RequestTooLarge)) } else { Ok(()) }
 }
 
 fn not_offered<T>(what: &str) -> Result<T, Status> {
@@ -79,6 +94,7 @@ impl PbKvService for Services {
 
     async fn put(&self, request: Request<PbPutRequest>) -> Answer<PbPutResponse> {
         let request = request.into_inner();
+        check_size(put_request_bytes(&request))?;
         self.ask(move |store, now| store.put(&request, now)).await
     }
 
@@ -89,6 +105,7 @@ impl PbKvService for Services {
 
     async fn txn(&self, request: Request<PbTxnRequest>) -> Answer<PbTxnResponse> {
         let request = request.into_inner();
+        check_size(txn_request_bytes(&request))?;
         self.ask(move |store, now| store.txn(&request, now)).await
     }
 
@@ -141,7 +158,7 @@ impl PbLeaseService for Services {
         request: Request<PbLeaseTimeToLiveRequest>,
     ) -> Answer<PbLeaseTimeToLiveResponse> {
         let PbLeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        self.ask(move |store, now| Ok(store.time_to_live(id, keys, now))).await
+        self.ask(move |store, now| store.time_to_live(id, keys, now)).await
     }
 
     async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Answer<PbLeaseLeasesResponse> {
@@ -213,8 +230,8 @@ impl PbMaintenanceService for Services {
     async fn status(&self, _: Request<PbStatusRequest>) -> Answer<PbStatusResponse> {
         self.ask(|store, _| {
             let header = store.header();
-            let bytes: usize = store.keys().map(|kv| kv.key.len() + kv.value.len()).sum();
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            let bytes = i64::try_from(store.used_bytes()).unwrap_or(i64::MAX);
+            let alarm = store.is_full().then(|| format!("memberID:{} alarm:NOSPACE", header.member_id));
             Ok(PbStatusResponse {
                 version: API_VERSION.to_owned(),
                 db_size: bytes,
@@ -224,14 +241,31 @@ impl PbMaintenanceService for Services {
                 raft_index: u64::try_from(header.revision).unwrap_or(0),
                 raft_applied_index: u64::try_from(header.revision).unwrap_or(0),
                 header: Some(header),
+                errors: alarm.into_iter().collect(),
                 ..PbStatusResponse::default()
             })
         })
         .await
     }
 
-    async fn alarm(&self, _: Request<PbAlarmRequest>) -> Answer<PbAlarmResponse> {
-        self.ask(|store, _| Ok(PbAlarmResponse { header: Some(store.header()), alarms: Vec::new() })).await
+    async fn alarm(&self, request: Request<PbAlarmRequest>) -> Answer<PbAlarmResponse> {
+        let PbAlarmRequest { action, member_id, alarm } = request.into_inner();
+        self.ask(move |store, _| {
+            let header = store.header();
+            let shown = match action {
+                ALARM_RAISE if alarm == NO_SPACE => {
+                    store.set_full(true);
+                    true
+                }
+                // As in etcd: the alarm is named by its member.
+                ALARM_DISARM if alarm == NO_SPACE && member_id == header.member_id => store.set_full(false),
+                ALARM_LIST if alarm != CORRUPT => store.is_full(),
+                _ => false,
+            };
+            let member = PbAlarmMember { member_id: header.member_id, alarm: NO_SPACE };
+            Ok(PbAlarmResponse { alarms: shown.then_some(member).into_iter().collect(), header: Some(header) })
+        })
+        .await
     }
 
     async fn defragment(&self, _: Request<PbDefragmentRequest>) -> Answer<PbDefragmentResponse> {

@@ -11,23 +11,28 @@ use std::time::Duration;
 use etcd_client::proto::{
     PbEvent, PbKeyValue, PbResponseHeader, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchService,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::history::{Commit, History};
+use super::limits::{ANSWER_BYTES_MAX, SLOW_WATCHER_LIMIT, WATCH_KEY_BYTES_MAX, WATCHES_MAX, shown_bytes};
 use super::store::{Identity, KeyRange, Refusal};
 
 /// How often a watch that asked for it hears where the store is when nothing happens.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Responses that may wait for a slow client; each holds about [`RESPONSE_BYTES`].
-const RESPONSES_MAX: usize = 4;
+const RESPONSES_MAX: usize = 2;
 
 /// Bytes of events after which a response is sent; a revision is never cut in two.
-const RESPONSE_BYTES: usize = 512 << 10;
+const RESPONSE_BYTES: usize = 256 << 10;
+
+/// Bytes of events of one revision beyond which a watch is cancelled instead: it lists anew.
+const REVISION_BYTES_MAX: u64 = ANSWER_BYTES_MAX;
 
 /// Revisions looked at in one go.
 const COMMITS_MAX: usize = 256;
@@ -41,10 +46,49 @@ const NO_DELETE: i32 = 1;
 /// Hands streams to tasks.
 #[derive(Clone)]
 pub(super) struct Watches {
-    pub(super) history: Arc<History>,
-    pub(super) identity: Identity,
-    pub(super) cancel: CancellationToken,
+    history: Arc<History>,
+    identity: Identity,
+    cancel: CancellationToken,
     pub(super) streams: TaskTracker,
+    room: Room,
+}
+
+/// Places of all watches, and bytes of their keys.
+#[derive(Clone)]
+struct Room {
+    watches: Arc<Semaphore>,
+    key_bytes: Arc<Semaphore>,
+}
+
+impl Watches {
+    pub(super) fn new(
+        history: Arc<History>,
+        identity: Identity,
+        cancel: CancellationToken,
+        streams: TaskTracker,
+    ) -> Watches {
+        let room = Room {
+            watches: Arc::new(Semaphore::new(WATCHES_MAX.1)),
+            key_bytes: Arc::new(Semaphore::new(WATCH_KEY_BYTES_MAX)),
+        };
+        Watches { history, identity, cancel, streams, room }
+    }
+}
+
+impl Room {
+    /// A place for a watch with keys of so many bytes; `open` are on its stream already.
+    fn take(&self, open: usize, key_bytes: usize) -> Result<[OwnedSemaphorePermit; 2], String> {
+        let (of_stream, of_all) = WATCHES_MAX;
+        if open >= of_stream {
+            return Err(format!("walfabric: {of_stream} watches are open on this stream"));
+        }
+        let watch = self.watches.clone().try_acquire_owned();
+        let watch = watch.map_err(|_| format!("walfabric: {of_all} watches are open"))?;
+        let permits = u32::try_from(key_bytes).unwrap_or(u32::MAX);
+        let keys = self.key_bytes.clone().try_acquire_many_owned(permits);
+        let keys = keys.map_err(|_| format!("walfabric: the keys of all watches have {WATCH_KEY_BYTES_MAX} bytes"))?;
+        Ok([watch, keys])
+    }
 }
 
 #[async_trait]
@@ -59,6 +103,7 @@ impl PbWatchService for Watches {
             revision: *self.history.revisions().borrow(),
             watches: BTreeMap::new(),
             next_id: 0,
+            room: self.room.clone(),
             responses,
         };
         let (cancel, incoming) = (self.cancel.clone(), request.into_inner());
@@ -77,6 +122,7 @@ struct Stream {
     revision: i64,
     watches: BTreeMap<i64, Watch>,
     next_id: i64,
+    room: Room,
     responses: mpsc::Sender<Result<PbWatchResponse, Status>>,
 }
 
@@ -87,6 +133,7 @@ struct Watch {
     deletes: bool,
     prev_kv: bool,
     progress: bool,
+    _place: [OwnedSemaphorePermit; 2],
 }
 
 /// What a stream waits for.
@@ -128,6 +175,11 @@ impl Stream {
     async fn obey(&mut self, request: PbWatchRequest) -> Result<(), Gone> {
         match request.request_union {
             Some(PbWatchRequestUnion::CreateRequest(create)) => {
+                let bytes = create.key.len() + create.range_end.len();
+                let place = match self.room.take(self.watches.len(), bytes) {
+                    Ok(place) => place,
+                    Err(reason) => return self.refuse(reason).await,
+                };
                 let range = KeyRange::new(&create.key, &create.range_end);
                 let next = if create.start_revision > 0 { create.start_revision } else { self.revision + 1 };
                 let watch = Watch {
@@ -137,6 +189,7 @@ impl Stream {
                     deletes: !create.filters.contains(&NO_DELETE),
                     prev_kv: create.prev_kv,
                     progress: create.progress_notify,
+                    _place: place,
                 };
                 self.create(create.watch_id, watch).await
             }
@@ -157,10 +210,8 @@ impl Stream {
 
     async fn create(&mut self, wanted_id: i64, watch: Watch) -> Result<(), Gone> {
         if wanted_id != 0 && self.watches.contains_key(&wanted_id) {
-            let cancel_reason = "etcdserver: mvcc: duplicate watch ID provided on the WatchStream".to_owned();
-            let response =
-                PbWatchResponse { created: true, canceled: true, cancel_reason, ..self.response(WHOLE_STREAM) };
-            return self.send(response).await;
+            let reason = "etcdserver: mvcc: duplicate watch ID provided on the WatchStream";
+            return self.refuse(reason.to_owned()).await;
         }
         let id = if wanted_id != 0 {
             wanted_id
@@ -174,6 +225,20 @@ impl Stream {
         self.watches.insert(id, watch);
         self.send(PbWatchResponse { created: true, ..self.response(id) }).await?;
         self.catch_up().await
+    }
+
+    /// Answers a watch that is not created.
+    async fn refuse(&mut self, cancel_reason: String) -> Result<(), Gone> {
+        let response = PbWatchResponse { created: true, canceled: true, cancel_reason, ..self.response(WHOLE_STREAM) };
+        self.send(response).await
+    }
+
+    /// Ends a watch: what it should be told is not there any more, or too much; `floor` is where it may go on.
+    async fn end(&mut self, id: i64, floor: i64) -> Result<(), Gone> {
+        self.watches.remove(&id);
+        let cancel_reason = Refusal::Compacted.text().to_owned();
+        let ended = PbWatchResponse { canceled: true, compact_revision: floor, cancel_reason, ..self.response(id) };
+        self.send(ended).await
     }
 
     /// Tells every watch what it has not been told yet.
@@ -192,20 +257,13 @@ impl Stream {
         let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
         let commits = match self.history.from(watch.next, COMMITS_MAX) {
             Ok(commits) => commits,
-            Err(compacted) => {
-                self.watches.remove(&id);
-                let cancel_reason = Refusal::Compacted.text().to_owned();
-                let response = PbWatchResponse {
-                    canceled: true,
-                    compact_revision: compacted.floor,
-                    cancel_reason,
-                    ..self.response(id)
-                };
-                return self.send(response).await;
-            }
+            Err(compacted) => return self.end(id, compacted.floor).await,
         };
         let (mut events, mut bytes, mut told) = (Vec::new(), 0, None);
         for commit in commits.iter().filter(|commit| commit.revision <= self.revision) {
+            if watch.bytes_of(commit) > REVISION_BYTES_MAX {
+                return self.end(id, commit.revision + 1).await;
+            }
             let before = events.len();
             events.extend(watch.events_of(commit));
             told = Some(commit.revision);
@@ -243,7 +301,13 @@ impl Stream {
     }
 
     async fn send(&self, response: PbWatchResponse) -> Result<(), Gone> {
-        self.responses.send(Ok(response)).await.map_err(|_| Gone)
+        match timeout(SLOW_WATCHER_LIMIT, self.responses.send(Ok(response))).await {
+            Ok(sent) => sent.map_err(|_| Gone),
+            Err(_) => {
+                tracing::warn!(watches = self.watches.len(), "a watcher took nothing for {SLOW_WATCHER_LIMIT:?}, cut");
+                Err(Gone)
+            }
+        }
     }
 }
 
@@ -254,6 +318,14 @@ impl Watch {
             kv: event.kv.clone(),
             prev_kv: event.prev_kv.as_ref().filter(|_| self.prev_kv).cloned(),
         })
+    }
+
+    /// Bytes of a revision's events for this watch.
+    fn bytes_of(&self, commit: &Commit) -> u64 {
+        let shown = |kv: Option<&PbKeyValue>| kv.map_or(0, |kv| shown_bytes(kv, false));
+        let bytes =
+            |event: &PbEvent| shown(event.kv.as_ref()) + if self.prev_kv { shown(event.prev_kv.as_ref()) } else { 0 };
+        commit.events.iter().filter(|event| self.wants(event)).map(bytes).sum()
     }
 
     fn wants(&self, event: &PbEvent) -> bool {

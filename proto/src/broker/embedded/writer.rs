@@ -115,7 +115,9 @@ impl Writer {
             tracing::warn!("this server stood still: every lease gets its full time again");
             self.store.renew_all(now);
         }
+        let was_full = self.store.is_full();
         let answers: Vec<Answer> = batch.drain(..).map(|job| job(&mut self.store, now)).collect();
+        tell_alarm(was_full, &self.store);
         let ended = self.store.expire(now);
         if ended > 0 {
             tracing::info!(leases = ended, "leases ended, their keys are deleted");
@@ -139,8 +141,10 @@ impl Writer {
         }
         answers.into_iter().for_each(|answer| answer());
         if self.log.as_ref().is_some_and(Log::wants_rewrite) {
-            let store = self.store.clone();
-            self.with_log(move |log| Ok((log.rewrite(&store)?, ()))).await?;
+            // Lent, not copied: it may be as large as the quota.
+            let identity = self.store.identity();
+            let store = std::mem::replace(&mut self.store, Store::new(identity));
+            self.store = self.with_log(move |log| Ok((log.rewrite(&store)?, store))).await?;
         }
         Ok(())
     }
@@ -154,6 +158,21 @@ impl Writer {
         let (log, outcome) = tokio::task::spawn_blocking(move || work(log)).await.expect("the log does not panic")?;
         self.log = Some(log);
         Ok(outcome)
+    }
+}
+
+/// Logs that the alarm was raised or disarmed.
+fn tell_alarm(was_full: bool, store: &Store) {
+    let (used_bytes, quota_bytes) = (store.used_bytes(), store.quota_bytes());
+    match (was_full, store.is_full()) {
+        (false, true) => tracing::error!(
+            used_bytes,
+            quota_bytes,
+            "the embedded broker is full and takes no writes: delete keys (etcdctl del) or raise --quota-bytes, then \
+             etcdctl alarm disarm"
+        ),
+        (true, false) => tracing::info!(used_bytes, quota_bytes, "the alarm was disarmed, writes are taken again"),
+        _ => {}
     }
 }
 

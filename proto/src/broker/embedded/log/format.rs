@@ -18,12 +18,15 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_LEN: usize = 32;
 
 /// First bytes of every frame.
-const FRAME_MARK: &[u8; 4] = b"WFbf";
+const FRAME_MARK: &[u8; MARK_LEN] = b"WFbf";
+
+/// Bytes of that.
+pub(super) const MARK_LEN: usize = 4;
 
 /// Bytes of a frame before its payload: mark, length, sequence, checksum.
 pub(super) const FRAME_HEADER_LEN: usize = 20;
 
-/// Longest payload; far more than one batch of requests.
+/// Longest payload; more than a batch of requests that deletes every key (see `KEY_BYTES_MAX`).
 pub(super) const PAYLOAD_LEN_MAX: usize = 256 << 20;
 
 /// Header of a file.
@@ -135,10 +138,27 @@ pub(super) fn frame_at(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (found == crc).then_some((sequence, payload))
 }
 
-/// Whether a whole frame with a sequence above `sequence` stands anywhere in `bytes`.
-pub(super) fn later_frame_in(bytes: &[u8], sequence: u64) -> bool {
-    let starts = bytes.windows(FRAME_MARK.len()).enumerate().filter(|(_, window)| window == FRAME_MARK);
-    starts.filter_map(|(at, _)| frame_at(&bytes[at..])).any(|(found, _)| found > sequence)
+/// Bytes of a whole frame whose first [`FRAME_HEADER_LEN`] bytes these are, if a frame starts so.
+pub(super) fn frame_length(header: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor { bytes: header };
+    if cursor.take(MARK_LEN).ok()? != FRAME_MARK {
+        return None;
+    }
+    let length = usize::try_from(cursor.u32().ok()?).ok().filter(|length| *length <= PAYLOAD_LEN_MAX)?;
+    Some(FRAME_HEADER_LEN + length)
+}
+
+/// Where frames may start in `bytes`.
+pub(super) fn marks_in(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    bytes.windows(MARK_LEN).enumerate().filter(|(_, window)| window == FRAME_MARK).map(|(at, _)| at)
+}
+
+/// A [`Record::Change`], without a copy of its operations.
+pub(super) fn encode_change(revision: i64, ops: &[Op], out: &mut Vec<u8>) {
+    out.push(4);
+    out.extend_from_slice(&revision.to_le_bytes());
+    put_length(out, ops.len());
+    ops.iter().for_each(|op| encode_op(op, out));
 }
 
 impl Record {
@@ -165,12 +185,7 @@ impl Record {
                 put_bytes(out, &kv.key);
                 put_bytes(out, &kv.value);
             }
-            Record::Change { revision, ops } => {
-                out.push(4);
-                out.extend_from_slice(&revision.to_le_bytes());
-                put_length(out, ops.len());
-                ops.iter().for_each(|op| encode_op(op, out));
-            }
+            Record::Change { revision, ops } => encode_change(*revision, ops, out),
             Record::Boot { boots } => {
                 out.push(5);
                 out.extend_from_slice(&boots.to_le_bytes());

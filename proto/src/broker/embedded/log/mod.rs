@@ -10,17 +10,24 @@
 mod format;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use etcd_client::proto::PbEvent;
-
 use self::format::{FRAME_HEADER_LEN, HEADER_LEN, Header, Record};
+use super::history::History;
 use super::store::{Change, Identity, Millis, ReplayError, Store};
 use crate::runtime::datadir::sync_dir;
 
-/// A file is rewritten when the changes in it outgrow both this and twice its snapshot.
-const REWRITE_BYTES_MIN: u64 = 4 << 20;
+/// A file is rewritten when the changes in it outgrow both the first of these and twice its snapshot, or the second: so
+/// that a full store has not three times its quota on disk.
+const REWRITE_BYTES: (u64, u64) = (4 << 20, 256 << 20);
+
+/// Bytes of changes after which a frame is closed; one change is never cut in two.
+const FRAME_BYTES: usize = 64 << 20;
+
+/// Bytes looked through at once for frames behind a bad one.
+const SCAN_BYTES: u64 = 1 << 20;
 
 /// Bytes of records per frame of a snapshot.
 const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
@@ -69,7 +76,7 @@ pub(super) struct Opened {
     pub(super) log: Log,
     pub(super) store: Store,
     /// Events of the changes in the file, by revision: the history of before.
-    pub(super) history: Vec<(i64, Vec<PbEvent>)>,
+    pub(super) history: History,
 }
 
 impl Log {
@@ -79,27 +86,34 @@ impl Log {
             Some((generation, path)) => read(dir, generation, &path, now)?,
             None => {
                 let store = Store::new(Identity { cluster, boots: 0 });
-                Opened { log: Log::create(dir, 1, &store)?, store, history: Vec::new() }
+                Opened { log: Log::create(dir, 1, &store)?, history: History::new(store.revision()), store }
             }
         };
         let Opened { mut log, mut store, history } = opened;
         remove_others(dir, &log.path)?;
+        history.compact(store.compacted());
         let boots = store.identity().boots + 1;
         store.set_boots(boots);
         log.append_records(&[Record::Boot { boots }])?;
         Ok(Opened { log, store, history })
     }
 
-    /// Makes changes durable, all in one frame.
+    /// Makes changes durable, all in one frame unless they are large.
     pub(super) fn append(&mut self, changes: &[Change]) -> Result<(), LogError> {
-        let record = |change: &Change| Record::Change { revision: change.revision, ops: change.ops.clone() };
-        let records: Vec<Record> = changes.iter().map(record).collect();
-        self.append_records(&records)
+        let mut payload = Vec::new();
+        for change in changes {
+            if payload.len() >= FRAME_BYTES {
+                self.append_payload(&std::mem::take(&mut payload))?;
+            }
+            format::encode_change(change.revision, &change.ops, &mut payload);
+        }
+        self.append_payload(&payload)
     }
 
     /// Whether the changes have outgrown the snapshot.
     pub(super) fn wants_rewrite(&self) -> bool {
-        self.length - self.base_length > REWRITE_BYTES_MIN.max(2 * self.base_length)
+        let (least, most) = REWRITE_BYTES;
+        self.length - self.base_length > least.max((2 * self.base_length).min(most))
     }
 
     /// The log as a snapshot of `store`, in a new file; the old one is gone afterwards.
@@ -119,28 +133,36 @@ impl Log {
         let path = dir.join(file_name(generation));
         let tmp = path.with_extension("tmp");
         let header = Header { generation, cluster: store.identity().cluster };
-        let (mut bytes, mut next_sequence) = (header.encode().to_vec(), 0);
-        for payload in snapshot(store) {
-            bytes.extend_from_slice(&format::frame(next_sequence, &payload));
-            next_sequence += 1;
-        }
-        let write = || -> io::Result<File> {
-            let mut file = File::create(&tmp)?;
-            file.write_all(&bytes)?;
+        let (mut length, mut next_sequence) = (0, 0);
+        let mut write = || -> io::Result<File> {
+            let mut out = BufWriter::new(File::create(&tmp)?);
+            let mut put = |bytes: &[u8]| {
+                length += length_of(bytes);
+                out.write_all(bytes)
+            };
+            put(&header.encode())?;
+            write_snapshot(store, &mut |payload| {
+                next_sequence += 1;
+                put(&format::frame(next_sequence - 1, payload))
+            })?;
+            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             fs::rename(&tmp, &path)?;
             sync_dir(dir)?;
             Ok(file)
         };
         let file = write().map_err(|source| io_error(&tmp, source))?;
-        let length = length_of(&bytes);
         Ok(Log { dir: dir.to_owned(), path, file, generation, next_sequence, length, base_length: length })
     }
 
     fn append_records(&mut self, records: &[Record]) -> Result<(), LogError> {
         let mut payload = Vec::new();
         records.iter().for_each(|record| record.encode(&mut payload));
-        let bytes = format::frame(self.next_sequence, &payload);
+        self.append_payload(&payload)
+    }
+
+    fn append_payload(&mut self, payload: &[u8]) -> Result<(), LogError> {
+        let bytes = format::frame(self.next_sequence, payload);
         let write = |file: &mut File| file.write_all(&bytes).and_then(|()| file.sync_data());
         write(&mut self.file).map_err(|source| io_error(&self.path, source))?;
         self.next_sequence += 1;
@@ -149,8 +171,8 @@ impl Log {
     }
 }
 
-/// The store as records, cut into payloads.
-fn snapshot(store: &Store) -> Vec<Vec<u8>> {
+/// Hands the store on as records, cut into payloads.
+fn write_snapshot(store: &Store, put: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     let base = Record::Base {
         revision: store.revision(),
@@ -161,75 +183,104 @@ fn snapshot(store: &Store) -> Vec<Vec<u8>> {
     };
     let leases = store.leases().map(|(lease, found)| Record::Lease { lease, ttl_s: found.ttl_s });
     let keys = store.keys().map(|kv| Record::Key(kv.clone()));
-    let mut payloads = vec![Vec::new()];
+    let mut payload = Vec::new();
     for record in std::iter::once(base).chain(leases).chain(keys) {
-        if payloads.last().is_some_and(|last| last.len() >= SNAPSHOT_FRAME_BYTES) {
-            payloads.push(Vec::new());
+        if payload.len() >= SNAPSHOT_FRAME_BYTES {
+            put(&payload)?;
+            payload.clear();
         }
-        if let Some(last) = payloads.last_mut() {
-            record.encode(last);
-        }
+        record.encode(&mut payload);
     }
-    payloads
+    put(&payload)
+}
+
+/// The frame at `offset` of a file of `length` bytes: its sequence and payload, if it is whole and its checksum is
+/// right. Frames are read one by one: a file may have more than the quota.
+fn frame_of(file: &File, offset: u64, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let mut bytes = vec![0; FRAME_HEADER_LEN];
+    let there = length.saturating_sub(offset);
+    if there < FRAME_HEADER_LEN as u64 {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut bytes, offset)?;
+    let Some(whole) = format::frame_length(&bytes).filter(|whole| *whole as u64 <= there) else { return Ok(None) };
+    bytes.resize(whole, 0);
+    file.read_exact_at(&mut bytes[FRAME_HEADER_LEN..], offset + FRAME_HEADER_LEN as u64)?;
+    Ok(format::frame_at(&bytes).map(|(sequence, payload)| (sequence, payload.to_vec())))
+}
+
+/// Whether a whole frame with a sequence above `sequence` starts anywhere from `offset` on.
+fn later_frame_from(file: &File, offset: u64, length: u64, sequence: u64) -> io::Result<bool> {
+    let mut at = offset;
+    while at < length {
+        let mut bytes = vec![0; usize::try_from((length - at).min(SCAN_BYTES)).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, at)?;
+        for start in format::marks_in(&bytes) {
+            if frame_of(file, at + start as u64, length)?.is_some_and(|(found, _)| found > sequence) {
+                return Ok(true);
+            }
+        }
+        // A mark may stand across the end of what was looked through.
+        let last = at + length_of(&bytes) == length;
+        at += if last { length_of(&bytes) } else { length_of(&bytes) - format::MARK_LEN as u64 + 1 };
+    }
+    Ok(false)
 }
 
 /// Reads a file, cuts a torn tail off, and leaves it open at its end.
 fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened, LogError> {
-    let bytes = fs::read(path).map_err(|source| io_error(path, source))?;
-    let damaged =
-        |offset: usize, problem: String| LogError::Damaged { path: path.to_owned(), offset: offset as u64, problem };
-    let header = Header::decode(&bytes).map_err(|error| damaged(0, error.to_string()))?;
+    let broken = |source| io_error(path, source);
+    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(broken)?;
+    let length = file.metadata().map_err(broken)?.len();
+    let damaged = |offset: u64, problem: String| LogError::Damaged { path: path.to_owned(), offset, problem };
+    let mut head = vec![0; HEADER_LEN.min(usize::try_from(length).unwrap_or(HEADER_LEN))];
+    file.read_exact_at(&mut head, 0).map_err(broken)?;
+    let header = Header::decode(&head).map_err(|error| damaged(0, error.to_string()))?;
     if header.generation != generation {
         return Err(damaged(0, format!("it says that it is generation {}", header.generation)));
     }
     let mut reader = Reader { identity: Identity { cluster: header.cluster, boots: 0 }, state: None };
-    let (mut offset, mut sequence, mut base_length) = (HEADER_LEN, 0, HEADER_LEN);
-    let mut history = Vec::new();
-    while let Some((found, payload)) = format::frame_at(&bytes[offset..]) {
+    let (mut offset, mut sequence, mut base_length) = (HEADER_LEN as u64, 0, HEADER_LEN as u64);
+    while let Some((found, payload)) = frame_of(&file, offset, length).map_err(broken)? {
         if found != sequence {
             return Err(damaged(offset, format!("frame {found} stands where frame {sequence} should")));
         }
-        let records = Record::decode_all(payload).map_err(|error| damaged(offset, error.to_string()))?;
+        let records = Record::decode_all(&payload).map_err(|error| damaged(offset, error.to_string()))?;
         for record in records {
-            let event = reader.take(record, now).map_err(|problem| damaged(offset, problem))?;
-            history.extend(event);
+            reader.take(record, now).map_err(|problem| damaged(offset, problem))?;
         }
-        offset += FRAME_HEADER_LEN + payload.len();
+        offset += FRAME_HEADER_LEN as u64 + length_of(&payload);
         sequence += 1;
         if reader.is_filling_or_just_filled() {
             base_length = offset;
         }
     }
-    let store = reader.finish().map_err(|problem| damaged(offset, problem))?;
-    let tail = &bytes[offset..];
-    if !tail.is_empty() {
-        if format::later_frame_in(tail, sequence) {
+    let (store, history) = reader.finish().map_err(|problem| damaged(offset, problem))?;
+    if offset < length {
+        if later_frame_from(&file, offset, length, sequence).map_err(broken)? {
             return Err(damaged(
                 offset,
                 "the frame's checksum or length is wrong, and whole frames follow it".to_owned(),
             ));
         }
-        let bytes = tail.len();
+        let bytes = length - offset;
         tracing::warn!(path = %path.display(), offset, bytes, "cutting off a write that was never acknowledged");
     }
-    let mut file = OpenOptions::new().write(true).open(path).map_err(|source| io_error(path, source))?;
-    let length = length_of(&bytes[..offset]);
     // Synced also when nothing was cut off: the process before this one may have died between write and sync, and what
     // was read here is shown to clients from now on.
     let cut = |file: &mut File| -> io::Result<()> {
-        file.set_len(length)?;
-        file.seek(SeekFrom::Start(length))?;
+        file.set_len(offset)?;
+        file.seek(SeekFrom::Start(offset))?;
         file.sync_all()
     };
-    cut(&mut file).map_err(|source| io_error(path, source))?;
-    let base_length = length_of(&bytes[..base_length]);
+    cut(&mut file).map_err(broken)?;
     let log = Log {
         dir: dir.to_owned(),
         path: path.to_owned(),
         file,
         generation,
         next_sequence: sequence,
-        length,
+        length: offset,
         base_length,
     };
     Ok(Opened { log, store, history })
@@ -243,21 +294,23 @@ struct Reader {
 
 struct Filling {
     store: Store,
+    history: History,
     leases_left: u64,
     keys_left: u64,
     changes: u64,
 }
 
 impl Reader {
-    /// Takes the next record; gives the events of a change.
-    fn take(&mut self, record: Record, now: Millis) -> Result<Option<(i64, Vec<PbEvent>)>, String> {
+    /// Takes the next record.
+    fn take(&mut self, record: Record, now: Millis) -> Result<(), String> {
         let Some(state) = &mut self.state else {
             let Record::Base { revision, compacted, boots, leases, keys } = record else {
                 return Err("the file does not start with a snapshot".to_owned());
             };
             let store = Store::with_base(Identity { boots, ..self.identity }, revision, compacted);
-            self.state = Some(Filling { store, leases_left: leases, keys_left: keys, changes: 0 });
-            return Ok(None);
+            let history = History::new(revision);
+            self.state = Some(Filling { store, history, leases_left: leases, keys_left: keys, changes: 0 });
+            return Ok(());
         };
         let words = |error: ReplayError| error.to_string();
         match record {
@@ -272,7 +325,9 @@ impl Reader {
             Record::Change { revision, ops } if state.is_filled() => {
                 state.changes += 1;
                 let events = state.store.replay(revision, &ops, now).map_err(words)?;
-                return Ok((!events.is_empty()).then_some((revision, events)));
+                if !events.is_empty() {
+                    state.history.push(revision, events);
+                }
             }
             Record::Boot { boots } if state.is_filled() => {
                 state.changes += 1;
@@ -280,7 +335,7 @@ impl Reader {
             }
             _ => return Err("a record stands where it does not belong".to_owned()),
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Whether only the snapshot was read so far.
@@ -288,9 +343,9 @@ impl Reader {
         self.state.as_ref().is_some_and(|state| state.changes == 0)
     }
 
-    fn finish(self) -> Result<Store, String> {
+    fn finish(self) -> Result<(Store, History), String> {
         match self.state {
-            Some(state) if state.is_filled() => Ok(state.store),
+            Some(state) if state.is_filled() => Ok((state.store, state.history)),
             _ => Err("its snapshot is not whole".to_owned()),
         }
     }

@@ -53,8 +53,11 @@ fn what_was_logged_is_there_again_and_starts_are_counted() {
     assert_eq!((keys(&opened.store), opened.store.revision()), (keys(&before), 4));
     assert_eq!(opened.store.identity(), Identity { cluster: 0xC1, boots: 2 });
     assert!(opened.store.has_lease(0xA) && opened.store.next_end() == Some(10_000), "a lease has its full time again");
-    let history: Vec<_> = opened.history.iter().map(|(revision, events)| (*revision, events.len())).collect();
-    assert_eq!(history, [(2, 1), (3, 1), (4, 1)]);
+    let history = opened.history.from(2, usize::MAX).expect("it is there");
+    assert_eq!(
+        history.iter().map(|commit| (commit.revision, commit.events.len())).collect::<Vec<_>>(),
+        [(2, 1), (3, 1), (4, 1)]
+    );
 }
 
 #[test]
@@ -137,7 +140,8 @@ fn a_grown_file_is_rewritten_and_left_overs_go() {
     fs::write(dir.path().join(file_name(1)), b"old").expect("file");
     let again = open(dir.path());
     assert_eq!((keys(&again.store), again.store.revision()), (keys(&opened.store), opened.store.revision()));
-    assert_eq!((again.store.identity().boots, again.history.len(), names()), (3, 0, 1));
+    let history = again.history.from(again.store.revision() + 1, usize::MAX).expect("nothing is asked for");
+    assert_eq!((again.store.identity().boots, history.len(), names()), (3, 0, 1));
 }
 
 /// A file with every kind of record and operation.

@@ -4,6 +4,8 @@ use etcd_client::proto::{
     PbDeleteRequest, PbDeleteResponse, PbKeyValue, PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse,
 };
 
+use super::super::limits::{entry_bytes, length_of};
+use super::space::check_answer;
 use super::{Draft, KeyRange, Millis, Op, Refusal, Store};
 
 // etcd's numbers for sort orders and targets.
@@ -13,9 +15,17 @@ const BY_CREATE: i32 = 2;
 const BY_MOD: i32 = 3;
 const BY_VALUE: i32 = 4;
 
+/// Entries that a range shows, whether there are more, and how many there are in all.
+pub(super) struct Selected<'a> {
+    pub(super) kvs: Vec<&'a PbKeyValue>,
+    more: bool,
+    count: i64,
+}
+
 impl Store {
     pub(in crate::broker::embedded) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
         self.check_range(request)?;
+        check_answer(self.range_bytes(request))?;
         let mut response = self.find(request);
         response.header = Some(self.header());
         Ok(response)
@@ -27,6 +37,9 @@ impl Store {
         now: Millis,
     ) -> Result<PbPutResponse, Refusal> {
         self.check_put(request)?;
+        self.check_key_bytes(length_of(&request.key))?;
+        check_answer(self.put_bytes(request))?;
+        self.claim(entry_bytes(&request.key, &request.value))?;
         let mut draft = self.draft();
         let mut response = self.do_put(request, &mut draft, now);
         self.commit(draft);
@@ -40,6 +53,7 @@ impl Store {
         now: Millis,
     ) -> Result<PbDeleteResponse, Refusal> {
         check_key(&request.key)?;
+        check_answer(self.delete_bytes(request))?;
         let mut draft = self.draft();
         let mut response = self.do_delete(request, &mut draft, now);
         self.commit(draft);
@@ -70,18 +84,24 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn find(&self, request: &PbRangeRequest) -> PbRangeResponse {
+    /// What a range shows.
+    pub(super) fn select(&self, request: &PbRangeRequest) -> Selected<'_> {
         let range = KeyRange::new(&request.key, &request.range_end);
-        let mut found: Vec<&PbKeyValue> = self.matching(&range).collect();
-        let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+        let mut kvs: Vec<&PbKeyValue> = self.matching(&range).collect();
+        let count = i64::try_from(kvs.len()).unwrap_or(i64::MAX);
         if request.count_only {
-            return PbRangeResponse { count, ..PbRangeResponse::default() };
+            return Selected { kvs: Vec::new(), more: false, count };
         }
-        found.retain(|kv| passes(request, kv));
-        sort(&mut found, request.sort_target, request.sort_order);
+        kvs.retain(|kv| passes(request, kv));
+        sort(&mut kvs, request.sort_target, request.sort_order);
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let more = found.len() > limit;
-        found.truncate(limit);
+        let more = kvs.len() > limit;
+        kvs.truncate(limit);
+        Selected { kvs, more, count }
+    }
+
+    pub(super) fn find(&self, request: &PbRangeRequest) -> PbRangeResponse {
+        let Selected { kvs: found, more, count } = self.select(request);
         let shown = |kv: &PbKeyValue| match request.keys_only {
             true => PbKeyValue { value: Vec::new(), ..kv.clone() },
             false => kv.clone(),
@@ -106,12 +126,13 @@ impl Store {
 
     pub(super) fn do_delete(&mut self, request: &PbDeleteRequest, draft: &mut Draft, now: Millis) -> PbDeleteResponse {
         let range = KeyRange::new(&request.key, &request.range_end);
-        let found: Vec<PbKeyValue> = self.matching(&range).cloned().collect();
-        for kv in &found {
-            self.apply(Op::Delete { key: kv.key.clone() }, draft, now);
+        let prev_kvs = if request.prev_kv { self.matching(&range).cloned().collect() } else { Vec::new() };
+        let keys: Vec<Vec<u8>> = self.matching(&range).map(|kv| kv.key.clone()).collect();
+        let deleted = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+        for key in keys {
+            self.apply(Op::Delete { key }, draft, now);
         }
-        let deleted = i64::try_from(found.len()).unwrap_or(i64::MAX);
-        PbDeleteResponse { header: None, deleted, prev_kvs: if request.prev_kv { found } else { Vec::new() } }
+        PbDeleteResponse { header: None, deleted, prev_kvs }
     }
 
     pub(super) fn matching(&self, range: &KeyRange) -> impl Iterator<Item = &PbKeyValue> {

@@ -3,6 +3,8 @@
 
 use etcd_client::proto::{PbLeaseGrantResponse, PbLeaseStatus, PbLeaseTimeToLiveResponse};
 
+use super::super::limits::{ENTRY_BYTES, LEASES_MAX, length_of};
+use super::space::check_answer;
 use super::{Lease, Millis, Op, Refusal, Store};
 
 /// Shortest time to live: below it a busy machine would end leases of living nodes.
@@ -25,6 +27,10 @@ impl Store {
         if lease == 0 || self.leases.contains_key(&lease) {
             return Err(Refusal::LeaseExists);
         }
+        if self.leases.len() >= LEASES_MAX {
+            return Err(Refusal::TooManyLeases);
+        }
+        self.claim(ENTRY_BYTES)?;
         let ttl_s = ttl_s.max(TTL_S_MIN);
         let mut draft = self.draft();
         self.apply(Op::Grant { lease, ttl_s }, &mut draft, now);
@@ -61,14 +67,17 @@ impl Store {
         lease: i64,
         with_keys: bool,
         now: Millis,
-    ) -> PbLeaseTimeToLiveResponse {
+    ) -> Result<PbLeaseTimeToLiveResponse, Refusal> {
         let header = Some(self.header());
         let Some(found) = self.leases.get(&lease) else {
-            return PbLeaseTimeToLiveResponse { header, id: lease, ttl: -1, granted_ttl: 0, keys: Vec::new() };
+            return Ok(PbLeaseTimeToLiveResponse { header, id: lease, ttl: -1, granted_ttl: 0, keys: Vec::new() });
         };
+        if with_keys {
+            check_answer(found.keys.iter().map(|key| length_of(key)).sum())?;
+        }
         let keys = if with_keys { found.keys.iter().cloned().collect() } else { Vec::new() };
         let left_s = i64::try_from(found.ends_at.saturating_sub(now) / 1000).unwrap_or(i64::MAX);
-        PbLeaseTimeToLiveResponse { header, id: lease, ttl: left_s, granted_ttl: found.ttl_s, keys }
+        Ok(PbLeaseTimeToLiveResponse { header, id: lease, ttl: left_s, granted_ttl: found.ttl_s, keys })
     }
 
     pub(in crate::broker::embedded) fn lease_statuses(&self) -> Vec<PbLeaseStatus> {
@@ -101,6 +110,7 @@ impl Store {
 
     pub(super) fn add_lease(&mut self, lease: i64, ttl_s: i64, now: Millis) {
         let ends_at = end_of(ttl_s, now);
+        self.usage.add_lease();
         self.leases.insert(lease, Lease { ttl_s, ends_at, keys: std::collections::BTreeSet::new() });
         self.ends.insert((ends_at, lease));
     }
@@ -109,6 +119,7 @@ impl Store {
         if let Some(removed) = self.leases.remove(&lease) {
             assert!(removed.keys.is_empty(), "keys of a lease are deleted before it goes");
             self.ends.remove(&(removed.ends_at, lease));
+            self.usage.remove_lease();
         }
     }
 

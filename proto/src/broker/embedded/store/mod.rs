@@ -10,6 +10,7 @@
 mod kv;
 mod lease;
 mod range;
+mod space;
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader};
 
 pub(super) use range::KeyRange;
+use space::Usage;
+
+use super::limits::QUOTA_BYTES;
 
 /// Milliseconds on the server's own monotonic clock.
 pub(super) type Millis = u64;
-
-/// Operations per transaction, as etcd has it.
-const TXN_OPS_MAX: usize = 128;
 
 /// Revision of an empty store, as etcd has it: the first put gets 2.
 const FIRST_REVISION: i64 = 1;
@@ -63,6 +64,11 @@ pub(super) enum Refusal {
     LeaseProvided,
     KeyNotFound,
     MalformedOp,
+    NoSpace,
+    KeysTooLong,
+    AnswerTooLarge,
+    RequestTooLarge,
+    TooManyLeases,
 }
 
 /// A logged change does not fit the store that it is replayed on.
@@ -99,6 +105,10 @@ pub(super) struct Store {
     ends: BTreeSet<(Millis, i64)>,
     /// What was done since [`Store::take_changes`].
     changes: Vec<Change>,
+    usage: Usage,
+    quota_bytes: u64,
+    /// The alarm: no writes until it is disarmed.
+    full: bool,
 }
 
 /// Who answers: goes into every header.
@@ -132,6 +142,9 @@ impl Store {
             leases: BTreeMap::new(),
             ends: BTreeSet::new(),
             changes: Vec::new(),
+            usage: Usage::default(),
+            quota_bytes: QUOTA_BYTES,
+            full: false,
         }
     }
 
@@ -184,7 +197,10 @@ impl Store {
             let lease = self.leases.get_mut(&kv.lease).ok_or(ReplayError::StrayKey(kv.lease))?;
             lease.keys.insert(kv.key.clone());
         }
-        self.keys.insert(kv.key.clone(), kv);
+        self.usage.add_key(&kv.key, &kv.value);
+        if let Some(twice) = self.keys.insert(kv.key.clone(), kv) {
+            self.usage.remove_key(&twice.key, &twice.value);
+        }
         Ok(())
     }
 
@@ -235,6 +251,7 @@ impl Store {
     fn apply_put(&mut self, lease: i64, key: &[u8], value: &[u8], draft: &mut Draft) {
         let prev_kv = self.keys.get(key).cloned();
         if let Some(prev) = &prev_kv {
+            self.usage.remove_key(key, &prev.value);
             self.detach(prev.lease, key);
         }
         if let Some(lease) = self.leases.get_mut(&lease) {
@@ -248,12 +265,14 @@ impl Store {
             value: value.to_vec(),
             lease,
         };
+        self.usage.add_key(key, value);
         self.keys.insert(key.to_vec(), kv.clone());
         draft.events.push(PbEvent { r#type: PUT, kv: Some(kv), prev_kv });
     }
 
     fn apply_delete(&mut self, key: &[u8], draft: &mut Draft) {
         let Some(prev) = self.keys.remove(key) else { return };
+        self.usage.remove_key(key, &prev.value);
         self.detach(prev.lease, key);
         let kv = PbKeyValue { key: key.to_vec(), mod_revision: draft.revision, ..PbKeyValue::default() };
         draft.events.push(PbEvent { r#type: DELETE, kv: Some(kv), prev_kv: Some(prev) });
@@ -293,6 +312,13 @@ impl Refusal {
             Refusal::LeaseProvided => "etcdserver: lease is provided",
             Refusal::KeyNotFound => "etcdserver: key not found",
             Refusal::MalformedOp => "etcdserver: operation or comparison without content in txn request",
+            Refusal::NoSpace => "etcdserver: mvcc: database space exceeded",
+            Refusal::KeysTooLong => "walfabric: the names of all keys together would have more than 128 MiB",
+            Refusal::AnswerTooLarge => {
+                "walfabric: the answer would have more than 16 MiB: read it in pieces (a limit, a smaller range)"
+            }
+            Refusal::RequestTooLarge => "etcdserver: request is too large",
+            Refusal::TooManyLeases => "walfabric: there are 100000 leases, more are not granted",
         }
     }
 }

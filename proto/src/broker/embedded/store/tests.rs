@@ -42,7 +42,7 @@ fn after_a_stall_every_lease_has_its_full_time() {
     store.grant(2, 50, 0).expect("grant");
     store.renew_all(30_000);
     assert_eq!((store.expire(39_999), store.next_end()), (0, Some(40_000)));
-    assert_eq!(store.time_to_live(2, false, 30_000).ttl, 50);
+    assert_eq!(store.time_to_live(2, false, 30_000).expect("small").ttl, 50);
 }
 
 #[test]
@@ -152,6 +152,10 @@ fn check(store: &Store) {
     assert_eq!(held, store.keys().filter(|kv| kv.lease != 0).count());
     let ends: BTreeSet<_> = store.leases.iter().map(|(id, lease)| (lease.ends_at, *id)).collect();
     assert_eq!(store.ends, ends);
+    let mut usage = Usage::default();
+    store.keys().for_each(|kv| usage.add_key(&kv.key, &kv.value));
+    store.leases().for_each(|_| usage.add_lease());
+    assert_eq!(store.usage, usage, "what the quota counts is what is there");
 }
 
 proptest! {

@@ -7,8 +7,10 @@ use etcd_client::proto::{
     PbTxnResponse,
 };
 
+use super::super::limits::{TXN_OPS_MAX, TXN_OPS_TOTAL_MAX};
 use super::kv::{check_key, check_put_form};
-use super::{Draft, KeyRange, Millis, Op, Refusal, Store, TXN_OPS_MAX};
+use super::space::{Expected, txn_cost};
+use super::{Draft, KeyRange, Millis, Op, Refusal, Store};
 
 // etcd's numbers for comparison results and targets.
 const EQUAL: i32 = 0;
@@ -29,10 +31,11 @@ impl Store {
         request: &PbTxnRequest,
         now: Millis,
     ) -> Result<PbTxnResponse, Refusal> {
-        check_form(request)?;
+        check_form(request, &mut 0)?;
         check_writes(request)?;
         let mut path = Vec::new();
-        self.choose(request, &mut path)?;
+        self.choose(request, &mut path, &mut Expected::default())?;
+        self.claim(txn_cost(request))?;
         let mut draft = self.draft();
         let mut response = self.do_txn(request, &mut path.into_iter(), &mut draft, now);
         self.commit(draft);
@@ -56,15 +59,21 @@ impl Store {
     /// Compares, on the state before the transaction, which list runs, in inner transactions too, and checks that what
     /// runs can be done. Lists that do not run are not looked at. The path holds the outcomes in the order of the
     /// transactions.
-    fn choose(&self, request: &PbTxnRequest, path: &mut Vec<bool>) -> Result<(), Refusal> {
+    fn choose<'a>(
+        &self,
+        request: &'a PbTxnRequest,
+        path: &mut Vec<bool>,
+        expected: &mut Expected<'a>,
+    ) -> Result<(), Refusal> {
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
         path.push(succeeded);
         for op in chosen(request, succeeded) {
+            expected.add(self, op)?;
             match op {
                 PbTxnOpRequest::RequestRange(range) => self.check_range(range)?,
                 PbTxnOpRequest::RequestPut(put) => self.check_put(put)?,
                 PbTxnOpRequest::RequestDeleteRange(_) => {}
-                PbTxnOpRequest::RequestTxn(txn) => self.choose(txn, path)?,
+                PbTxnOpRequest::RequestTxn(txn) => self.choose(txn, path, expected)?,
             }
         }
         Ok(())
@@ -137,9 +146,11 @@ fn chosen(request: &PbTxnRequest, succeeded: bool) -> impl Iterator<Item = &PbTx
 }
 
 /// What is wrong with a transaction whatever the store holds, other than keys that are written twice.
-fn check_form(request: &PbTxnRequest) -> Result<(), Refusal> {
+/// `total` counts the operations and comparisons of the outer ones too.
+fn check_form(request: &PbTxnRequest, total: &mut usize) -> Result<(), Refusal> {
     let sizes = [request.compare.len(), request.success.len(), request.failure.len()];
-    if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX {
+    *total += sizes.into_iter().sum::<usize>();
+    if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX || *total > TXN_OPS_TOTAL_MAX {
         return Err(Refusal::TooManyOps);
     }
     request.compare.iter().try_for_each(|compare| check_key(&compare.key))?;
@@ -148,7 +159,7 @@ fn check_form(request: &PbTxnRequest) -> Result<(), Refusal> {
             PbTxnOpRequest::RequestRange(range) => check_key(&range.key)?,
             PbTxnOpRequest::RequestPut(put) => check_put_form(put)?,
             PbTxnOpRequest::RequestDeleteRange(delete) => check_key(&delete.key)?,
-            PbTxnOpRequest::RequestTxn(txn) => check_form(txn)?,
+            PbTxnOpRequest::RequestTxn(txn) => check_form(txn, total)?,
         }
     }
     Ok(())
