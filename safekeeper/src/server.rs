@@ -108,10 +108,8 @@ impl StartError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::TwoProcesses(_)
-            | StartError::Descriptors(_)
-            | StartError::DataDir(DataDirError::OtherNode { .. })
-            | StartError::Broker(_) => exit::USAGE,
+            StartError::DataDir(e) if e.is_usage() => exit::USAGE,
+            StartError::TwoProcesses(_) | StartError::Descriptors(_) | StartError::Broker(_) => exit::USAGE,
             StartError::DataDir(DataDirError::BadIdFile { .. })
             | StartError::Timelines(RegistryError::Corrupt { .. }) => exit::CORRUPTION,
             StartError::DataDir(_) | StartError::Timelines(_) | StartError::Listen { .. } | StartError::Panicked(_) => {

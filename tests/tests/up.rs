@@ -1,7 +1,7 @@
 //! Bring-up that fails, and stops that are not clean: nothing is left behind, and everything is said.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -130,7 +130,29 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     tried.programs(real.0, real.1)?;
     let (code, text) = tried.run("up", &up)?;
     ensure!(code == Some(0), "the same command again: {text}");
+    everything_is_private(&tried.root())?;
     an_unclean_stop_is_told(&tried).await
+}
+
+/// Goal: nobody but the owner reads or enters anything of a running fabric: data, logs, sockets, descriptions.
+fn everything_is_private(root: &Path) -> Result<()> {
+    let mut open = vec![root.to_owned()];
+    let (mut looked_at, mut public) = (0, Vec::new());
+    while let Some(path) = open.pop() {
+        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue }; // gone meanwhile
+        // Root's fabric may be passed through by PostgreSQL's user.
+        let allowed = if path == root && rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        if meta.permissions().mode() & 0o777 & !allowed != 0 {
+            public.push(format!("{:o} {}", meta.permissions().mode(), path.display()));
+        }
+        looked_at += 1;
+        if meta.is_dir() {
+            open.extend(std::fs::read_dir(&path)?.filter_map(|entry| Some(entry.ok()?.path())));
+        }
+    }
+    assert_eq!(public, Vec::<String>::new());
+    assert!(looked_at > 500, "the fabric has more than {looked_at} files");
+    Ok(())
 }
 
 /// Goal: PostgreSQL that cannot end in order, because commits wait for a quorum that is not there, is stopped all the

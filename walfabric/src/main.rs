@@ -616,6 +616,10 @@ async fn run_broker(o: BrokerOptions) -> Result<u8> {
             tracing::error!(%error, "the embedded broker cannot start");
             Ok(exit::CORRUPTION)
         }
+        Err(error) if error.is_usage() => {
+            tracing::error!(%error, "the embedded broker cannot start");
+            Ok(exit::USAGE)
+        }
         ended => ended.map(|()| exit::OK).map_err(Into::into),
     }
 }

@@ -60,6 +60,7 @@ pub async fn up(args: &UpArgs, interrupted: &CancellationToken) -> Result<Fabric
     if fresh {
         create_files(args, &dir)?;
     } else {
+        directory::make(&dir)?;
         check_same(args, &dir)?;
     }
     let came = interrupted.run_until_cancelled(bring_up(&dir)).await;
@@ -250,8 +251,7 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     };
     let plan = plan(&fabric, dir, args.supervise)?;
     // Only now that nothing is amiss with what was asked for.
-    std::fs::create_dir_all(dir.root().join(directory::LOGS))
-        .with_context(|| format!("cannot create {}", dir.root().display()))?;
+    directory::make(dir)?;
     dir.write_plan(&plan)?;
     dir.write_fabric(&fabric)
 }

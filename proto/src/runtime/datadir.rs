@@ -7,16 +7,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::users;
 use crate::id::NodeId;
 
 const LOCK_FILE: &str = "lock";
 const ID_FILE: &str = "node.json";
 const ID_SCHEMA: u32 = 1;
+/// What a first start leaves behind that was cut short, and the root of a file system.
+const NO_HINDRANCE: [&str; 3] = [LOCK_FILE, "node.json.tmp", "lost+found"];
+/// Mode of a data directory.
+const PRIVATE: u32 = 0o700;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,28 @@ pub enum DataDirError {
         dir: PathBuf,
         /// What the lock file says, "unknown" when it says nothing.
         pid: String,
+    },
+    /// It belongs to another user.
+    #[error("data directory {dir} belongs to {owner}, and this process is {me}; start it as the \
+             owner", dir = .dir.display())]
+    OtherUser {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Who runs this process.
+        me: String,
+    },
+    /// It holds files that are not of a node.
+    #[error("data directory {dir} is not empty ({name} is in it) and is no {kind}'s (node.json is missing); give an \
+             empty or a new directory", dir = .dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// Something in it.
+        name: String,
+        /// What sort of node asked.
+        kind: String,
     },
     /// It belongs to another node.
     #[error("data directory {} belongs to {found}, not to {wanted}; check --id and --data-dir", .dir.display())]
@@ -57,6 +85,14 @@ pub enum DataDirError {
     },
 }
 
+impl DataDirError {
+    /// Whether another directory, node or user was meant: exit code 2.
+    pub fn is_usage(&self) -> bool {
+        use DataDirError::{NotEmpty, OtherNode, OtherUser};
+        matches!(self, OtherNode { .. } | OtherUser { .. } | NotEmpty { .. })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct IdFile {
     schema: u32,
@@ -72,15 +108,21 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory when it is not there, locks it, and checks or writes whose it is. `kind` is "safekeeper"
-    /// or "pageserver".
+    /// Creates the directory when it is not there, locks it, and checks or writes whose it is. `kind` is "safekeeper",
+    /// "pageserver" or "broker". Nothing is written into a directory that is refused, but for the lock of another
+    /// node's. One that others can enter is closed (0700).
     ///
     /// # Errors
     /// See [`DataDirError`].
     pub fn open(path: &Path, kind: &str, id: NodeId) -> Result<DataDir, DataDirError> {
         create_dir_durably(path).map_err(|source| DataDirError::Io { path: path.to_owned(), source })?;
+        check_user(path)?;
+        if !path.join(ID_FILE).exists() {
+            refuse_foreign(path, kind)?;
+        }
         let lock = take_lock(path)?;
         check_owner(path, kind, id)?;
+        make_private(path)?;
         Ok(DataDir { path: path.to_owned(), _lock: lock })
     }
 
@@ -88,6 +130,41 @@ impl DataDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Refuses a directory of another user: what we wrote into it, its owner could not use.
+fn check_user(dir: &Path) -> Result<(), DataDirError> {
+    let meta = fs::metadata(dir).map_err(|source| DataDirError::Io { path: dir.to_owned(), source })?;
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me {
+        let (owner, me) = (users::name_of(meta.uid()), users::name_of(me));
+        return Err(DataDirError::OtherUser { dir: dir.to_owned(), owner, me });
+    }
+    Ok(())
+}
+
+/// Refuses a directory that holds something before the first start, as initdb does.
+fn refuse_foreign(dir: &Path, kind: &str) -> Result<(), DataDirError> {
+    let io_error = |source| DataDirError::Io { path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(io_error)? {
+        let name = entry.map_err(io_error)?.file_name();
+        if !NO_HINDRANCE.iter().any(|known| name == *known) {
+            let name = name.display().to_string();
+            return Err(DataDirError::NotEmpty { dir: dir.to_owned(), name, kind: kind.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Closes a directory that an older version, or an operator, left open to others.
+fn make_private(dir: &Path) -> Result<(), DataDirError> {
+    let io_error = |source| DataDirError::Io { path: dir.to_owned(), source };
+    let mode = fs::metadata(dir).map_err(io_error)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(PRIVATE)).map_err(io_error)?;
+        tracing::warn!("{} was open to other users (mode {mode:04o}): it is {PRIVATE:04o} now", dir.display());
+    }
+    Ok(())
 }
 
 fn take_lock(dir: &Path) -> Result<File, DataDirError> {
@@ -139,7 +216,7 @@ fn check_owner(dir: &Path, kind: &str, id: NodeId) -> Result<(), DataDirError> {
     Ok(())
 }
 
-/// Creates `path` and its parents where they are missing, each made durable in its parent.
+/// Creates `path` and its parents where they are missing, for this user only (0700), each made durable in its parent.
 ///
 /// # Errors
 /// What the operating system says.
@@ -149,7 +226,7 @@ pub fn create_dir_durably(path: &Path) -> io::Result<()> {
     }
     let parent = parent_of(path);
     create_dir_durably(parent)?;
-    match fs::create_dir(path) {
+    match fs::DirBuilder::new().mode(PRIVATE).create(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
@@ -204,5 +281,34 @@ mod tests {
         fs::write(dir.join(ID_FILE), br#"{"schema":9,"kind":"pageserver","id":1}"#).expect("write");
         let refused = DataDir::open(&dir, "pageserver", NodeId(1)).expect_err("unknown schema");
         assert!(refused.to_string().contains("schema 9"), "{refused}");
+    }
+
+    #[test]
+    fn foreign_directories_are_refused_untouched_and_open_ones_are_closed() {
+        let tmp = tempfile::tempdir().expect("temp dir");
+        let dir = tmp.path().join("d");
+        let set = |mode: u32| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).expect("ours");
+        let mode = || fs::metadata(&dir).expect("there").permissions().mode() & 0o777;
+        fs::create_dir(&dir).expect("made");
+        set(0o755);
+        fs::write(dir.join("PG_VERSION"), b"15").expect("written");
+        let refused = DataDir::open(&dir, "pageserver", NodeId(1)).expect_err("PostgreSQL's");
+        assert!(refused.to_string().contains("PG_VERSION") && refused.is_usage(), "{refused}");
+        assert_eq!((fs::read_dir(&dir).expect("listed").count(), mode()), (1, 0o755), "nothing was written or changed");
+
+        fs::remove_file(dir.join("PG_VERSION")).expect("removed");
+        fs::create_dir(dir.join("lost+found")).expect("made");
+        drop(DataDir::open(&dir, "pageserver", NodeId(1)).expect("empty but for what a file system has"));
+        assert_eq!(mode(), 0o700);
+        set(0o750);
+        drop(DataDir::open(&dir, "pageserver", NodeId(1)).expect("its own"));
+        assert_eq!(mode(), 0o700, "one of an older version is closed too");
+
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&dir, Some(65534), None).expect("root may");
+            let refused = DataDir::open(&dir, "pageserver", NodeId(1)).expect_err("somebody else's");
+            let text = refused.to_string();
+            assert!(refused.is_usage() && text.contains("65534") && text.contains("user root (0)"), "{text}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub use http::{
 pub use logging::init_logging;
 pub use metrics::metrics_router;
 pub use one_id::{TwoProcesses, one_process};
-pub use program::block_on;
+pub use program::{block_on, private_files};
 pub use repeats::{Due, RepeatLog, RepeatLogs, Repeats};
 pub use sessions::{Place, Places, serve_sessions};
 pub use shutdown::shutdown_on_signals;

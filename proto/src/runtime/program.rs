@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use super::exit;
 
+/// From here on, files and directories that this process makes are for its own user only: WAL and pages are the data of
+/// whoever commits, and nobody else's business.
+pub fn private_files() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
+
 /// How long blocking work may go on when the program has ended.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -16,6 +22,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// of another thread costs more than the work it hands over (docs/adr/0005-commit-path.md).
 pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
     super::use_ring();
+    private_files();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(program);

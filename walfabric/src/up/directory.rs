@@ -1,6 +1,6 @@
 //! Whose directory a fabric may take: an empty one, or the fabric that is in it, of the same user.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +12,24 @@ pub(super) const LOGS: &str = "log";
 /// What an interrupted or failed `up` leaves behind, and the root of a file system: no hindrance to a new fabric.
 const NO_HINDRANCE: [&str; 7] =
     [LOGS, "plan.json", "plan.json.new", "fabric.json.new", "supervisor.lock", "supervisor.sock", "lost+found"];
+
+/// Makes the directory where it is missing, and closes it to others.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn make(dir: &FabricDir) -> Result<()> {
+    let root = dir.root();
+    std::fs::create_dir_all(root.join(LOGS)).with_context(|| format!("cannot create {}", root.display()))?;
+    let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
+    // Root's PostgreSQL is another user's, and passes through.
+    let wanted = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    if mode & 0o077 & !wanted != 0 {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(wanted))
+            .with_context(|| format!("cannot close {} to other users", root.display()))?;
+        println!("{} was open to other users (mode {mode:04o}): it is {wanted:04o} now", root.display());
+    }
+    Ok(())
+}
 
 /// Checks a directory before anything is written into it; one that is missing is as good as an empty one.
 ///

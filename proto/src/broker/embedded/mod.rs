@@ -69,6 +69,11 @@ pub enum EmbeddedError {
 }
 
 impl EmbeddedError {
+    /// Whether another directory or user was meant: exit code 2.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, EmbeddedError::Dir(e) if e.is_usage())
+    }
+
     /// Whether the files are damaged, rather than out of reach: exit code 5.
     pub fn is_corruption(&self) -> bool {
         matches!(self, EmbeddedError::Log(LogError::Damaged { .. }))
