@@ -1,4 +1,7 @@
 //! HTTP connections: a bound on their number, on the time that a request's head and body may take, and on idleness.
+//!
+//! When all are taken, a small reserve still answers whether the server lives and is ready, one request a connection:
+//! a flood of requests must not look like a dead server. Everything else is told there that it is refused.
 
 use std::io;
 use std::pin::pin;
@@ -8,13 +11,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -40,11 +43,18 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (no file descriptors left): trying again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that are being refused at once; beyond them a connection is closed without a word.
-const REFUSING_MAX: usize = 32;
+/// Connections of the reserve; beyond them a connection is closed without a word.
+const RESERVE: usize = 32;
 
-/// How long a client that is refused may take to read why.
-const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a connection of the reserve may take in all: so who holds it without asking gives it back soon.
+const RESERVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a refused request's body is read first: a socket closed with unread input is reset, and the reset would
+/// take the answer with it.
+const REFUSED_BODY_LIMIT: Duration = Duration::from_millis(300);
+
+/// What the reserve answers.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/writable"];
 
 const REFUSAL: &str = "{\"error\":\"too many HTTP connections\",\"hint\":\"Close idle ones, or raise \
                        --http-connections-max there.\"}";
@@ -52,9 +62,10 @@ const REFUSAL: &str = "{\"error\":\"too many HTTP connections\",\"hint\":\"Close
 /// Serves until cancelled; open requests get five seconds to end.
 pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, cancel: CancellationToken) {
     let places = Arc::new(Semaphore::new(connections_max));
-    let refusing = Arc::new(Semaphore::new(REFUSING_MAX));
+    let reserve = Arc::new(Semaphore::new(RESERVE));
+    let probes = router.clone().layer(from_fn(only_probes));
     let trouble = RepeatLog::events("an HTTP connection could not be accepted");
-    let refused = RepeatLog::events("an HTTP connection was refused");
+    let refused = RepeatLog::events("an HTTP connection beyond the limit");
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
@@ -65,8 +76,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
                     Ok(place) => drop(open.spawn(connection(stream, router.clone(), cancel.clone(), place))),
                     Err(_) => {
                         refused.warn(format!("{peer}: all {connections_max} of --http-connections-max are open"));
-                        if let Ok(permit) = Arc::clone(&refusing).try_acquire_owned() {
-                            open.spawn(refuse(stream, permit));
+                        if let Ok(place) = Arc::clone(&reserve).try_acquire_owned() {
+                            open.spawn(spare_connection(stream, probes.clone(), place));
                         }
                     }
                 },
@@ -102,17 +113,23 @@ async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken
     }
 }
 
-async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
-    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n";
-    let answer = format!("{head}Content-Length: {}\r\n\r\n{REFUSAL}", REFUSAL.len());
-    let telling = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        // A socket closed with unread input is reset, and a reset would take the answer with it.
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-    };
-    // The client may be gone by now; there is nobody else to tell.
-    let _ = timeout(REFUSAL_LIMIT, telling).await;
+/// One request of a probe, or one refusal.
+async fn spare_connection(stream: TcpStream, probes: Router, _place: OwnedSemaphorePermit) {
+    tune(&stream);
+    let mut protocol = http1::Builder::new();
+    protocol.timer(TokioTimer::new()).header_read_timeout(RESERVE_LIMIT).max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
+    let serving = protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(probes));
+    // The client may be gone, or never have asked; there is nobody else to tell.
+    let _ = timeout(RESERVE_LIMIT, serving).await;
+}
+
+async fn only_probes(request: Request, next: Next) -> Response {
+    if PROBES.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let mut body = request.into_body().into_data_stream();
+    let _ = timeout(REFUSED_BODY_LIMIT, async { while let Some(Ok(_)) = body.next().await {} }).await;
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "application/json")], REFUSAL).into_response()
 }
 
 /// Ends a request whose body does not go on, or never ends.

@@ -52,8 +52,8 @@ fn a_bad_body_is_told_with_its_place() {
     assert!(e.body.error.contains("line 1"), "{}", e.body.error);
 }
 
-/// Goal: half-open requests keep nobody else's descriptors, and who is refused can read why. Method: all
-/// connections but none of them asks anything.
+/// Goal: half-open requests keep nobody else's descriptors, who is refused can read why, and a probe still learns that
+/// the server lives. Method: all connections but none of them asks anything.
 #[tokio::test]
 async fn connections_are_bounded_and_the_refusal_can_be_read() {
     let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port").with_connections_max(2);
@@ -67,11 +67,13 @@ async fn connections_are_bounded_and_the_refusal_can_be_read() {
         socket.write_all(b"GET /livez HTTP/1.1\r\nX: ").await.expect("it reads");
         half_open.push(socket);
     }
-    let refused = get(address, "/livez").await;
+    assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"), "the reserve answers probes");
+    assert!(get(address, "/readyz?verbose").await.contains("\"ready\":true"));
+    let refused = get(address, "/metrics").await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("--http-connections-max"), "{refused}");
     half_open.pop();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !get(address, "/livez").await.starts_with("HTTP/1.1 200") {
+    while !get(address, "/nope").await.starts_with("HTTP/1.1 404") {
         assert!(tokio::time::Instant::now() < deadline, "a connection that is closed gives its place back");
     }
     cancel.cancel();
