@@ -63,6 +63,9 @@ pub(crate) enum Command {
     },
 }
 
+/// In the message of a safekeeper whose committed WAL would be cut.
+const PARTED: &str = "below the committed";
+
 /// Where WAL is fetched that is not in memory any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
@@ -112,6 +115,8 @@ pub(crate) enum FailureKind {
     Away,
     /// It knows a newer epoch of the primary.
     Fenced,
+    /// It holds committed WAL that the log elected lacks.
+    Parted,
     /// It found that what it holds, or was sent, is damaged (XX001): what it was sent last of another safekeeper's WAL
     /// in this session.
     Damaged(Option<Lent>),
@@ -129,6 +134,7 @@ impl Failure {
     fn refused(error: &SqlError, lent: Option<Lent>) -> Failure {
         let kind = match error.code.as_str() {
             sqlstate::STALE_PRIMARY_EPOCH => FailureKind::Fenced,
+            sqlstate::DATA_CORRUPTED if error.message.contains(PARTED) => FailureKind::Parted,
             sqlstate::DATA_CORRUPTED => FailureKind::Damaged(lent),
             _ => FailureKind::Away,
         };

@@ -350,11 +350,16 @@ impl Driver {
         if let Some(node) = self.core.peers().get(peer.0).and_then(|p| p.node).filter(|_| forgot) {
             self.ctx.shared.absent(node, &format!("takes no part: {reason}"));
         }
+        if matches!(kind, FailureKind::Fenced | FailureKind::Parted) {
+            self.ctx.shared.apart(peer, &reason);
+        }
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
-            FailureKind::Away | FailureKind::Damaged(_) | FailureKind::Donor(_) | FailureKind::Primary => {
-                Input::Disconnected { peer }
-            }
+            FailureKind::Away
+            | FailureKind::Parted
+            | FailureKind::Damaged(_)
+            | FailureKind::Donor(_)
+            | FailureKind::Primary => Input::Disconnected { peer },
         }
     }
 

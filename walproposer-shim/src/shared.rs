@@ -3,6 +3,7 @@
 //! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read.
 //! The lock is held for copies only, never across I/O.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use proto::runtime::Aged;
 use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::core::PeerStatus;
+use crate::core::{PeerId, PeerStatus};
 use crate::donors::Donors;
 use crate::memory::Memory;
 use crate::{guard, safekeeper};
@@ -125,6 +126,8 @@ pub(crate) struct State {
     pub(crate) verdict: Aged<Verdict>,
     /// What the safekeepers acknowledged.
     memory: Memory,
+    /// Who refuses this primary, or the log elected, while others take it, by address: an operator must look.
+    apart: BTreeMap<usize, String>,
     /// Whose WAL laggards get.
     pub(crate) donors: Donors,
     /// When the proposer of the running session said where it stands.
@@ -167,6 +170,7 @@ impl Shared {
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
             memory: Memory::default(),
+            apart: BTreeMap::new(),
             donors: Donors::default(),
             verdict: Aged::now(Verdict::because("not checked yet".to_owned())),
             seen: Instant::now(),
@@ -273,6 +277,9 @@ impl Shared {
                     state.memory.acknowledged(node, state.term, flush);
                 }
             }
+            if peer.streaming {
+                state.apart.remove(&peer.peer.0);
+            }
             row.id = peer.node.unwrap_or(row.id);
             row.problem = problem.filter(|_| !peer.streaming).map(str::to_owned);
             row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
@@ -288,6 +295,11 @@ impl Shared {
     /// A safekeeper lost the timeline, or says that it forgot.
     pub(crate) fn absent(&self, node: NodeId, said: &str) {
         self.lock().memory.absent(node, said);
+    }
+
+    /// A safekeeper refuses this primary, or the log elected, for good.
+    pub(crate) fn apart(&self, peer: PeerId, said: &str) {
+        self.lock().apart.insert(peer.0, said.to_owned());
     }
 
     /// Looks at the donors, or changes what is known of them.
@@ -411,6 +423,8 @@ impl State {
     /// Why synchronous commits are not known to wait for the quorum, or hang in front of it.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut out = self.quorum_reasons();
+        let row = |index: &usize| self.peers.get(*index).map(|row| row.address.as_str()).unwrap_or_default();
+        out.extend(self.apart.iter().map(|(index, said)| format!("safekeeper {} gets no WAL: {said}", row(index))));
         match self.verdict.fresh(VERDICT_AGE_MAX) {
             Ok(verdict) => out.extend(verdict.reasons.iter().cloned()),
             Err(age) => out.push(format!("not checked for {} s", age.as_secs())),
@@ -440,7 +454,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::PeerId;
     use crate::testing::config;
 
     #[test]
@@ -535,6 +548,31 @@ mod tests {
         assert!(shared.lock().waiting_since.is_none(), "the beginning of a record");
         half(300 << 10);
         assert!(shared.lock().waiting_since.is_some(), "too much for that");
+    }
+
+    #[test]
+    fn a_safekeeper_that_refuses_for_good_is_a_reason_until_it_follows() {
+        let shared = streaming();
+        shared.apart(PeerId(0), "primary_epoch 1 is older than 2");
+        assert!(shared.readiness().reasons[0].contains("gets no WAL: primary_epoch 1 is older"));
+        assert!(shared.writable().ready, "commits reach the quorum all the same");
+        let (at, mut peer) = (
+            Some(Lsn::new(16)),
+            PeerStatus {
+                peer: PeerId(0),
+                node: Some(NodeId(1)),
+                connected: false,
+                streaming: false,
+                term: Term(1),
+                flush_lsn: None,
+                commit_lsn: None,
+            },
+        );
+        for (streaming, ready) in [(false, false), (true, true)] {
+            (peer.connected, peer.streaming) = (streaming, streaming);
+            shared.progress(at, true, Some((Lsn::new(16), 0, at, at)), std::iter::once((&peer, None)));
+            assert_eq!(shared.readiness().ready, ready);
+        }
     }
 
     #[test]

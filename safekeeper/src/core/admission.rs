@@ -72,6 +72,29 @@ pub enum Admission {
     },
 }
 
+/// An election that would cut committed WAL here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Parted {
+    /// The term won.
+    pub(super) term: Term,
+    /// Where the logs part.
+    pub(super) to: Lsn,
+    /// Known committed here.
+    pub(super) commit: Lsn,
+}
+
+impl std::fmt::Display for Parted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Parted { term, to, commit } = self;
+        write!(
+            f,
+            "the log elected in term {term} parts from this one at {to}, below {commit}, which is committed here: one \
+             of the two lost committed WAL. Copy the directories of all members, and see 'A member that refuses' in \
+             docs/operations.md; 'walfabric timeline readmit --force' gives up what only this member has"
+        )
+    }
+}
+
 impl Acceptor {
     /// Where this member stands.
     pub fn admission(&self) -> Admission {
@@ -285,13 +308,35 @@ impl Acceptor {
 
     /// An operator vouches for this member, or gives up what it may have promised.
     pub(super) fn on_vouched(&mut self, effects: &mut Vec<Effect>) {
-        if self.state.standing.barred.is_none() || self.stopped.is_some() {
+        if self.stopped.is_some() {
+            return;
+        }
+        if let Some(parted) = self.parted.take() {
+            return self.give_up(&parted, effects);
+        }
+        if self.state.standing.barred.is_none() {
             return;
         }
         let fence = Term(self.heard.highest.max(self.state.term).0.saturating_add(FENCE_STEP));
         self.state.term = fence;
         self.pusher = None;
         self.admit(fence, effects);
+    }
+
+    /// An operator gives up what is committed here and not in the log that was elected: from here on this member is one
+    /// that forgot.
+    fn give_up(&mut self, parted: &Parted, effects: &mut Vec<Effect>) {
+        let keep = Some(parted.to);
+        self.state.commit_lsn = self.state.commit_lsn.min(keep);
+        self.durable_commit = self.durable_commit.min(keep);
+        self.leader_commit = None;
+        self.commit_dirty_since = None;
+        self.bar(format!("an operator gave up its WAL from {} on, committed or not", parted.to), effects);
+    }
+
+    /// Why it refuses the leader, when that lacks what is committed here.
+    pub fn parted(&self) -> Option<String> {
+        self.parted.as_ref().map(Parted::to_string)
     }
 
     fn admit(&mut self, fence: Term, effects: &mut Vec<Effect>) {
@@ -355,9 +400,10 @@ fn outweighs(mconf: &MemberConf, node: NodeId, these: &BTreeSet<NodeId>) -> bool
         })
 }
 
-/// Says so when the log that was found is shorter than what was noted to be durable.
+/// Says so when the log that was found is shorter than what was noted to be durable or committed.
 pub(super) fn lost_log(control: &ControlState, end: Option<Lsn>) -> Option<String> {
-    let acked = control.standing.acked_lsn.filter(|acked| Some(*acked) > end)?;
+    // What is committed here was durable here, also where a version wrote the file that noted nothing else.
+    let acked = control.standing.acked_lsn.max(control.commit_lsn).filter(|acked| Some(*acked) > end)?;
     Some(match end {
         Some(end) => format!(
             "the log was durable up to {acked} and now ends at {end}: {} bytes are lost",

@@ -9,6 +9,7 @@ use proto::api::TimelineSource;
 use proto::consensus::{ProposerElected, divergence_point};
 use proto::id::SystemId;
 
+use super::admission::Parted;
 use super::durable::Pending;
 use super::effect::{ConnId, Effect, Refusal};
 use super::log::Log;
@@ -31,6 +32,7 @@ impl Acceptor {
             return Err(self.not_admitted());
         }
         let to = self.check_election(&elected)?;
+        self.parted = None;
         if let Some(before) = self.pusher.take()
             && before != conn
         {
@@ -65,7 +67,7 @@ impl Acceptor {
     }
 
     /// Where the log is to be cut, when the announcement fits the log here.
-    fn check_election(&self, elected: &ProposerElected) -> Result<Lsn, Refusal> {
+    fn check_election(&mut self, elected: &ProposerElected) -> Result<Lsn, Refusal> {
         let term = elected.term;
         let bad = |problem: String| Refusal::BadElection { term, problem };
         let last = elected.history.last().filter(|e| e.term == term);
@@ -98,6 +100,7 @@ impl Acceptor {
             return Err(bad(format!("it starts at {asked}, but the logs part at {to}")));
         }
         if let Some(commit) = self.state.commit_lsn.filter(|commit| to < *commit) {
+            self.parted = Some(Parted { term, to, commit });
             return Err(Refusal::BelowCommit { term, to, commit });
         }
         if self.state.local_start_lsn.is_some_and(|start| to < start) {

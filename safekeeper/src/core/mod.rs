@@ -42,7 +42,7 @@ use pgformat::Lsn;
 use proto::consensus::{LogPosition, ProposerMessage, TermHistory};
 use proto::id::NodeId;
 
-use admission::Heard;
+use admission::{Heard, Parted};
 use durable::Pending;
 use log::Log;
 use session::Conn;
@@ -97,6 +97,8 @@ pub struct Acceptor {
     parked: VecDeque<(ConnId, ProposerMessage)>,
     stopped: Option<String>,
     heard: Heard,
+    /// The last election lacks WAL that is committed here: where the logs part, and the position known as committed.
+    parted: Option<Parted>,
 }
 
 impl Acceptor {
@@ -113,6 +115,8 @@ impl Acceptor {
         control.standing.starts = control.standing.starts.saturating_add(1);
         if let Some(why) = admission::lost_log(&control, end.map(|e| e.flush_lsn)) {
             control.standing.barred.get_or_insert(Bar { why, fence: None });
+            // Known to be committed, and not held: who follows a leader again is not cut below it.
+            control.commit_lsn = control.commit_lsn.min(end.map(|e| e.flush_lsn));
         }
         Ok(Acceptor {
             config,
@@ -131,6 +135,7 @@ impl Acceptor {
             parked: VecDeque::new(),
             stopped: None,
             heard: Heard::nothing(),
+            parted: None,
         })
     }
 
@@ -253,9 +258,7 @@ fn check_open(config: AcceptorConfig, control: &ControlState, end: Option<LogEnd
         return Err(OpenError::NotAMember { node: config.node_id, generation });
     }
     let flush_lsn = end.map(|e| e.flush_lsn);
-    if let Some(commit) = control.commit_lsn
-        && flush_lsn.is_none_or(|flush| flush < commit)
-    {
+    if let Some(commit) = control.commit_lsn.filter(|_| flush_lsn.is_none()) {
         return Err(OpenError::BelowCommit { end: flush_lsn, commit });
     }
     let problem = if control.history.last().is_some_and(|last| last.term > control.term) {

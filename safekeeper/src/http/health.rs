@@ -10,7 +10,7 @@ use proto::api::Readiness;
 use serde::Serialize;
 
 use super::failure;
-use crate::core::{Admission, HISTORY_ENTRIES_MAX};
+use crate::core::HISTORY_ENTRIES_MAX;
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
 use crate::push::{ChoiceRow, choice_rows};
@@ -76,7 +76,7 @@ pub(crate) fn readiness(ctx: &Context) -> Readiness {
         if let Some(reason) = handle.stopped() {
             reasons.push(format!("timeline {} accepts no WAL: {reason}", handle.ttid()));
         }
-        if let Some(reason) = handle.status().not_admitted {
+        if let Some(reason) = handle.positions().borrow().not_admitted() {
             reasons.push(format!("timeline {}: this member takes no part: {reason}", handle.ttid()));
         }
         if let Some(damage) = handle.damage() {
@@ -123,7 +123,7 @@ fn observe(ctx: &Context) -> Observed {
         o.timelines += 1;
         o.timelines_stopped += i64::from(handle.stopped().is_some());
         o.timelines_damaged += i64::from(handle.damage().is_some());
-        o.readmission_pending += i64::from(matches!(p.admission, Admission::Barred { .. }));
+        o.readmission_pending += i64::from(p.not_admitted().is_some());
         o.timelines_streaming += i64::from(p.streaming);
         let lsn = |l: Option<pgformat::Lsn>| l.map_or(0, pgformat::Lsn::get);
         o.flush_lsn_sum = o.flush_lsn_sum.wrapping_add(lsn(p.flush_lsn));

@@ -70,6 +70,9 @@ pub(super) fn find_log_end(
         return Ok(LogEnd { flush_lsn: from, last_record_start: None });
     };
     let prev = last_record_before(segments, state, from)?;
+    if let Some(floor) = state.local_start_lsn.or(state.timeline_start_lsn).filter(|f| prev.is_none() && *f < from) {
+        return end_below(segments, &cfg, floor, from);
+    }
     let mut files = LogFiles::new(segments);
     let found = find_end_of_wal(cfg, from, prev, |at| {
         // Ends at a page's end, so that no page header is split.
@@ -86,6 +89,17 @@ pub(super) fn find_log_end(
         tracing::warn!(end = %found.boundary, reason = %e, "the log ends at bytes that are no torn write");
     }
     Ok(LogEnd { flush_lsn: found.boundary, last_record_start: found.last_record_start })
+}
+
+/// The log must reach `committed` and does not: where what is left of it ends. All of it is read.
+fn end_below(segments: &Segments, cfg: &StreamConfig, floor: Lsn, committed: Lsn) -> Result<LogEnd, StorageError> {
+    let mut files = LogFiles::new(segments);
+    let found = find_end_of_wal(cfg.clone(), floor, None, |at| {
+        files.read(at, (READ_SIZE - at.page_offset()).min(committed.bytes_since(at)))
+    })?;
+    let end = found.boundary.min(committed);
+    tracing::error!(%end, %committed, reason = ?found.reason, "the log ends below what was committed");
+    Ok(LogEnd { flush_lsn: end, last_record_start: found.last_record_start })
 }
 
 /// Pages among `bytes`, which begin at `at`, whose first record replaces an unfinished one. A header that is split

@@ -541,3 +541,45 @@ fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
     disk.set_room(None);
     assert_eq!(run_group(&mut storage, &mut ops).expect("run"), [Input::Done(WriteId(5))]);
 }
+
+/// A log that lost its end below the commit position is opened with what is left of it: the acceptor decides.
+#[test]
+fn a_log_without_the_segment_of_its_commit_position_ends_before_it() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let log = Log::build(&mut rng, false);
+    let committed = log.boundary(Lsn::new(7 * u64::from(SEG) + u64::from(SEG / 2)));
+    for lost in 0..4 {
+        let disk = FakeDisk::new(Lies::None);
+        create(&disk).expect("created");
+        let (mut storage, mut control, _) = open(&disk).expect("opened");
+        let end = *log.boundaries.last().expect("some");
+        storage.write(Lsn::new(START), &[log.slice(Lsn::new(START), end)]).expect("written");
+        storage.flush().expect("synced");
+        control.commit_lsn = Some(committed);
+        storage.persist(&control).expect("persisted");
+        drop(storage);
+        let seg = SegSize::new(SEG).expect("1 MiB");
+        let names = |segno| target().join(seg.file_name(Tli(3), segno));
+        let expected = match lost {
+            // The commit position's own, one before it, all of them.
+            0 => [7].map(|n| disk.remove(&names(n)).expect("there")).map(|()| log.boundary(seg.start_of(7))).to_vec(),
+            1 => {
+                [6, 7].map(|n| disk.remove(&names(n)).expect("there")).map(|()| log.boundary(seg.start_of(6))).to_vec()
+            }
+            2 => [5, 6, 7, 8].map(|n| disk.remove(&names(n)).expect("there")).map(|()| Lsn::new(START)).to_vec(),
+            // The commit position's segment is zeros.
+            _ => {
+                let file = disk.open(&names(7), OpenMode::Write).expect("there");
+                vec![log.boundary(seg.start_of(7)); usize::from(file.zero_range(0, seg.bytes()).is_ok())]
+            }
+        };
+        let (mut storage, state, found) = open(&disk).unwrap_or_else(|e| panic!("case {lost}: {e}"));
+        let found = found.expect("a log").flush_lsn;
+        assert_eq!((found, state.commit_lsn), (expected[0], Some(committed)), "case {lost}");
+        // And goes on from there.
+        storage.write(found, &[log.slice(found, end)]).expect("written");
+        storage.flush().expect("synced");
+        let (_, _, again) = open(&disk).expect("opened");
+        assert_eq!(again.expect("a log").flush_lsn, end, "case {lost}");
+    }
+}

@@ -118,6 +118,10 @@ impl WalStorage {
         let end = find_log_end(&wal.segments, state, from, durable)?;
         if nothing_there && end.flush_lsn.segment_offset(state.seg_size) == 0 {
             wal.write_lsn = Some(end.flush_lsn);
+        } else if wal.segments.numbers().iter().all(|n| *n > end.flush_lsn.segment_no(state.seg_size)) {
+            // Nothing is left of the log.
+            wal.segments.remove_from(0)?;
+            wal.begin(end.flush_lsn, state)?;
         } else {
             wal.cut(end.flush_lsn)?;
         }

@@ -347,8 +347,11 @@ impl Driver {
 
     fn publish(&mut self) {
         let core = self.acceptor.positions();
-        let positions = Positions::new(&core, self.acceptor.admission(), self.stopped.clone());
+        let positions = Positions::new(&self.acceptor, self.stopped.clone());
         self.tell_admission(&positions.admission);
+        if let Some(parted) = positions.parted.as_ref().filter(|_| positions.parted != self.positions.borrow().parted) {
+            error!(ttid = %self.shared.ttid, "this member refuses the leader: {parted}");
+        }
         self.shared.set_view(|view| view.core = core);
         self.positions.send_if_modified(|now| {
             let changed = *now != positions;

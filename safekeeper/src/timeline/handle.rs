@@ -35,6 +35,8 @@ pub struct Positions {
     pub streaming: bool,
     /// Whether this member votes and counts.
     pub admission: Admission,
+    /// Why it refuses the leader, when that lacks what is committed here.
+    pub parted: Option<String>,
     /// Entries of the term history that count towards its capacity.
     pub history_entries: usize,
     /// Why no WAL is accepted for the time being, when so (full disk, failed write).
@@ -57,7 +59,16 @@ impl std::fmt::Display for Stopped {
 }
 
 impl Positions {
-    pub(super) fn new(core: &core::Positions, admission: Admission, stopped: Option<Stopped>) -> Positions {
+    /// Why this member takes no part, when it will not by itself, or not soon.
+    pub fn not_admitted(&self) -> Option<String> {
+        match &self.admission {
+            Admission::Barred { why, waits_for } => Some(format!("{why}; {waits_for}")),
+            Admission::Admitted | Admission::Asking => self.parted.clone(),
+        }
+    }
+
+    pub(super) fn new(acceptor: &core::Acceptor, stopped: Option<Stopped>) -> Positions {
+        let core = acceptor.positions();
         Positions {
             term: core.term,
             last_log_term: core.last_log_term,
@@ -65,7 +76,8 @@ impl Positions {
             commit_lsn: core.commit_lsn,
             peer_horizon_lsn: core.peer_horizon_lsn,
             streaming: core.streaming,
-            admission,
+            admission: acceptor.admission(),
+            parted: acceptor.parted(),
             history_entries: core.history_entries,
             stopped,
         }
@@ -101,7 +113,7 @@ impl TimelineHandle {
     pub fn status(&self) -> SafekeeperTimelineStatus {
         let view = self.shared.view();
         let (control, core) = (&*view.control, &view.core);
-        let (stopped, admission) = (self.stopped(), self.shared.positions.borrow().admission.clone());
+        let stopped = self.stopped();
         let history = core.flush_lsn.map(|end| control.history.up_to(end).into()).unwrap_or_default();
         SafekeeperTimelineStatus {
             tenant_id: self.shared.ttid.tenant_id,
@@ -128,10 +140,7 @@ impl TimelineHandle {
             streaming: core.streaming,
             pushes: Vec::new(),
             stopped: stopped.map(|s| s.reason.to_string()),
-            not_admitted: match admission {
-                Admission::Barred { why, waits_for } => Some(format!("{why}; {waits_for}")),
-                Admission::Admitted | Admission::Asking => None,
-            },
+            not_admitted: self.shared.positions.borrow().not_admitted(),
             damaged: self.damage().map(|d| d.to_string()),
             incarnation: Some(control.standing.incarnation),
             starts: control.standing.starts,

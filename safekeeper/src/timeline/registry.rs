@@ -374,7 +374,7 @@ impl Timelines {
 
     fn start(&self, drivers: &mut Drivers, ttid: TenantTimelineId, home: Home, opened: Opened) {
         let core = opened.acceptor.positions();
-        let (positions, watching) = watch::channel(Positions::new(&core, opened.acceptor.admission(), None));
+        let (positions, watching) = watch::channel(Positions::new(&opened.acceptor, None));
         let (commands, receiver) = mpsc::unbounded_channel();
         let control: ControlState = opened.storage.persisted().clone();
         let view = View { control: Arc::new(control), core, segments: Arc::clone(opened.storage.wal().segments()) };

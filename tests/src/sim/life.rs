@@ -52,6 +52,9 @@ impl World {
                 if end > Some(self.start) && last_record.is_none() {
                     return Violation::of("open", format!("node {id} cannot tell its last record before {end:?}"));
                 }
+                if state.commit_lsn > end {
+                    return Violation::of("open", format!("node {id} lost committed WAL: it ends at {end:?}"));
+                }
                 self.queue.at(self.now, Event::Ask(node, life));
                 if !first {
                     self.checks.promises.reopened(id, &state, end)?;

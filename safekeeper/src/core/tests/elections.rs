@@ -134,6 +134,31 @@ fn committed_wal_is_never_cut() {
     rig.elect(conn, one, &[(0, start()), (1, start()), (2, one)]);
     let Some(refusal @ Refusal::BelowCommit { .. }) = rig.last_refusal() else { panic!("{:?}", rig.closed) };
     assert_eq!((refusal.sqlstate(), refusal.action()), ("XX001", NextAction::Damaged));
+    let why = rig.acceptor.parted().expect("it says so for as long as it lasts");
+    assert!(why.contains(&format!("parts from this one at {one}")) && why.contains(&two.to_string()), "{why}");
+    // An operator gives it up: from then on it is a member that forgot, and follows behind a fence.
+    rig.step(Input::Vouched);
+    rig.complete();
+    assert_eq!((rig.acceptor.parted(), rig.acceptor.positions().commit_lsn), (None, Some(one)));
+    assert!(matches!(rig.acceptor.admission(), Admission::Barred { .. }));
+    assert_eq!(rig.disk.commit_lsn, Some(one));
+}
+
+/// What a later election holds again is no quarrel any more.
+#[test]
+fn a_leader_that_holds_what_is_committed_ends_the_refusal() {
+    let mut rig = Rig::new();
+    let old = rig.leader();
+    let (_, one, two) = two_records(&mut rig, old);
+    rig.append(old, 1, two, Bytes::new(), Some(two));
+    let conn = rig.connect();
+    rig.vote(conn, 2);
+    rig.elect(conn, one, &[(0, start()), (1, start()), (2, one)]);
+    assert!(rig.acceptor.parted().is_some());
+    let conn = rig.connect();
+    rig.vote(conn, 3);
+    rig.elect(conn, two, &[(0, start()), (1, start()), (3, two)]);
+    assert_eq!(rig.acceptor.parted(), None);
 }
 
 #[test]

@@ -100,15 +100,27 @@ fn a_reopened_acceptor_votes_with_what_it_held() {
     assert_eq!(again.last_ack(conn).and_then(|a| a.flush_lsn), Some(b.position()));
 }
 
+/// It takes no part until it was admitted again, and may then be filled from where its log ends.
+#[test]
+fn a_log_that_ends_below_the_commit_position_bars_the_member() {
+    let (mut state, left) = (control(), start().add(400));
+    state.commit_lsn = Some(start().add(800));
+    let end = LogEnd { flush_lsn: left, last_record_start: None };
+    let acceptor = Acceptor::open(AcceptorConfig::new(NodeId(1)), state, Some(end)).expect("opened");
+    let Admission::Barred { why, .. } = acceptor.admission() else { panic!("{:?}", acceptor.admission()) };
+    assert!(why.contains("400 bytes are lost"), "{why}");
+    let positions = acceptor.positions();
+    assert_eq!((positions.commit_lsn, positions.flush_lsn), (Some(left), Some(left)));
+}
+
 #[test]
 fn state_and_log_that_contradict_each_other_are_not_served() {
     let config = AcceptorConfig::new(NodeId(1));
     let end = |at| Some(LogEnd { flush_lsn: at, last_record_start: None });
     let mut state = control();
     state.commit_lsn = Some(start().add(800));
-    let lost = Acceptor::open(config, state.clone(), end(start().add(400))).expect_err("committed WAL is missing");
+    let lost = Acceptor::open(config, state, None).expect_err("committed WAL is missing");
     assert!(matches!(lost, OpenError::BelowCommit { .. }));
-    assert!(Acceptor::open(config, state, None).is_err());
     assert!(matches!(
         Acceptor::open(AcceptorConfig::new(NodeId(8)), control(), end(start())),
         Err(OpenError::NotAMember { .. })

@@ -87,9 +87,6 @@ impl Driver {
             Err(panic) => return self.dead(&format!("opening panicked: {panic}")),
         };
         let (before, now) = (self.acceptor.positions().flush_lsn, opened.acceptor.positions().flush_lsn);
-        if now < before {
-            return self.dead(&format!("the log ends at {now:?}, but was durable up to {before:?}: WAL was lost"));
-        }
         self.acceptor = opened.acceptor;
         self.conns.restart();
         self.asks = asks::Asks::default();
@@ -99,6 +96,11 @@ impl Driver {
         });
         self.disk = DiskState::Ready(Box::new(opened.storage));
         self.healed();
+        if now < before {
+            let shown = proto::api::shown;
+            let what = format!("the log was durable up to {} and now ends at {}", shown(before), shown(now));
+            self.step(Input::Forgot { what });
+        }
     }
 
     fn dead(&mut self, problem: &str) {
