@@ -148,5 +148,6 @@ pub(super) async fn unhurried(request: Request, next: Next) -> Response {
             Err(_) => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "the body does not go on")), None)),
         }
     });
-    next.run(Request::from_parts(parts, Body::from_stream(frames))).await
+    // Fused: a handler may ask once more behind the end.
+    next.run(Request::from_parts(parts, Body::from_stream(frames.fuse()))).await
 }

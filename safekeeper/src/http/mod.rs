@@ -1,5 +1,6 @@
 //! The HTTP interface: timelines, status, metrics, health.
 
+mod foreign;
 pub(crate) mod health;
 mod timeline;
 

@@ -15,7 +15,7 @@ use proto::id::TenantTimelineId;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::failure;
+use super::{failure, foreign};
 use crate::server::Context;
 use crate::timeline::{CreateError, Creation, DeleteError};
 
@@ -25,7 +25,7 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// How long a creation waits for the one before it.
 const TURN_MAX: Duration = Duration::from_secs(10);
 
-/// `POST /v1/tenant/timeline`: one line of JSON, a line feed, the prehistory.
+/// `POST /v1/tenant/timeline`: one line of JSON, a line feed, the prehistory; or the existing control plane's body.
 ///
 /// The line is checked before more is taken in, and one body is taken in at a time: memory grows with the bytes that
 /// came, to one segment at most, whatever strangers send.
@@ -104,8 +104,7 @@ async fn head(
     if !ended {
         came.advance(1);
     }
-    let request: CreateTimelineRequest =
-        serde_json::from_slice(&line).map_err(|e| format!("the first line of the body: {e}"))?;
+    let request = foreign::creation(&line)?;
     let wanted = request.start_lsn.segment_offset(request.wal_seg_size);
     if ![0, wanted].contains(&request.prehistory_len) {
         let (said, start) = (request.prehistory_len, request.start_lsn);

@@ -55,11 +55,14 @@ fn invalid(problem: impl Into<String>) -> CreateError {
 pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Bytes) -> Result<Plan, CreateError> {
     let r = request;
     let ttid = TenantTimelineId::new(r.tenant_id, r.timeline_id);
-    check_members(node, &r.mconf)?;
+    // A walproposer's set may come with its greeting.
+    if r.source != TimelineSource::Walproposer || r.mconf != MemberConf::none() {
+        check_members(node, &r.mconf)?;
+    }
     if PgMajor::from_version_num(r.pg_version_num).is_none() {
         return Err(invalid(format!("PostgreSQL version {} is not supported", r.pg_version_num)));
     }
-    if r.system_id == SystemId(0) {
+    if r.system_id == SystemId(0) && r.source == TimelineSource::Vanilla {
         return Err(invalid("system_id must be known"));
     }
     if r.start_lsn == Lsn::new(0) || !r.start_lsn.is_aligned8() {
@@ -173,7 +176,10 @@ pub(super) fn compare(plan: &Plan, held: &Shared) -> Result<(), CreateError> {
         if here == asked { Ok(()) } else { Err(CreateError::Conflict { ttid: held.ttid, field, here, asked }) }
     };
     differs("source", format!("{:?}", here.source), format!("{:?}", asked.source))?;
-    differs("system_id", here.system_id.to_string(), asked.system_id.to_string())?;
+    // A proposer's greeting may have told it since.
+    if asked.system_id != SystemId(0) {
+        differs("system_id", here.system_id.to_string(), asked.system_id.to_string())?;
+    }
     let major = |s: &ControlState| (s.pg_version_num / 10_000).to_string();
     differs("PostgreSQL major", major(here), major(asked))?;
     differs("wal_seg_size", here.seg_size.bytes().to_string(), asked.seg_size.bytes().to_string())?;

@@ -164,3 +164,31 @@ async fn places_are_kept_for_proposers() {
     let _proposer = Proposer::elected(&node, ttid(1), 1, &log).await;
     held[0].simple_query("SHOW TIMELINES").await.expect("the others are served as before");
 }
+
+/// Goal: the existing control plane and its walproposers find what they know. Method: its creation body, twice; then a
+/// proposer that tells the system identifier with its greeting and pushes.
+#[tokio::test]
+async fn the_existing_control_plane_creates_a_timeline() {
+    let (node, mut log) = (Node::start().await, Log::new());
+    let (t, l) = (ttid(3).tenant_id, ttid(3).timeline_id);
+    let body = format!(
+        r#"{{"tenant_id":"{t}","timeline_id":"{l}","mconf":{{"generation":1,"members":[{{"id":{NODE},
+        "host":"127.0.0.1","pg_port":1}}],"new_members":null}},"pg_version":{PG_VERSION},"system_id":null,
+        "wal_seg_size":1048576,"start_lsn":"{}","commit_lsn":null}}"#,
+        log.start
+    );
+    let body = body.replace('\n', " ").into_bytes();
+    let (code, text) = node.post(body.clone()).await;
+    assert_eq!(code, 201, "{text}");
+    let mut p = Proposer::connect(&node, ttid(3), "START_WAL_PUSH (proto_version '3')").await.expect("a stream");
+    p.greet(&log).await;
+    let vote = p.vote(1).await;
+    p.elect(&vote).await;
+    let end = log.grow(50_000);
+    p.push(&log, log.start, None).await;
+    p.commit(end, end).await;
+    let s = node.status(ttid(3)).await;
+    assert_eq!((s.commit_lsn, s.system_id, s.timeline_start_lsn), (end, SYSTEM, log.start));
+    let (code, text) = node.post(body).await;
+    assert_eq!(code, 200, "a repetition changes nothing: {text}");
+}
