@@ -86,8 +86,11 @@ pub(crate) enum Refusal {
     OtherTli { primary: Tli, timeline: Tli },
     #[error("the primary's history says that tli {tli} began at {primary}, the timeline's says {timeline}")]
     OtherHistory { tli: Tli, primary: String, timeline: Lsn },
-    #[error("the primary's WAL differs from the quorum's log at {at} (compared from {from} to {to}): it diverged")]
-    Diverged { at: Lsn, from: Lsn, to: Lsn },
+    #[error(
+        "the primary's WAL differs from the quorum's log at {at}, {} (compared from {from} to {to}): it diverged",
+        in_record(*record)
+    )]
+    Diverged { at: Lsn, record: Option<Lsn>, from: Lsn, to: Lsn },
     #[error("nothing can be proved: the log ends at {end}, but WAL to compare with is held from {oldest} on only")]
     NothingToCompare { oldest: Lsn, end: Lsn },
     #[error("the primary's WAL does not continue the quorum's log: {0}")]
@@ -108,6 +111,13 @@ pub(crate) enum Refusal {
 
 const REBUILD: &str = "stop it, and rebuild its data directory from a base backup of the present primary, or with \
                        pg_rewind; do not start it as this timeline's primary again";
+
+fn in_record(start: Option<Lsn>) -> String {
+    start.map_or_else(
+        || "in a record that begins in an earlier segment or cannot be read".to_owned(),
+        |at| format!("in the record at {at}"),
+    )
+}
 
 impl Refusal {
     /// What to do next.
@@ -188,7 +198,9 @@ mod tests {
     fn only_what_ends_in_a_rebuild_is_looked_at_twice() {
         let at = Lsn::new(0x10);
         assert!(Refusal::Behind { primary: at, log: at }.is_destructive());
-        assert!(Refusal::Diverged { at, from: at, to: at }.is_destructive());
+        let diverged = Refusal::Diverged { at, record: Some(Lsn::new(8)), from: at, to: at };
+        assert!(diverged.is_destructive());
+        assert!(diverged.to_string().contains("at 0/10, in the record at 0/8 (compared"), "{diverged}");
         assert!(!Refusal::Standby.is_destructive() && !Refusal::StaleEpoch { known: 2, given: 1 }.is_destructive());
     }
 

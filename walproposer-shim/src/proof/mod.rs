@@ -8,6 +8,7 @@
 //! [`plan`] is the pure part.
 
 pub(crate) mod plan;
+mod record;
 
 use bytes::{Buf, Bytes};
 use pgformat::wal::{StreamConfig, WalDecoder, WalError};
@@ -47,7 +48,7 @@ pub(crate) async fn before_vote(
     plan::check_identity(&upstream.primary, log)?;
     let from = plan::compare_from(&upstream.primary, log)?;
     let to = log.commit.max(from);
-    let upstream = compare(config, upstream, survey.donor, None, from, to).await?;
+    let upstream = compare(config, upstream, survey, (survey.donor, None), from, to).await?;
     tracing::info!(%from, %to, end = %log.end, "the primary's WAL equals the quorum's committed log");
     Ok((upstream, Proved { from, to }))
 }
@@ -79,7 +80,8 @@ pub(crate) async fn before_elected(
     }
     let last_record_start = last_record_of(config, survey, chosen).await?;
     plan::check_whole_record(proved.from, chosen.end, last_record_start)?;
-    let mut upstream = compare(config, upstream, chosen.donor, Some(chosen.term), proved.to, chosen.end).await?;
+    let mut upstream =
+        compare(config, upstream, survey, (chosen.donor, Some(chosen.term)), proved.to, chosen.end).await?;
     let mut link = LinkCheck::new(&survey.log, chosen.end, last_record_start)?;
     let ahead = upstream.primary.end.min(chosen.end.add(LOOK_AHEAD));
     for part in plan::parts(&upstream.primary.history, chosen.end, ahead) {
@@ -117,8 +119,8 @@ async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Res
 async fn compare(
     config: &Config,
     mut upstream: Upstream,
-    donor: usize,
-    term: Option<Term>,
+    survey: &Survey,
+    (donor, term): (usize, Option<Term>),
     from: Lsn,
     to: Lsn,
 ) -> Result<Upstream, Stop> {
@@ -132,21 +134,33 @@ async fn compare(
     let mut rest = Bytes::new();
     for part in plan::parts(&upstream.primary.history, from, to) {
         let mut reading = upstream.read(part).await.map_err(|e| from_primary(e, part.from))?;
-        rest = compare_part(&mut reading, &mut theirs, rest, from, to).await?;
+        rest = match compare_part(&mut reading, &mut theirs, rest, to).await? {
+            Compared::Equal(rest) => rest,
+            Compared::Differs(at) => {
+                let record = record::record_at(config, survey, donor, term, at).await;
+                return Err(Refusal::Diverged { at, record, from, to }.into());
+            }
+        };
         upstream = reading.finish().await?;
     }
     Ok(upstream)
 }
 
-/// Compares one part chunk by chunk; `theirs_left` is what the donor sent beyond the last comparison, and so is the
-/// result.
+/// What a comparison found.
+enum Compared {
+    /// Nothing; with what the donor sent beyond it.
+    Equal(Bytes),
+    /// The first byte that differs.
+    Differs(Lsn),
+}
+
+/// Compares one part chunk by chunk; `theirs_left` is what the donor sent beyond the last comparison.
 async fn compare_part(
     ours: &mut Reading,
     theirs: &mut WalReader,
     mut theirs_left: Bytes,
-    from: Lsn,
     to: Lsn,
-) -> Result<Bytes, Stop> {
+) -> Result<Compared, Stop> {
     let start = ours.wal.position();
     while let Some((mut at, mut wal)) = ours.wal.next().await.map_err(|e| from_primary(e, start))? {
         while !wal.is_empty() {
@@ -159,14 +173,14 @@ async fn compare_part(
             }
             let len = wal.len().min(theirs_left.len());
             if let Some(differs) = first_difference(&wal[..len], &theirs_left[..len]) {
-                return Err(Refusal::Diverged { at: at.add(differs as u64), from, to }.into());
+                return Ok(Compared::Differs(at.add(differs as u64)));
             }
             wal.advance(len);
             theirs_left.advance(len);
             at = at.add(len as u64);
         }
     }
-    Ok(theirs_left)
+    Ok(Compared::Equal(theirs_left))
 }
 
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
@@ -182,6 +196,21 @@ fn from_primary(e: ReadError, at: Lsn) -> Stop {
     Stop::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 
+/// What the log's WAL looks like.
+fn stream_config(log: &LogView) -> Result<StreamConfig, Refusal> {
+    let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
+        what: "PostgreSQL version",
+        primary: log.version_num.to_string(),
+        timeline: "14 to 18".to_owned(),
+    })?;
+    Ok(StreamConfig {
+        version,
+        seg_size: log.seg_size,
+        system_id: Some(log.system_id.0),
+        tlis: log.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
+    })
+}
+
 /// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last
 /// one.
 #[derive(Debug)]
@@ -192,18 +221,7 @@ pub(crate) struct LinkCheck {
 
 impl LinkCheck {
     fn new(log: &LogView, end: Lsn, last_record_start: Option<Lsn>) -> Result<LinkCheck, Stop> {
-        let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
-            what: "PostgreSQL version",
-            primary: log.version_num.to_string(),
-            timeline: "14 to 18".to_owned(),
-        })?;
-        let stream = StreamConfig {
-            version,
-            seg_size: log.seg_size,
-            system_id: Some(log.system_id.0),
-            tlis: log.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
-        };
-        Ok(LinkCheck { decoder: Some(WalDecoder::new(stream, end, last_record_start)), end })
+        Ok(LinkCheck { decoder: Some(WalDecoder::new(stream_config(log)?, end, last_record_start)), end })
     }
 
     /// The next bytes; does nothing once the first record was seen.

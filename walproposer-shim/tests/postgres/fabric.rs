@@ -187,7 +187,9 @@ impl Shim {
     pub(crate) async fn refuses(mut self, words: &str) {
         let code = self.exit_code().await;
         assert_eq!(code, Some(6), "{words}: {}", self.log());
-        assert!(self.log().contains(words) && self.log().contains("What to do"), "{words}: {}", self.log());
+        let log = self.log();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains(words) && last.contains("What to do"), "{words}: {log}");
     }
 
     pub(crate) async fn streams(&self) {
