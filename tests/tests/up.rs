@@ -1,6 +1,6 @@
 //! Bring-up that fails, and stops that are not clean: nothing is left behind, and everything is said.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -131,19 +131,24 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     let (code, text) = tried.run("up", &up)?;
     ensure!(code == Some(0), "the same command again: {text}");
     everything_is_private(&tried.root())?;
+    for (name, pid) in FabricDir::new(&tried.root())?.read_fabric()?.pids() {
+        assert_ne!(std::fs::metadata(format!("/proc/{pid}"))?.uid(), 0, "{name} runs as root");
+    }
     an_unclean_stop_is_told(&tried).await
 }
 
-/// Goal: nobody but the owner reads or enters anything of a running fabric: data, logs, sockets, descriptions.
+/// Goal: nobody but the owner reads or enters anything of a running fabric: data, logs, sockets, descriptions. Nothing
+/// is root's, and root runs none of it.
 fn everything_is_private(root: &Path) -> Result<()> {
     let mut open = vec![root.to_owned()];
     let (mut looked_at, mut public) = (0, Vec::new());
     while let Some(path) = open.pop() {
         let Ok(meta) = std::fs::symlink_metadata(&path) else { continue }; // gone meanwhile
-        // Root's fabric may be passed through by PostgreSQL's user.
-        let allowed = if path == root && rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-        if meta.permissions().mode() & 0o777 & !allowed != 0 {
+        if meta.permissions().mode() & 0o077 != 0 {
             public.push(format!("{:o} {}", meta.permissions().mode(), path.display()));
+        }
+        if meta.uid() == 0 {
+            public.push(format!("root's: {}", path.display()));
         }
         looked_at += 1;
         if meta.is_dir() {

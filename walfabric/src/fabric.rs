@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -114,8 +115,6 @@ impl std::error::Error for Usage {}
 pub struct ProcessPlan {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Run as this user and group instead of the caller's.
-    pub user: Option<(u32, u32)>,
     /// How `stop` asks it to end.
     pub stop: StopStyle,
     /// What tells that it answers.
@@ -245,7 +244,14 @@ pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let tmp = path.with_extension("json.new");
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&tmp)?;
+        // Not through a link that somebody put there, and not into a file with another mode.
+        let _ = std::fs::remove_file(&tmp);
+        let mut file = std::fs::File::create_new(&tmp)?;
+        if let Some(parent) = path.parent().filter(|_| rustix::process::geteuid().is_root()) {
+            // What root writes into a fabric stays its user's.
+            let owner = std::fs::metadata(parent)?;
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         file.write_all(bytes)?;
         file.write_all(b"\n")?;
         file.sync_all()?;

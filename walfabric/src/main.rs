@@ -121,6 +121,9 @@ struct UpOptions {
     /// Neither PostgreSQL nor shim
     #[arg(long)]
     no_postgres: bool,
+    /// For root: the user who runs all processes and owns the directory [default: postgres]
+    #[arg(long, value_name = "USER")]
+    run_as: Option<String>,
     /// Return once the fabric is up, and leave it running
     #[arg(long)]
     detach: bool,
@@ -460,6 +463,7 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         pg_bin: o.pg_bin,
         remote_storage: o.remote_storage,
         no_postgres: o.no_postgres,
+        run_as: o.run_as,
         supervise: o.supervise,
     };
     let interrupted = proto::runtime::shutdown_on_signals()?;

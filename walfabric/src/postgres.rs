@@ -1,17 +1,18 @@
 //! A local PostgreSQL for a fabric: where its programs are, as whom it runs, how its cluster is made and configured.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use proto::runtime::users;
 
-use crate::fabric::sync_parent;
+use crate::fabric::{Usage, sync_parent};
 
-/// User and group to run PostgreSQL as.
+/// User and group to run processes as; `None`: the caller's.
 pub type RunAs = Option<(u32, u32)>;
 
 /// Finds the directory of PostgreSQL's programs: as told, else the newest supported Debian package (15 preferred), else
@@ -36,18 +37,67 @@ pub fn find_bin_dir(told: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// When the caller is root and there is no user `postgres`.
 pub fn run_as() -> Result<RunAs> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
+    run_as_user(None)
+}
+
+/// As whom a fabric's processes run: root's as `told`, or else as `postgres`; those of anybody else as the caller.
+///
+/// # Errors
+/// [`Usage`] when there is no such user, or the caller is not root and is another one.
+pub fn run_as_user(told: Option<&str>) -> Result<RunAs> {
+    let me = rustix::process::geteuid();
+    let name = told.unwrap_or("postgres");
+    let user = users::named(name);
+    if !me.is_root() {
+        let same = told.is_none() || user.is_some_and(|user| user.uid == me.as_raw());
+        let text = format!("--run-as {name}: only root runs a fabric as another user");
+        return if same { Ok(None) } else { Err(Usage(text).into()) };
     }
-    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let entry = passwd.lines().find(|l| l.starts_with("postgres:"));
-    let entry = entry.context("PostgreSQL does not run as root, and there is no user `postgres` to run it as")?;
-    let mut fields = entry.split(':').skip(2);
-    let mut number = || fields.next().and_then(|f| f.parse::<u32>().ok());
-    match (number(), number()) {
-        (Some(uid), Some(gid)) => Ok(Some((uid, gid))),
-        _ => bail!("the entry of user `postgres` in /etc/passwd is malformed"),
+    let user = user.ok_or_else(|| {
+        Usage(format!("there is no user `{name}` to run the fabric's processes as, which root does not: --run-as USER"))
+    })?;
+    if user.uid == 0 {
+        return Err(Usage("--run-as root: PostgreSQL and the servers do not run as root".to_owned()).into());
     }
+    Ok(Some((user.uid, user.gid)))
+}
+
+/// Gives a directory and what is root's in it to the user: what root made there, or an older version. What belongs to
+/// others stays theirs. Nothing changes hands without a user, or when the directory is the user's already.
+///
+/// # Errors
+/// Names what cannot be given.
+pub fn give(path: &Path, user: RunAs) -> Result<()> {
+    let Some((uid, gid)) = user else { return Ok(()) };
+    let named = || format!("cannot give {} to {}", path.display(), users::name_of(uid));
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        meta => meta.with_context(named)?,
+    };
+    if meta.uid() != 0 {
+        return Ok(());
+    }
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(named)? {
+            give(&entry?.path(), user)?;
+        }
+    }
+    // The directory last: given away, it has nothing of root's in it.
+    lchown(path, Some(uid), Some(gid)).with_context(named)
+}
+
+/// Makes the directories that are missing on the way to `dir`, for the user alone.
+///
+/// # Errors
+/// Names what cannot be made.
+pub fn make_dirs(dir: &Path, user: RunAs) -> Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.exists()).collect();
+    for new in missing.into_iter().rev() {
+        let made = DirBuilder::new().mode(0o700).create(new);
+        made.with_context(|| format!("cannot create {}", new.display()))?;
+        give(new, user)?;
+    }
+    Ok(())
 }
 
 /// Makes sure that the server's user can enter every directory above `dir`, which must exist.
@@ -69,8 +119,9 @@ pub fn check_reachable(fabric_root: &Path, user: RunAs) -> Result<()> {
         }
         ensure!(
             dir == fabric_root || is_own_private_temp(dir, &meta),
-            "user `postgres`, who runs PostgreSQL for root, cannot pass through {}: `chmod o+x {0}` or choose \
-             another --dir",
+            "{}, who runs the processes for root, cannot pass through {}: `chmod o+x {1}`, choose another --dir, or \
+             --run-as another user",
+            users::name_of(uid),
             dir.display()
         );
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o001))

@@ -4,6 +4,8 @@ mod directory;
 mod undo;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use crate::fabric::{
     BrokerEntry, Fabric, FabricDir, NodeEntry, Plan, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
 };
 use crate::http::Http;
+use crate::postgres::RunAs;
 use crate::supervisor::{self, Client, Request};
 use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
@@ -44,6 +47,8 @@ pub struct UpArgs {
     pub remote_storage: Option<String>,
     /// Neither PostgreSQL nor shim.
     pub no_postgres: bool,
+    /// For root: as whom the processes run; `None`: as `postgres`.
+    pub run_as: Option<String>,
     /// Restart what dies by itself.
     pub supervise: bool,
 }
@@ -55,19 +60,20 @@ pub struct UpArgs {
 pub async fn up(args: &UpArgs, interrupted: &CancellationToken) -> Result<Fabric> {
     let dir = FabricDir::new(&args.dir)?;
     let fresh = !dir.fabric_json().exists();
-    directory::check(&dir, fresh)?;
+    let user = postgres::run_as_user(args.run_as.as_deref())?;
+    directory::check(&dir, fresh, user)?;
     let undo = undo::Undo::begin(&dir, fresh)?;
     if fresh {
-        create_files(args, &dir)?;
+        create_files(args, &dir, user)?;
     } else {
-        directory::make(&dir)?;
+        directory::make(&dir, user)?;
         check_same(args, &dir)?;
     }
-    let came = interrupted.run_until_cancelled(bring_up(&dir)).await;
+    let came = interrupted.run_until_cancelled(bring_up(&dir, user)).await;
     came.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))).map_err(|e| undo.back(&dir, &e))
 }
 
-async fn bring_up(dir: &FabricDir) -> Result<Fabric> {
+async fn bring_up(dir: &FabricDir, user: RunAs) -> Result<Fabric> {
     let began = Instant::now();
     let fabric = dir.read_fabric()?;
     if !fabric.broker.embedded {
@@ -78,7 +84,14 @@ async fn bring_up(dir: &FabricDir) -> Result<Fabric> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    ensure_supervisor(dir)?;
+    if let Some(folder) = fabric.remote_storage.as_ref().and_then(|url| url.strip_prefix("file://")) {
+        postgres::make_dirs(Path::new(folder), user)?;
+        postgres::check_reachable(Path::new(folder), user)?;
+        for node in &fabric.pageservers {
+            postgres::give(&Path::new(folder).join(format!("pageserver-{}", node.id)), user)?;
+        }
+    }
+    ensure_supervisor(dir, user)?;
     println!("fabric in {}, tenant {}, timeline {}", dir.root().display(), fabric.tenant_id, fabric.timeline_id);
 
     if fabric.broker.embedded {
@@ -92,16 +105,14 @@ async fn bring_up(dir: &FabricDir) -> Result<Fabric> {
     nodes.iter().for_each(|(name, pg)| println!("{name:<12} {pg}"));
 
     if let Some(pg) = fabric.postgres.clone() {
-        up_postgres(dir, &fabric, &pg).await?;
+        up_postgres(dir, &fabric, &pg, user).await?;
     }
     let fabric = dir.read_fabric()?;
     println!("up in {:.1} s", began.elapsed().as_secs_f64());
     Ok(fabric)
 }
 
-async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Result<()> {
-    let user = postgres::run_as()?;
-    postgres::check_reachable(dir.root(), user)?;
+async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user: RunAs) -> Result<()> {
     if !pg.data_dir.exists() {
         postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user)?;
     }
@@ -201,7 +212,7 @@ pub async fn start(dir: &FabricDir, name: &str) -> Result<()> {
     ready::wait_ready(dir, name, &process.ready, READY_PATIENCE).await
 }
 
-fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
+fn create_files(args: &UpArgs, dir: &FabricDir, user: RunAs) -> Result<()> {
     let (safekeepers, pageservers) = (args.safekeepers.unwrap_or(3), args.pageservers.unwrap_or(1));
     ensure!((1..=32).contains(&safekeepers), "--safekeepers {safekeepers}: 1 to 32 are possible");
     ensure!(pageservers <= 32, "--pageservers {pageservers}: at most 32 are possible");
@@ -251,7 +262,7 @@ fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     };
     let plan = plan(&fabric, dir, args.supervise)?;
     // Only now that nothing is amiss with what was asked for.
-    directory::make(dir)?;
+    directory::make(dir, user)?;
     dir.write_plan(&plan)?;
     dir.write_fabric(&fabric)
 }
@@ -300,8 +311,8 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
     let exe = exe.to_str().context("this program's path is not UTF-8")?.to_owned();
     let text = |p: &Path| p.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", p.display()));
     let mut plan = Plan { supervise, ..Plan::default() };
-    let mut add = |name: String, argv: Vec<String>, user, stop, ready| {
-        plan.processes.insert(name, ProcessPlan { argv, user, stop, ready });
+    let mut add = |name: String, argv: Vec<String>, stop, ready| {
+        plan.processes.insert(name, ProcessPlan { argv, stop, ready });
     };
     let own = |verb: &str, args: &[(&str, String)]| -> Vec<String> {
         let pairs = args.iter().flat_map(|(k, v)| [(*k).to_owned(), v.clone()]);
@@ -311,7 +322,7 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
     if broker.embedded {
         let listen = broker.endpoint.trim_start_matches("http://").to_owned();
         let argv = own("broker", &[("--dir", text(&dir.data("broker"))?), ("--listen", listen)]);
-        add("broker".to_owned(), argv, None, StopStyle::Terminate, ReadyProbe::Broker(broker.endpoint.clone()));
+        add("broker".to_owned(), argv, StopStyle::Terminate, ReadyProbe::Broker(broker.endpoint.clone()));
     }
     let nodes = fabric.safekeepers.iter().map(|n| ("safekeeper", n));
     for (kind, node) in nodes.chain(fabric.pageservers.iter().map(|n| ("pageserver", n))) {
@@ -331,12 +342,12 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
             args.push(("--remote-storage", format!("{root}/pageserver-{}", node.id)));
         }
         let ready = ReadyProbe::Livez(node.http.clone());
-        add(format!("{kind}-{}", node.id), own(kind, &args), None, StopStyle::Terminate, ready);
+        add(format!("{kind}-{}", node.id), own(kind, &args), StopStyle::Terminate, ready);
     }
     if let (Some(pg), Some(shim)) = (&fabric.postgres, &fabric.shim) {
         let argv = vec![text(&pg.bin_dir.join("postgres"))?, "-D".to_owned(), text(&pg.data_dir)?];
         let ready = ReadyProbe::Postgres(pg.conninfo());
-        add("postgres".to_owned(), argv, postgres::run_as()?, StopStyle::Postgres, ready);
+        add("postgres".to_owned(), argv, StopStyle::Postgres, ready);
         let safekeepers: Vec<&str> = fabric.safekeepers.iter().map(|s| s.pg.as_str()).collect();
         let args = [
             ("--primary", pg.conninfo()),
@@ -348,27 +359,36 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
             ("--listen-http", shim.http.clone()),
         ];
         let ready = ReadyProbe::Livez(shim.http.clone());
-        add("shim".to_owned(), own("walproposer-shim", &args), None, StopStyle::Terminate, ready);
+        add("shim".to_owned(), own("walproposer-shim", &args), StopStyle::Terminate, ready);
     }
     Ok(plan)
 }
 
-fn ensure_supervisor(dir: &FabricDir) -> Result<()> {
+fn ensure_supervisor(dir: &FabricDir, user: RunAs) -> Result<()> {
     if let Some(mut client) = Client::connect(dir) {
         let reply = client.ask(&Request::Reload)?;
         return reply.error.map_or(Ok(()), |e| bail!("{e}"));
     }
     end_strays(dir)?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.log("supervisor"))?;
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("supervise")
-        .arg("--dir")
-        .arg(dir.root())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("cannot start the supervisor")?;
+    let mut log = std::fs::OpenOptions::new();
+    log.create(true).append(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    let log = log.open(dir.log("supervisor")).context("cannot open log/supervisor.log")?;
+    postgres::give(&dir.log("supervisor"), user)?;
+    let exe = std::env::current_exe()?;
+    let spawn = |program: &Path| {
+        let mut command = Command::new(program);
+        command.arg0(&exe).arg("supervise").arg("--dir").arg(dir.root()).current_dir(dir.root());
+        if let Some((uid, gid)) = user {
+            command.uid(uid).gid(gid);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).spawn()
+    };
+    let mut child = match spawn(&exe) {
+        // Its path leads through a directory that is closed to the user.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => spawn(Path::new(supervisor::OWN_PROGRAM)),
+        spawned => spawned,
+    }
+    .context("cannot start the supervisor")?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while Client::connect(dir).is_none() {
         if let Some(status) = child.try_wait()? {

@@ -1,4 +1,5 @@
-//! The supervisor: one process that is the parent and subreaper of every other process of a fabric.
+//! The supervisor: one process that is the parent and subreaper of every other process of a fabric. They run as the
+//! user that it runs as, which is not root.
 //!
 //! Plain threads, no runtime: one thread reaps (`wait` for any child), one accepts requests on `supervisor.sock`, each
 //! request is answered by a thread of its own. [`table::Table`] owns the state behind one lock; nothing blocks while
@@ -10,6 +11,9 @@ mod client;
 mod proctree;
 mod server;
 mod table;
+
+/// The program that runs, whatever its path.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 pub use client::{Client, Reply, Request, STOP_ORDER, STOP_PATIENCE_S};
 pub use proctree::{command_line, descendants, exists};

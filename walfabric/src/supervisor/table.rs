@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
 
-use super::proctree;
+use super::{OWN_PROGRAM, proctree};
 use crate::fabric::{Fabric, FabricDir, Plan, ProcessPlan, StopStyle};
 
 /// How the end of a process reads that went well.
@@ -268,10 +269,10 @@ fn command(dir: &FabricDir, name: &str, plan: &ProcessPlan) -> Result<Command> {
     let log = OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("cannot open {}", path.display()))?;
     let (program, args) = plan.argv.split_first().with_context(|| format!("{name} has no program"))?;
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir.root());
-    if let Some((uid, gid)) = plan.user {
-        command.uid(uid).gid(gid);
-    }
+    // Our own program may lie in a directory that is closed to the user who runs this.
+    let ours = std::env::current_exe().is_ok_and(|exe| exe == Path::new(program));
+    let closed = ours && std::fs::File::open(program).is_err();
+    let mut command = Command::new(if closed { OWN_PROGRAM } else { program.as_str() });
+    command.arg0(program).args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir.root());
     Ok(command)
 }

@@ -3,30 +3,35 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use anyhow::{Context, Result};
+use proto::runtime::users;
 
 use crate::fabric::{FabricDir, Usage};
+use crate::postgres::{self, RunAs};
 
 /// The folder that outlives a bring-up that failed: it says why.
 pub(super) const LOGS: &str = "log";
+
+/// Mode of a fabric's directory.
+const PRIVATE: u32 = 0o700;
 
 /// What an interrupted or failed `up` leaves behind, and the root of a file system: no hindrance to a new fabric.
 const NO_HINDRANCE: [&str; 7] =
     [LOGS, "plan.json", "plan.json.new", "fabric.json.new", "supervisor.lock", "supervisor.sock", "lost+found"];
 
-/// Makes the directory where it is missing, and closes it to others.
+/// Makes the directory where it is missing, gives it to the user who runs the processes, and closes it to others.
 ///
 /// # Errors
-/// What the operating system says.
-pub(super) fn make(dir: &FabricDir) -> Result<()> {
+/// What the operating system says; [`Usage`] when the user cannot get there.
+pub(super) fn make(dir: &FabricDir, user: RunAs) -> Result<()> {
     let root = dir.root();
-    std::fs::create_dir_all(root.join(LOGS)).with_context(|| format!("cannot create {}", root.display()))?;
+    postgres::make_dirs(&root.join(LOGS), user)?;
+    postgres::give(root, user)?;
+    postgres::check_reachable(root, user)?;
     let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
-    // Root's PostgreSQL is another user's, and passes through.
-    let wanted = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-    if mode & 0o077 & !wanted != 0 {
-        std::fs::set_permissions(root, std::fs::Permissions::from_mode(wanted))
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(PRIVATE))
             .with_context(|| format!("cannot close {} to other users", root.display()))?;
-        println!("{} was open to other users (mode {mode:04o}): it is {wanted:04o} now", root.display());
+        println!("{} was open to other users (mode {mode:04o}): it is {PRIVATE:04o} now", root.display());
     }
     Ok(())
 }
@@ -35,7 +40,7 @@ pub(super) fn make(dir: &FabricDir) -> Result<()> {
 ///
 /// # Errors
 /// [`Usage`] when it belongs to another user, or has files of something else than a fabric.
-pub(super) fn check(dir: &FabricDir, fresh: bool) -> Result<()> {
+pub(super) fn check(dir: &FabricDir, fresh: bool, user: RunAs) -> Result<()> {
     let root = dir.root();
     let meta = match std::fs::metadata(root) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -45,10 +50,14 @@ pub(super) fn check(dir: &FabricDir, fresh: bool) -> Result<()> {
         return Err(Usage(format!("--dir {} is not a directory", root.display())).into());
     }
     let me = rustix::process::geteuid().as_raw();
-    if meta.uid() != me {
-        let (owner, me) = (proto::runtime::users::name_of(meta.uid()), proto::runtime::users::name_of(me));
-        let text =
-            format!("{} belongs to {owner}, and this is {me}: run as its owner, or use another --dir", root.display());
+    let runs = user.map_or(me, |(uid, _)| uid);
+    if meta.uid() != me && meta.uid() != runs {
+        let (owner, runs) = (users::name_of(meta.uid()), users::name_of(runs));
+        let text = format!(
+            "{} belongs to {owner}, and the processes would run as {runs}: run this as the owner (root: --run-as), or \
+             use another --dir",
+            root.display()
+        );
         return Err(Usage(text).into());
     }
     if !fresh {
