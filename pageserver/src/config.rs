@@ -306,6 +306,7 @@ impl Config {
         let or_empty = |v: &Option<String>| v.clone().unwrap_or_default();
         let seconds = |d: Duration| d.as_secs_f64().to_string();
         vec![
+            ("kind", "pageserver".to_owned()),
             ("id", self.id.to_string()),
             ("data_dir", self.data_dir.display().to_string()),
             ("listen_pg", self.listen_pg.to_string()),

@@ -228,6 +228,7 @@ impl Config {
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let or_empty = |v: &Option<String>| v.clone().unwrap_or_default();
         vec![
+            ("kind", "safekeeper".to_owned()),
             ("id", self.id.to_string()),
             ("data_dir", self.data_dir.display().to_string()),
             ("listen_pg", self.listen_pg.to_string()),

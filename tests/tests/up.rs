@@ -134,6 +134,7 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     for (name, pid) in FabricDir::new(&tried.root())?.read_fabric()?.pids() {
         assert_ne!(std::fs::metadata(format!("/proc/{pid}"))?.uid(), 0, "{name} runs as root");
     }
+    wrong_ports_are_named(&tried)?;
     an_unclean_stop_is_told(&tried).await
 }
 
@@ -157,6 +158,27 @@ fn everything_is_private(root: &Path) -> Result<()> {
     }
     assert_eq!(public, Vec::<String>::new());
     assert!(looked_at > 500, "the fabric has more than {looked_at} files");
+    Ok(())
+}
+
+/// Goal: `page` given the port of another server says which one that is.
+fn wrong_ports_are_named(tried: &Tried) -> Result<()> {
+    let fabric = FabricDir::new(&tried.root())?.read_fabric()?;
+    let (keeper, pg) = (&fabric.safekeepers[1], fabric.postgres.context("postgres")?);
+    let ports = [
+        (keeper.pg.clone(), "is safekeeper 2; give a pageserver"),
+        (keeper.http.clone(), "is safekeeper 2; give a pageserver"),
+        (format!("{}:{}", pg.host, pg.port), "is a PostgreSQL ("),
+        (fabric.shim.context("shim")?.http, "is a walproposer-shim; give a pageserver"),
+    ];
+    let (tenant, timeline) = (fabric.tenant_id.to_string(), fabric.timeline_id.to_string());
+    for (address, words) in ports {
+        let mut command = Command::new(binary()?);
+        command.args(["page", "get", "--rel", "1664/0/1262", "--block", "0", "--pageserver", &address]);
+        let output = command.args(["--tenant", &tenant, "--timeline", &timeline]).output_within(PATIENCE)?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(words), "{address}: {text}");
+    }
     Ok(())
 }
 

@@ -68,6 +68,7 @@ fn find(node: &Node, ids: (String, String)) -> Result<Arc<Timeline>, Box<Respons
 
 #[derive(Serialize)]
 struct NodeStatus {
+    kind: &'static str,
     id: NodeId,
     version: &'static str,
     uptime_s: u64,
@@ -78,6 +79,7 @@ struct NodeStatus {
 
 async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
     Json(NodeStatus {
+        kind: "pageserver",
         id: node.config.id,
         version: crate::VERSION,
         uptime_s: node.now().as_secs(),

@@ -25,6 +25,7 @@ const HISTORY_WARN: usize = HISTORY_ENTRIES_MAX / 2;
 /// `GET /v1/status`.
 #[derive(Serialize)]
 pub(super) struct NodeStatus {
+    kind: &'static str,
     id: u64,
     version: &'static str,
     uptime_s: u64,
@@ -36,6 +37,7 @@ pub(super) struct NodeStatus {
 
 pub(super) async fn status(State(ctx): State<Arc<Context>>) -> Json<NodeStatus> {
     Json(NodeStatus {
+        kind: "safekeeper",
         id: ctx.config.id.0,
         version: crate::VERSION,
         uptime_s: ctx.started.elapsed().as_secs(),

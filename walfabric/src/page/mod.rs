@@ -19,9 +19,10 @@ use pgformat::Lsn;
 use pgformat::page::PAGE_SIZE;
 use pgformat::rel::BlockTag;
 use proto::id::TenantTimelineId;
-use proto::net::{ClientConnection, ConnectOptions};
+use proto::net::{ClientConnection, ConnectOptions, NetError, sqlstate};
 use serde::Deserialize;
 
+use crate::fabric::Usage;
 use crate::http::Http;
 
 /// How long a port may take to say which one it is.
@@ -49,11 +50,14 @@ struct Status {
 /// When neither protocol is spoken there, or not by a pageserver.
 pub async fn find_server(address: &str) -> Result<Server> {
     let over_http = async {
-        let status: Status = Http::new(PROBE_LIMIT)?.get(address, "/v1/status").await?;
+        let status: serde_json::Value = Http::new(PROBE_LIMIT)?.get(address, "/v1/status").await?;
+        not_another(address, &status)?;
+        let status: Status = serde_json::from_value(status).context("/v1/status is not a pageserver's")?;
         Ok::<_, anyhow::Error>(Server { pg: status.pg, http: address.to_owned() })
     };
     let http_error = match over_http.await {
         Ok(server) => return Ok(server),
+        Err(e) if e.is::<Usage>() => return Err(e),
         Err(e) => e,
     };
     let over_libpq = async {
@@ -61,17 +65,53 @@ pub async fn find_server(address: &str) -> Result<Server> {
         options.timeout = PROBE_LIMIT;
         let mut session = ClientConnection::dial(&options).await?;
         let rows = session.simple_query("SHOW CONFIG").await?;
-        let rows = rows.iter().flat_map(|r| &r.rows);
-        let value = |row: &Vec<Option<String>>| match row.as_slice() {
-            [Some(name), Some(value)] if name == "advertise_http" => Some(value.clone()),
+        let pair = |row: &Vec<Option<String>>| match row.as_slice() {
+            [Some(name), Some(value)] => Some((name.clone(), serde_json::Value::from(value.as_str()))),
             _ => None,
         };
-        let http = rows.filter_map(value).next().context("SHOW CONFIG has no advertise_http: is it a pageserver?")?;
+        let settings: serde_json::Map<_, _> = rows.iter().flat_map(|r| &r.rows).filter_map(pair).collect();
+        let http = settings.get("advertise_http").and_then(|http| http.as_str()).map(str::to_owned);
+        not_another(address, &settings.into())?;
+        let http = http.context("SHOW CONFIG has no advertise_http: is it a pageserver?")?;
         Ok::<_, anyhow::Error>(Server { pg: address.to_owned(), http })
     };
-    over_libpq
-        .await
-        .with_context(|| format!("{address} is no pageserver, neither over HTTP ({http_error:#}) nor by libpq"))
+    over_libpq.await.map_err(|e| match e.downcast_ref::<NetError>().and_then(NetError::server_error) {
+        // It speaks the protocol, and does not let us in or has no such setting: ours would.
+        Some(error) if FOREIGN_CODES.contains(&error.code.as_str()) => {
+            Usage(format!("{address} is a PostgreSQL ({}); {ADVICE}", error.message)).into()
+        }
+        _ if e.is::<Usage>() => e,
+        _ => e.context(format!("{address} is no pageserver, neither over HTTP ({http_error:#}) nor by libpq")),
+    })
+}
+
+/// What to do about an address of something else.
+const ADVICE: &str = "give a pageserver's libpq or HTTP address";
+/// How a PostgreSQL answers who is no user of its, or asks for `SHOW CONFIG`: no such setting, no such role, password
+/// asked for or wrong, no line in pg_hba.conf, no such database, starting up.
+const FOREIGN_CODES: [&str; 5] = [
+    sqlstate::UNDEFINED_OBJECT,
+    sqlstate::INVALID_AUTHORIZATION,
+    sqlstate::INVALID_PASSWORD,
+    sqlstate::UNDEFINED_DATABASE,
+    sqlstate::CANNOT_CONNECT_NOW,
+];
+
+/// Refuses a server that says of itself that it is another kind than a pageserver.
+fn not_another(address: &str, said: &serde_json::Value) -> Result<()> {
+    let what = match said.get("kind").and_then(|kind| kind.as_str()) {
+        Some("pageserver") => return Ok(()),
+        Some(kind) => match said.get("id") {
+            Some(serde_json::Value::String(id)) => format!("{kind} {id}"),
+            Some(id) => format!("{kind} {id}"),
+            None => format!("a {kind}"),
+        },
+        // Only the shim tells this.
+        None if said.get("protected").is_some() => "a walproposer-shim".to_owned(),
+        // A pageserver of an older version.
+        None => return Ok(()),
+    };
+    Err(Usage(format!("{address} is {what}; {ADVICE}")).into())
 }
 
 /// The path of a timeline on a pageserver's HTTP port.
