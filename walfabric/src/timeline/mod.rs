@@ -31,6 +31,9 @@ pub mod inventory;
 mod preflight;
 mod undo;
 
+/// Content type of a creation: a line of JSON, and the prehistory.
+pub(crate) const BODY_TYPE: &str = "application/x-walfabric-timeline";
+
 /// What `timeline create` was asked for.
 #[derive(Clone, Debug)]
 pub struct CreateArgs {
@@ -408,7 +411,7 @@ async fn create_on_members(
         let bytes = body.clone().unwrap_or_default();
         // Before the answer: a request whose answer is lost may have been carried out.
         made.members.push(node.clone());
-        let sent = http.post(&node.http, "/v1/tenant/timeline", bytes, "application/x-walfabric-timeline").await;
+        let sent = http.post(&node.http, "/v1/tenant/timeline", bytes, BODY_TYPE).await;
         changed |= sent.with_context(|| format!("safekeeper {} did not create the timeline", node.id))?;
     }
     Ok(changed)
@@ -418,29 +421,40 @@ async fn create_on_members(
 async fn prehistory(conninfo: &str, request: &CreateTimelineRequest) -> Result<BytesMut> {
     let from = request.start_lsn.segment_start(request.wal_seg_size);
     let want = usize::try_from(request.prehistory_len)?;
-    let mut bytes = BytesMut::with_capacity(want);
     if want == 0 {
-        return Ok(bytes);
+        return Ok(BytesMut::new());
     }
     // The segment of the tli at `start_lsn` has everything: when PostgreSQL is promoted within a segment, it copies
     // what comes before into the new tli's file. The older tli's own file ends at the promotion.
     let at_start = request.pg_history.iter().rev().find(|e| e.start_lsn <= request.start_lsn);
     let tli = at_start.or(request.pg_history.first()).context("the primary has no timeline history")?.tli;
     let connection = ClientConnection::dial(&replication_options(conninfo)?).await?;
-    let (mut reader, mut writer) =
-        connection.copy_both(&format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}")).await?;
+    let command = format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}");
+    stretch(connection, &command, from, want, "the primary").await
+}
+
+/// The first `want` bytes from `from` on that `command` streams; `whose` is for errors.
+pub(crate) async fn stretch(
+    connection: ClientConnection,
+    command: &str,
+    from: Lsn,
+    want: usize,
+    whose: &str,
+) -> Result<BytesMut> {
+    let mut bytes = BytesMut::with_capacity(want);
+    let (mut reader, mut writer) = connection.copy_both(command).await?;
     while bytes.len() < want {
         match reader.next().await? {
             CopyEvent::Data(data) => {
                 if let SenderMessage::XLogData { start, wal, .. } = SenderMessage::decode(data)? {
                     let at = usize::try_from(start.bytes_since(from))?;
-                    ensure!(at == bytes.len(), "the primary skipped WAL at {start}");
+                    ensure!(at == bytes.len(), "{whose} skipped WAL at {start}");
                     let take = wal.len().min(want - bytes.len());
                     bytes.extend_from_slice(wal.get(..take).unwrap_or_default());
                 }
             }
-            CopyEvent::Error(e) => bail!("the primary does not give its WAL from {from} on: {e}"),
-            other => bail!("the primary ended the stream at {from} + {} bytes: {other:?}", bytes.len()),
+            CopyEvent::Error(e) => bail!("{whose} does not give its WAL from {from} on: {e}"),
+            other => bail!("{whose} ended the stream at {from} + {} bytes: {other:?}", bytes.len()),
         }
     }
     writer.queue_done();
