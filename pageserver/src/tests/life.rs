@@ -14,9 +14,13 @@ use proto::command::Command;
 use proto::id::NodeId;
 use proto::net::{Auth, CopyEvent, ServerConnection, sqlstate};
 use proto::replication::{ReceiverMessage, SenderMessage};
+use proto::runtime::exit;
+use tokio_util::sync::CancellationToken;
 
 use super::fabric::*;
 use super::faulty::FaultyDisk;
+use crate::config::Config;
+use crate::server::{Server, StartError};
 use crate::store::blobs::RealDisk;
 
 #[tokio::test]
@@ -397,4 +401,57 @@ async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
     eventually("ready again", || async { (f.ps.get("/readyz").await.0 == 200).then_some(()) }).await;
     assert_eq!(f.ps.status().await.choice.expect("a choice").choice_seq, choice.choice_seq, "the same stream");
     f.ps.stop().await;
+}
+
+/// Goal: an import that begins while a stream runs gets the stream's writer back before it copies: that writer stands
+/// before the pages, and whatever it published later would be older than the copy. Method: a stream at work, an import
+/// from a cluster that is not there, so that nothing but its beginning happens.
+#[tokio::test]
+async fn an_import_ends_a_stream_that_began_before_it_and_keeps_its_writer() {
+    let f = Fabric::start().await;
+    let sk = f.safekeeper(1, START.add(8));
+    let (mut pusher, _) = sk.push_after(0).await;
+    let mut b = builder();
+    b.noop(1000);
+    let (at, wal) = b.take();
+    pusher.wal(at, wal).await;
+    pusher.until_durable(b.position()).await;
+    let timeline = f.ps.node.timeline(ttid()).expect("listed");
+    assert!(timeline.running().is_some());
+    f.ps.node.import(ttid(), attach_request(), "host=127.0.0.1 port=1".to_owned()).await.expect("it begins");
+    pusher.end().await;
+    eventually("the first attempt's end", || async {
+        timeline.import.borrow().status().is_some_and(|s| s.last_error.is_some()).then_some(())
+    })
+    .await;
+    // Whoever asks for the writer waits for the one that the copy brings.
+    let writer = tokio::time::timeout(Duration::from_millis(100), timeline.slot.take()).await;
+    assert!(writer.is_err(), "the stream's writer is still to be had");
+    f.ps.stop().await;
+}
+
+/// Goal: one id is one living process, and a record alone proves nothing. Method: a second pageserver with a directory
+/// of its own, with and without `--take-over`, then after the end of the first one.
+#[tokio::test]
+async fn one_id_is_one_living_process() {
+    let f = Fabric::start().await;
+    let broker = f.broker.client();
+    let key = broker.keys().pageserver(NodeId(1));
+    eventually("the node record", || async { broker.get(&key).await.ok().flatten() }).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let second = config(f.broker.address, dir.path().join("second"));
+    let start = async |config: &Config| {
+        let cancel = CancellationToken::new();
+        let server = Server::start(config.clone(), cancel.clone()).await?;
+        cancel.cancel();
+        server.stopped().await;
+        Ok::<(), StartError>(())
+    };
+    let refused = start(&second).await.expect_err("the first one lives");
+    assert_eq!(refused.exit_code(), exit::USAGE);
+    let text = refused.to_string();
+    assert!(text.contains(&f.ps.http.to_string()) && text.contains("--take-over"), "{text}");
+    start(&Config { take_over: true, ..second.clone() }).await.expect("told to");
+    f.ps.stop().await;
+    start(&second).await.expect("nobody lives there any more");
 }
