@@ -68,7 +68,7 @@ sim: setup-build
 chaos: setup-build+run build
 	cargo run -q -p tests --bin chaos -- --seconds $(SECONDS) --seed $(SEED)
 
-# Real processes, killed and frozen; every server must tell the truth about its health within 5 s (at least a minute).
+# Real processes, killed, frozen, cut off and full; every server must tell the truth about its health within 5 s (at least a minute).
 health: setup-build+run build
 	cargo run -q -p tests --bin health -- --seconds $(SECONDS)
 

@@ -5,6 +5,7 @@ pub mod check;
 pub mod extension;
 pub mod fabric;
 pub mod guard;
+pub mod health;
 pub mod process;
 pub mod sim;
 pub mod wait;

@@ -1,18 +1,18 @@
-//! Chaos that judges health: while it kills and freezes, an observer asks every `/readyz`, `/writable`, `status
-//! --check` and SHOW, and a client commits without end. Who says good for longer than 5 s while commits hang, or bad
-//! for longer than 5 s while everything works, fails it (tests::check::health).
+//! Chaos that judges health: while it kills, freezes, cuts, fills and restarts, an observer asks every `/readyz`,
+//! `/writable`, `status --check` and SHOW, and a client commits without end. Who says good for longer than 5 s while
+//! commits hang, or bad for longer than 5 s while everything works, fails it (tests::check::health).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use rustix::process::Signal;
 use tests::check::health::{Look, Says, lies};
 use tests::fabric::TestFabric;
-use tests::wait::pass;
-use walfabric::fabric::Fabric;
+use tests::health::{STRIKES, Strike, Striker};
+use tests::wait::{pass, until};
+use walfabric::fabric::{Fabric, NodeEntry};
 use walfabric::http::Http;
 use walfabric::status::{Only, Source, collect};
 
@@ -29,25 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A client that saw no commit for so long hangs.
 const HANGS: Duration = Duration::from_secs(1);
 /// How long a fault lasts, and how long everything then works: longer than the patience.
-const HOLD: Duration = Duration::from_secs(9);
+const HOLD: Duration = Duration::from_secs(8);
+/// How long commits may take to come back when everything is as it was.
+const COMEBACK: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(250);
-
-/// What is done to whom.
-const FAULTS: [(Fault, &[&str]); 6] = [
-    (Fault::Freeze, &["safekeeper-1", "safekeeper-2"]),
-    (Fault::Kill, &["safekeeper-2", "safekeeper-3"]),
-    (Fault::Kill, &["pageserver-1"]),
-    (Fault::Freeze, &["shim"]),
-    (Fault::Kill, &["safekeeper-3"]),
-    (Fault::Kill, &["shim"]),
-];
-
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    Kill,
-    Freeze,
-}
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -71,6 +57,7 @@ struct Shared {
 }
 
 async fn observed(fabric: &TestFabric, time: Duration) -> Result<()> {
+    let striker = Striker::prepare(fabric).await?;
     let described = fabric.read()?;
     let shared = Arc::new(Shared::default());
     let conninfo = described.postgres.as_ref().context("no PostgreSQL")?.conninfo();
@@ -79,29 +66,19 @@ async fn observed(fabric: &TestFabric, time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     shared.whole.store(true, Ordering::Relaxed);
     pass(HOLD).await;
-    for (fault, victims) in FAULTS.iter().cycle() {
+    for strike in STRIKES.iter().cycle().filter(|s| striker.can(s)) {
         if Instant::now() >= end {
             break;
         }
-        println!("{fault:?} {}", victims.join(" + "));
-        shared.whole.store(false, Ordering::Relaxed);
-        victims.iter().try_for_each(|v| strike(fabric, *fault, v))?;
-        pass(HOLD).await;
-        victims.iter().try_for_each(|v| heal(fabric, *fault, v))?;
-        shared.whole.store(true, Ordering::Relaxed);
-        pass(HOLD).await;
+        round(&striker, strike, &shared).await?;
     }
     shared.over.store(true, Ordering::Relaxed);
     observer.await??;
     client.abort();
-    let looks = std::mem::take(&mut *shared.looks.lock().unwrap_or_else(PoisonError::into_inner));
+    let looks = std::mem::take(&mut *shared.looks());
     let hung = looks.iter().filter(|l| !l.commits).count();
-    println!(
-        "{} looks, {hung} of them while commits hung, {} commits",
-        looks.len(),
-        shared.commits.load(Ordering::Relaxed)
-    );
-    ensure!(hung > 0, "no fault stopped commits: nothing was judged");
+    let commits = shared.commits.load(Ordering::Relaxed);
+    println!("{} looks, {hung} of them while commits hung, {commits} commits", looks.len());
     let found = lies(&looks, PATIENCE);
     ensure!(found.is_empty(), "health was told wrong:\n  {}", found.join("\n  "));
     // The judge is judged: the same run with a shim that is always well must fail.
@@ -112,25 +89,36 @@ async fn observed(fabric: &TestFabric, time: Duration) -> Result<()> {
     Ok(())
 }
 
-fn strike(fabric: &TestFabric, fault: Fault, victim: &str) -> Result<()> {
-    match fault {
-        Fault::Kill => fabric.ok(&["kill", victim]).map(drop),
-        Fault::Freeze => signal(&fabric.read()?, victim, Signal::STOP),
-    }
-}
-
-fn heal(fabric: &TestFabric, fault: Fault, victim: &str) -> Result<()> {
-    match fault {
-        Fault::Kill => fabric.ok(&["start", victim]).map(drop),
-        Fault::Freeze => signal(&fabric.read()?, victim, Signal::CONT),
-    }
-}
-
-fn signal(fabric: &Fabric, name: &str, signal: Signal) -> Result<()> {
-    let pid = fabric.pids().into_iter().find(|(n, _)| n == name).map(|(_, pid)| pid);
-    let pid = pid.and_then(|p| rustix::process::Pid::from_raw(p.cast_signed()));
-    rustix::process::kill_process(pid.with_context(|| format!("{name} does not run"))?, signal)?;
+/// One strike, and the time after it.
+async fn round(striker: &Striker<'_>, strike: &Strike, shared: &Shared) -> Result<()> {
+    println!("{:?}", strike.faults);
+    shared.whole.store(false, Ordering::Relaxed);
+    striker.strike(strike).await?;
+    pass(HOLD).await;
+    // A strike that does not do what it is for would leave nothing to judge.
+    ensure!(shared.commits_now() != strike.hangs, "{strike:?}: commits come back: {}", strike.hangs);
+    striker.heal(strike)?;
+    shared.whole.store(true, Ordering::Relaxed);
+    let healed = Instant::now();
+    let before = shared.commits.load(Ordering::Relaxed);
+    let back = until("commits after the strike", COMEBACK, async || {
+        (shared.commits.load(Ordering::Relaxed) > before).then(|| healed.elapsed())
+    })
+    .await;
+    println!("  commits came back {} ms after it was over", back.as_millis());
+    pass(HOLD).await;
     Ok(())
+}
+
+impl Shared {
+    fn looks(&self) -> MutexGuard<'_, Vec<Look>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether commits came back lately, as the last look has it.
+    fn commits_now(&self) -> bool {
+        self.looks().last().is_some_and(|look| look.commits)
+    }
 }
 
 /// One commit after the other; a lost connection is made anew.
@@ -163,7 +151,7 @@ async fn observe(fabric: Fabric, dir: std::path::PathBuf, shared: Arc<Shared>) -
             whole: shared.whole.load(Ordering::Relaxed),
             says,
         };
-        shared.looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+        shared.looks().push(look);
         pass(STEP).await;
     }
     Ok(())
@@ -196,17 +184,21 @@ async fn ask(http: &Http, fabric: &Fabric, dir: &std::path::Path) -> Vec<Says> {
     says
 }
 
-/// SHOW TIMELINES of every safekeeper: good while it lists the timeline and no reason why it is stopped.
+/// SHOW TIMELINES of every safekeeper and pageserver: good while it lists the timeline and no reason why it is stopped.
 async fn show(fabric: &Fabric) -> Vec<Says> {
-    let ask = fabric.safekeepers.iter().map(|node| async move {
-        let good = tokio::time::timeout(Duration::from_secs(1), stopped_of(&node.pg)).await;
-        let good = good.is_ok_and(|answer| answer.is_ok_and(|stopped| stopped));
-        Says { source: format!("safekeeper {} SHOW TIMELINES", node.id), about_commits: false, good }
+    let named = |kind: &'static str, nodes: &'_ [NodeEntry]| {
+        nodes.iter().map(|n| (format!("{kind} {} SHOW TIMELINES", n.id), n.pg.clone())).collect::<Vec<_>>()
+    };
+    let asked = [named("safekeeper", &fabric.safekeepers), named("pageserver", &fabric.pageservers)].concat();
+    let ask = asked.into_iter().map(|(source, address)| async move {
+        let good = tokio::time::timeout(Duration::from_secs(1), runs(&address)).await;
+        let good = good.is_ok_and(|answer| answer.is_ok_and(|runs| runs));
+        Says { source, about_commits: false, good }
     });
     futures::future::join_all(ask).await
 }
 
-async fn stopped_of(address: &str) -> Result<bool> {
+async fn runs(address: &str) -> Result<bool> {
     let (host, port) = address.rsplit_once(':').context("host:port")?;
     let conninfo = format!("host={host} port={port} user=x dbname=x");
     let (client, connection) = tokio_postgres::connect(&conninfo, tokio_postgres::NoTls).await?;

@@ -3,6 +3,9 @@
 //! A source lies when it says good for longer than the patience while commits hang, or bad for longer than that while
 //! everything works. Only sources that speak about commits can lie in the first way: a safekeeper is well although two
 //! others are not.
+//!
+//! What the observer did not see it does not judge: when the machine holds it up between two looks, the pause counts as
+//! [`GAP_MAX`], however long it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,12 +34,19 @@ pub struct Says {
     pub good: bool,
 }
 
+/// The most that the time between two looks counts: a look, with its limits, and the pause before it take less on a
+/// machine that has time for them.
+pub const GAP_MAX: Duration = Duration::from_millis(1500);
+
 /// The lies in `looks`, which ascend in time: one line each.
 pub fn lies(looks: &[Look], patience: Duration) -> Vec<String> {
-    let mut since: BTreeMap<(&str, &str), Duration> = BTreeMap::new();
+    // From when on, and for how long as far as it was seen.
+    let mut since: BTreeMap<(&str, &str), (Duration, Duration)> = BTreeMap::new();
     let mut told = BTreeSet::new();
     let mut found = Vec::new();
+    let mut last = None;
     for look in looks {
+        let gap = last.replace(look.at).map_or(Duration::ZERO, |last| look.at.saturating_sub(last)).min(GAP_MAX);
         for says in &look.says {
             let works = look.commits && look.whole;
             let lies = [
@@ -50,8 +60,8 @@ pub fn lies(looks: &[Look], patience: Duration) -> Vec<String> {
                     told.remove(&key);
                     continue;
                 }
-                let began = *since.entry(key).or_insert(look.at);
-                let took = look.at.saturating_sub(began);
+                let stretch = since.entry(key).and_modify(|(_, took)| *took += gap);
+                let (began, took) = *stretch.or_insert((look.at, Duration::ZERO));
                 if took > patience && told.insert(key) {
                     let (at, ms) = (began.as_secs(), took.as_millis());
                     found.push(format!("{} {what} for more than {ms} ms, from second {at} on", says.source));
@@ -100,6 +110,17 @@ mod tests {
         assert_eq!(found, ["safekeeper said bad while everything worked for more than 6000 ms, from second 0 on"]);
         let found = lies(&looks(&[(12, true, false, true, false)]), PATIENCE);
         assert_eq!(found, Vec::<String>::new(), "not everything worked");
+    }
+
+    #[test]
+    fn what_the_observer_missed_is_not_judged() {
+        let mut all = looks(&[(9, true, true, true, true), (12, false, false, true, true)]);
+        // The machine stood still for 100 s in the midst of it, and again 3 looks later.
+        all.iter_mut().skip(10).for_each(|l| l.at += Duration::from_secs(100));
+        all.iter_mut().skip(13).for_each(|l| l.at += Duration::from_secs(100));
+        assert_eq!(lies(&all[..14], PATIENCE), Vec::<String>::new());
+        let found = lies(&all, PATIENCE);
+        assert_eq!(found, ["shim said good while commits hung for more than 6000 ms, from second 9 on"]);
     }
 
     #[test]
