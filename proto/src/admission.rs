@@ -30,6 +30,9 @@ pub struct Statement {
     /// It asks to be re-admitted: nobody shall vote or acknowledge in this term or below any more.
     #[serde(default)]
     pub fence: Option<Term>,
+    /// What it knows to be committed; none when nothing is, and from versions that do not say it.
+    #[serde(default)]
+    pub commit_lsn: Option<Lsn>,
 }
 
 /// What a member remembers of another one: the most that it ever stated.
@@ -118,6 +121,7 @@ mod tests {
             admitted: true,
             readmitted: Term::ZERO,
             fence: None,
+            commit_lsn: None,
         }
     }
 

@@ -143,6 +143,7 @@ impl Acceptor {
             admitted: self.counts(),
             readmitted: standing.readmitted,
             fence: self.heard.asked,
+            commit_lsn: self.state.commit_lsn,
         }
     }
 
@@ -154,9 +155,12 @@ impl Acceptor {
     }
 
     /// Another member says where it stands: it is told what is remembered of it, and remembered.
-    pub(super) fn on_told(&mut self, ask: AskId, told: &Statement, effects: &mut Vec<Effect>) {
+    pub(super) fn on_told(&mut self, now: u64, ask: AskId, told: &Statement, effects: &mut Vec<Effect>) {
         let (node, mut after) = (told.safekeeper_id, None);
         let known = node != self.config.node_id && self.state.mconf.contains(node);
+        if known {
+            self.learn_commit(now, told, effects);
+        }
         let remembered = self.state.standing.peers.get(&node).copied();
         if known && remembered.is_none_or(|m| m.objection(told).is_none()) {
             let memory = Memory::of(told);
@@ -184,11 +188,12 @@ impl Acceptor {
     }
 
     /// Another member answered what this one stated.
-    pub(super) fn on_answered(&mut self, answer: &Answer, effects: &mut Vec<Effect>) {
+    pub(super) fn on_answered(&mut self, now: u64, answer: &Answer, effects: &mut Vec<Effect>) {
         let (node, theirs) = (answer.statement.safekeeper_id, &answer.statement);
         if node == self.config.node_id || !self.state.mconf.contains(node) || self.stopped.is_some() {
             return;
         }
+        self.learn_commit(now, theirs, effects);
         self.heard.answered.insert(node);
         self.note_birth(theirs);
         if theirs.admitted {
@@ -217,6 +222,17 @@ impl Acceptor {
     fn note_birth(&mut self, theirs: &Statement) {
         if theirs.term == Term::ZERO && !theirs.committed && !self.describe().committed {
             self.state.standing.peers.entry(theirs.safekeeper_id).or_insert_with(|| Memory::of(theirs));
+        }
+    }
+
+    /// The commit position that a proposer told another member, and not this one before it went. Two logs that end in
+    /// the same term are prefixes of one leader's log, so up to the shorter end they are one.
+    fn learn_commit(&mut self, now: u64, theirs: &Statement, effects: &mut Vec<Effect>) {
+        let own = LogPosition::of(&self.state.history, self.flush_lsn()).last_log_term;
+        let sound = theirs.admitted && self.counts() && self.stopped.is_none() && !self.busy();
+        if sound && theirs.last_log_term == own && theirs.commit_lsn > self.leader_commit.max(self.state.commit_lsn) {
+            self.leader_commit = theirs.commit_lsn;
+            self.advance_commit(now, effects);
         }
     }
 

@@ -19,6 +19,7 @@ fn fresh(id: u64) -> Statement {
         admitted: false,
         readmitted: Term::ZERO,
         fence: None,
+        commit_lsn: None,
     }
 }
 
@@ -69,6 +70,41 @@ fn a_member_that_asks_after_the_first_commit_finds_itself_known_from_its_answer(
     assert_eq!(rig.acceptor.admission(), Admission::Admitted);
     commit_a_record(&mut rig);
     assert_eq!(remembered(&mut rig, fresh(3)), Some(Memory::of(&fresh(3))));
+}
+
+/// One record in term 1 that is durable here, and of which no proposer said that it is committed.
+fn uncommitted() -> (Rig, Lsn) {
+    let mut rig = born();
+    answers(&mut rig, fresh(2));
+    answers(&mut rig, fresh(3));
+    let mut wal = wal();
+    let end = wal.noop(64).end;
+    let conn = rig.leader();
+    rig.append(conn, 1, start(), wal.take().1, None);
+    rig.step(Input::FlushNow);
+    rig.complete();
+    rig.step(Input::Disconnected { conn });
+    assert_eq!(rig.acceptor.positions().commit_lsn, Some(start()));
+    (rig, end)
+}
+
+/// The proposer told it to one member, and went.
+#[test]
+fn a_commit_position_that_reached_one_member_is_learned_from_it() {
+    let knows = |end| {
+        let (term, commit_lsn) = (Term(1), Some(end));
+        Statement { term, last_log_term: term, flush_lsn: end, committed: true, admitted: true, commit_lsn, ..fresh(2) }
+    };
+    let (mut rig, end) = uncommitted();
+    remembered(&mut rig, knows(end));
+    assert_eq!(rig.acceptor.positions().commit_lsn, Some(end), "from what it tells");
+    let (mut rig, end) = uncommitted();
+    answers(&mut rig, knows(end.add(800)));
+    assert_eq!(rig.acceptor.positions().commit_lsn, Some(end), "from its answer, as far as the log here goes");
+    let (mut rig, end) = uncommitted();
+    answers(&mut rig, Statement { last_log_term: Term(2), term: Term(2), ..knows(end) });
+    answers(&mut rig, Statement { admitted: false, ..knows(end) });
+    assert_eq!(rig.acceptor.positions().commit_lsn, Some(start()), "not of another log, nor from one that forgot");
 }
 
 #[test]
