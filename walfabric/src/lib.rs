@@ -10,6 +10,7 @@
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
+//! | [`wal`] | a timeline's WAL as segment files |
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
@@ -33,3 +34,4 @@ pub mod timeline;
 pub mod up;
 pub mod verbs;
 pub mod verify;
+pub mod wal;

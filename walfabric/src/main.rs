@@ -1,7 +1,7 @@
 //! `walfabric`: the operator's binary; also runs every server as a subcommand, so that one file can be shipped.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use proto::runtime::exit;
 use walfabric::status::Source;
 use walfabric::supervisor::STOP_PATIENCE_S;
 use walfabric::verbs::Verb;
+use walfabric::wal::{Outcome, WalSource};
 use walfabric::{
-    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, sql, status, supervisor, timeline, up, verbs,
+    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, sql, status, supervisor, timeline, up, verbs, wal,
 };
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
@@ -45,6 +46,9 @@ enum Command {
     /// Manage timelines
     #[command(subcommand)]
     Timeline(TimelineCommand),
+    /// Write a timeline's WAL as segment files
+    #[command(subcommand)]
+    Wal(WalCommand),
     /// Read pages from a pageserver
     #[command(subcommand)]
     Page(PageCommand),
@@ -175,6 +179,28 @@ enum TimelineCommand {
     Delete(TimelineDeleteOptions),
     /// Ask a member that forgot what it promised what it waits for; with --force it takes part again as it is
     Readmit(ReadmitOptions),
+}
+
+#[derive(Subcommand)]
+enum WalCommand {
+    /// For restore_command: write one file of pg_wal. Exit code 1: it does not exist; 126: stop the recovery
+    Get {
+        /// Name of a segment or history file: %f
+        name: String,
+        /// Where to write it: %p
+        path: PathBuf,
+        #[command(flatten)]
+        source: WalSource,
+    },
+    /// Write a segment and every one behind it, with history files, into a directory
+    Copy {
+        /// Name of the first segment
+        first: String,
+        /// The directory, for instance the pg_wal of a restored base backup
+        directory: PathBuf,
+        #[command(flatten)]
+        source: WalSource,
+    },
 }
 
 #[derive(Subcommand)]
@@ -391,7 +417,23 @@ struct DemoOptions {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // PostgreSQL takes an exit code up to 125 of its restore_command for "there is no more WAL": whatever goes wrong
+    // there must be above.
+    let restoring = std::env::args().skip(1).take(2).eq(["wal", "get"].map(str::to_owned));
+    if restoring {
+        std::panic::set_hook(Box::new(|panic| {
+            eprintln!("walfabric: {panic}");
+            std::process::exit(i32::from(wal::STOP));
+        }));
+    }
+    let cli = match Cli::try_parse() {
+        Err(e) if restoring && e.use_stderr() => {
+            // Nobody else can be told that even this failed.
+            let _ = e.print();
+            return ExitCode::from(wal::STOP);
+        }
+        parsed => parsed.unwrap_or_else(|e| e.exit()),
+    };
     // The supervisor is plain threads: it must not share a process with a runtime.
     if let Command::Supervise(o) = &cli.command {
         let supervised = FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir));
@@ -430,6 +472,8 @@ async fn run(command: Command) -> Result<u8> {
             let ttid = TenantTimelineId::new(o.tenant_id, o.timeline_id);
             readmit::run(&o.broker, &o.broker_prefix, ttid, o.safekeeper, o.force).await
         }
+        Command::Wal(WalCommand::Get { name, path, source }) => Ok(run_wal_get(&source, &name, &path).await),
+        Command::Wal(WalCommand::Copy { first, directory, source }) => run_wal_copy(&source, &first, &directory).await,
         Command::Page(PageCommand::Get(o)) => run_page_get(o).await,
         Command::Page(PageCommand::Verify(o)) => run_page_verify(o).await,
         Command::Broker(o) => run_broker(o).await,
@@ -582,6 +626,29 @@ async fn run_protect(o: ProtectOptions) -> Result<u8> {
         println!("replaced synchronous_standby_names = '{replaced}'");
     }
     println!("commits of {} wait for the quorum: synchronous_standby_names = '{}'", o.timeline_id, done.setting);
+    Ok(exit::OK)
+}
+
+async fn run_wal_get(source: &WalSource, name: &str, path: &Path) -> u8 {
+    match wal::get(source, name, path).await {
+        Ok(Outcome::Written { .. }) => exit::OK,
+        Ok(Outcome::NotThere(why)) => {
+            eprintln!("walfabric: {name} does not exist: {why}");
+            wal::NOT_THERE
+        }
+        Err(e) => {
+            eprintln!("walfabric: {name}: {e:#}");
+            wal::STOP
+        }
+    }
+}
+
+async fn run_wal_copy(source: &WalSource, first: &str, directory: &Path) -> Result<u8> {
+    for (name, outcome) in wal::copy(source, first, directory).await? {
+        if let Outcome::Written { from, upto } = outcome {
+            println!("{name} from {from}{}", upto.map_or(String::new(), |upto| format!(", up to {upto}")));
+        }
+    }
     Ok(exit::OK)
 }
 

@@ -250,6 +250,12 @@ pub(crate) async fn conf_records(broker: &Broker) -> Result<Vec<(TenantTimelineI
     Ok(found)
 }
 
+/// A timeline's record on the broker.
+pub(crate) async fn conf_of(broker: &Broker, ttid: TenantTimelineId) -> Result<Option<TimelineConfRecord>> {
+    let Some(entry) = broker.get(&broker.keys().conf(ttid)).await? else { return Ok(None) };
+    serde_json::from_slice(&entry.value).with_context(|| format!("{} is malformed", entry.key))
+}
+
 pub(crate) fn timeline_path(ttid: TenantTimelineId) -> String {
     format!("/v1/tenant/{}/timeline/{}", ttid.tenant_id, ttid.timeline_id)
 }

@@ -1,0 +1,211 @@
+//! The procedures of docs/recipes.md that need nothing but a base backup and the safekeepers' WAL.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::Bounded as _;
+use serde_json::Value;
+use tests::fabric::TestFabric;
+use tests::process::Postgres;
+use tests::wait;
+use walfabric::fabric::{Fabric, PostgresEntry};
+use walfabric::sql;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+/// A copy of the base backup, owned by PostgreSQL's user.
+fn copy_backup(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700))?;
+    harness::give_to_postgres(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_backup(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            harness::give_to_postgres(&target)?;
+        }
+    }
+    Ok(())
+}
+
+fn append(data_dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = data_dir.join(name);
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(&path, before + text)?;
+    harness::give_to_postgres(&path)
+}
+
+async fn base_backup(pg: &PostgresEntry, dir: &Path) -> Result<PathBuf> {
+    let to = dir.join("base");
+    let program = Postgres::adopt(pg.data_dir.clone())?.program("pg_basebackup")?;
+    let mut command = program;
+    command.args(["-h", &pg.host, "-p", &pg.port.to_string(), "-U", &pg.user, "--checkpoint=fast", "-D"]).arg(&to);
+    let output = command.output_within(PATIENCE)?;
+    ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(to)
+}
+
+/// A place that PostgreSQL's user can read, with the binary in it.
+fn public_dir(fabric: &TestFabric) -> Result<(tempfile::TempDir, PathBuf)> {
+    let dir = tempfile::Builder::new().prefix("walfabric-restore-").tempdir()?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
+    let binary = dir.path().join("walfabric");
+    fs::copy(fabric.binary(), &binary)?;
+    Ok((dir, binary))
+}
+
+fn wal_get(binary: &Path, fabric: &Fabric, name: &str, to: &Path) -> Result<(Option<i32>, String)> {
+    let mut command = Command::new(binary);
+    command.args(["wal", "get", name]).arg(to).args(source(fabric));
+    let output = command.output_within(PATIENCE)?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+fn source(fabric: &Fabric) -> [String; 6] {
+    let (tenant, timeline) = (fabric.tenant_id.to_string(), fabric.timeline_id.to_string());
+    let addresses: Vec<&str> = fabric.safekeepers.iter().map(|s| s.pg.as_str()).collect();
+    let words = ["--safekeepers", &addresses.join(","), "--tenant-id", &tenant, "--timeline-id", &timeline];
+    words.map(str::to_owned)
+}
+
+/// What PostgreSQL's recovery may be told: not there, or stop, and nothing in between.
+fn exit_codes(fabric: &TestFabric, described: &Fabric, binary: &Path, first: &str, dir: &Path) -> Result<()> {
+    let to = dir.join("file");
+    let (code, text) = wal_get(binary, described, first, &to)?;
+    ensure!(code == Some(0) && fs::metadata(&to)?.len() == 16 << 20, "{code:?}: {text}");
+    for absent in ["0000000100000FFF00000001", "000000020000000000000001", "00000002.history", "00000001.history", "x"]
+    {
+        let (code, text) = wal_get(binary, described, absent, &dir.join("absent"))?;
+        ensure!(code == Some(1) && text.contains("does not exist"), "{absent}: {code:?}: {text}");
+    }
+    ensure!(fs::read_dir(dir)?.count() == 3, "nothing half-made stays: base, walfabric, file");
+    for arguments in [&["wal", "get"][..], &["wal", "get", first, "x"], &["wal", "get", first, "x", "--nonsense"]] {
+        let output = Command::new(binary).args(arguments).current_dir(dir).output_within(PATIENCE)?;
+        ensure!(output.status.code() == Some(126), "{arguments:?}: {:?}", output.status);
+    }
+    // One of three is no quorum: where the WAL ends is not known, so nothing may be called absent.
+    fabric.ok(&["kill", "safekeeper-2"])?;
+    fabric.ok(&["kill", "safekeeper-3"])?;
+    let mut command = Command::new(binary);
+    command.args(["wal", "get", "0000000100000FFF00000001", "x", "--wait-s", "0"]).args(source(described));
+    let output = command.current_dir(dir).output_within(PATIENCE)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(126) && text.contains("not known"), "{:?}: {text}", output.status);
+    fabric.ok(&["start", "safekeeper-2"])?;
+    fabric.ok(&["start", "safekeeper-3"])?;
+    Ok(())
+}
+
+/// A stock hot standby that streams from a safekeeper.
+async fn standby(described: &Fabric, backup: &Path, dir: &Path, client: &tokio_postgres::Client) -> Result<()> {
+    let data_dir = dir.join("standby");
+    copy_backup(backup, &data_dir)?;
+    let (host, port) = described.safekeepers[0].pg.rsplit_once(':').context("an address")?;
+    let ids = format!("-c tenant_id={} -c timeline_id={}", described.tenant_id, described.timeline_id);
+    let conninfo = format!("host={host} port={port} user=postgres options=''{ids}''");
+    append(&data_dir, "standby.signal", "")?;
+    append(&data_dir, "postgresql.auto.conf", &format!("primary_conninfo = '{conninfo}'\n"))?;
+    let mut pg = Postgres::adopt(data_dir)?;
+    pg.restart().await?;
+    client.batch_execute("INSERT INTO t SELECT generate_series(1, 1000)").await?;
+    let expected = sql::text(client, COUNT).await?;
+    let reader = sql::connect(&pg.conninfo()).await?;
+    wait::until("the standby's rows", PATIENCE, async || {
+        (sql::text(&reader, COUNT).await.ok()? == expected).then_some(())
+    })
+    .await;
+    drop(reader);
+    pg.stop()
+}
+
+/// The lost primary restored as another cluster, by restore_command: it ends on the next tli.
+async fn next_tli(described: &Fabric, binary: &Path, backup: &Path, dir: &Path, expected: &str) -> Result<()> {
+    let data_dir = dir.join("restored");
+    copy_backup(backup, &data_dir)?;
+    let command = format!(
+        "{} wal get %f %p --broker {} --tenant-id {} --timeline-id {}",
+        binary.display(),
+        described.broker.endpoint,
+        described.tenant_id,
+        described.timeline_id
+    );
+    append(&data_dir, "recovery.signal", "")?;
+    append(&data_dir, "postgresql.auto.conf", &format!("restore_command = '{command}'\n"))?;
+    let mut pg = Postgres::adopt(data_dir)?;
+    pg.restart().await?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    wait::until("the end of recovery", PATIENCE, async || {
+        (sql::text(&client, "SELECT pg_is_in_recovery()::text").await.ok()? == "false").then_some(())
+    })
+    .await;
+    assert_eq!(sql::text(&client, COUNT).await?, expected, "every acknowledged row is there");
+    let tli = sql::text(&client, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+    assert_eq!(tli, "00000002");
+    pg.kill();
+    Ok(())
+}
+
+/// The lost primary restored in its place, by segments in pg_wal: the same tli goes on, protected by the same fabric.
+async fn same_tli(fabric: &TestFabric, pg: &PostgresEntry, backup: &Path, first: &str, expected: &str) -> Result<()> {
+    fs::remove_dir_all(&pg.data_dir)?;
+    copy_backup(backup, &pg.data_dir)?;
+    let pg_wal = pg.data_dir.join("pg_wal");
+    let mut command = Command::new(fabric.binary());
+    command.args(["wal", "copy", first]).arg(&pg_wal).arg("--dir").arg(fabric.path());
+    let output = command.output_within(PATIENCE)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "wal copy: {text}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(text.lines().count() >= 3 && text.contains(first), "{text}");
+    for entry in fs::read_dir(&pg_wal)? {
+        harness::give_to_postgres(&entry?.path())?;
+    }
+    fabric.ok(&["start", "postgres"])?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    assert_eq!(sql::text(&client, COUNT).await?, expected, "every acknowledged row is there");
+    let tli = sql::text(&client, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+    assert_eq!(tli, "00000001");
+    wait::until("protection", PATIENCE, async || {
+        let status: Value = serde_json::from_slice(&fabric.run(&["status", "--json"]).ok()?.stdout).ok()?;
+        (status.pointer("/timelines/0/shim/protected")? == &Value::Bool(true)).then_some(())
+    })
+    .await;
+    client.batch_execute("INSERT INTO t VALUES (0)").await.context("commits reach the quorum again")
+}
+
+/// Goal: what the recipes promise. Method: one fabric; a base backup, then rows over three segments; a standby from a
+/// safekeeper; the primary lost, with its shim; both ways of restoring it, each with every acknowledged row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_primary_comes_back_from_a_base_backup_and_the_members_wal() -> Result<()> {
+    let fabric = TestFabric::up(&["--pageservers", "0"])?;
+    let described = fabric.read()?;
+    let pg = described.postgres.clone().context("postgres")?;
+    let (dir, binary) = public_dir(&fabric)?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    client.batch_execute("CREATE TABLE t (n int)").await?;
+    let backup = base_backup(&pg, dir.path()).await?;
+    let label = fs::read_to_string(backup.join("backup_label"))?;
+    let first = label.split(['(', ')']).nth(1).and_then(|words| words.split(' ').nth(1)).context("a file")?.to_owned();
+    for _ in 0..2 {
+        client.batch_execute("INSERT INTO t SELECT generate_series(1, 1000); SELECT pg_switch_wal()").await?;
+    }
+    exit_codes(&fabric, &described, &binary, &first, dir.path())?;
+    standby(&described, &backup, dir.path(), &client).await?;
+    client.batch_execute("INSERT INTO t VALUES (1)").await?;
+    let expected = sql::text(&client, COUNT).await?;
+    drop(client);
+    // Both at once: members may not have heard yet that the last row is committed.
+    fabric.ok(&["kill", "shim"])?;
+    fabric.ok(&["kill", "postgres"])?;
+    next_tli(&described, &binary, &backup, dir.path(), &expected).await?;
+    fabric.ok(&["start", "shim"])?;
+    same_tli(&fabric, &pg, &backup, &first, &expected).await
+}

@@ -1,0 +1,279 @@
+//! `walfabric wal get|copy`: a timeline's WAL as segment files, for `restore_command`, for archives, and for a restore
+//! without any of them.
+//!
+//! A file is taken from any living member, checked as it comes, written beside its place and renamed, so that nobody
+//! ever sees half of one. The end of the log is never guessed: where it is not known, nothing is said to be absent,
+//! since PostgreSQL would end its recovery there and lose what was acknowledged.
+
+mod check;
+mod members;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pgformat::wal::StreamConfig;
+use pgformat::{Lsn, Tli};
+use proto::broker::Broker;
+use proto::id::{TenantId, TenantTimelineId, TimelineId};
+use proto::net::{ClientConnection, CopyEvent};
+use proto::replication::SenderMessage;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::check::Checker;
+use self::members::{End, Member, ask_all, check_same, dial, end_of, way_to};
+use self::write::{Target, write_small};
+use crate::fabric::FabricDir;
+use crate::timeline::conf_of;
+
+/// Exit code that stops PostgreSQL's recovery: above 125, as for a command that could not be run.
+pub const STOP: u8 = 126;
+
+/// Exit code for a file that does not exist: recovery takes it as the end of what there is.
+pub const NOT_THERE: u8 = 1;
+
+/// A member that sends nothing for so long is left for the next one.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Pause before members are asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where the members are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WalSource {
+    /// Directory of a local fabric
+    #[arg(long, conflicts_with_all = ["broker", "safekeepers"])]
+    dir: Option<PathBuf>,
+    /// URL of the broker, which knows the members
+    #[arg(long, conflicts_with = "safekeepers")]
+    broker: Option<String>,
+    /// Key prefix on the broker
+    #[arg(long, default_value = proto::broker::keys::DEFAULT_PREFIX)]
+    broker_prefix: String,
+    /// The members' libpq addresses, host:port,...: no broker is needed
+    #[arg(long, value_delimiter = ',')]
+    safekeepers: Vec<String>,
+    /// Tenant, 32 hex digits [default with --dir: the fabric's]
+    #[arg(long)]
+    tenant_id: Option<TenantId>,
+    /// Timeline, 32 hex digits [default with --dir: the fabric's]
+    #[arg(long)]
+    timeline_id: Option<TimelineId>,
+    /// Only whole segments, as an archive has them; else the last one comes as far as the log goes, then zeros
+    #[arg(long)]
+    complete: bool,
+    /// Seconds to wait for members that do not answer
+    #[arg(long, default_value_t = 10)]
+    wait_s: u64,
+}
+
+/// What became of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Written.
+    Written {
+        /// Address of the member it came from.
+        from: String,
+        /// Position behind the last byte of WAL in it; none for a history file.
+        upto: Option<Lsn>,
+    },
+    /// It does not exist, with why.
+    NotThere(String),
+}
+
+/// A timeline and its members' addresses.
+struct Located {
+    ttid: TenantTimelineId,
+    addresses: Vec<String>,
+}
+
+/// Writes the file `name` of pg_wal to `path`.
+///
+/// # Errors
+/// When whether it exists cannot be known, when every member's copy is bad, and when it cannot be written: reasons to
+/// stop a recovery.
+pub async fn get(source: &WalSource, name: &str, path: &Path) -> Result<Outcome> {
+    let located = locate(source).await?;
+    let deadline = Instant::now() + Duration::from_secs(source.wait_s);
+    loop {
+        match attempt(&located, source.complete, name, path).await {
+            Err(e) if Instant::now() >= deadline => return Err(e),
+            Err(e) => tracing::debug!("{e:#}, trying again"),
+            done => return done,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Writes the segment `first` and every one behind it, and the history files of its tlis, into `dir`; what is there is
+/// replaced. Gives their names.
+///
+/// # Errors
+/// As [`get`]; and when the first segment does not exist.
+pub async fn copy(source: &WalSource, first: &str, dir: &Path) -> Result<Vec<(String, Outcome)>> {
+    let located = locate(source).await?;
+    let (members, silent) = ask_all(&located.addresses, located.ttid).await;
+    let member = members.first().with_context(|| format!("no member answers: {}", silent.join("; ")))?;
+    let (cfg, seg) = (member.stream_config()?, member.status.wal_seg_size);
+    let (_, mut segno) = seg.parse_file_name(first).with_context(|| format!("{first} is not a segment's name"))?;
+    let mut copied = Vec::new();
+    for tli in cfg.tlis.iter().map(|(tli, _)| *tli).filter(|tli| *tli != Tli(1)) {
+        let name = format!("{:08X}.history", tli.0);
+        let outcome = get(source, &name, &dir.join(&name)).await?;
+        copied.push((name, outcome));
+    }
+    loop {
+        // A segment has the name of the tli at its end, and only the last one ends elsewhere.
+        let ends = members.iter().map(|m| m.status.flush_lsn).max().unwrap_or(Lsn::new(0));
+        let last = Lsn::new(seg.start_of(segno + 1).min(ends).get().saturating_sub(1));
+        let name = seg.file_name(cfg.tli_at(last).unwrap_or(Tli(1)), segno);
+        let outcome = get(source, &name, &dir.join(&name)).await?;
+        if let Outcome::NotThere(why) = &outcome {
+            ensure!(copied.iter().any(|(n, _)| !n.ends_with("history")), "{name} is not there: {why}");
+            return Ok(copied);
+        }
+        copied.push((name, outcome));
+        segno += 1;
+    }
+}
+
+async fn locate(source: &WalSource) -> Result<Located> {
+    let ids = source.tenant_id.zip(source.timeline_id).map(|(t, l)| TenantTimelineId::new(t, l));
+    if let Some(dir) = &source.dir {
+        let fabric = FabricDir::new(dir)?.read_fabric()?;
+        let ttid = ids.unwrap_or(TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id));
+        return Ok(Located { ttid, addresses: fabric.safekeepers.into_iter().map(|s| s.pg).collect() });
+    }
+    let ttid = ids.context("--tenant-id and --timeline-id are needed")?;
+    if !source.safekeepers.is_empty() {
+        return Ok(Located { ttid, addresses: source.safekeepers.clone() });
+    }
+    let url = source.broker.as_deref().context("one of --dir, --broker and --safekeepers is needed")?;
+    let conf = conf_of(&Broker::new(url, &source.broker_prefix)?, ttid).await?;
+    let conf = conf.with_context(|| format!("timeline {ttid} has no record on the broker {url}"))?;
+    let both = conf.mconf.members.iter().chain(&conf.mconf.new_members);
+    Ok(Located { ttid, addresses: both.map(|m| format!("{}:{}", m.host, m.pg_port)).collect() })
+}
+
+async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> Result<Outcome> {
+    let (members, silent) = ask_all(&located.addresses, located.ttid).await;
+    ensure!(!members.is_empty(), "no member answers: {}", silent.join("; "));
+    check_same(&members)?;
+    if let Some(digits) = name.strip_suffix(".history") {
+        let tli = u32::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 8);
+        let Some(tli) = tli else { return Ok(not_there(format!("{name} is not a history file's name"))) };
+        return history(located, &members, Tli(tli), path).await;
+    }
+    let seg = members[0].status.wal_seg_size;
+    let Some((tli, segno)) = seg.parse_file_name(name) else {
+        return Ok(not_there(format!("{name} is no segment of WAL, and nothing else is kept")));
+    };
+    let (start, next) = (seg.start_of(segno), seg.start_of(segno + 1));
+    let end = end_of(&members);
+    let upto = match end {
+        End::Committed(end) | End::Elected { end, .. } => end.min(next),
+        End::Unknown(end) if end >= next => next,
+        End::Unknown(end) => bail!(
+            "where the WAL ends is not known: it is committed up to {end} at least, but too few members answer to \
+             know what else was acknowledged ({}); start another member, then try again",
+            silent.join("; ")
+        ),
+    };
+    if upto <= start {
+        return Ok(not_there(format!("the WAL ends at {upto}, before {start}")));
+    }
+    if complete && upto < next {
+        return Ok(not_there(format!("the WAL ends at {upto}, inside of the segment")));
+    }
+    let cfg = members[0].stream_config()?;
+    let here = cfg.tli_at(Lsn::new(upto.get() - 1)).unwrap_or(Tli(1));
+    if here != tli {
+        return Ok(not_there(format!("at {upto} the tli is {here}, not {tli}")));
+    }
+    segment(located, &members, end, (start, upto), (&cfg, path)).await
+}
+
+fn not_there(why: String) -> Outcome {
+    Outcome::NotThere(why)
+}
+
+/// Takes `[start, upto)` from the first member that has it and whose copy is good.
+async fn segment(
+    located: &Located,
+    members: &[Member],
+    end: End,
+    (start, upto): (Lsn, Lsn),
+    (cfg, path): (&StreamConfig, &Path),
+) -> Result<Outcome> {
+    let mut problems = Vec::new();
+    let mut older = 0;
+    for member in members {
+        if member.status.local_start_lsn.segment_start(cfg.seg_size) > start {
+            older += 1;
+            continue;
+        }
+        let Some(term) = way_to(member, upto, end) else { continue };
+        let command = match term {
+            Some(term) => format!("START_REPLICATION {start} (term='{term}')"),
+            None => format!("START_REPLICATION {start}"),
+        };
+        match fetch(located, member, &command, (start, upto), (cfg, path)).await {
+            Ok(()) => return Ok(Outcome::Written { from: member.address.clone(), upto: Some(upto) }),
+            Err(e) => {
+                eprintln!("walfabric: {}: {e:#}", member.address);
+                problems.push(format!("{}: {e:#}", member.address));
+            }
+        }
+    }
+    if problems.is_empty() && older > 0 {
+        return Ok(not_there(format!("the members that answer hold WAL from behind {start} on")));
+    }
+    ensure!(!problems.is_empty(), "no member that answers holds [{start}, {upto})");
+    bail!("no member gives a good copy of [{start}, {upto}): {}", problems.join("; "))
+}
+
+async fn fetch(
+    located: &Located,
+    member: &Member,
+    command: &str,
+    (start, upto): (Lsn, Lsn),
+    (cfg, path): (&StreamConfig, &Path),
+) -> Result<()> {
+    let session = dial(&member.address, located.ttid).await?;
+    let (mut reader, _writer) = session.copy_both(command).await?;
+    let mut target = Target::create(path)?;
+    let mut checker = Checker::new(cfg.clone(), start);
+    let mut at = start;
+    while at < upto {
+        let event = timeout(SILENCE_MAX, reader.next()).await;
+        let event = event.map_err(|_| anyhow::anyhow!("it sends nothing for {SILENCE_MAX:?} at {at}"))??;
+        let data = match event {
+            CopyEvent::Data(data) => SenderMessage::decode(data).context("what it sends is not WAL")?,
+            CopyEvent::Error(e) => bail!("it ended the stream at {at}: {e}"),
+            other => bail!("it ended the stream at {at}: {other:?}"),
+        };
+        let SenderMessage::XLogData { start: from, wal, .. } = data else { continue };
+        ensure!(from == at, "it sent WAL from {from} where {at} was due");
+        let wanted = usize::try_from(upto.bytes_since(at)).unwrap_or(usize::MAX).min(wal.len());
+        let wal = &wal[..wanted];
+        checker.feed(wal).context("its WAL is damaged")?;
+        target.write(wal)?;
+        at = at.add(wal.len() as u64);
+    }
+    checker.finish().context("its WAL is damaged")?;
+    target.finish(cfg.seg_size.bytes())
+}
+
+/// A history file, from the first member that knows the tli.
+async fn history(located: &Located, members: &[Member], tli: Tli, path: &Path) -> Result<Outcome> {
+    let Some(member) = members.iter().find(|m| tli != Tli(1) && m.status.pg_history.iter().any(|e| e.tli == tli))
+    else {
+        return Ok(not_there(format!("the timeline has no history file of tli {tli}")));
+    };
+    let mut session: ClientConnection = dial(&member.address, located.ttid).await?;
+    let results = session.simple_query(&format!("TIMELINE_HISTORY {tli}")).await?;
+    let content = results.first().and_then(|r| r.rows.first()?.get(1)?.as_deref()).context("no history came")?;
+    write_small(path, content.as_bytes())?;
+    Ok(Outcome::Written { from: member.address.clone(), upto: None })
+}
