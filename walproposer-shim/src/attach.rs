@@ -14,7 +14,7 @@ use crate::patience::Patience;
 use crate::shared::{Identity, Phase};
 use crate::stop::Stop;
 use crate::upstream::{SlotState, Upstream};
-use crate::{Context, proof, survey};
+use crate::{Context, doubt, proof, survey};
 
 /// Tries until it is cancelled or refused; returns the exit code.
 pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
@@ -105,8 +105,12 @@ async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
             config.slot
         )));
     }
-    let survey = survey::judge(config, &survey::ask(config).await)?;
-    let (mut upstream, proved) = proof::before_vote(config, upstream, &survey).await?;
+    let usable = |index| ctx.shared.donors(|donors| donors.rank(index).is_some());
+    let survey = survey::judge(config, &survey::ask(config).await, usable)?;
+    let (mut upstream, proved) = match proof::before_vote(config, upstream, &survey).await {
+        Ok(proved) => proved,
+        Err(stop) => return Err(doubt::instead(ctx, stop, survey.donor).await),
+    };
     if let SlotState::Missing | SlotState::Lost = slot {
         // The WAL that the quorum lacks is still there, or the stream will be refused: so the slot may be made anew
         // (H10).

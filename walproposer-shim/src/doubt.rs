@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::donors::{Lent, Verdict};
+use crate::stop::{Refusal, Stop};
 use crate::{Context, safekeeper};
 
 /// Between two questions: somebody has to repair it meanwhile.
@@ -17,6 +18,22 @@ const AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Asking {
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// A difference between the primary and a donor whose own WAL is damaged there says nothing about the primary: another
+/// attempt compares with another donor.
+pub(crate) async fn instead(ctx: &Arc<Context>, stop: Stop, donor: usize) -> Stop {
+    let Stop::Refused(Refusal::Diverged { at, .. }) = &stop else { return stop };
+    let Some(address) = ctx.config.safekeepers.get(donor) else { return stop };
+    let lent = Lent { donor, from: *at, to: at.add(1) };
+    match safekeeper::check_wal(&ctx.config, address, (lent.from, lent.to)).await {
+        Verdict::Damaged(problem) => {
+            ask(ctx, lent, "by the attach proof: it differs from the primary's".to_owned());
+            let name = safekeeper::shown(address);
+            Stop::Retry(format!("the WAL of safekeeper {name} differs from the primary's, and is damaged {problem}"))
+        }
+        Verdict::Sound | Verdict::Unknown(_) => stop,
+    }
 }
 
 /// What a safekeeper lent was refused: it is not used until it says that it reads back well.

@@ -503,7 +503,10 @@ impl Driver {
         let (ctx, survey, proved) = (Arc::clone(&self.ctx), self.survey.clone(), self.proved);
         self.stage = Stage::Proving(Box::pin(async move {
             let config = &ctx.config;
-            let (upstream, _, link) = proof::before_elected(config, *upstream, &survey, proved, chosen).await?;
+            let (upstream, _, link) = match proof::before_elected(config, *upstream, &survey, proved, chosen).await {
+                Ok(proved) => proved,
+                Err(stop) => return Err(doubt::instead(&ctx, stop, chosen.donor).await),
+            };
             let stream = upstream.stream(config, chosen.end).await?;
             let ring = Ring::new(chosen.end, config.ring_bytes);
             let (report, heard) = (Report::default(), Instant::now());

@@ -74,8 +74,9 @@ pub(crate) async fn ask(config: &Config) -> Answers {
     answers.into_iter().zip(&config.safekeepers).map(or_late).collect()
 }
 
-/// Judges a round of answers.
-pub(crate) fn judge(config: &Config, answers: &Answers) -> Result<Survey, Stop> {
+/// Judges a round of answers. `usable`: whose WAL may be compared with, of the addresses; others only when nobody else
+/// is there.
+pub(crate) fn judge(config: &Config, answers: &Answers, usable: impl Fn(usize) -> bool) -> Result<Survey, Stop> {
     refused(config, answers)?;
     let accounts = || answers.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref().ok()?)));
     let newest = accounts().max_by_key(|(_, a)| a.greeting.mconf.generation);
@@ -90,7 +91,7 @@ pub(crate) fn judge(config: &Config, answers: &Answers) -> Result<Survey, Stop> 
     // At another generation its log does not count; it will learn the set from the proposer.
     let member = |a: &Account| mconf.contains(a.greeting.node_id);
     let best = accounts().filter(|(_, a)| member(a)).max_by_key(|(_, a)| position(a));
-    let donor = accounts().filter(|(_, a)| member(a)).max_by_key(|(_, a)| a.status.commit_lsn);
+    let donor = accounts().filter(|(_, a)| member(a)).max_by_key(|(i, a)| (usable(*i), a.status.commit_lsn));
     let (Some((_, best)), Some((donor, holder))) = (best, donor) else {
         return Err(Stop::Retry(not_enough(config, answers, Some(&mconf))));
     };

@@ -70,7 +70,7 @@ fn three() -> Config {
 fn a_quorum_gives_the_most_advanced_log_and_the_committed_donor() {
     let answers =
         vec![Ok(account(1, &[(0, 100), (2, 200)], 300, 250)), Ok(account(2, &[(0, 100), (3, 200)], 240, 200)), away()];
-    let survey = judge(&three(), &answers).expect("two of three");
+    let survey = judge(&three(), &answers, |_| true).expect("two of three");
     assert_eq!(survey.log.end, Lsn::new(250), "term 3 is more advanced, but 250 is committed");
     assert_eq!((survey.donor, survey.log.commit), (0, Lsn::new(250)));
     assert_eq!(survey.term, Term(3));
@@ -80,7 +80,7 @@ fn a_quorum_gives_the_most_advanced_log_and_the_committed_donor() {
 #[test]
 fn too_few_answers_are_worth_another_try_and_say_who_is_missing() {
     let answers = vec![Ok(account(1, &[(0, 100)], 200, 100)), lost(2), away()];
-    let Err(Stop::Retry(why)) = judge(&three(), &answers) else { panic!("one of three is no quorum") };
+    let Err(Stop::Retry(why)) = judge(&three(), &answers, |_| true) else { panic!("one of three is no quorum") };
     assert!(why.contains("127.0.0.1:2") && why.contains("does not exist"), "{why}");
 }
 
@@ -94,7 +94,7 @@ fn lists_with_strangers_twins_or_too_few_are_refused() {
         (vec![ok(1), ok(1), away()], three(), "both lead"),
         (vec![ok(1)], config(&["127.0.0.1:1"]), "cannot form a quorum"),
     ] {
-        let stop = judge(&config, &answers).expect_err("refused");
+        let stop = judge(&config, &answers, |_| true).expect_err("refused");
         assert_eq!(stop.exit_code(), Some(6), "{stop}");
         assert!(stop.to_string().contains(word), "{stop}");
     }
@@ -104,11 +104,11 @@ fn lists_with_strangers_twins_or_too_few_are_refused() {
 fn a_stale_epoch_and_a_foreign_source_are_refused() {
     let mut epoch = account(1, &[(0, 100)], 200, 100);
     epoch.status.primary_epoch = PrimaryEpoch(2);
-    let stop = judge(&three(), &vec![Ok(epoch), away(), away()]).expect_err("refused even without a quorum");
+    let stop = judge(&three(), &vec![Ok(epoch), away(), away()], |_| true).expect_err("refused even without a quorum");
     assert!(matches!(stop, Stop::Refused(Refusal::StaleEpoch { known: 2, given: 1 })), "{stop}");
     let mut source = account(1, &[(0, 100)], 200, 100);
     source.status.source = TimelineSource::Walproposer;
-    assert_eq!(judge(&three(), &vec![Ok(source), away(), away()]).expect_err("refused").exit_code(), Some(6));
+    assert_eq!(judge(&three(), &vec![Ok(source), away(), away()], |_| true).expect_err("refused").exit_code(), Some(6));
 }
 
 #[test]
@@ -116,5 +116,5 @@ fn members_that_disagree_on_what_never_changes_are_corruption() {
     let mut other = account(2, &[(0, 100)], 200, 100);
     other.status.timeline_start_lsn = Lsn::new(108);
     let answers = vec![Ok(account(1, &[(0, 100)], 200, 100)), Ok(other), away()];
-    assert_eq!(judge(&three(), &answers).expect_err("corrupt").exit_code(), Some(5));
+    assert_eq!(judge(&three(), &answers, |_| true).expect_err("corrupt").exit_code(), Some(5));
 }

@@ -177,6 +177,39 @@ async fn a_damaged_donor_is_named_and_the_next_one_feeds_the_laggard() {
     shim.stop().await;
 }
 
+/// Goal: a flipped bit on the safekeeper that the attach proof compares with is not taken for a primary that must be
+/// rebuilt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_safekeeper_is_no_proof_against_the_primary() {
+    let (mut fabric, shim) = with_table(&[]).await;
+    let client = fabric.pg.connect().await.expect("a connection");
+    let from: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    let rows = "INSERT INTO t (filler) SELECT repeat('y', 1000) FROM generate_series(1, 200)";
+    client.batch_execute(rows).await.expect("ok");
+    let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
+    until("all know that it is committed", PATIENCE, async || {
+        for safekeeper in &fabric.safekeepers {
+            safekeeper.status().await.filter(|s| s.commit_lsn >= end)?;
+        }
+        Some(())
+    })
+    .await;
+    shim.kill();
+    // Whom the proof asks is up to the shim: two of them are damaged, and neither holds it in memory any more.
+    let broker = fabric.broker.clone();
+    for i in [0, 2] {
+        fabric.safekeepers[i].stop().await;
+        flip(&fabric.safekeepers[i], from);
+        fabric.safekeepers[i].start(&broker).await;
+    }
+    let shim = fabric.shim(&[]);
+    shim.protects().await;
+    let warnings = shim.status().await.expect("an answer").warnings;
+    assert!(warnings.iter().any(|w| w.contains("attach proof") && w.contains("damaged")), "{warnings:?}");
+    assert!(insert(&fabric, PATIENCE).await, "commits go on");
+    shim.stop().await;
+}
+
 /// Flips a bit of a row behind `near`; gives the file, and the place in it.
 fn flip(safekeeper: &fabric::Safekeeper, near: Lsn) -> (std::path::PathBuf, usize) {
     let file = safekeeper.segment(near);
