@@ -112,12 +112,24 @@ pub async fn verify_pages(dir: &Path, fabric: &Fabric, say: &mut dyn FnMut(&str)
     Ok(())
 }
 
+/// Ends of transactions asked for at a time.
+const XACTS_PAGE: usize = 20_000;
+
 /// The transactions that a pageserver knows as committed, up to `end`.
 async fn committed_on(address: &str, ttid: TenantTimelineId, end: Lsn) -> Result<BTreeSet<u32>> {
-    let path = format!("{}/xacts?from=0/0&to={end}", timeline_path(ttid));
-    let rows: Vec<XactRow> = Http::new(Duration::from_secs(30))?.get(address, &path).await?;
-    let committed = rows.into_iter().filter(|row| row.kind.starts_with("commit"));
-    Ok(committed.flat_map(|row| row.subxids.into_iter().chain([row.xid])).collect())
+    let http = Http::new(Duration::from_secs(30))?;
+    let (mut from, mut committed) = (Lsn::new(0), BTreeSet::new());
+    loop {
+        let path = format!("{}/xacts?from={from}&to={end}&limit={XACTS_PAGE}", timeline_path(ttid));
+        let rows: Vec<XactRow> = http.get(address, &path).await?;
+        let more = (rows.len() == XACTS_PAGE).then(|| rows.last().map(|row| row.end_lsn)).flatten();
+        let ended = rows.into_iter().filter(|row| row.kind.starts_with("commit"));
+        committed.extend(ended.flat_map(|row| row.subxids.into_iter().chain([row.xid])));
+        match more {
+            Some(last) => from = last,
+            None => return Ok(committed),
+        }
+    }
 }
 
 /// PostgreSQL recycles old segments, so the comparison starts where its own files start.

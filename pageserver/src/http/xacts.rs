@@ -26,7 +26,11 @@ use crate::timeline::Timeline;
 pub(super) struct Range {
     from: Lsn,
     to: Lsn,
+    limit: Option<usize>,
 }
+
+/// The most rows of an answer: about 10 MB of JSON without subtransactions.
+const ROWS_MAX: usize = 100_000;
 
 pub(super) async fn list(
     State(node): State<Arc<Node>>,
@@ -37,10 +41,13 @@ pub(super) async fn list(
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };
-    let Range { from, to } = match query {
+    let Range { from, to, limit } = match query {
         Ok(Query(range)) => range,
-        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("range: {e}"), Some("?from=X/X&to=Y/Y")),
+        Err(e) => return fail(StatusCode::BAD_REQUEST, format!("range: {e}"), Some("?from=X/X&to=Y/Y[&limit=N]")),
     };
+    if limit.is_some_and(|limit| !(1..=ROWS_MAX).contains(&limit)) {
+        return fail(StatusCode::BAD_REQUEST, format!("limit: 1 to {ROWS_MAX} rows"), None);
+    }
     let (store, cfg) = match opened(&timeline) {
         Ok(opened) => opened,
         Err(response) => return *response,
@@ -54,17 +61,24 @@ pub(super) async fn list(
         let text = format!("ingested is up to {end}, {to} was asked");
         return fail(StatusCode::RANGE_NOT_SATISFIABLE, text, Some("Wait until last_record_lsn has passed it."));
     }
-    match tokio::task::spawn_blocking(move || read(&store, cfg.version, from, to)).await {
+    // Without a limit nobody expects less than all: one row more shows that there is more.
+    let max = limit.unwrap_or(ROWS_MAX + 1);
+    match tokio::task::spawn_blocking(move || read(&store, cfg.version, (from, to), max)).await {
+        Ok(Ok(rows)) if rows.len() > ROWS_MAX => {
+            let text = format!("more than {ROWS_MAX} transactions ended in ({from}, {to}]");
+            let hint = "Ask with &limit=N, and again from the last row's end_lsn on while N rows come.";
+            fail(StatusCode::BAD_REQUEST, text, Some(hint))
+        }
         Ok(Ok(rows)) => Json(rows).into_response(),
         Ok(Err(e)) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
         Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
     }
 }
 
-/// Ends of transactions whose records end in `(from, to]`.
-fn read(store: &Store, version: PgMajor, from: Lsn, to: Lsn) -> Result<Vec<XactRow>, LookError> {
+/// Ends of transactions whose records end in `(from, to]`, the first `max`.
+fn read(store: &Store, version: PgMajor, (from, to): (Lsn, Lsn), max: usize) -> Result<Vec<XactRow>, LookError> {
     let snapshot = store.snapshot();
-    let ends = ends_between(&At { snapshot: &snapshot, lsn: Lsn::MAX, version }, from, to)?;
+    let ends = ends_between(&At { snapshot: &snapshot, lsn: Lsn::MAX, version }, from, to, max)?;
     let row = |e: XactEntry| XactRow {
         kind: e.kind.name().to_owned(),
         xid: e.xid,

@@ -23,6 +23,8 @@ use crate::key::{Key, Kind};
 const FORMAT: u8 = 1;
 /// Log that a chunk covers at most, in bytes: what chunks are made for, and one record of the longest kind.
 const CHUNK_WAL_BYTES_MAX: u64 = 2 << 30;
+/// Log whose chunks are looked at in one go.
+const PIECE_WAL_BYTES: u64 = 64 << 20;
 /// An entry's kind: the next transaction's number rose.
 const ROSE: u8 = 0;
 
@@ -220,16 +222,26 @@ pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option
     }
 }
 
-/// The ends of transactions whose records end in `(from, to]`, in their order, in `tip`, the newest state.
+/// The ends of transactions whose records end in `(from, to]`, in their order, in `tip`, the newest state: at most the
+/// first `max` of them. Memory grows with `max` and not with the range.
 ///
 /// # Errors
 /// As [`next_xid_at`].
-pub(crate) fn ends_between(tip: &dyn Look, from: Lsn, to: Lsn) -> Result<Vec<XactEntry>, LookError> {
+pub(crate) fn ends_between(tip: &dyn Look, from: Lsn, to: Lsn, max: usize) -> Result<Vec<XactEntry>, LookError> {
     let at = |n: u64| Key::at(Kind::XactIndex, n);
     let mut found = Vec::new();
-    for (key, bytes) in tip.scan(at(from.get().saturating_sub(CHUNK_WAL_BYTES_MAX))..at(to.get()))? {
-        let chunk = XactChunk::decode(key, &bytes).map_err(|Short| LookError::Damaged(key))?;
-        found.extend(chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to));
+    let (mut next, mut reach) = (from.get().saturating_sub(CHUNK_WAL_BYTES_MAX), PIECE_WAL_BYTES);
+    while next < to.get() && found.len() < max {
+        let end = next.saturating_add(reach).min(to.get());
+        let chunks = tip.scan(at(next)..at(end))?;
+        // A stretch without any is passed over in larger and larger steps.
+        reach = if chunks.is_empty() { reach.saturating_mul(8) } else { PIECE_WAL_BYTES };
+        for (key, bytes) in chunks {
+            let chunk = XactChunk::decode(key, &bytes).map_err(|Short| LookError::Damaged(key))?;
+            let ends = chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to);
+            found.extend(ends.take(max - found.len()));
+        }
+        next = end;
     }
     Ok(found)
 }

@@ -217,7 +217,7 @@ fn a_list_of_transactions_is_gone_through_once() {
     assert!((0..3).all(|n| s.slru(Slru::Xact, n * 2 + 2).0[1] == 0b01));
     assert!(s.slru(Slru::Xact, 3).is_zero() && s.slru(Slru::Xact, 119_998).0[1] == 0b01);
     assert_eq!(s.rig.mapper.control().live.newest_commit_ts_xid, 65_540, "the last of the list");
-    let ends = s.rig.at(TIP, |at| ends_between(at, s.start, TIP)).expect("in memory");
+    let ends = s.rig.at(TIP, |at| ends_between(at, s.start, TIP, 10)).expect("in memory");
     assert_eq!(ends.first().map(|end| end.subxids.to_vec()), Some(subxids), "in the order of the record");
 }
 
@@ -295,7 +295,9 @@ fn a_transaction_ends() {
     let commit = (EndKind::Commit, committed, 1000, 700, vec![701, 32768]);
     assert_eq!(kinds, [commit, (EndKind::Abort, aborted, 900, 702, vec![])]);
     assert_eq!(chunk.ends[1].start, committed);
-    let between = |from, to| s.rig.at(TIP, |at| ends_between(at, from, to)).expect("in memory").len();
+    let between = |from, to| s.rig.at(TIP, |at| ends_between(at, from, to, 10)).expect("in memory").len();
+    let first = s.rig.at(TIP, |at| ends_between(at, Lsn::new(0), TIP, 1)).expect("in memory");
+    assert_eq!(first.iter().map(|e| e.end).collect::<Vec<_>>(), [committed], "no more than asked for, the first first");
     assert_eq!([(s.start, aborted), (all, committed), (committed, committed)].map(|(a, b)| between(a, b)), [2, 1, 0]);
     assert_eq!(chunk.next_xid, [(s.start, 700), (created, 701), (all, 703), (committed, 32769)]);
 }
