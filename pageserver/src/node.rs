@@ -337,6 +337,7 @@ impl Node {
             reasons.extend(t.reasons().iter().map(|why| format!("timeline {} {why}", t.ttid)));
         }
         let ready = reasons.is_empty();
+        reasons.extend(self.session.refusal());
         if !self.session.is_connected() {
             reasons.push(format!("broker {} does not answer; running streams go on", self.broker.url()));
         }

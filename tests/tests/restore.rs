@@ -65,7 +65,7 @@ fn public_dir(fabric: &TestFabric) -> Result<(tempfile::TempDir, PathBuf)> {
 
 fn wal_get(binary: &Path, fabric: &Fabric, name: &str, to: &Path) -> Result<(Option<i32>, String)> {
     let mut command = Command::new(binary);
-    command.args(["wal", "get", name]).arg(to).args(source(fabric));
+    command.args(["wal", "get", name]).arg(to).args(source(fabric)).args(["--wait-s", "1"]);
     let output = command.output_within(PATIENCE)?;
     Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
 }
@@ -103,6 +103,39 @@ fn exit_codes(fabric: &TestFabric, described: &Fabric, binary: &Path, first: &st
     fabric.ok(&["start", "safekeeper-2"])?;
     fabric.ok(&["start", "safekeeper-3"])?;
     Ok(())
+}
+
+/// Goal: a damaged copy is never handed out while another member has a good one. Method: a byte flipped in the file of
+/// the member that is asked first, and back again.
+fn a_damaged_copy_is_named_and_the_next_one_taken(
+    fabric: &TestFabric,
+    described: &Fabric,
+    binary: &Path,
+    first: &str,
+    dir: &Path,
+) -> Result<()> {
+    let bad = &described.safekeepers[1];
+    let ids = [described.tenant_id.to_string(), described.timeline_id.to_string()];
+    let file = bad.data_dir.join(&ids[0]).join(&ids[1]).join(first);
+    let flip = || -> Result<()> {
+        let mut bytes = fs::read(&file).with_context(|| file.display().to_string())?;
+        bytes[0x10_0000] ^= 1;
+        Ok(fs::write(&file, bytes)?)
+    };
+    // Killed, so that it reads the file afterwards and not its memory.
+    fabric.ok(&["kill", "safekeeper-2"])?;
+    flip()?;
+    fabric.ok(&["start", "safekeeper-2"])?;
+    let (good, to) = (fs::read(dir.join("file"))?, dir.join("second"));
+    let mut turned = described.clone();
+    turned.safekeepers.swap(0, 1);
+    let (code, text) = wal_get(binary, &turned, first, &to)?;
+    ensure!(code == Some(0) && text.contains(&bad.pg) && text.contains("damaged"), "{code:?}: {text}");
+    ensure!(fs::read(&to)? == good, "the good copy");
+    turned.safekeepers.truncate(1);
+    let (code, text) = wal_get(binary, &turned, first, &dir.join("third"))?;
+    ensure!(code == Some(126) && text.contains("good copy"), "{code:?}: {text}");
+    flip()
 }
 
 /// A stock hot standby that streams from a safekeeper.
@@ -198,6 +231,7 @@ async fn a_lost_primary_comes_back_from_a_base_backup_and_the_members_wal() -> R
         client.batch_execute("INSERT INTO t SELECT generate_series(1, 1000); SELECT pg_switch_wal()").await?;
     }
     exit_codes(&fabric, &described, &binary, &first, dir.path())?;
+    a_damaged_copy_is_named_and_the_next_one_taken(&fabric, &described, &binary, &first, dir.path())?;
     standby(&described, &backup, dir.path(), &client).await?;
     client.batch_execute("INSERT INTO t VALUES (1)").await?;
     let expected = sql::text(&client, COUNT).await?;

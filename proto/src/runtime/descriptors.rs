@@ -11,8 +11,8 @@ pub const FILES_RESERVE: u64 = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{needed} file descriptors are needed ({connections} connections and {FILES_RESERVE} for files), but at most \
-     {allowed} are allowed: raise the hard limit of open files (LimitNOFILE=, ulimit -Hn) to {needed}, or lower \
-     --pg-connections-max or --http-connections-max"
+     {allowed} are allowed: raise the hard limit of open files (LimitNOFILE=, ulimit -Hn) to {needed}, or lower the \
+     limits of connections (--pg-connections-max, --http-connections-max, --connections-max)"
 )]
 pub struct TooFewDescriptors {
     /// What the settings need in all.

@@ -91,6 +91,7 @@ pub(crate) fn readiness(ctx: &Context) -> Readiness {
     }
     reasons.extend(ctx.session.intruder());
     let ready = reasons.is_empty();
+    reasons.extend(ctx.session.refusal());
     if !ctx.session.is_connected() {
         reasons.push("degraded: the broker does not answer; streams go on, new choices do not arrive".to_owned());
     }

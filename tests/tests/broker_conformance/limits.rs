@@ -34,6 +34,9 @@ pub(crate) async fn a_full_broker_takes_no_writes_until_it_is_disarmed(kind: Kin
     let mut client = server.client().await;
     let lease = client.lease_grant(600, None).await.expect("grant").id();
     client.put("kept", "x", Some(PutOptions::new().with_lease(lease))).await.expect("put");
+    let session = server.session(30);
+    session.publish("node".to_owned(), b"1".to_vec());
+    wait::until("a publication", PATIENCE, async || session.revision_of("node")).await;
     let mut refused = None;
     for n in 0..100 {
         if let Err(error) = client.put(format!("large/{n}"), vec![b'x'; MIB], None).await {
@@ -53,6 +56,9 @@ pub(crate) async fn a_full_broker_takes_no_writes_until_it_is_disarmed(kind: Kin
     let raised = alarms(&mut client).await;
     assert_eq!(raised.len(), 1);
 
+    session.publish("node".to_owned(), b"2".to_vec());
+    let told = wait::until("a node that cannot publish", PATIENCE, async || session.refusal()).await;
+    assert!(told.contains(NO_SPACE) && session.is_connected(), "{told}");
     assert_eq!(client.get("kept", None).await.expect("get").kvs().len(), 1);
     let (mut keeper, mut kept) = client.lease_keep_alive(lease).await.expect("keep alive");
     keeper.keep_alive().await.expect("keep alive");
@@ -74,6 +80,7 @@ pub(crate) async fn a_full_broker_takes_no_writes_until_it_is_disarmed(kind: Kin
     let disarmed = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.expect("disarm");
     assert_eq!((disarmed.alarms().len(), alarms(&mut client).await), (1, Vec::new()));
     client.put("small", "x", None).await.expect("writes are taken again");
+    wait::until("the publication that waited", PATIENCE, async || session.refusal().is_none().then_some(())).await;
 }
 
 /// A request beyond 1.5 MiB is refused; the connection goes on.

@@ -39,6 +39,8 @@ pub struct Session {
 struct Shared {
     url: String,
     desired: Mutex<Desired>,
+    /// Why the broker refused the last publication, until it takes one.
+    refusal: Mutex<Option<String>>,
     changed: Notify,
     connected: watch::Sender<bool>,
     renewals: watch::Sender<u64>,
@@ -60,6 +62,10 @@ impl Shared {
     fn desired(&self) -> MutexGuard<'_, Desired> {
         self.desired.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<String>> {
+        self.refusal.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 impl Session {
@@ -68,6 +74,7 @@ impl Session {
         let shared = Arc::new(Shared {
             url: broker.url().to_owned(),
             desired: Mutex::default(),
+            refusal: Mutex::default(),
             changed: Notify::new(),
             connected: watch::Sender::new(false),
             renewals: watch::Sender::new(0),
@@ -141,6 +148,12 @@ impl Session {
     pub fn intruder(&self) -> Option<String> {
         let key = self.taken_key()?;
         Some(format!("another process publishes as this node ({key} on the broker): stop one of the two"))
+    }
+
+    /// A reason for readiness pages when the broker answers and does not take what is published: it is full, say.
+    pub fn refusal(&self) -> Option<String> {
+        let why = self.shared.refusal().clone()?;
+        Some(format!("degraded: the broker refuses what this node publishes ({why}); what others see of it grows old"))
     }
 
     /// Whether the broker answered lately (lease alive): for /readyz and for "while the broker is away" rules.

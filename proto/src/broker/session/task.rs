@@ -231,6 +231,9 @@ impl Task {
             Ok(seen) => {
                 self.look_at(seen);
                 self.failures = 0;
+                if batch.len() > 0 {
+                    *self.shared.refusal() = None;
+                }
                 let now = Instant::now();
                 if self.shared.desired().confirm(&batch, seen.revision, now) {
                     self.shared.renewals.send_modify(|count| *count += 1);
@@ -245,6 +248,7 @@ impl Task {
                 Ok(())
             }
             Err(error @ BrokerError::Refused { .. }) => {
+                *self.shared.refusal() = Some(error.to_string());
                 let key = batch.put.first().map(|(key, _)| key).or(batch.delete.first());
                 tracing::warn!(key = key.map_or("", String::as_str), %error, "publication refused, retrying later");
                 self.shared.desired().refused(&batch, Instant::now());
