@@ -436,6 +436,7 @@ impl Driver {
     /// Carries out what the core asked for, and reports what came of it to PostgreSQL.
     fn obey(&mut self) -> Result<(), Stop> {
         self.carry_out()?;
+        let (needed, next_xid) = (self.core.standbys(self.now()), self.ctx.shared.next_xid());
         if let Stage::Streaming(s) = &mut self.stage {
             // Also in the midst of a record, which may be longer than the ring.
             if s.ring.is_full()
@@ -443,8 +444,7 @@ impl Driver {
             {
                 s.ring.release(given);
             }
-            let needed = self.core.standbys();
-            let due = s.tell_standbys(needed, self.ctx.shared.next_xid())
+            let due = needed.is_some_and(|needed| s.tell_standbys(needed, next_xid))
                 | s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
             if due {
                 s.report.queue(&mut s.stream.writer, false);
@@ -510,7 +510,7 @@ impl Driver {
             let stream = upstream.stream(config, chosen.end).await?;
             let ring = Ring::new(chosen.end, config.ring_bytes);
             let (report, heard) = (Report::default(), Instant::now());
-            Ok(Box::new(Streaming { stream, ring, link, report, standbys: StandbyReport::new(heard), heard }))
+            Ok(Box::new(Streaming { stream, ring, link, report, standbys: StandbyReport::default(), heard }))
         }));
         Ok(())
     }

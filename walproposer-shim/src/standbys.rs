@@ -17,39 +17,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The same word is said again after this time, as a standby does it.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Standbys that were connected before a session have this long to speak again before the slot is released: they come
-/// back to a safekeeper that was restarted within seconds, and speak as soon as they are connected.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// What was said in this session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StandbyReport {
-    began: Instant,
     said: Option<(Instant, HotStandbyFeedback)>,
 }
 
 impl StandbyReport {
-    /// Of a session that begins.
-    pub(crate) fn new(now: Instant) -> StandbyReport {
-        StandbyReport { began: now, said: None }
-    }
-
     /// What PostgreSQL should be told now, if anything.
     pub(crate) fn due(&self, wanted: HotStandbyFeedback, now: Instant) -> Option<HotStandbyFeedback> {
-        let due = match self.said {
-            None => !wanted.is_none() || now >= self.began + GRACE,
-            Some((at, said)) => {
-                let same = (said.xmin, said.catalog_xmin) == (wanted.xmin, wanted.catalog_xmin);
-                let pause = if !same {
-                    PAUSE
-                } else if wanted.is_none() {
-                    return None; // said once, it holds
-                } else {
-                    AGAIN
-                };
-                now >= at + pause
+        let due = self.said.is_none_or(|(at, said)| {
+            let same = (said.xmin, said.catalog_xmin) == (wanted.xmin, wanted.catalog_xmin);
+            match (same, wanted.is_none()) {
+                (false, _) => now >= at + PAUSE,
+                (true, false) => now >= at + AGAIN,
+                (true, true) => false, // said once, it holds
             }
-        };
+        });
         due.then_some(wanted)
     }
 
@@ -80,10 +64,9 @@ mod tests {
         let of = |xmin| HotStandbyFeedback::of_standby(1, xmin, 0);
         let start = Instant::now();
         let at = |s: u64| start + Duration::from_secs(s);
-        let mut report = StandbyReport::new(start);
+        let mut report = StandbyReport::default();
         assert!(report.may_hold(), "an earlier session may have left something");
-        assert_eq!(report.due(none, at(9)), None, "standbys may come back");
-        assert_eq!(report.due(none, at(10)), Some(none), "nobody did");
+        assert_eq!(report.due(none, at(0)), Some(none), "which is taken back when nobody needs it");
         assert_eq!(report.due(of(7), at(0)), Some(of(7)), "the first word at once");
         report.said(of(7), at(0));
         assert_eq!(report.due(of(8), start + Duration::from_millis(999)), None);

@@ -2,8 +2,8 @@
 
 use pgformat::Lsn;
 use proto::consensus::{
-    AcceptorGreeting, HotStandbyFeedback, LogPosition, ProposerElected, ProposerMessage, TermHistory, TermLsn,
-    VoteRequest, VoteResponse, divergence_point,
+    AcceptorGreeting, LogPosition, ProposerElected, ProposerMessage, TermHistory, TermLsn, VoteRequest, VoteResponse,
+    divergence_point,
 };
 use proto::id::{Generation, NodeId, Term};
 
@@ -193,6 +193,7 @@ impl Proposer {
             return;
         }
         self.phase = Phase::Elected;
+        self.announced_at = Some(now);
         for i in 0..self.peers.len() {
             if self.phase == Phase::Elected {
                 self.announce(now, PeerId(i), effects);
@@ -221,7 +222,6 @@ impl Proposer {
                 last_sent_at: now,
                 told_commit: None,
                 tell_at: None,
-                standbys: HotStandbyFeedback::default(),
             });
             known.last_heard = now;
         }

@@ -78,6 +78,10 @@ impl ProposerConfig {
     pub const WINDOW: u64 = 1 << 20;
 }
 
+/// How long standbys that were there have to come back before they count as gone, milliseconds: a safekeeper restarts
+/// within seconds, and a standby dials again after 5 s.
+const STANDBYS_MS: u64 = 10_000;
+
 /// A member that was not heard of for so many heartbeats does not follow.
 const QUORUM_HEARTBEATS: u64 = 3;
 
@@ -137,6 +141,8 @@ pub struct Proposer {
     truncate_lsn: Option<Lsn>,
     /// The newest position of a pageserver that any acceptor passed on.
     fed: Option<Lsn>,
+    /// When the election was announced.
+    announced_at: Option<u64>,
 }
 
 impl Proposer {
@@ -162,6 +168,7 @@ impl Proposer {
             commit_lsn: None,
             truncate_lsn: None,
             fed: None,
+            announced_at: None,
             config,
         })
     }
@@ -266,10 +273,14 @@ impl Proposer {
         self.conf.quorum_value(written)
     }
 
-    /// What the standbys behind all acceptors need kept, as far as WAL streams to those: the oldest.
-    pub fn standbys(&self) -> HotStandbyFeedback {
-        let told = self.peers.iter().filter_map(Peer::stream).map(|s| s.standbys);
-        told.fold(HotStandbyFeedback::default(), HotStandbyFeedback::with)
+    /// What the standbys behind all acceptors need kept: the oldest. `None` while that is not known: within
+    /// [`STANDBYS_MS`] of the announcement, as long as an acceptor has not told it, or nobody needs anything yet.
+    pub fn standbys(&self, now: u64) -> Option<HotStandbyFeedback> {
+        let told = self.peers.iter().filter_map(|p| p.standbys(now));
+        let oldest = told.fold(HotStandbyFeedback::default(), HotStandbyFeedback::with);
+        let all = self.peers.iter().all(|p| p.standbys.is_some());
+        let long = self.announced_at.is_some_and(|at| at.saturating_add(STANDBYS_MS) <= now);
+        (long || all && !oldest.is_none()).then_some(oldest)
     }
 
     /// An acceptor that durably holds the bytes up to `end` in our term: where a laggard's WAL can be fetched.

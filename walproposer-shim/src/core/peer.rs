@@ -5,7 +5,7 @@ use proto::consensus::{HotStandbyFeedback, ProposerGreeting, ProposerMessage, Te
 use proto::id::{NodeId, Term};
 
 use super::effect::{CloseReason, Effect, Fatal, PeerId};
-use super::{Proposer, ProposerConfig};
+use super::{Proposer, ProposerConfig, STANDBYS_MS};
 
 /// What is known about the acceptor behind one address.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(super) struct Peer {
     pub(super) last_heard: u64,
     /// When it last passed on a pageserver's position that was newer than all before.
     pub(super) feeds_at: Option<u64>,
+    /// What the standbys that read there need kept, as it told last; `None` until it has.
+    pub(super) standbys: Option<HotStandbyFeedback>,
+    /// When it told so last, but for that nothing is needed any more.
+    pub(super) standbys_at: u64,
     /// It refused us as a primary that was replaced, and has not taken us since.
     pub(super) fenced: bool,
 }
@@ -67,8 +71,6 @@ pub(super) struct Stream {
     pub(super) told_commit: Option<Lsn>,
     /// When it hears of a newer commit position at the latest.
     pub(super) tell_at: Option<u64>,
-    /// What the standbys that read there need kept, as it told last.
-    pub(super) standbys: HotStandbyFeedback,
 }
 
 impl Stream {
@@ -90,6 +92,8 @@ impl Peer {
             persisted_commit: None,
             last_heard: 0,
             feeds_at: None,
+            standbys: None,
+            standbys_at: 0,
             fenced: false,
         }
     }
@@ -106,6 +110,24 @@ impl Peer {
         match &self.session {
             Session::Streaming(stream) => Some(stream),
             _ => None,
+        }
+    }
+
+    /// What the standbys behind it need kept, as far as that counts: while WAL streams to it, and a while longer.
+    pub(super) fn standbys(&self, now: u64) -> Option<HotStandbyFeedback> {
+        let lasts = self.stream().is_some() || self.standbys_at.saturating_add(STANDBYS_MS) > now;
+        self.standbys.filter(|_| lasts)
+    }
+
+    /// Takes its word on standbys. That there are none counts when they had time to come back to it.
+    pub(super) fn told_standbys(&mut self, now: u64, told: HotStandbyFeedback) {
+        let HotStandbyFeedback { ts, xmin, catalog_xmin } = told;
+        let told = HotStandbyFeedback::of_standby(ts, xmin, catalog_xmin);
+        let held = self.standbys.is_some_and(|s| !s.is_none());
+        if !told.is_none() {
+            (self.standbys, self.standbys_at) = (Some(told), now);
+        } else if !held || self.standbys_at.saturating_add(STANDBYS_MS) <= now {
+            self.standbys = Some(told);
         }
     }
 

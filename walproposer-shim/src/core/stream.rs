@@ -1,7 +1,7 @@
 //! Streaming: WAL out, acknowledgements in, the commit and truncate positions.
 
 use pgformat::Lsn;
-use proto::consensus::{AppendRequest, AppendResponse, HotStandbyFeedback, MAX_SEND_SIZE, ProposerMessage};
+use proto::consensus::{AppendRequest, AppendResponse, MAX_SEND_SIZE, ProposerMessage};
 
 use super::effect::{CloseReason, Effect, PeerId};
 use super::peer::{Peer, Session, Stream};
@@ -73,7 +73,7 @@ impl Proposer {
         let term = self.term;
         self.check_term(ack.term)?;
         let known = self.peers.get_mut(peer.0).ok_or(CloseReason::OutOfOrder("acknowledgement"))?;
-        let Session::Streaming(stream) = &mut known.session else {
+        let Session::Streaming(stream) = &known.session else {
             return Err(CloseReason::OutOfOrder("acknowledgement"));
         };
         if ack.term > term {
@@ -91,8 +91,7 @@ impl Proposer {
         {
             return Err(CloseReason::AheadOfSent { flush, sent: stream.sent });
         }
-        let HotStandbyFeedback { ts, xmin, catalog_xmin } = ack.hs_feedback;
-        stream.standbys = HotStandbyFeedback::of_standby(ts, xmin, catalog_xmin);
+        known.told_standbys(now, ack.hs_feedback);
         known.term = ack.term;
         known.acked = known.acked.max(ack.flush_lsn);
         known.persisted_commit = known.persisted_commit.max(ack.commit_lsn);

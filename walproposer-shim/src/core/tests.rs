@@ -103,6 +103,20 @@ impl Rig {
         self.hear(peer, response(self.mconf.generation, term, Some(lsn(flush))))
     }
 
+    /// An acknowledgement with what standbys need; 0: none.
+    fn ack_standbys(&mut self, peer: usize, xmin: u64) {
+        let term = self.proposer.term();
+        let mut answer = response(self.mconf.generation, term, Some(lsn(0)));
+        if let AcceptorMessage::Append(append) = &mut answer {
+            append.hs_feedback = HotStandbyFeedback::of_standby(1, xmin, 0);
+        }
+        self.hear(peer, answer);
+    }
+
+    fn standbys(&self) -> Option<u64> {
+        self.proposer.standbys(self.now).map(|s| s.xmin)
+    }
+
     /// Three nodes with equal, empty logs; elected and announced.
     fn elected() -> Rig {
         let mut rig = Rig::three();
@@ -519,4 +533,36 @@ fn generation_0_counts_addresses() {
     let won = rig.hear(1, AcceptorMessage::VoteResponse(empty(Term(1))));
     assert!(matches!(&won[..], [Effect::WonElection { end, .. }] if *end == lsn(0)), "{won:?}");
     assert_eq!(announced(&rig.step(Input::SendElected)), [(0, 0), (1, 0)]);
+}
+
+/// Goal: the oldest transaction of all standbys counts, none is let go while it may come back, and none is kept for
+/// ever.
+#[test]
+fn standbys_count_until_they_had_time_to_come_back() {
+    let mut rig = Rig::elected();
+    rig.ack_standbys(0, 90);
+    rig.ack_standbys(1, 0);
+    assert_eq!(rig.standbys(), None, "the third may know an older one");
+    rig.ack_standbys(2, 70);
+    assert_eq!(rig.standbys(), Some(70));
+    rig.now = 5_000;
+    rig.ack_standbys(2, 80);
+    rig.step(Input::Disconnected { peer: PeerId(2) });
+    assert_eq!(rig.standbys(), Some(80), "its standbys may come back");
+    rig.ack_standbys(0, 0);
+    rig.now = 12_000;
+    rig.ack_standbys(0, 0);
+    assert_eq!(rig.standbys(), Some(80));
+    rig.now = 15_000;
+    assert_eq!(rig.standbys(), Some(0), "nobody came back");
+}
+
+#[test]
+fn what_an_earlier_session_left_is_let_go_when_nobody_speaks_for_it() {
+    let mut rig = Rig::elected();
+    (0..3).for_each(|peer| rig.ack_standbys(peer, 0));
+    rig.now = 9_000;
+    assert_eq!(rig.standbys(), None);
+    rig.now = 10_000;
+    assert_eq!(rig.standbys(), Some(0));
 }
