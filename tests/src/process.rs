@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use walfabric::postgres::InitdbOptions;
 
 use crate::wait;
 
@@ -93,7 +94,7 @@ impl Postgres {
         let (data_dir, port, user) = (dir.join(name), free_port(), walfabric::postgres::run_as()?);
         std::fs::create_dir_all(dir)?;
         walfabric::postgres::check_reachable(dir, user)?;
-        walfabric::postgres::create_cluster(&bin_dir, &data_dir, port, user)?;
+        walfabric::postgres::create_cluster(&bin_dir, &data_dir, port, user, &InitdbOptions::default())?;
         let mut pg = Postgres { bin_dir, data_dir, port, process: None };
         pg.restart().await?;
         Ok(pg)

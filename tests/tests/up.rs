@@ -110,7 +110,8 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     let tried = Tried::new()?;
     let real = ("exec {real}/initdb \"$@\"", "exec {real}/postgres \"$@\"");
     let bin = tried.programs("echo no space >&2; exit 1", real.1)?;
-    let up = ["--detach", "--safekeepers", "3", "--pg-bin", &bin];
+    let shape = ["--wal-segsize", "1", "--data-checksums", "--locale", "C", "--initdb-option=--encoding=LATIN1"];
+    let up: Vec<&str> = ["--detach", "--safekeepers", "3", "--pg-bin", &bin].into_iter().chain(shape).collect();
     let (code, text) = tried.run("up", &up)?;
     assert!(code == Some(1) && text.contains("no space") && text.contains("is stopped again"), "{code:?} {text}");
     assert!(text.contains("safekeeper-3"), "it had started something: {text}");
@@ -120,7 +121,7 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     let log = tried.dir.path().join("up.log");
     let mut interrupted = Process::spawn(tried.command("up", &up)?, &log)?;
     let sleeps = || FabricDir::new(&tried.root()).ok()?.read_fabric().ok()?.postgres?.pid;
-    wait::until_blocking("PostgreSQL's start", PATIENCE, sleeps);
+    wait::until_blocking("PostgreSQL's start", Duration::from_secs(60), sleeps);
     interrupted.signal(Signal::INT);
     assert_eq!(interrupted.wait("the interrupted up", PATIENCE), Some(1));
     let text = std::fs::read_to_string(&log)?;
@@ -134,6 +135,7 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
     for (name, pid) in FabricDir::new(&tried.root())?.read_fabric()?.pids() {
         assert_ne!(std::fs::metadata(format!("/proc/{pid}"))?.uid(), 0, "{name} runs as root");
     }
+    the_cluster_is_as_asked(&tried).await?;
     wrong_ports_are_named(&tried)?;
     an_unclean_stop_is_told(&tried).await
 }
@@ -158,6 +160,32 @@ fn everything_is_private(root: &Path) -> Result<()> {
     }
     assert_eq!(public, Vec::<String>::new());
     assert!(looked_at > 500, "the fabric has more than {looked_at} files");
+    Ok(())
+}
+
+/// Goal: options reach initdb, and a cluster with other than the usual segments is equal to its pages.
+async fn the_cluster_is_as_asked(tried: &Tried) -> Result<()> {
+    let fabric = FabricDir::new(&tried.root())?.read_fabric()?;
+    let pg = fabric.postgres.context("postgres")?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    client.batch_execute("CREATE TABLE big AS SELECT generate_series(1, 40000) AS n").await?;
+    let asked = "SELECT concat_ws(' ', current_setting('wal_segment_size'), current_setting('data_checksums'), \
+                 current_setting('lc_collate'), current_setting('server_encoding'))";
+    assert_eq!(sql::text(&client, asked).await?, "1MB on C LATIN1");
+    drop(client);
+    let (code, text) = tried.run("up", &["--detach", "--wal-segsize", "16"])?;
+    assert!(code == Some(2) && text.contains("--wal-segsize=1 "), "a made cluster is not made anew: {text}");
+
+    let (code, text) = tried.run("stop", &["postgres"])?;
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    let (tenant, timeline) = (fabric.tenant_id.to_string(), fabric.timeline_id.to_string());
+    let mut verify = Command::new(binary()?);
+    verify.args(["page", "verify", "--pageserver", &fabric.pageservers[0].pg, "--tenant", &tenant]);
+    let verify = verify.args(["--timeline", &timeline, "--data-dir"]).arg(&pg.data_dir).output_within(PATIENCE)?;
+    assert_eq!(verify.status.code(), Some(0), "{}", String::from_utf8_lossy(&verify.stdout));
+    assert_eq!(tried.run("start", &["postgres"])?.0, Some(0));
+    let probe = sql::connect(&pg.conninfo()).await?;
+    tokio::time::timeout(PATIENCE, probe.batch_execute("CREATE TABLE protected_again ()")).await??;
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use proto::id::{TenantId, TimelineId};
 use serde::{Deserialize, Serialize};
 
+use crate::postgres::InitdbOptions;
+
 /// `fabric.json`, schema 1: fields may be added, never renamed. A `pid` is null while the process does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {
@@ -63,6 +65,9 @@ pub struct PostgresEntry {
     pub data_dir: PathBuf,
     /// Directory of the PostgreSQL programs.
     pub bin_dir: PathBuf,
+    /// What the cluster is made with, beside what `up` needs.
+    #[serde(default, skip_serializing_if = "InitdbOptions::is_empty")]
+    pub initdb: InitdbOptions,
     /// Postmaster.
     pub pid: Option<u32>,
 }

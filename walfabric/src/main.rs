@@ -13,6 +13,7 @@ use proto::broker::embedded::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::net::{ConnectOptions, Environment};
 use proto::runtime::exit;
+use walfabric::postgres::InitdbOptions;
 use walfabric::status::Source;
 use walfabric::supervisor::STOP_PATIENCE_S;
 use walfabric::verbs::Verb;
@@ -125,6 +126,8 @@ struct UpOptions {
     /// Neither PostgreSQL nor shim
     #[arg(long)]
     no_postgres: bool,
+    #[command(flatten)]
+    initdb: InitdbFlags,
     /// For root: the user who runs all processes and owns the directory [default: postgres]
     #[arg(long, value_name = "USER")]
     run_as: Option<String>,
@@ -134,6 +137,39 @@ struct UpOptions {
     /// Restart processes that die by themselves
     #[arg(long)]
     supervise: bool,
+}
+
+#[derive(Args)]
+struct InitdbFlags {
+    /// Size of the cluster's WAL segments in MiB, a power of two from 1 to 1024 [default: 16]
+    #[arg(long, value_name = "MB", conflicts_with = "no_postgres")]
+    wal_segsize: Option<u32>,
+    /// Whether the cluster's pages have checksums [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", conflicts_with = "no_postgres")]
+    data_checksums: Option<bool>,
+    /// Encoding of the cluster's databases [default: UTF8]
+    #[arg(long, conflicts_with = "no_postgres")]
+    encoding: Option<String>,
+    /// Locale of the cluster's databases [default: C.UTF-8]
+    #[arg(long, conflicts_with = "no_postgres")]
+    locale: Option<String>,
+    /// Another long option of initdb, as --initdb-option=--name=value; may be given more than once
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true, conflicts_with = "no_postgres")]
+    initdb_option: Vec<String>,
+}
+
+impl InitdbFlags {
+    fn options(self) -> Result<InitdbOptions, Usage> {
+        let mut words = Vec::new();
+        words.extend(self.wal_segsize.map(|mb| format!("--wal-segsize={mb}")));
+        words.extend(
+            self.data_checksums.map(|on| if on { "--data-checksums" } else { "--no-data-checksums" }.to_owned()),
+        );
+        words.extend(self.encoding.map(|name| format!("--encoding={name}")));
+        words.extend(self.locale.map(|name| format!("--locale={name}")));
+        words.extend(self.initdb_option);
+        InitdbOptions::new(words)
+    }
 }
 
 #[derive(Args)]
@@ -507,6 +543,7 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         pg_bin: o.pg_bin,
         remote_storage: o.remote_storage,
         no_postgres: o.no_postgres,
+        initdb: o.initdb.options()?,
         run_as: o.run_as,
         supervise: o.supervise,
     };

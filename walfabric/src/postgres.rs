@@ -1,5 +1,7 @@
 //! A local PostgreSQL for a fabric: where its programs are, as whom it runs, how its cluster is made and configured.
 
+mod initdb;
+
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown};
@@ -9,6 +11,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use proto::runtime::users;
+
+pub use initdb::InitdbOptions;
 
 use crate::fabric::{Usage, sync_parent};
 
@@ -145,6 +149,16 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
     command
 }
 
+/// Major version of the programs in a directory.
+fn major_of(bin_dir: &Path) -> Result<u32> {
+    let output = command(bin_dir, "initdb", None).arg("--version").output().context("cannot run initdb")?;
+    ensure!(output.status.success(), "initdb --version failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let major = number.and_then(|n| n.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+    major.with_context(|| format!("initdb --version says {:?}", text.trim()))
+}
+
 /// Makes a cluster in `data_dir`, which must not exist, configured as a fabric's primary on `port`.
 ///
 /// It is made next to it and renamed when everything is durable: a directory of that name is always a whole cluster,
@@ -152,7 +166,7 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
 ///
 /// # Errors
 /// Says what initdb said.
-pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs) -> Result<()> {
+pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs, options: &InitdbOptions) -> Result<()> {
     ensure!(!data_dir.exists(), "{} exists already", data_dir.display());
     let new = data_dir.with_extension("new");
     if new.exists() {
@@ -164,7 +178,9 @@ pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs) -
         chown(&new, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", new.display()))?;
     }
     let mut initdb = command(bin_dir, "initdb", user);
-    initdb.arg("-D").arg(&new).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "-k"]);
+    initdb.arg("-D").arg(&new).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"]);
+    // Of an option that comes twice, initdb takes the last.
+    initdb.args(options.for_major(major_of(bin_dir)?));
     let output = initdb.current_dir("/").output().context("cannot run initdb")?;
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     let settings = format!(

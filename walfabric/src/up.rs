@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fabric::{
     BrokerEntry, Fabric, FabricDir, NodeEntry, Plan, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
+    Usage,
 };
 use crate::http::Http;
-use crate::postgres::RunAs;
+use crate::postgres::{InitdbOptions, RunAs};
 use crate::supervisor::{self, Client, Request};
 use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
@@ -47,6 +48,8 @@ pub struct UpArgs {
     pub remote_storage: Option<String>,
     /// Neither PostgreSQL nor shim.
     pub no_postgres: bool,
+    /// What the cluster is made with, beside what is needed; empty: nothing, or as the directory has it.
+    pub initdb: InitdbOptions,
     /// For root: as whom the processes run; `None`: as `postgres`.
     pub run_as: Option<String>,
     /// Restart what dies by itself.
@@ -114,7 +117,7 @@ async fn bring_up(dir: &FabricDir, user: RunAs) -> Result<Fabric> {
 
 async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user: RunAs) -> Result<()> {
     if !pg.data_dir.exists() {
-        postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user)?;
+        postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user, &pg.initdb)?;
     }
     start(dir, "postgres").await?;
     let version = sql::text(&sql::connect(&pg.conninfo()).await?, "SHOW server_version").await?;
@@ -245,8 +248,8 @@ fn create_files(args: &UpArgs, dir: &FabricDir, user: RunAs) -> Result<()> {
         let bin_dir = postgres::find_bin_dir(args.pg_bin.as_deref())?;
         let port = address()?.parse::<SocketAddr>()?.port();
         let (host, user, dbname) = ("127.0.0.1".to_owned(), "postgres".to_owned(), "postgres".to_owned());
-        let data_dir = dir.data("postgres");
-        let pg = PostgresEntry { host, port, user, dbname, data_dir, bin_dir, pid: None };
+        let (data_dir, initdb) = (dir.data("postgres"), args.initdb.clone());
+        let pg = PostgresEntry { host, port, user, dbname, data_dir, bin_dir, initdb, pid: None };
         (Some(pg), Some(ShimEntry { http: address()?, pid: None }))
     };
     let fabric = Fabric {
@@ -271,7 +274,8 @@ fn create_files(args: &UpArgs, dir: &FabricDir, user: RunAs) -> Result<()> {
 fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     let fabric = dir.read_fabric()?;
     let differ = |what: &str, asked: String, there: String| {
-        bail!("{} has {there} {what}, not {asked}: use another --dir, or leave the option out", dir.root().display())
+        let root = dir.root().display();
+        Err(Usage(format!("{root} has {there} {what}, not {asked}: use another --dir, or leave the option out")).into())
     };
     let counts = [
         ("safekeepers", args.safekeepers, fabric.safekeepers.len()),
@@ -300,6 +304,9 @@ fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
             dir.root().display(),
             pg.bin_dir.display()
         );
+    }
+    if let Some(pg) = fabric.postgres.as_ref().filter(|pg| !args.initdb.is_empty() && args.initdb != pg.initdb) {
+        return differ("as its options of initdb", args.initdb.to_string(), pg.initdb.to_string());
     }
     // Without --supervise on resume, what was chosen at first stays.
     plan.supervise |= dir.read_plan().is_ok_and(|p| p.supervise);

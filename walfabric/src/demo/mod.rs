@@ -105,6 +105,7 @@ async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path, interrupte
         pg_bin: args.pg_bin.clone(),
         remote_storage: None,
         no_postgres: false,
+        initdb: postgres::InitdbOptions::default(),
         run_as: None,
         supervise: false,
     };
