@@ -199,10 +199,11 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
     let pageservers =
         nodes.pageservers.iter().map(|(_, address)| http.get::<Vec<PageserverTimelineStatus>>(address, path));
     let shims = nodes.shims.iter().map(|(_, address)| http.get::<ShimStatus>(address, "/v1/status"));
-    let (safekeepers, pageservers, shims) = futures::join!(
+    let (safekeepers, pageservers, shims, full) = futures::join!(
         futures::future::join_all(safekeepers),
         futures::future::join_all(pageservers),
-        futures::future::join_all(shims)
+        futures::future::join_all(shims),
+        full_broker(&nodes.broker)
     );
     let seen_sk = safekeepers.iter().flatten().flatten().map(|s| TenantTimelineId::new(s.tenant_id, s.timeline_id));
     let seen_ps = pageservers.iter().flatten().flatten().map(|p| TenantTimelineId::new(p.tenant_id, p.timeline_id));
@@ -246,9 +247,21 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
             reasons: Vec::new(),
         };
         timeline.reasons = judge::judge(&timeline, &members, &known(&nodes.hosts));
+        timeline.reasons.extend(full.clone());
         timelines.push(timeline);
     }
     Ok(Status { schema: 1, nodes: rows, timelines })
+}
+
+/// A reason when the broker says that it is full; one that does not answer is told by the nodes.
+async fn full_broker(broker: &Broker) -> Option<String> {
+    let full = tokio::time::timeout(PATIENCE, broker.is_full()).await;
+    let full = full.is_ok_and(|answer| answer.is_ok_and(|full| full));
+    full.then(|| {
+        "the broker is full (alarm NOSPACE) and takes no writes: positions and choices there grow old; make space, \
+         then 'etcdctl alarm disarm' (operations.md, 'When it is full')"
+            .to_owned()
+    })
 }
 
 /// The timelines to show, of those that somebody names.

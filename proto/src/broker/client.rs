@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, KvClient, PutOptions, Txn, TxnOp, TxnOpResponse,
-    TxnResponse, WatchFilterType, WatchOptions, WatchStream,
+    AlarmAction, AlarmType, Client, Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, KvClient, PutOptions, Txn,
+    TxnOp, TxnOpResponse, TxnResponse, WatchFilterType, WatchOptions, WatchStream,
 };
 
 use super::Keys;
@@ -131,6 +131,18 @@ impl Broker {
         let read = |client: Client| async move { kv(&client).get(prefix, Some(GetOptions::new().with_prefix())).await };
         let answer = self.connections.request("list", REQUEST_TIMEOUT, Repeat::Freely, read).await?;
         Ok((answer.kvs().iter().map(Entry::of).collect(), Seen::of(answer.header())))
+    }
+
+    /// Whether the broker has raised the alarm that it is full: then it takes no writes.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    pub async fn is_full(&self) -> Result<bool, BrokerError> {
+        let ask = |client: Client| async move {
+            client.maintenance_client().alarm(AlarmAction::Get, AlarmType::Nospace, None).await
+        };
+        let answer = self.connections.request("alarm list", REQUEST_TIMEOUT, Repeat::Freely, ask).await?;
+        Ok(!answer.alarms().is_empty())
     }
 
     /// Puts a key without a lease.

@@ -55,6 +55,7 @@ pub(crate) async fn a_full_broker_takes_no_writes_until_it_is_disarmed(kind: Kin
     assert!(is_full(&grant), "{grant}");
     let raised = alarms(&mut client).await;
     assert_eq!(raised.len(), 1);
+    assert!(server.broker().is_full().await.expect("an answer"));
 
     session.publish("node".to_owned(), b"2".to_vec());
     let told = wait::until("a node that cannot publish", PATIENCE, async || session.refusal()).await;
@@ -79,6 +80,7 @@ pub(crate) async fn a_full_broker_takes_no_writes_until_it_is_disarmed(kind: Kin
     member.with_member(raised[0]);
     let disarmed = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.expect("disarm");
     assert_eq!((disarmed.alarms().len(), alarms(&mut client).await), (1, Vec::new()));
+    assert!(!server.broker().is_full().await.expect("an answer"));
     client.put("small", "x", None).await.expect("writes are taken again");
     wait::until("the publication that waited", PATIENCE, async || session.refusal().is_none().then_some(())).await;
 }
