@@ -20,20 +20,28 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// pageserver cannot reach the cluster.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// Follows the imports on `pageservers` until each one can serve pages; `say` is told about the progress. Gives where
-/// the last of them becomes readable.
+/// The state in which WAL is awaited.
+const REPLAYING: &str = "replaying";
+/// The state in which pages can be read.
+const DONE: &str = "done";
+
+/// Follows the imports on `pageservers` until each one can serve pages; `say` is told about the progress, and nothing
+/// twice. `shim` says how the shim is started, without which WAL does not come. Gives where the last of them becomes
+/// readable.
 ///
 /// # Errors
 /// When one of them makes no progress for a minute.
 pub async fn follow(
     pageservers: &[(NodeId, String)],
     ttid: TenantTimelineId,
+    shim: &str,
     say: &mut dyn FnMut(&str),
 ) -> Result<Option<Lsn>> {
     let http = Http::new(Duration::from_secs(5))?;
     let mut readable = None;
     for (id, address) in pageservers {
         let (mut moved_at, mut said_at, mut before) = (Instant::now(), Instant::now(), None);
+        let mut told = Told::default();
         loop {
             let status = http.get::<PageserverTimelineStatus>(address, &timeline_path(ttid)).await;
             if let Ok(status) = &status {
@@ -43,9 +51,9 @@ pub async fn follow(
                     break;
                 }
                 let import = status.import.as_ref().with_context(|| format!("pageserver {id} imports nothing"))?;
-                if import.state == "done" {
+                if import.state == DONE {
                     readable = readable.max(Some(status.readable_from));
-                    say(&format!("pageserver {id}: {}", describe(import, status)));
+                    say(&format!("pageserver {id}: {}", describe(import, position(import, status), shim)));
                     break;
                 }
                 // A new attempt alone is no progress: one that is refused is made again and again.
@@ -55,7 +63,9 @@ pub async fn follow(
                 }
                 if said_at.elapsed() >= SAY_EVERY {
                     said_at = Instant::now();
-                    say(&format!("pageserver {id}: {}", describe(import, status)));
+                    if let Some(text) = told.news(import, position(import, status), shim) {
+                        say(&format!("pageserver {id}: {text}"));
+                    }
                 }
             }
             ensure!(
@@ -63,7 +73,7 @@ pub async fn follow(
                 "the import on pageserver {id} has stood still for {STALLED:?}: {}",
                 status.map_or_else(
                     |e| format!("{e:#}"),
-                    |s| s.import.as_ref().map(|i| describe(i, &s)).unwrap_or_default()
+                    |s| s.import.as_ref().map(|i| describe(i, position(i, &s), shim)).unwrap_or_default()
                 )
             );
             tokio::time::sleep(STEP).await;
@@ -72,7 +82,34 @@ pub async fn follow(
     Ok(readable)
 }
 
-fn describe(import: &ImportStatus, status: &PageserverTimelineStatus) -> String {
+/// What was said about one import.
+#[derive(Default)]
+struct Told {
+    last: String,
+    how_to_start_the_shim: bool,
+}
+
+impl Told {
+    /// What is to be said now: nothing twice, and once how the shim is started.
+    fn news(&mut self, import: &ImportStatus, at: Lsn, shim: &str) -> Option<String> {
+        let news = describe(import, at, "");
+        if news == self.last {
+            return None;
+        }
+        self.last = news.clone();
+        if import.state != REPLAYING || std::mem::replace(&mut self.how_to_start_the_shim, true) {
+            return Some(news);
+        }
+        Some(describe(import, at, shim))
+    }
+}
+
+/// What matters in its state: where it can be read from when it is done, and before that how far it has come.
+fn position(import: &ImportStatus, status: &PageserverTimelineStatus) -> Lsn {
+    if import.state == DONE { status.readable_from } else { status.last_record_lsn }
+}
+
+fn describe(import: &ImportStatus, at: Lsn, shim: &str) -> String {
     let mib = |bytes: u64| bytes >> 20;
     let rate = import.bytes * 1000 / import.elapsed_ms.max(1);
     let mut text = match import.state.as_str() {
@@ -81,17 +118,15 @@ fn describe(import: &ImportStatus, status: &PageserverTimelineStatus) -> String 
             let (done, total) = (mib(import.bytes), mib(import.bytes_total));
             format!("copying, {done} of about {total} MiB, {} MiB/s, {left} s left", mib(rate))
         }
-        "replaying" => format!(
-            "copied {} MiB, replays WAL: at {} of {} (the shim must run)",
+        REPLAYING => {
+            let end = import.end_lsn;
+            let shim = if shim.is_empty() { String::new() } else { format!(" ({shim})") };
+            format!("copied {} MiB, replays WAL: at {at} of {end}{shim}", mib(import.bytes))
+        }
+        DONE => format!(
+            "imported {} MiB in {:.1} s, pages can be read from {at} on",
             mib(import.bytes),
-            status.last_record_lsn,
-            import.end_lsn
-        ),
-        "done" => format!(
-            "imported {} MiB in {:.1} s, pages can be read from {} on",
-            mib(import.bytes),
-            import.elapsed_ms as f64 / 1000.0,
-            status.readable_from
+            import.elapsed_ms as f64 / 1000.0
         ),
         other => other.to_owned(),
     };
@@ -99,4 +134,29 @@ fn describe(import: &ImportStatus, status: &PageserverTimelineStatus) -> String 
         text.push_str(&format!("; attempt {} failed: {error}", import.attempts.saturating_sub(1).max(1)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_twice_and_how_to_start_the_shim_is_said_once() {
+        let import = ImportStatus {
+            state: REPLAYING.to_owned(),
+            bytes: 22 << 20,
+            bytes_total: 22 << 20,
+            elapsed_ms: 1500,
+            start_lsn: Lsn::new(0x200_0028),
+            end_lsn: Lsn::new(0x200_0100),
+            attempts: 1,
+            last_error: None,
+        };
+        let (mut told, at) = (Told::default(), Lsn::new(0x200_0028));
+        let first = told.news(&import, at, "run: walproposer-shim").expect("news");
+        assert!(first.contains("0/2000028 of 0/2000100") && first.contains("run: walproposer-shim"), "{first}");
+        assert_eq!(told.news(&import, at, "run: walproposer-shim"), None);
+        let moved = told.news(&import, Lsn::new(0x200_0060), "run: walproposer-shim").expect("it moves");
+        assert!(moved.contains("0/2000060") && !moved.contains("walproposer-shim"), "{moved}");
+    }
 }

@@ -603,18 +603,20 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
     let shown = shell_quoted(&primary.shown());
     let secret = if primary.password.is_some() { " (its password by PGPASSWORD or ~/.pgpass)" } else { "" };
     println!("next, start the shim{secret}:");
-    println!(
-        "  walproposer-shim --primary {shown} --safekeepers {} --tenant-id {} --timeline-id {} --broker {}",
+    let shim = format!(
+        "walproposer-shim --primary {shown} --safekeepers {} --tenant-id {} --timeline-id {} --broker {}",
         addresses.join(","),
         ttid.tenant_id,
         ttid.timeline_id,
         args.broker
     );
+    println!("  {shim}");
     println!("and last, make commits wait for the quorum:");
     println!("  walfabric timeline protect --primary {shown} --timeline-id {}", ttid.timeline_id);
     if import {
         // Ending this command does not end the import; given again, it follows on.
-        walfabric::import::follow(&created.pageservers, ttid, &mut |line| println!("{line}")).await?;
+        let shim = format!("it comes through the shim, which must run: {shim}");
+        walfabric::import::follow(&created.pageservers, ttid, &shim, &mut |line| println!("{line}")).await?;
     }
     Ok(exit::OK)
 }

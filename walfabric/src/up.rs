@@ -146,7 +146,7 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user:
     println!("shim         streams, commits wait for the quorum");
     let lsn = durable_commit(pg).await?;
     let addresses: Vec<_> = fabric.pageservers.iter().map(|p| (NodeId(p.id), p.http.clone())).collect();
-    import::follow(&addresses, create.ttid, &mut |line| println!("             {line}")).await?;
+    import::follow(&addresses, create.ttid, "the shim must run", &mut |line| println!("             {line}")).await?;
     wait_pageservers(fabric, lsn).await?;
     println!("first commit durable on the quorum and ingested by the pageserver at {lsn}");
     Ok(())
