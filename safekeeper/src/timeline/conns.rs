@@ -16,6 +16,10 @@ use crate::core::{ConnId, WriteId};
 /// Below a proposer's heartbeat (1 s), above any pause between commits that is worth a saving.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// A proposer that takes no answer for so long does not read: its own limit of silence. Less may be this machine, which
+/// was busy with a flood of appends.
+const UNREAD_MAX: Duration = Duration::from_secs(10);
+
 /// All connections of a timeline.
 #[derive(Debug, Default)]
 pub(super) struct Conns {
@@ -37,6 +41,10 @@ struct Conn {
     lazy: bool,
     /// When an append was answered last.
     answered_at: Instant,
+    /// The newest answer to an append for which there was no room: it says all that those before it said.
+    held: Option<AppendResponse>,
+    /// Since when there is no room for answers.
+    full_since: Option<Instant>,
     closed: bool,
 }
 
@@ -50,6 +58,8 @@ impl Conns {
             feedback_seen: 0,
             lazy,
             answered_at: Instant::now(),
+            held: None,
+            full_since: None,
             closed: false,
         };
         self.conns.insert(id, conn);
@@ -151,16 +161,41 @@ impl Conn {
         }
     }
 
-    fn send(&mut self, message: AcceptorMessage) {
+    fn send(&mut self, mut message: AcceptorMessage) {
+        if let Some(held) = self.held.take() {
+            match &mut message {
+                AcceptorMessage::Append(newer) => {
+                    newer.pageserver_feedback = newer.pageserver_feedback.take().or(held.pageserver_feedback);
+                }
+                _ => self.give(AcceptorMessage::Append(held)),
+            }
+        }
+        self.give(message);
+    }
+
+    fn give(&mut self, message: AcceptorMessage) {
         if self.closed {
             return;
         }
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(PortEvent::Message(message)) {
-            // It sends but does not read: its connection ends, nobody else's waits. Dropping the channel says so.
-            tracing::warn!("a proposer does not read its answers; its connection is closed");
-            self.closed = true;
-            self.budget.close();
-            self.events = mpsc::channel(1).0;
+        let event = match self.events.try_send(PortEvent::Message(message)) {
+            Err(mpsc::error::TrySendError::Full(event)) => event,
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.full_since = None;
+                return;
+            }
+        };
+        let since = *self.full_since.get_or_insert_with(Instant::now);
+        match event {
+            PortEvent::Message(AcceptorMessage::Append(newest)) if since.elapsed() < UNREAD_MAX => {
+                self.held = Some(newest);
+            }
+            _ => {
+                // It sends but does not read: its connection ends, nobody else's waits. Dropping the channel says so.
+                tracing::warn!("a proposer does not read its answers; its connection is closed");
+                self.closed = true;
+                self.budget.close();
+                self.events = mpsc::channel(1).0;
+            }
         }
     }
 
@@ -174,5 +209,52 @@ impl Conn {
         // When its queue is full the end of the channel has to do.
         let _ = self.events.try_send(PortEvent::Close(error));
         self.events = mpsc::channel(1).0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgformat::Lsn;
+    use proto::consensus::HotStandbyFeedback;
+    use proto::id::{Generation, Term};
+
+    use super::*;
+
+    fn answer(lsn: u64) -> AcceptorMessage {
+        AcceptorMessage::Append(AppendResponse {
+            generation: Generation::FIRST,
+            term: Term(1),
+            flush_lsn: Some(Lsn::new(lsn)),
+            commit_lsn: None,
+            hs_feedback: HotStandbyFeedback::default(),
+            pageserver_feedback: None,
+        })
+    }
+
+    /// Answers come faster than this machine wakes the one who writes them out: the newest says it all.
+    #[test]
+    fn a_moment_without_room_ends_no_connection() {
+        let (events, mut receiver) = mpsc::channel(2);
+        let (mut conns, feedback) = (Conns::default(), Feedback::default());
+        conns.insert(ConnId(1), events, Arc::new(Semaphore::new(1)), false);
+        for lsn in 1..=50 {
+            conns.reply(ConnId(1), answer(lsn), None, &feedback);
+        }
+        let mut flushed = Vec::new();
+        while let Ok(PortEvent::Message(AcceptorMessage::Append(response))) = receiver.try_recv() {
+            flushed.push(response.flush_lsn.map(Lsn::get));
+        }
+        assert_eq!(flushed, [Some(1), Some(2)]);
+        conns.reply(ConnId(1), answer(51), None, &feedback);
+        assert!(matches!(receiver.try_recv(), Ok(PortEvent::Message(m)) if m == answer(51)), "and it goes on");
+        // One that takes nothing for long does not read.
+        conns.reply(ConnId(1), answer(52), None, &feedback);
+        conns.reply(ConnId(1), answer(53), None, &feedback);
+        conns.reply(ConnId(1), answer(54), None, &feedback);
+        let conn = conns.conns.get_mut(&ConnId(1)).expect("it is there");
+        conn.full_since = Instant::now().checked_sub(UNREAD_MAX);
+        conns.reply(ConnId(1), answer(55), None, &feedback);
+        while receiver.try_recv().is_ok() {}
+        assert!(conns.conns[&ConnId(1)].closed && receiver.is_closed(), "its connection ends");
     }
 }
