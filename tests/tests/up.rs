@@ -236,5 +236,22 @@ async fn an_unclean_stop_is_told(tried: &Tried) -> Result<()> {
     assert!(tokio::time::timeout(Duration::from_secs(10), insert).await??.is_err(), "the commit was not acknowledged");
     let (code, text) = tried.run("down", &[])?;
     assert_eq!((code, text.as_str()), (Some(0), ""));
+    a_taken_port_is_told(tried)
+}
+
+/// Goal: a server of another fabric that has got a port of this one is not taken for this one's.
+fn a_taken_port_is_told(tried: &Tried) -> Result<()> {
+    let node = FabricDir::new(&tried.root())?.read_fabric()?.safekeepers[0].clone();
+    let mut stranger = Command::new(binary()?);
+    stranger.args(["safekeeper", "--id", "1", "--broker", "http://127.0.0.1:1", "--listen-pg", "127.0.0.1:0"]);
+    stranger.args(["--listen-http", &node.http, "--data-dir"]).arg(tried.dir.path().join("stranger"));
+    let log = tried.dir.path().join("stranger.log");
+    let _stranger = Process::spawn(stranger, &log)?;
+    let listens = || std::fs::read_to_string(&log).ok()?.contains(&node.http).then_some(());
+    wait::until_blocking("the stranger's start", Duration::from_secs(30), listens);
+    let (code, text) = tried.run("up", &["--detach"])?;
+    assert!(code == Some(1) && text.contains("safekeeper-1") && text.contains("Address already in use"), "{text}");
+    assert!(text.contains("is stopped again"), "{text}");
+    assert_eq!(tried.processes()?, Vec::<String>::new());
     Ok(())
 }

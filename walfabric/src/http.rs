@@ -42,6 +42,16 @@ impl Http {
         checked(address, path, self.client.get(format!("http://{address}{path}")).send().await).await.map(drop)
     }
 
+    /// The process that answers at `address`; `None`: it does not say.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is an error.
+    pub async fn process_at(&self, address: &str) -> Result<Option<u32>> {
+        let sent = self.client.get(format!("http://{address}/livez")).send().await;
+        let response = checked(address, "/livez", sent).await?;
+        Ok(response.headers().get(proto::runtime::PID_HEADER).and_then(|pid| pid.to_str().ok()?.parse().ok()))
+    }
+
     /// Fetches raw bytes.
     ///
     /// # Errors

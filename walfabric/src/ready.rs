@@ -18,14 +18,19 @@ const STEP: Duration = Duration::from_millis(20);
 pub async fn wait_ready(dir: &FabricDir, name: &str, probe: &ReadyProbe, patience: Duration) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
-        let answer = ask(probe).await;
-        if answer.is_ok() {
-            return Ok(());
-        }
+        let mut answer = ask(probe).await;
         let mut client = Client::connect(dir).context("the supervisor is gone: see log/supervisor.log")?;
         let state = client.ask(&Request::Probe { name: name.to_owned() })?;
         if let Some(ended) = state.ended {
             bail!("{name} {ended}; the end of its log:\n{}", log_tail(dir, name));
+        }
+        match (&answer, state.pid) {
+            // Whoever has its port is not it.
+            (Ok(Some(other)), Some(pid)) if *other != pid => {
+                answer = Err(anyhow::anyhow!("process {other} answers in its place, which is {pid}"));
+            }
+            (Ok(_), Some(_)) => return Ok(()),
+            _ => {}
         }
         if Instant::now() > deadline {
             let why = answer.err().map(|e| format!("{e:#}")).unwrap_or_default();
@@ -35,18 +40,19 @@ pub async fn wait_ready(dir: &FabricDir, name: &str, probe: &ReadyProbe, patienc
     }
 }
 
-pub(crate) async fn ask(probe: &ReadyProbe) -> Result<()> {
+/// Gives the process that answers, where it says so.
+pub(crate) async fn ask(probe: &ReadyProbe) -> Result<Option<u32>> {
     match probe {
-        ReadyProbe::Livez(address) => Http::new(Duration::from_secs(1))?.get_ok(address, "/livez").await,
+        ReadyProbe::Livez(address) => Http::new(Duration::from_secs(1))?.process_at(address).await,
         ReadyProbe::Broker(url) => {
             let broker = proto::broker::Broker::new(url, "/walfabric")?;
             let read = broker.get("/walfabric/ready");
             tokio::time::timeout(Duration::from_secs(1), read).await.context("no answer in time")??;
-            Ok(())
+            Ok(None)
         }
         ReadyProbe::Postgres(conninfo) => {
             crate::sql::connect(conninfo).await?;
-            Ok(())
+            Ok(None)
         }
     }
 }

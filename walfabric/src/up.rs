@@ -120,7 +120,11 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user:
         postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user, &pg.initdb)?;
     }
     start(dir, "postgres").await?;
-    let version = sql::text(&sql::connect(&pg.conninfo()).await?, "SHOW server_version").await?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    let served = sql::text(&client, "SHOW data_directory").await?;
+    let ours = std::fs::canonicalize(&served).is_ok_and(|at| Some(at) == std::fs::canonicalize(&pg.data_dir).ok());
+    ensure!(ours, "the PostgreSQL at {}:{} is another one: its data is in {served}", pg.host, pg.port);
+    let version = sql::text(&client, "SHOW server_version").await?;
     println!("postgres     {}:{} (version {version})", pg.host, pg.port);
     let create = timeline::CreateArgs {
         primary: pg.conninfo(),

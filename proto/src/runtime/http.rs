@@ -153,9 +153,16 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
     serde_json::from_slice(body).map_err(|e| HttpError::bad_request(format!("request body: {e}")))
 }
 
+/// Header of `/livez`: the process that answers, for whoever has started one and must not take another for it.
+pub const PID_HEADER: &str = "walfabric-pid";
+
+async fn alive() -> ([(&'static str, String); 1], &'static str) {
+    ([(PID_HEADER, std::process::id().to_string())], "alive\n")
+}
+
 /// `/livez` (always 200) and `/readyz` (200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text).
 pub fn health_router(readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static) -> Router {
-    probe_router("/readyz", readiness).route("/livez", get(|| async { "alive\n" }))
+    probe_router("/readyz", readiness).route("/livez", get(alive))
 }
 
 /// `path`: 200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text.

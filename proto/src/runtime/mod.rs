@@ -23,7 +23,8 @@ pub mod users;
 pub use aged::Aged;
 pub use descriptors::{FILES_RESERVE, TooFewDescriptors, claim_descriptors};
 pub use http::{
-    BoundHttp, HTTP_CONNECTIONS_MAX, HttpError, bind_http, bind_tcp, health_router, json_body, probe_router, serve_http,
+    BoundHttp, HTTP_CONNECTIONS_MAX, HttpError, PID_HEADER, bind_http, bind_tcp, health_router, json_body,
+    probe_router, serve_http,
 };
 pub use logging::init_logging;
 pub use metrics::metrics_router;
