@@ -11,6 +11,8 @@ const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 120;
 /// Characters of one line of Rust.
 const LINE_CHARS_MAX: usize = 120;
+/// Characters of one line of prose in Markdown, where a space allows to break it.
+const PROSE_CHARS_MAX: usize = 100;
 /// Functions above 70 lines in the whole repository, in per mille of all functions.
 const LONG_FUNCTIONS_PER_MILLE_MAX: usize = 20;
 
@@ -69,27 +71,32 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
+    let found = files_named(".rs");
+    assert!(found.len() > 50, "only {} sources found", found.len());
+    found
+}
+
+fn files_named(ending: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace");
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let entries = std::fs::read_dir(&folder).expect("a folder of the repository can be listed");
         for path in entries.map(|e| e.expect("a directory entry").path()) {
-            visit(root, path, &mut folders, &mut found);
+            visit(root, path, ending, &mut folders, &mut found);
         }
     }
-    assert!(found.len() > 50, "only {} sources found below {}", found.len(), root.display());
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
 
-fn visit(root: &Path, path: PathBuf, folders: &mut Vec<PathBuf>, found: &mut Vec<Source>) {
+fn visit(root: &Path, path: PathBuf, ending: &str, folders: &mut Vec<PathBuf>, found: &mut Vec<Source>) {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
     if path.is_dir() {
         if !name.starts_with('.') && name != "target" {
             folders.push(path);
         }
-    } else if name.ends_with(".rs") {
+    } else if name.ends_with(ending) {
         let relative = path.strip_prefix(root).expect("below the root").display().to_string();
         let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
         found.push(Source { path: relative, text });
@@ -196,6 +203,36 @@ fn the_repository_is_tidy() {
         findings.extend(sources.iter().flat_map(rule).map(|f| format!("[{name}] {f}")));
     }
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+/// Lines of prose that are too long; tables and code blocks are as long as they must be.
+fn long_prose(s: &Source) -> Vec<String> {
+    let mut fenced = false;
+    let mut findings = Vec::new();
+    for (i, line) in s.text.lines().enumerate() {
+        fenced ^= line.trim_start().starts_with("```");
+        let prose = !fenced && !line.starts_with("    ") && !line.trim_start().starts_with('|');
+        let text = line.trim_start();
+        let mut outside_code = text.match_indices(' ').filter(|(at, _)| text[..*at].matches('`').count() % 2 == 0);
+        if prose && line.chars().count() > PROSE_CHARS_MAX && outside_code.next().is_some() {
+            findings.push(format!("{}:{}: prose of more than {PROSE_CHARS_MAX} characters", s.path, i + 1));
+        }
+    }
+    findings
+}
+
+/// Goal: prose can be read side by side with code. Method: the rule over every Markdown file, and over planted lines.
+#[test]
+fn prose_keeps_to_its_width() {
+    let found = files_named(".md");
+    assert!(found.len() > 20, "only {} Markdown files found", found.len());
+    let findings: Vec<String> = found.iter().flat_map(long_prose).collect();
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+    let of = |text: String| long_prose(&Source { path: "a.md".to_owned(), text }).len();
+    let long = "word ".repeat(21);
+    assert_eq!((of(long.clone()), of(format!("- {long}"))), (1, 1));
+    let allowed = [format!("| {long} |"), format!("    {long}"), format!("```\n{long}\n```"), format!("`{long}`")];
+    assert_eq!(allowed.map(of), [0; 4]);
 }
 
 /// Goal: long functions stay rare. Method: share of functions above 70 lines.
