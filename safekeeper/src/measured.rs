@@ -118,6 +118,10 @@ impl<D: Disk> Disk for MeasuredDisk<D> {
     fn sync_all(&self, path: &Path) -> io::Result<()> {
         self.metrics.timed("syncfs", || self.inner.sync_all(path))
     }
+
+    fn free(&self, path: &Path) -> io::Result<u64> {
+        self.inner.free(path)
+    }
 }
 
 impl DiskFile for MeasuredFile {

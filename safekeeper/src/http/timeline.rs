@@ -70,6 +70,11 @@ fn answer(ctx: &Context, ttid: TenantTimelineId, outcome: Result<Creation, Creat
             return failure(StatusCode::CONFLICT, e.to_string(), Some(hint));
         }
         Err(e @ CreateError::Invalid(_)) => return failure(StatusCode::BAD_REQUEST, e.to_string(), None),
+        Err(e @ CreateError::NoRoom { .. }) => {
+            warn!(%ttid, error = %e, "a timeline could not be created");
+            let hint = "Free space there, or delete timelines that nobody needs; then try again.";
+            return failure(StatusCode::INSUFFICIENT_STORAGE, e.to_string(), Some(hint));
+        }
         Err(e @ CreateError::Io { .. }) => {
             warn!(%ttid, error = %e, "a timeline could not be created");
             let hint = "Nothing was kept of it. See to the disk, then try again.";

@@ -144,6 +144,7 @@ pub(super) async fn create_implicitly(
     let handle = match ctx.timelines.for_greeting(greeting).await {
         Ok(Some(handle)) => handle,
         Ok(None) => return Err(missing(ttid)),
+        Err(e @ CreateError::NoRoom { .. }) => return Err(SqlError::new(sqlstate::DISK_FULL, e.to_string())),
         Err(e @ CreateError::Io { .. }) => return Err(SqlError::new(sqlstate::IO_ERROR, e.to_string())),
         Err(e) => return Err(SqlError::new(sqlstate::FOREIGN_CLUSTER, e.to_string())),
     };

@@ -62,6 +62,8 @@ pub trait Disk: Send + Sync + Debug {
     /// Writes back everything of the file system that holds `path`: what a killed process left in the page cache. An
     /// error of a write-back since the last call fails it (Linux 5.8 and later).
     fn sync_all(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that are free on the file system that holds `path`, for whoever is not root.
+    fn free(&self, path: &Path) -> io::Result<u64>;
 }
 
 #[expect(clippy::len_without_is_empty, reason = "a length on disk, not a collection")]
@@ -71,7 +73,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn write_at(&self, offset: u64, bufs: &[Bytes]) -> io::Result<()>;
     /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
-    /// Makes the file at least `len` bytes long, with real blocks that read as zeros; a full disk shows here.
+    /// Makes the file at least `len` bytes long, with real blocks that read as zeros where nothing was written; a full
+    /// disk shows here.
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes `[offset, offset + len)` read as zeros, keeping the blocks.
     fn zero_range(&self, offset: u64, len: u64) -> io::Result<()>;

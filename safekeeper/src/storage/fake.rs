@@ -326,6 +326,10 @@ impl Disk for FakeDisk {
         }
         Ok(())
     }
+
+    fn free(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.lock().room.unwrap_or(u64::MAX))
+    }
 }
 
 impl FakeFile {

@@ -78,7 +78,8 @@ impl Segments {
         self.seg_size
     }
 
-    /// Bytes of WAL files held, the one prepared for later included.
+    /// Bytes of WAL files held, the one prepared for later included. The first one counts in full before it has its
+    /// length.
     pub fn bytes(&self) -> u64 {
         let held = self.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
         held * self.seg_size.bytes() + self.spare_bytes.load(Ordering::Relaxed)
@@ -130,11 +131,28 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Creates a segment whose blocks, length and name are the caller's to sync.
-    pub(super) fn create_unsynced(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
-        let segment = self.allocate_file(segno, tli)?;
+    /// Creates the first segment of a new timeline, without a length: whoever creates timelines and brings no WAL must
+    /// not fill the disk. Content and name are the caller's to sync; [`Segments::complete`] does the rest.
+    pub(super) fn create_short(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        let segment = self.new_file(segno, tli)?;
         self.write_index().insert(segno, tli);
         Ok(segment)
+    }
+
+    /// Gives a segment that got no WAL yet its length and its blocks, durably. What it holds stays.
+    pub(super) fn complete(&self, segment: &Segment) -> Result<(), StorageError> {
+        let len = segment.file.len().map_err(StorageError::io("measuring", &segment.path))?;
+        if len >= self.seg_size.bytes() {
+            return Ok(());
+        }
+        if let Err(e) = segment.file.allocate(self.seg_size.bytes()) {
+            // The blocks that were reserved are given back; when that fails too, the next attempt needs fewer.
+            if let Err(e) = segment.file.set_len(len) {
+                tracing::debug!(error = %e, path = %segment.path.display(), "half-allocated segment not cut");
+            }
+            return Err(no_space_or(e, "allocating", &segment.path));
+        }
+        segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
 
     /// Prepares a segment that will be needed next. No error: when it cannot be, its creation will say so.
@@ -200,7 +218,7 @@ impl Segments {
         Ok(segment)
     }
 
-    fn allocate_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+    fn new_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
         let path = self.path(segno, tli);
         let file = match self.disk.open(&path, OpenMode::CreateNew) {
             // Left behind by an attempt that failed half-way.
@@ -211,14 +229,19 @@ impl Segments {
             other => other,
         };
         let file = file.map_err(|e| no_space_or(e, "creating", &path))?;
-        if let Err(e) = file.allocate(self.seg_size.bytes()) {
-            // The blocks that were reserved are given back; when that fails too, the next attempt removes the file.
-            if let Err(e) = self.disk.remove(&path) {
-                tracing::debug!(error = %e, path = %path.display(), "half-allocated segment not removed");
-            }
-            return Err(no_space_or(e, "allocating", &path));
-        }
         Ok(Segment { segno, tli, path, file })
+    }
+
+    fn allocate_file(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
+        let segment = self.new_file(segno, tli)?;
+        if let Err(e) = segment.file.allocate(self.seg_size.bytes()) {
+            // The blocks that were reserved are given back; when that fails too, the next attempt removes the file.
+            if let Err(e) = self.disk.remove(&segment.path) {
+                tracing::debug!(error = %e, path = %segment.path.display(), "half-allocated segment not removed");
+            }
+            return Err(no_space_or(e, "allocating", &segment.path));
+        }
+        Ok(segment)
     }
 
     /// Writes zeros into a segment that nobody uses yet, until it is wanted.

@@ -2,7 +2,8 @@
 //!
 //! Owner of the files' content and of the end of what was written; record boundaries are the acceptor's business.
 //! Invariants:
-//! - a segment has its blocks before the first byte is written: a full disk shows before anything is half written;
+//! - a segment has its blocks before the first byte is written: a full disk shows before anything is half written. The
+//!   first one holds only what lies before the timeline's start until then, and is as short as that;
 //! - behind the end of the log there are zeros, durably, before anything new is written;
 //! - after a failed write or sync nothing is written or synced here: the value is poisoned, and opening anew writes
 //!   again every byte that no good sync is known to cover, before any of it counts.
@@ -68,8 +69,8 @@ impl SpareJob {
 }
 
 impl WalStorage {
-    /// Writes the first segment of a new timeline up to `state`'s start, durably but for its name; `prehistory` is the
-    /// WAL of `[segment start, start)`.
+    /// Writes the first segment of a new timeline up to `state`'s start, and no further, durably but for its name;
+    /// `prehistory` is the WAL of `[segment start, start)`.
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -86,7 +87,7 @@ impl WalStorage {
         }
         let segments = Segments::open(disk, dir, state.seg_size)?;
         let tli = tli_in_page(&prehistory).or(state.tli_at(first)).unwrap_or(Tli(1));
-        let segment = segments.create_unsynced(first.segment_no(state.seg_size), tli)?;
+        let segment = segments.create_short(first.segment_no(state.seg_size), tli)?;
         segment.file.write_at(0, &[prehistory]).map_err(StorageError::io("writing", &segment.path))?;
         segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
@@ -114,7 +115,7 @@ impl WalStorage {
             return Ok((wal, None));
         };
         wal.tli = state.tli_at(from).unwrap_or(Tli(1));
-        wal.write_anew(from.page_start())?;
+        wal.write_anew(from.page_start(), state.timeline_start_lsn)?;
         let end = find_log_end(&wal.segments, state, from, durable)?;
         if nothing_there && end.flush_lsn.segment_offset(state.seg_size) == 0 {
             wal.write_lsn = Some(end.flush_lsn);
@@ -298,6 +299,7 @@ impl WalStorage {
             return Ok(s.clone());
         }
         if let Some(s) = self.segments.open_for_writing(segno)? {
+            self.segments.complete(&s)?;
             return Ok(s);
         }
         // A segment's first page names its tli; a first piece too small to tell takes the one before.
@@ -350,26 +352,33 @@ impl WalStorage {
             });
         };
         self.tli = segment.tli;
-        segment.file.zero_range(offset, seg.bytes() - offset).map_err(StorageError::io("zeroing", &segment.path))?;
+        // Not beyond the file's end: a timeline without WAL needs no room for an election.
+        let len = segment.file.len().map_err(StorageError::io("measuring", &segment.path))?;
+        if len > offset {
+            segment.file.zero_range(offset, len - offset).map_err(StorageError::io("zeroing", &segment.path))?;
+        }
         segment.file.fsync().map_err(StorageError::io("fsync of", &segment.path))
     }
 
     /// Writes what is held from `from` on once more, and syncs it: a sync that failed before this process, or before
     /// this opening, leaves pages in the page cache that look clean and are not on disk. Pages of zeros are left out:
-    /// they were zeros, durably, before anything was written there.
-    fn write_anew(&mut self, from: Lsn) -> Result<(), StorageError> {
+    /// they were zeros, durably, before anything was written there. `start` is the timeline's.
+    fn write_anew(&mut self, from: Lsn, start: Option<Lsn>) -> Result<(), StorageError> {
         let seg = self.segments.seg_size();
         let mut next = from.segment_no(seg);
         for segno in self.segments.numbers().into_iter().filter(|n| *n >= from.segment_no(seg)) {
             let Some(segment) = self.segments.open_for_writing(segno)? else { continue };
             let len = segment.file.len().map_err(StorageError::io("measuring", &segment.path))?;
+            // Without WAL the first one is short, and whole.
+            let whole = start.filter(|s| s.segment_no(seg) == segno).map_or(seg.bytes(), |s| s.segment_offset(seg));
             // A gap, or a file whose creation did not finish: the log ends before it.
-            if segno != next || len < seg.bytes() {
+            if segno != next || len < whole {
                 return self.segments.remove_from(segno);
             }
+            let end = len.min(seg.bytes());
             let mut offset = if segno == from.segment_no(seg) { from.segment_offset(seg) } else { 0 };
-            while offset < seg.bytes() {
-                let step = REWRITE_STEP.min(seg.bytes() - offset);
+            while offset < end {
+                let step = REWRITE_STEP.min(end - offset);
                 rewrite(&segment, offset, step)?;
                 offset += step;
             }

@@ -12,6 +12,10 @@ use crate::core::{ControlState, PG_HISTORY_ENTRIES_MAX};
 use crate::storage::control::{HOST_LEN_MAX, MEMBERS_MAX};
 use crate::storage::scan::stream_config;
 
+/// The longest prehistory that is made up, bytes: the segments of walproposers have 16 MiB. A request of some hundred
+/// bytes must not write a GiB.
+const MADE_UP_MAX: u64 = 16 << 20;
+
 /// Why a timeline is not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
@@ -30,6 +34,19 @@ pub enum CreateError {
     /// The request contradicts itself, or this node.
     #[error("{0}")]
     Invalid(String),
+    /// Too little space is left for one more.
+    #[error(
+        "timeline {ttid} is not created: the disk of the data directory has {} MiB free, and {} MiB are kept for the \
+         WAL of a new timeline and for those that are here", free >> 20, wanted >> 20
+    )]
+    NoRoom {
+        /// Which.
+        ttid: TenantTimelineId,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        wanted: u64,
+    },
     /// The disk.
     #[error("creating timeline {ttid}: {source}")]
     Io {
@@ -161,6 +178,13 @@ fn check_history(history: &[PgHistoryEntry], start: Lsn) -> Result<(), CreateErr
 fn check_bytes(state: &ControlState, start: Lsn, prehistory: Bytes) -> Result<Bytes, CreateError> {
     let cfg = stream_config(state).ok_or_else(|| invalid("unsupported PostgreSQL version"))?;
     if prehistory.is_empty() && state.source == TimelineSource::Walproposer {
+        let len = start.segment_offset(state.seg_size);
+        if len > MADE_UP_MAX {
+            return Err(invalid(format!(
+                "start_lsn {start} lies {len} bytes behind its segment's start: more than {MADE_UP_MAX} are not made \
+                 up, send them as prehistory"
+            )));
+        }
         let made = synthetic_prehistory(&cfg, start).map_err(|e| invalid(format!("start_lsn: {e}")))?;
         return Ok(Bytes::from(made));
     }

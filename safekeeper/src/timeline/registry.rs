@@ -6,7 +6,7 @@
 //! those of different ones overlap; a timeline is in the map when, and only when, its creation is durable.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -54,6 +54,10 @@ const RECENT_FOR: Duration = Duration::from_secs(1);
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// Creations at work at a time: the disk merges the syncs of this many, and each holds a thread and 256 KiB.
 const CREATIONS_MAX: usize = 32;
+/// Bytes that a creation leaves to the timelines that are there: their control files, pages, logs of the node.
+const RESERVE: u64 = 64 << 20;
+/// And segments of its own size: the first one and the next.
+const RESERVE_SEGMENTS: u64 = 2;
 /// How long a shutdown waits for the drivers.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 
@@ -346,6 +350,7 @@ impl Timelines {
         let opened = blocking(ttid, {
             let (home, inner) = (home.clone(), Arc::clone(&self.inner));
             move || {
+                check_room(&*home.disk, &inner.config.dir, &plan.state)?;
                 let made = inner.tenants.ensure(&*home.disk, ttid.tenant_id).and_then(|tenant| {
                     let target = (&*tenant, &*home.dir);
                     let staging = (&inner.staging, &*staging);
@@ -417,6 +422,14 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, CreateError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|panic| CreateError::Io { ttid, source: std::io::Error::other(panic) })?
+}
+
+/// Whether the disk has room for a new timeline's WAL, and some is left then for the others.
+fn check_room(disk: &dyn Disk, dir: &Path, state: &ControlState) -> Result<(), CreateError> {
+    let ttid = state.ttid;
+    let free = disk.free(dir).map_err(|source| CreateError::Io { ttid, source })?;
+    let wanted = RESERVE + RESERVE_SEGMENTS * state.seg_size.bytes();
+    if free < wanted { Err(CreateError::NoRoom { ttid, free, wanted }) } else { Ok(()) }
 }
 
 fn io_error(ttid: TenantTimelineId, e: StorageError) -> CreateError {

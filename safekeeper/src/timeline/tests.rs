@@ -9,7 +9,7 @@ use bytes::Bytes;
 use harness::{Bounded as _, PATIENCE};
 use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
-use proto::api::CreateTimelineRequest;
+use proto::api::{CreateTimelineRequest, TimelineSource};
 use proto::command::StartWalPush;
 use proto::consensus::{
     AcceptorMessage, AppendRequest, AppendResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtoVersion,
@@ -438,6 +438,35 @@ async fn recent_wal_stays_within_the_nodes_budget_and_is_given_back_when_idle() 
 }
 
 #[tokio::test]
+async fn a_creation_leaves_a_reserve_of_the_disk_and_makes_up_little() {
+    let disk = FakeDisk::new(Lies::None);
+    let timelines = open(&disk, config());
+    let (state, bytes) = (state(), prehistory(&state()));
+    let wanted = (64 << 20) + 2 * state.seg_size.bytes();
+    disk.set_room(Some(wanted - 1));
+    match timelines.create(request(&state), bytes.clone()).await {
+        Err(e @ CreateError::NoRoom { .. }) => assert!(e.to_string().contains("65 MiB free, and 66 MiB"), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    disk.set_room(Some(wanted));
+    assert_eq!(timelines.create(request(&state), bytes).await.expect("room"), Creation::Created);
+    // A whole segment of made-up bytes for a request of three hundred.
+    let far = CreateTimelineRequest {
+        source: TimelineSource::Walproposer,
+        wal_seg_size: SegSize::new(1 << 30).expect("1 GiB"),
+        start_lsn: Lsn::new((17 << 20) + 40),
+        prehistory_len: 0,
+        pg_history: vec![proto::api::PgHistoryEntry { tli: pgformat::Tli(1), start_lsn: Lsn::new(0) }],
+        timeline_id: proto::id::TimelineId::new([9; 16]),
+        ..request(&state)
+    };
+    match timelines.create(far, Bytes::new()).await {
+        Err(CreateError::Invalid(text)) => assert!(text.contains("send them as prehistory"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
     let disk = FakeDisk::new(Lies::None);
     let (timelines, handle) = created(&disk, config()).await;
@@ -481,7 +510,7 @@ async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
     }
     // No room: nothing half-made stays, and the same request works later.
     disk.set_room(Some(0));
-    assert!(matches!(timelines.create(fresh.clone(), bytes.clone()).await, Err(CreateError::Io { .. })));
+    assert!(matches!(timelines.create(fresh.clone(), bytes.clone()).await, Err(CreateError::NoRoom { .. })));
     assert!(timelines.get(ttid).is_none());
     disk.set_room(None);
     assert_eq!(timelines.create(fresh, bytes).await.expect("created"), Creation::Created);

@@ -442,6 +442,11 @@ impl Disk for SimDisk {
         }
         Ok(())
     }
+
+    fn free(&self, _path: &Path) -> io::Result<u64> {
+        let state = self.lock();
+        Ok(state.capacity.saturating_sub(state.used()))
+    }
 }
 
 impl SimFile {

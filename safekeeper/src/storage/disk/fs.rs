@@ -78,6 +78,11 @@ impl Disk for FsDisk {
     fn sync_all(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
+
+    fn free(&self, path: &Path) -> io::Result<u64> {
+        let now = rustix::fs::statvfs(path)?;
+        Ok(now.f_bavail.saturating_mul(now.f_frsize))
+    }
 }
 
 impl DiskFile for FsFile {
@@ -111,7 +116,10 @@ impl DiskFile for FsFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
-            Err(Errno::OPNOTSUPP) => write_zeros(&self.0, 0, len),
+            Err(Errno::OPNOTSUPP) => {
+                let held = self.len()?;
+                write_zeros(&self.0, held, len.saturating_sub(held))
+            }
             other => Ok(other?),
         }
     }
