@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::Bounded as _;
+use pgformat::SegSize;
 use serde_json::Value;
 use tests::fabric::TestFabric;
 use tests::process::Postgres;
@@ -105,37 +106,61 @@ fn exit_codes(fabric: &TestFabric, described: &Fabric, binary: &Path, first: &st
     Ok(())
 }
 
+/// Where a member keeps the timeline.
+fn member_dir(fabric: &Fabric, index: usize) -> PathBuf {
+    fabric.safekeepers[index].data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string())
+}
+
 /// Goal: a damaged copy is never handed out while another member has a good one. Method: a byte flipped in the file of
 /// the member that is asked first, and back again.
 fn a_damaged_copy_is_named_and_the_next_one_taken(
     fabric: &TestFabric,
     described: &Fabric,
     binary: &Path,
-    first: &str,
+    (name, offset): (&str, usize),
     dir: &Path,
 ) -> Result<()> {
     let bad = &described.safekeepers[1];
-    let ids = [described.tenant_id.to_string(), described.timeline_id.to_string()];
-    let file = bad.data_dir.join(&ids[0]).join(&ids[1]).join(first);
+    let file = member_dir(described, 1).join(name);
     let flip = || -> Result<()> {
         let mut bytes = fs::read(&file).with_context(|| file.display().to_string())?;
-        bytes[0x10_0000] ^= 1;
+        bytes[offset] ^= 1;
         Ok(fs::write(&file, bytes)?)
     };
+    let (good, to) = (dir.join("good"), dir.join("second"));
+    let (code, text) = wal_get(binary, described, name, &good)?;
+    ensure!(code == Some(0) && text.is_empty(), "{name}: {code:?}: {text}");
     // Killed, so that it reads the file afterwards and not its memory.
     fabric.ok(&["kill", "safekeeper-2"])?;
     flip()?;
     fabric.ok(&["start", "safekeeper-2"])?;
-    let (good, to) = (fs::read(dir.join("file"))?, dir.join("second"));
     let mut turned = described.clone();
     turned.safekeepers.swap(0, 1);
-    let (code, text) = wal_get(binary, &turned, first, &to)?;
-    ensure!(code == Some(0) && text.contains(&bad.pg) && text.contains("damaged"), "{code:?}: {text}");
-    ensure!(fs::read(&to)? == good, "the good copy");
+    let (code, text) = wal_get(binary, &turned, name, &to)?;
+    ensure!(code == Some(0) && text.contains(&bad.pg) && text.contains("damaged"), "{name} {offset}: {code:?}: {text}");
+    ensure!(fs::read(&to)? == fs::read(&good)?, "the good copy");
     turned.safekeepers.truncate(1);
-    let (code, text) = wal_get(binary, &turned, first, &dir.join("third"))?;
-    ensure!(code == Some(126) && text.contains("good copy"), "{code:?}: {text}");
+    let (code, text) = wal_get(binary, &turned, name, &dir.join("third"))?;
+    ensure!(code == Some(126) && text.contains("good copy"), "{name} {offset}: {code:?}: {text}");
     flip()
+}
+
+/// Names of three segments that one record lies in: its start, its middle, its end.
+async fn long_record(client: &tokio_postgres::Client) -> Result<[String; 3]> {
+    let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+    client.batch_execute("SELECT pg_switch_wal()").await?;
+    client.batch_execute("INSERT INTO t VALUES (0)").await?;
+    let first = sql::text(client, file).await?;
+    // Two segments and a half.
+    client.batch_execute("SELECT pg_logical_emit_message(true, 'x', repeat('x', 40 << 20))").await?;
+    client.batch_execute("INSERT INTO t VALUES (0)").await?;
+    let (seg, last) = (SegSize::DEFAULT, sql::text(client, file).await?);
+    let (tli, segno) = seg.parse_file_name(&first).context("a segment's name")?;
+    ensure!(seg.file_name(tli, segno + 2) == last, "{first} to {last}");
+    // A single member gives what is known to be committed: whole segments.
+    client.batch_execute("SELECT pg_switch_wal()").await?;
+    client.batch_execute("INSERT INTO t VALUES (0)").await?;
+    Ok([first, seg.file_name(tli, segno + 1), last])
 }
 
 /// A stock hot standby that streams from a safekeeper.
@@ -231,7 +256,15 @@ async fn a_lost_primary_comes_back_from_a_base_backup_and_the_members_wal() -> R
         client.batch_execute("INSERT INTO t SELECT generate_series(1, 1000); SELECT pg_switch_wal()").await?;
     }
     exit_codes(&fabric, &described, &binary, &first, dir.path())?;
-    a_damaged_copy_is_named_and_the_next_one_taken(&fabric, &described, &binary, &first, dir.path())?;
+    let [begins, within, ends] = long_record(&client).await?;
+    let tail = (16 << 20) - 100;
+    let held = fs::read_dir(member_dir(&described, 1))?.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let oldest = held.filter(|name| name.len() == 24).min().context("a segment")?;
+    // Where a record crosses out; inside of one; where it crosses in; before the timeline's start.
+    for place in [(&begins, tail), (&within, 50_000), (&ends, 50_000), (&oldest, 200)] {
+        let place = (place.0.as_str(), place.1);
+        a_damaged_copy_is_named_and_the_next_one_taken(&fabric, &described, &binary, place, dir.path())?;
+    }
     standby(&described, &backup, dir.path(), &client).await?;
     client.batch_execute("INSERT INTO t VALUES (1)").await?;
     let expected = sql::text(&client, COUNT).await?;

@@ -6,24 +6,24 @@
 //! since PostgreSQL would end its recovery there and lose what was acknowledged.
 
 mod check;
+mod feed;
 mod members;
+mod segment;
 mod write;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, Tli};
 use proto::broker::Broker;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
-use proto::net::{ClientConnection, CopyEvent};
-use proto::replication::SenderMessage;
-use tokio::time::{Instant, sleep, timeout};
+use proto::net::ClientConnection;
+use tokio::time::{Instant, sleep};
 
-use self::check::Checker;
-use self::members::{End, Member, ask_all, check_same, dial, end_of, way_to};
-use self::write::{Target, write_small};
+use self::members::{End, Member, ask_all, check_same, dial, end_of};
+use self::segment::Wanted;
+use self::write::write_small;
 use crate::fabric::FabricDir;
 use crate::timeline::conf_of;
 
@@ -32,9 +32,6 @@ pub const STOP: u8 = 126;
 
 /// Exit code for a file that does not exist: recovery takes it as the end of what there is.
 pub const NOT_THERE: u8 = 1;
-
-/// A member that sends nothing for so long is left for the next one.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Pause before members are asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -191,78 +188,12 @@ async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> 
     if here != tli {
         return Ok(not_there(format!("at {upto} the tli is {here}, not {tli}")));
     }
-    segment(located, &members, end, (start, upto), (&cfg, path)).await
+    let wanted = Wanted { ttid: located.ttid, cfg: &cfg, start, upto, end, path };
+    wanted.take(&members).await
 }
 
 fn not_there(why: String) -> Outcome {
     Outcome::NotThere(why)
-}
-
-/// Takes `[start, upto)` from the first member that has it and whose copy is good.
-async fn segment(
-    located: &Located,
-    members: &[Member],
-    end: End,
-    (start, upto): (Lsn, Lsn),
-    (cfg, path): (&StreamConfig, &Path),
-) -> Result<Outcome> {
-    let mut problems = Vec::new();
-    let mut older = 0;
-    for member in members {
-        if member.status.local_start_lsn.segment_start(cfg.seg_size) > start {
-            older += 1;
-            continue;
-        }
-        let Some(term) = way_to(member, upto, end) else { continue };
-        let command = match term {
-            Some(term) => format!("START_REPLICATION {start} (term='{term}')"),
-            None => format!("START_REPLICATION {start}"),
-        };
-        match fetch(located, member, &command, (start, upto), (cfg, path)).await {
-            Ok(()) => return Ok(Outcome::Written { from: member.address.clone(), upto: Some(upto) }),
-            Err(e) => {
-                eprintln!("walfabric: {}: {e:#}", member.address);
-                problems.push(format!("{}: {e:#}", member.address));
-            }
-        }
-    }
-    if problems.is_empty() && older > 0 {
-        return Ok(not_there(format!("the members that answer hold WAL from behind {start} on")));
-    }
-    ensure!(!problems.is_empty(), "no member that answers holds [{start}, {upto})");
-    bail!("no member gives a good copy of [{start}, {upto}): {}", problems.join("; "))
-}
-
-async fn fetch(
-    located: &Located,
-    member: &Member,
-    command: &str,
-    (start, upto): (Lsn, Lsn),
-    (cfg, path): (&StreamConfig, &Path),
-) -> Result<()> {
-    let session = dial(&member.address, located.ttid).await?;
-    let (mut reader, _writer) = session.copy_both(command).await?;
-    let mut target = Target::create(path)?;
-    let mut checker = Checker::new(cfg.clone(), start);
-    let mut at = start;
-    while at < upto {
-        let event = timeout(SILENCE_MAX, reader.next()).await;
-        let event = event.map_err(|_| anyhow::anyhow!("it sends nothing for {SILENCE_MAX:?} at {at}"))??;
-        let data = match event {
-            CopyEvent::Data(data) => SenderMessage::decode(data).context("what it sends is not WAL")?,
-            CopyEvent::Error(e) => bail!("it ended the stream at {at}: {e}"),
-            other => bail!("it ended the stream at {at}: {other:?}"),
-        };
-        let SenderMessage::XLogData { start: from, wal, .. } = data else { continue };
-        ensure!(from == at, "it sent WAL from {from} where {at} was due");
-        let wanted = usize::try_from(upto.bytes_since(at)).unwrap_or(usize::MAX).min(wal.len());
-        let wal = &wal[..wanted];
-        checker.feed(wal).context("its WAL is damaged")?;
-        target.write(wal)?;
-        at = at.add(wal.len() as u64);
-    }
-    checker.finish().context("its WAL is damaged")?;
-    target.finish(cfg.seg_size.bytes())
 }
 
 /// A history file, from the first member that knows the tli.

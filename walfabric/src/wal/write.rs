@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -24,9 +24,17 @@ impl Target {
         let mut beside = name.to_owned();
         beside.push(".walfabric-tmp");
         let beside = path.with_file_name(beside);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&beside);
         let file = file.with_context(|| format!("{} cannot be made", beside.display()))?;
         Ok(Target { path: path.to_owned(), beside, file, bytes: 0, done: false })
+    }
+
+    /// `len` bytes that were written at `offset`.
+    pub(super) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        read.with_context(|| format!("{} cannot be read back", self.beside.display()))?;
+        Ok(bytes)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
