@@ -167,6 +167,14 @@ impl Term {
     /// little that no message can bring it near the end of its range.
     pub const JUMP_MAX: u64 = 1 << 32;
 
+    /// The term `terms` above this one; `None` when there is none.
+    pub const fn checked_add(self, terms: u64) -> Option<Term> {
+        match self.0.checked_add(terms) {
+            Some(term) => Some(Term(term)),
+            None => None,
+        }
+    }
+
     /// Whether a term from outside may follow on `known`; a lower one may.
     pub const fn may_follow(self, known: Term) -> bool {
         self.0.saturating_sub(known.0) <= Term::JUMP_MAX

@@ -13,6 +13,7 @@ use proto::admission::{Answer, Memory, Statement};
 use proto::consensus::{LogPosition, Member, MemberConf};
 use proto::id::{NodeId, Term};
 
+use super::bounds::{check_answer, check_statement};
 use super::durable::Pending;
 use super::effect::{AskId, Effect, Refusal};
 use super::state::{BAR_REASON_MAX, Bar};
@@ -156,13 +157,19 @@ impl Acceptor {
 
     /// Another member says where it stands: it is told what is remembered of it, and remembered.
     pub(super) fn on_told(&mut self, now: u64, ask: AskId, told: &Statement, effects: &mut Vec<Effect>) {
+        if let Err(refusal) = check_statement(self.state.term, told) {
+            return effects.push(Effect::Doubted { ask: Some(ask), refusal });
+        }
         let (node, mut after) = (told.safekeeper_id, None);
         let known = node != self.config.node_id && self.state.mconf.contains(node);
         if known {
             self.learn_commit(now, told, effects);
         }
         let remembered = self.state.standing.peers.get(&node).copied();
-        if known && remembered.is_none_or(|m| m.objection(told).is_none()) {
+        // What asks first when WAL is committed here may have been lost: it stays unknown until it took part, so that
+        // its next question, when this answer does not arrive, is answered alike.
+        let late = remembered.is_none() && told.term == Term::ZERO && self.describe().committed;
+        if known && !late && remembered.is_none_or(|m| m.objection(told).is_none()) {
             let memory = Memory::of(told);
             self.state.standing.peers.insert(node, memory);
             // Positions are written along with whatever is written next; a new life is not forgotten at all.
@@ -192,6 +199,9 @@ impl Acceptor {
         let (node, theirs) = (answer.statement.safekeeper_id, &answer.statement);
         if node == self.config.node_id || !self.state.mconf.contains(node) || self.stopped.is_some() {
             return;
+        }
+        if let Err(refusal) = check_answer(self.state.term, answer) {
+            return effects.push(Effect::Doubted { ask: None, refusal });
         }
         self.learn_commit(now, theirs, effects);
         self.heard.answered.insert(node);
@@ -226,10 +236,13 @@ impl Acceptor {
     }
 
     /// The commit position that a proposer told another member, and not this one before it went. Two logs that end in
-    /// the same term are prefixes of one leader's log, so up to the shorter end they are one.
+    /// the same term are prefixes of one leader's log, so up to the shorter end they are one. Only from the directory
+    /// that is remembered, and only when it has not forgotten anything: another one may have another log.
     fn learn_commit(&mut self, now: u64, theirs: &Statement, effects: &mut Vec<Effect>) {
         let own = LogPosition::of(&self.state.history, self.flush_lsn()).last_log_term;
-        let sound = theirs.admitted && self.counts() && self.stopped.is_none() && !self.busy();
+        let same = |m: &Memory| m.incarnation == theirs.incarnation && m.objection(theirs).is_none();
+        let sound = self.state.standing.peers.get(&theirs.safekeeper_id).is_some_and(same);
+        let sound = sound && theirs.admitted && self.counts() && self.stopped.is_none() && !self.busy();
         if sound && theirs.last_log_term == own && theirs.commit_lsn > self.leader_commit.max(self.state.commit_lsn) {
             self.leader_commit = theirs.commit_lsn;
             self.advance_commit(now, effects);
@@ -289,7 +302,7 @@ impl Acceptor {
             .filter(|asked| outweighs(&self.state.mconf, node, &self.heard.fenced) || self.heard.highest < *asked)
         else {
             // Somebody is there already, for whatever reason: higher.
-            self.heard.asked = Some(Term(self.heard.highest.0.saturating_add(FENCE_STEP)));
+            self.heard.asked = self.heard.highest.checked_add(FENCE_STEP);
             self.heard.fenced.clear();
             return;
         };
@@ -333,7 +346,8 @@ impl Acceptor {
         if self.state.standing.barred.is_none() {
             return;
         }
-        let fence = Term(self.heard.highest.max(self.state.term).0.saturating_add(FENCE_STEP));
+        // At the end of the range, which no number from outside brings near, it stays barred.
+        let Some(fence) = self.heard.highest.max(self.state.term).checked_add(FENCE_STEP) else { return };
         self.state.term = fence;
         self.pusher = None;
         self.admit(fence, effects);
@@ -393,10 +407,17 @@ impl Acceptor {
         if outweighs(&self.state.mconf, node, &self.heard.admitted) {
             return "it is being admitted again".to_owned();
         }
+        let who = missing.join(" and ");
+        let answered = self.heard.answered.union(&self.heard.admitted).count();
+        if answered + 1 == self.state.mconf.nodes().len() {
+            return format!(
+                "safekeeper {who} answered and took no part either: nobody can admit it; 'walfabric timeline \
+                 readmit --force' decides instead"
+            );
+        }
         format!(
-            "it waits for safekeeper {} to answer as a sound member; 'walfabric timeline readmit --force' decides \
-             instead",
-            missing.join(" and ")
+            "it waits for safekeeper {who} to answer as a sound member; 'walfabric timeline readmit --force' decides \
+             instead"
         )
     }
 }

@@ -59,7 +59,7 @@ pub enum Input {
         /// The end found: `flush_lsn` equals the position asked for.
         end: LogEnd,
     },
-    /// Another member says where it stands; answered by [`Effect::Answer`].
+    /// Another member says where it stands; answered by [`Effect::Answer`], or refused by [`Effect::Doubted`].
     Told {
         /// Names the question.
         ask: AskId,
@@ -134,6 +134,13 @@ pub enum Effect {
         answer: Box<Answer>,
         /// Not before this is done.
         after: Option<WriteId>,
+    },
+    /// What another member said is refused, and changed nothing: answer its question so, or tell an operator.
+    Doubted {
+        /// Its question; `None` when it answered one.
+        ask: Option<AskId>,
+        /// What is wrong.
+        refusal: Refusal,
     },
     /// Close the connection, after an error message that states the reason. Replies that wait for it are dropped.
     Close {
@@ -307,6 +314,14 @@ pub enum Refusal {
         /// What it forgot, and what it waits for.
         why: String,
     },
+    /// What another member says about itself cannot be.
+    #[error("statement of safekeeper {node}: {problem}")]
+    BadStatement {
+        /// Who is said to have said it.
+        node: NodeId,
+        /// Which number, and its bound.
+        problem: String,
+    },
     /// The timeline stopped after a failed write.
     #[error("the timeline is stopped: {0}")]
     Stopped(String),
@@ -326,7 +341,7 @@ impl Refusal {
             | Refusal::WrongVersion { .. }
             | Refusal::WrongSegSize { .. } => sqlstate::FOREIGN_CLUSTER,
             Refusal::EpochMissing | Refusal::EpochStale { .. } => sqlstate::STALE_PRIMARY_EPOCH,
-            Refusal::TooFar { .. } => sqlstate::INVALID_PARAMETER_VALUE,
+            Refusal::TooFar { .. } | Refusal::BadStatement { .. } => sqlstate::INVALID_PARAMETER_VALUE,
             Refusal::WrongGeneration { .. } | Refusal::NotAMember { .. } => sqlstate::GENERATION_MISMATCH,
             Refusal::Superseded(_) => sqlstate::PREEMPTED,
             Refusal::BelowCommit { .. } | Refusal::BadWal(_) => sqlstate::DATA_CORRUPTED,
@@ -360,6 +375,9 @@ impl Refusal {
             Refusal::TooFar { .. } => {
                 Some("Nothing was changed. Find out who sent it: no proposer that works sends such a number.")
             }
+            Refusal::BadStatement { .. } => {
+                Some("Nothing was changed. Find out who sent it: no safekeeper that works says this of itself.")
+            }
             _ => None,
         }
     }
@@ -378,9 +396,11 @@ impl Refusal {
             | Refusal::WrongSystem { .. }
             | Refusal::WrongVersion { .. }
             | Refusal::WrongSegSize { .. } => NextAction::Fenced,
-            Refusal::OutOfOrder(_) | Refusal::Malformed { .. } | Refusal::BadWal(_) | Refusal::TooFar { .. } => {
-                NextAction::Broken
-            }
+            Refusal::OutOfOrder(_)
+            | Refusal::Malformed { .. }
+            | Refusal::BadWal(_)
+            | Refusal::TooFar { .. }
+            | Refusal::BadStatement { .. } => NextAction::Broken,
             Refusal::BelowCommit { .. } | Refusal::HistoryFull(_) | Refusal::Stopped(_) => NextAction::Damaged,
         }
     }

@@ -22,10 +22,12 @@
 //! | `vote`, `elect`, `append` | one message each |
 //! | `durable` | flush, persist, completions, failure, the commit position |
 //! | `admission` | whether this member may vote and count at all |
+//! | `bounds` | what another member's words may say at most |
 //! | `log` | the log's ends: written, durable, and the decoder that follows it |
 
 mod admission;
 mod append;
+mod bounds;
 mod durable;
 mod effect;
 mod elect;
@@ -48,6 +50,7 @@ use log::Log;
 use session::Conn;
 
 pub use admission::{Admission, FENCE_STEP};
+pub use bounds::{FENCE_JUMP_MAX, check_statement};
 pub use effect::{AskId, ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
 pub use state::{
     BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions, Standing,

@@ -201,7 +201,10 @@ async fn member_statement(
     let handle = timeline(ctx, startup)?;
     let stopped =
         || SqlError::new(sqlstate::CANNOT_CONNECT_NOW, "the timeline is stopped or has just been opened anew");
-    let answer = handle.told(statement).await.ok_or_else(stopped)?;
+    let answer = handle.told(statement).await.ok_or_else(stopped)?.map_err(|refusal| SqlError {
+        hint: refusal.hint().map(str::to_owned),
+        ..SqlError::new(refusal.sqlstate(), refusal.to_string())
+    })?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
     Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
 }

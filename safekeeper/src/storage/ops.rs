@@ -53,7 +53,9 @@ impl Op {
             Effect::Flush(write) => Ok(Op::Flush(write)),
             Effect::Truncate { write, to } => Ok(Op::Truncate { write, to }),
             Effect::Persist { write, state } => Ok(Op::Persist { write, state }),
-            other @ (Effect::Reply { .. } | Effect::Close { .. } | Effect::Answer { .. }) => Err(other),
+            other @ (Effect::Reply { .. } | Effect::Close { .. } | Effect::Answer { .. } | Effect::Doubted { .. }) => {
+                Err(other)
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use proto::admission::Statement;
 use proto::net::{SqlError, sqlstate};
+use proto::runtime::RepeatLog;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -52,6 +53,8 @@ pub(super) struct Driver {
     positions: watch::Sender<Positions>,
     commands: mpsc::UnboundedReceiver<Command>,
     asks: asks::Asks,
+    /// Answers of other members that cannot be.
+    doubted: RepeatLog,
     acceptor: Acceptor,
     conns: Conns,
     started: Instant,
@@ -129,6 +132,7 @@ impl Driver {
             positions,
             commands,
             asks: asks::Asks::default(),
+            doubted: RepeatLog::events("another member's answer is refused"),
             acceptor: opened.acceptor,
             conns: Conns::default(),
             started: Instant::now(),
@@ -261,6 +265,10 @@ impl Driver {
                 self.conns.close(conn, error);
             }
             Err(Effect::Answer { ask, answer, after }) => self.asks.answer(ask, *answer, after),
+            Err(Effect::Doubted { ask: Some(ask), refusal }) => self.asks.refuse(ask, refusal),
+            Err(Effect::Doubted { ask: None, refusal }) => {
+                self.doubted.warn(format!("{}: {refusal}; nothing was changed", self.shared.ttid));
+            }
             Err(_) => unreachable!("every other effect concerns the disk"),
         }
     }

@@ -16,7 +16,7 @@ use super::port::{ANSWERS_MAX, ProposerPort};
 use super::reader::{ReadMode, WalReadError, WalReader};
 use super::shared::{Command, Shared};
 use super::standbys::StandbyReader;
-use crate::core::{self, Admission, ControlState};
+use crate::core::{self, Admission, ControlState, Refusal};
 
 /// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -210,8 +210,9 @@ impl TimelineHandle {
         told.await.ok().flatten()
     }
 
-    /// Takes what another member says about itself; the answer is durable. `None`: the timeline stopped meanwhile.
-    pub async fn told(&self, statement: Box<Statement>) -> Option<Answer> {
+    /// Takes what another member says about itself; the answer is durable, a refusal changed nothing. `None`: the
+    /// timeline stopped meanwhile.
+    pub async fn told(&self, statement: Box<Statement>) -> Option<Result<Answer, Refusal>> {
         let (answer, told) = oneshot::channel();
         self.shared.commands.send(Command::Told { statement, answer }).ok()?;
         told.await.ok()

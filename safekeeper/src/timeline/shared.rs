@@ -72,7 +72,7 @@ pub(super) enum Command {
     /// Another member says where it stands.
     Told {
         statement: Box<Statement>,
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<Result<Answer, core::Refusal>>,
     },
     /// Another member answered.
     Answered(Box<Answer>),

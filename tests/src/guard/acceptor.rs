@@ -102,7 +102,9 @@ impl Rig {
                 Effect::Persist { write, .. } => finished(write),
                 Effect::Reply { message: AcceptorMessage::Append(reply), .. } => acknowledged = reply.flush_lsn,
                 Effect::Write { .. } | Effect::Reply { .. } | Effect::Answer { .. } => {}
-                Effect::Truncate { .. } | Effect::Close { .. } => panic!("not part of this path: {effect:?}"),
+                Effect::Truncate { .. } | Effect::Close { .. } | Effect::Doubted { .. } => {
+                    panic!("not part of this path: {effect:?}")
+                }
             }
         }
         self.acknowledged = acknowledged;

@@ -269,6 +269,9 @@ impl Live {
             }
             Effect::Answer { ask, answer, after: Some(after) } => self.answers.push((ask, answer, after)),
             Effect::Answer { ask, answer, after: None } => out.push(Out::Answer(ask, answer)),
+            Effect::Doubted { refusal, .. } => {
+                assert!(bug.is_some(), "what an honest member says is refused: {refusal}")
+            }
             Effect::Flush(write)
                 if bug == Some(Bug::AckBeforeSync) && self.ops.iter().all(|o| matches!(o, Op::Write { .. })) =>
             {

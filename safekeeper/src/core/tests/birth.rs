@@ -7,7 +7,7 @@ use super::*;
 use crate::core::Admission;
 
 /// A directory that was just made, of member `id`.
-fn fresh(id: u64) -> Statement {
+pub(super) fn fresh(id: u64) -> Statement {
     Statement {
         safekeeper_id: NodeId(id),
         incarnation: Incarnation::new([id as u8; 16]),
@@ -23,7 +23,7 @@ fn fresh(id: u64) -> Statement {
     }
 }
 
-fn answers(rig: &mut Rig, statement: Statement) {
+pub(super) fn answers(rig: &mut Rig, statement: Statement) {
     let answer = Answer { statement, elected: Term::ZERO, remembered: None, fenced: None };
     rig.step(Input::Answered(Box::new(answer)));
 }
@@ -41,7 +41,7 @@ fn remembered(rig: &mut Rig, statement: Statement) -> Option<Memory> {
 }
 
 /// Member 1 of three that are reached, which has heard nothing yet.
-fn born() -> Rig {
+pub(super) fn born() -> Rig {
     let member = |id| Member { id: NodeId(id), host: "sk".to_owned(), pg_port: 1 };
     let mconf = MemberConf::new(Generation(1), (1..=3).map(member).collect(), Vec::new()).expect("valid");
     Rig::of(ControlState { mconf, ..control() }, Some(LogEnd { flush_lsn: start(), last_record_start: None }))
@@ -73,7 +73,7 @@ fn a_member_that_asks_after_the_first_commit_finds_itself_known_from_its_answer(
 }
 
 /// One record in term 1 that is durable here, and of which no proposer said that it is committed.
-fn uncommitted() -> (Rig, Lsn) {
+pub(super) fn uncommitted() -> (Rig, Lsn) {
     let mut rig = born();
     answers(&mut rig, fresh(2));
     answers(&mut rig, fresh(3));
@@ -118,4 +118,5 @@ fn a_directory_first_heard_of_after_a_commit_stays_unknown() {
     let mut rig = Rig::of(of_an_older_version, Some(LogEnd { flush_lsn: end, last_record_start: Some(start()) }));
     answers(&mut rig, fresh(3));
     assert_eq!(remembered(&mut rig, fresh(3)), None);
+    assert_eq!(remembered(&mut rig, fresh(3)), None, "also when the answer was lost and it asks again");
 }

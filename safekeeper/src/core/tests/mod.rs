@@ -7,6 +7,7 @@ mod elections;
 mod failures;
 mod limits;
 mod sessions;
+mod statements;
 
 use bytes::Bytes;
 use pgformat::wal::{StreamConfig, WalBuilder};

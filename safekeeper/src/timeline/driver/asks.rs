@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use proto::admission::Answer;
 use tokio::sync::oneshot;
 
-use crate::core::{AskId, WriteId};
+use crate::core::{AskId, Refusal, WriteId};
 
 /// All questions of a timeline. Dropping it tells everybody who asks that there is no answer.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     last: u64,
-    open: BTreeMap<AskId, oneshot::Sender<Answer>>,
+    open: BTreeMap<AskId, oneshot::Sender<Result<Answer, Refusal>>>,
     waiting: Vec<(WriteId, AskId, Answer)>,
 }
 
 impl Asks {
     /// Numbers a question.
-    pub(super) fn put(&mut self, answer: oneshot::Sender<Answer>) -> AskId {
+    pub(super) fn put(&mut self, answer: oneshot::Sender<Result<Answer, Refusal>>) -> AskId {
         self.last += 1;
         self.open.insert(AskId(self.last), answer);
         AskId(self.last)
@@ -27,18 +27,23 @@ impl Asks {
     pub(super) fn answer(&mut self, ask: AskId, answer: Answer, after: Option<WriteId>) {
         match after {
             Some(after) => self.waiting.push((after, ask, answer)),
-            None => self.send(ask, answer),
+            None => self.send(ask, Ok(answer)),
         }
     }
 
     /// Everything up to `write` is durable.
     pub(super) fn completed(&mut self, write: WriteId) {
         for (_, ask, answer) in self.waiting.extract_if(.., |(after, ..)| *after <= write).collect::<Vec<_>>() {
-            self.send(ask, answer);
+            self.send(ask, Ok(answer));
         }
     }
 
-    fn send(&mut self, ask: AskId, answer: Answer) {
+    /// What was said changed nothing.
+    pub(super) fn refuse(&mut self, ask: AskId, refusal: Refusal) {
+        self.send(ask, Err(refusal));
+    }
+
+    fn send(&mut self, ask: AskId, answer: Result<Answer, Refusal>) {
         if let Some(asker) = self.open.remove(&ask) {
             // It may have given up.
             let _ = asker.send(answer);
