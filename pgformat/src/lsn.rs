@@ -189,7 +189,8 @@ impl SegSize {
         format!("{:08X}{:08X}{:08X}", tli.0, segno / per_id, segno % per_id)
     }
 
-    /// The inverse of [`SegSize::file_name`]; `None` for any other name.
+    /// The inverse of [`SegSize::file_name`]; `None` for any other name, and for that of a segment whose end is no
+    /// position.
     pub fn parse_file_name(self, name: &str) -> Option<(Tli, u64)> {
         if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)) {
             return None;
@@ -197,7 +198,8 @@ impl SegSize {
         let part = |r: std::ops::Range<usize>| u64::from_str_radix(name.get(r)?, 16).ok();
         let (tli, id, seg) = (part(0..8)?, part(8..16)?, part(16..24)?);
         let per_id = 0x1_0000_0000 / self.bytes();
-        (seg < per_id).then(|| (Tli(tli as u32), id * per_id + seg))
+        let segno = id * per_id + seg;
+        (seg < per_id && (segno + 1).checked_mul(self.bytes()).is_some()).then_some((Tli(tli as u32), segno))
     }
 }
 
@@ -291,6 +293,9 @@ mod tests {
             None,
             "segment 0x100 of an id does not exist at 16 MiB"
         );
+        let last = SegSize::DEFAULT;
+        assert_eq!(last.parse_file_name("00000001FFFFFFFF000000FF"), None, "it ends beyond the last position");
+        assert_eq!(last.parse_file_name("00000001FFFFFFFF000000FE"), Some((Tli(1), (1 << 40) - 2)));
         assert!(SegSize::new(3 << 20).is_none() && SegSize::new(1 << 19).is_none());
     }
 

@@ -83,8 +83,14 @@ fn exit_codes(fabric: &TestFabric, described: &Fabric, binary: &Path, first: &st
     let to = dir.join("file");
     let (code, text) = wal_get(binary, described, first, &to)?;
     ensure!(code == Some(0) && fs::metadata(&to)?.len() == 16 << 20, "{code:?}: {text}");
-    for absent in ["0000000100000FFF00000001", "000000020000000000000001", "00000002.history", "00000001.history", "x"]
-    {
+    for absent in [
+        "0000000100000FFF00000001",
+        "000000020000000000000001",
+        "00000002.history",
+        "00000001.history",
+        "x",
+        "00000001FFFFFFFF000000FF",
+    ] {
         let (code, text) = wal_get(binary, described, absent, &dir.join("absent"))?;
         ensure!(code == Some(1) && text.contains("does not exist"), "{absent}: {code:?}: {text}");
     }
