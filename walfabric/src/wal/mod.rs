@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use self::members::{End, Member, ask_all, check_same, dial, end_of};
 use self::segment::Wanted;
-use self::write::write_small;
+use self::write::{check_place, write_small};
 use crate::fabric::FabricDir;
 use crate::timeline::conf_of;
 
@@ -91,6 +91,8 @@ struct Located {
 /// When whether it exists cannot be known, when every member's copy is bad, and when it cannot be written: reasons to
 /// stop a recovery.
 pub async fn get(source: &WalSource, name: &str, path: &Path) -> Result<Outcome> {
+    // Before anything is asked: waiting does not change it.
+    check_place(path)?;
     let located = locate(source).await?;
     let deadline = Instant::now() + Duration::from_secs(source.wait_s);
     loop {

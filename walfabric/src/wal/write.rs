@@ -1,11 +1,11 @@
 //! A file that is there as a whole or not at all: written beside its place, synced, renamed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -20,11 +20,14 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn create(path: &Path) -> Result<Target> {
+        check_place(path)?;
         let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
         let mut beside = name.to_owned();
-        beside.push(".walfabric-tmp");
+        // A name that nobody else has and that cannot be foreseen: two may write to one path.
+        beside.push(format!(".walfabric-tmp-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         let beside = path.with_file_name(beside);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        // A new file: never one that is there, and never through a link.
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&beside);
         let file = file.with_context(|| format!("{} cannot be made", beside.display()))?;
         Ok(Target { path: path.to_owned(), beside, file, bytes: 0, done: false })
     }
@@ -62,9 +65,20 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if !self.done {
-            // What cannot be removed is overwritten by the next attempt.
+            // What cannot be removed is in nobody's way.
             let _ = fs::remove_file(&self.beside);
         }
+    }
+}
+
+/// Refuses a path at which something other than a regular file is: a rename would put a file in the place of a device,
+/// a pipe or a link.
+pub(super) fn check_place(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_file() => Ok(()),
+        Ok(_) => bail!("{} is no regular file, and is not replaced; name a file", path.display()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("{} cannot be looked at", path.display())),
     }
 }
 
@@ -72,4 +86,49 @@ pub(super) fn write_small(path: &Path, content: &[u8]) -> Result<()> {
     let mut target = Target::create(path)?;
     target.write(content)?;
     target.finish(content.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_replaced() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (socket, link, file) = (dir.path().join("socket"), dir.path().join("link"), dir.path().join("file"));
+        let _listener = UnixListener::bind(&socket)?;
+        fs::write(&file, "old")?;
+        symlink(&file, &link)?;
+        for path in [&socket, &link, &dir.path().to_owned()] {
+            let refused = write_small(path, b"new").expect_err("no regular file").to_string();
+            assert!(refused.contains("no regular file"), "{refused}");
+        }
+        assert!(fs::symlink_metadata(&socket)?.file_type().is_socket() && fs::symlink_metadata(&link)?.is_symlink());
+        assert_eq!(fs::read(&file)?, b"old");
+        write_small(&file, b"new")?;
+        assert_eq!(fs::read(&file)?, b"new");
+        Ok(())
+    }
+
+    #[test]
+    fn two_write_to_one_path_and_a_planted_link_is_not_followed() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        fs::write(&other, "other")?;
+        symlink(&other, dir.path().join("file.walfabric-tmp"))?;
+        let (mut one, mut two) = (Target::create(&path)?, Target::create(&path)?);
+        one.write(b"one")?;
+        two.write(b"two")?;
+        one.finish(3)?;
+        assert_eq!(fs::read(&path)?, b"one");
+        two.finish(3)?;
+        assert_eq!(fs::read(&path)?, b"two");
+        assert_eq!(fs::read(&other)?, b"other");
+        drop(Target::create(&path)?);
+        assert_eq!(fs::read_dir(dir.path())?.count(), 3, "nothing half-made stays");
+        Ok(())
+    }
 }
