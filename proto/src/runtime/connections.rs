@@ -1,11 +1,14 @@
 //! HTTP connections: a bound on their number, on the time that a request's head and body may take, and on idleness.
 //!
 //! When all are taken, a small reserve still answers whether the server lives and is ready, one request a connection:
-//! a flood of requests must not look like a dead server. Everything else is told there that it is refused.
+//! a flood of requests must not look like a dead server. Everything else is told there that it is refused. When the
+//! reserve is taken as well, the oldest connection in it that has not sent a probe's whole head gives way to a new one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -43,7 +46,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (no file descriptors left): trying again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections of the reserve; beyond them a connection is closed without a word.
+/// Connections of the reserve; beyond them the oldest that is no probe is closed for the next, without a word.
 const RESERVE: usize = 32;
 
 /// How long a connection of the reserve may take in all: so who holds it without asking gives it back soon.
@@ -62,8 +65,8 @@ const REFUSAL: &str = "{\"error\":\"too many HTTP connections\",\"hint\":\"Close
 /// Serves until cancelled; open requests get five seconds to end.
 pub(super) async fn serve(listener: TcpListener, router: Router, connections_max: usize, cancel: CancellationToken) {
     let places = Arc::new(Semaphore::new(connections_max));
-    let reserve = Arc::new(Semaphore::new(RESERVE));
-    let probes = router.clone().layer(from_fn(only_probes));
+    let mut reserve = Reserve::default();
+    let probes = router.clone();
     let trouble = RepeatLog::events("an HTTP connection could not be accepted");
     let refused = RepeatLog::events("an HTTP connection beyond the limit");
     let mut open = JoinSet::new();
@@ -76,7 +79,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections_max
                     Ok(place) => drop(open.spawn(connection(stream, router.clone(), cancel.clone(), place))),
                     Err(_) => {
                         refused.warn(format!("{peer}: all {connections_max} of --http-connections-max are open"));
-                        if let Ok(place) = Arc::clone(&reserve).try_acquire_owned() {
+                        if let Some(place) = reserve.place() {
                             open.spawn(spare_connection(stream, probes.clone(), place));
                         }
                     }
@@ -113,14 +116,50 @@ async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken
     }
 }
 
+/// Who is in the reserve, oldest first.
+#[derive(Default)]
+struct Reserve(VecDeque<Arc<Spare>>);
+
+/// A connection of the reserve.
+#[derive(Default)]
+struct Spare {
+    /// A probe's whole head is there: it is being answered, and is let be.
+    probes: AtomicBool,
+    /// Somebody else gets its place.
+    evicted: CancellationToken,
+}
+
+impl Reserve {
+    /// A place for a new connection, which is given back when it is dropped; none while all are being answered.
+    fn place(&mut self) -> Option<Arc<Spare>> {
+        // Its connection's task holds the other one.
+        self.0.retain(|spare| Arc::strong_count(spare) > 1);
+        if self.0.len() >= RESERVE {
+            let oldest = self.0.iter().position(|spare| !spare.probes.load(Ordering::Relaxed))?;
+            self.0.remove(oldest)?.evicted.cancel();
+        }
+        let spare = Arc::new(Spare::default());
+        self.0.push_back(Arc::clone(&spare));
+        Some(spare)
+    }
+}
+
 /// One request of a probe, or one refusal.
-async fn spare_connection(stream: TcpStream, probes: Router, _place: OwnedSemaphorePermit) {
+async fn spare_connection(stream: TcpStream, router: Router, spare: Arc<Spare>) {
     tune(&stream);
+    let asking = Arc::clone(&spare);
+    let probes = router.layer(from_fn(only_probes)).layer(from_fn(move |request: Request, next: Next| {
+        asking.probes.store(PROBES.contains(&request.uri().path()), Ordering::Relaxed);
+        next.run(request)
+    }));
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(RESERVE_LIMIT).max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
     let serving = protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(probes));
-    // The client may be gone, or never have asked; there is nobody else to tell.
-    let _ = timeout(RESERVE_LIMIT, serving).await;
+    tokio::select! {
+        // The client may be gone, or never have asked; there is nobody else to tell.
+        _ = timeout(RESERVE_LIMIT, serving) => {}
+        () = spare.evicted.cancelled() => {}
+    }
 }
 
 async fn only_probes(request: Request, next: Next) -> Response {

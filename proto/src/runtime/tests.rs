@@ -52,6 +52,26 @@ fn a_bad_body_is_told_with_its_place() {
     assert!(e.body.error.contains("line 1"), "{}", e.body.error);
 }
 
+/// Goal: strangers who ask nothing do not keep probes from the reserve. Method: more half-open connections than there
+/// are places of both kinds, and all of them stay.
+#[tokio::test]
+async fn half_open_connections_in_the_reserve_give_way_to_probes() {
+    let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port").with_connections_max(1);
+    let address = bound.address();
+    let cancel = CancellationToken::new();
+    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() });
+    let server = tokio::spawn(bound.serve(router, cancel.clone()));
+    let mut half_open = Vec::new();
+    for _ in 0..40 {
+        let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        socket.write_all(b"GET /livez HTTP/1.1\r\nX: ").await.expect("it reads");
+        half_open.push(socket);
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"), "{} are half open", half_open.len());
+    }
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic").expect("an end");
+}
+
 /// Goal: half-open requests keep nobody else's descriptors, who is refused can read why, and a probe still learns that
 /// the server lives. Method: all connections but none of them asks anything.
 #[tokio::test]
