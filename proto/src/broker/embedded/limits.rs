@@ -32,7 +32,7 @@ pub(super) const TXN_OPS_MAX: usize = 128;
 /// Operations and comparisons of a transaction with all its inner ones, whose number etcd does not bound.
 pub(super) const TXN_OPS_TOTAL_MAX: usize = 1024;
 
-/// Leases at once; a node has one.
+/// Leases at once; a node has one. One more ends the oldest that have no keys.
 pub(super) const LEASES_MAX: usize = 100_000;
 
 /// Watches of one stream, and of all streams; a node has a handful for each timeline.

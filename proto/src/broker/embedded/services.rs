@@ -241,7 +241,7 @@ impl PbMaintenanceService for Services {
                 raft_index: u64::try_from(header.revision).unwrap_or(0),
                 raft_applied_index: u64::try_from(header.revision).unwrap_or(0),
                 header: Some(header),
-                errors: alarm.into_iter().collect(),
+                errors: alarm.into_iter().chain(store.crowd()).collect(),
                 ..PbStatusResponse::default()
             })
         })

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::history::History;
+use super::limits::LEASES_MAX;
 use super::log::{Log, LogError};
 use super::store::{Millis, Op, Store};
 
@@ -25,6 +26,9 @@ const BATCH_MAX: usize = 64;
 /// A lease that ended so long ago unnoticed says that this server stood still (stopped, suspended, a slow disk), and
 /// that its clients could not keep their leases alive either.
 const STALL_MS: Millis = 1_000;
+
+/// So few leases are no crowd any longer; far below where it begins, so that the log is not filled by going to and fro.
+const CROWD_OVER: usize = LEASES_MAX / 4;
 
 /// What to do on the store; gives what to do when it is durable.
 type Job = Box<dyn FnOnce(&mut Store, Millis) -> Answer + Send>;
@@ -82,12 +86,14 @@ pub(super) struct Writer {
     history: Arc<History>,
     clock: Clock,
     jobs: mpsc::Receiver<Job>,
+    /// It was told that there are too many leases.
+    crowded: bool,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, log: Log, history: Arc<History>, clock: Clock) -> (Writer, Requests) {
         let (sender, jobs) = mpsc::channel(REQUESTS_MAX);
-        (Writer { store, log: Some(log), history, clock, jobs }, Requests { jobs: sender })
+        (Writer { store, log: Some(log), history, clock, jobs, crowded: false }, Requests { jobs: sender })
     }
 
     /// Serves until cancelled; an error of the log ends it, and requests in flight stay unanswered.
@@ -118,6 +124,7 @@ impl Writer {
         let was_full = self.store.is_full();
         let answers: Vec<Answer> = batch.drain(..).map(|job| job(&mut self.store, now)).collect();
         tell_alarm(was_full, &self.store);
+        self.tell_crowd();
         let ended = self.store.expire(now);
         if ended > 0 {
             tracing::info!(leases = ended, "leases ended, their keys are deleted");
@@ -147,6 +154,15 @@ impl Writer {
             self.store = self.with_log(move |log| Ok((log.rewrite(&store)?, store))).await?;
         }
         Ok(())
+    }
+
+    /// Logs that there are more leases than nodes can need, once until they are few again.
+    fn tell_crowd(&mut self) {
+        if let Some(text) = self.store.crowd().filter(|_| !self.crowded) {
+            tracing::error!("{text}");
+            self.crowded = true;
+        }
+        self.crowded &= self.store.lease_count() > CROWD_OVER;
     }
 
     /// Lends the log to a blocking thread. After an error it is gone, and so is the writer.

@@ -10,6 +10,9 @@ use super::{Lease, Millis, Op, Refusal, Store};
 /// Shortest time to live: below it a busy machine would end leases of living nodes.
 const TTL_S_MIN: i64 = 1;
 
+/// Leases that end at a time when there are too many: finding the oldest takes a look at each.
+const LEASES_DROPPED: usize = 1024;
+
 /// Longest time to live, as etcd has it.
 const TTL_S_MAX: i64 = 9_000_000_000;
 
@@ -27,15 +30,40 @@ impl Store {
         if lease == 0 || self.leases.contains_key(&lease) {
             return Err(Refusal::LeaseExists);
         }
+        self.claim(ENTRY_BYTES)?;
+        if self.leases.len() >= LEASES_MAX {
+            self.make_room(now);
+        }
         if self.leases.len() >= LEASES_MAX {
             return Err(Refusal::TooManyLeases);
         }
-        self.claim(ENTRY_BYTES)?;
         let ttl_s = ttl_s.max(TTL_S_MIN);
         let mut draft = self.draft();
         self.apply(Op::Grant { lease, ttl_s }, &mut draft, now);
         self.commit(draft);
         Ok(PbLeaseGrantResponse { header: Some(self.header()), id: lease, ttl: ttl_s, error: String::new() })
+    }
+
+    /// Ends leases without keys, those first that were granted or kept alive longest ago. A node puts its keys under a
+    /// lease at once, so it always gets one, whatever strangers ask for.
+    fn make_room(&mut self, now: Millis) {
+        let idle = self.leases.iter().filter(|(_, lease)| lease.keys.is_empty());
+        let mut idle: Vec<(Millis, i64)> = idle.map(|(id, lease)| (lease.heard_at(), *id)).collect();
+        idle.sort_unstable();
+        for (_, lease) in idle.into_iter().take(LEASES_DROPPED) {
+            self.revoke(lease, now).expect("it is there");
+        }
+    }
+
+    /// What is wrong when there are more leases than nodes can need.
+    pub(in crate::broker::embedded) fn crowd(&self) -> Option<String> {
+        let count = self.leases.len();
+        (count > LEASES_MAX / 2).then(|| {
+            format!(
+                "walfabric: {count} leases, of at most {LEASES_MAX}: more end the oldest that have no keys; somebody \
+                 takes leases and does not give them back (etcdctl lease list)"
+            )
+        })
     }
 
     /// Whether a lease has this number.
@@ -78,6 +106,10 @@ impl Store {
         let keys = if with_keys { found.keys.iter().cloned().collect() } else { Vec::new() };
         let left_s = i64::try_from(found.ends_at.saturating_sub(now) / 1000).unwrap_or(i64::MAX);
         Ok(PbLeaseTimeToLiveResponse { header, id: lease, ttl: left_s, granted_ttl: found.ttl_s, keys })
+    }
+
+    pub(in crate::broker::embedded) fn lease_count(&self) -> usize {
+        self.leases.len()
     }
 
     pub(in crate::broker::embedded) fn lease_statuses(&self) -> Vec<PbLeaseStatus> {
@@ -136,6 +168,13 @@ impl Store {
             found.ends_at = end_of(found.ttl_s, now);
             self.ends.insert((found.ends_at, lease));
         }
+    }
+}
+
+impl Lease {
+    /// When it was granted or kept alive last.
+    fn heard_at(&self) -> Millis {
+        self.ends_at.saturating_sub(end_of(self.ttl_s, 0))
     }
 }
 

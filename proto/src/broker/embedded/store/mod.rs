@@ -318,7 +318,7 @@ impl Refusal {
                 "walfabric: the answer would have more than 16 MiB: read it in pieces (a limit, a smaller range)"
             }
             Refusal::RequestTooLarge => "etcdserver: request is too large",
-            Refusal::TooManyLeases => "walfabric: there are 100000 leases, more are not granted",
+            Refusal::TooManyLeases => "walfabric: there are 100000 leases with keys, more are not granted",
         }
     }
 }

@@ -3,6 +3,7 @@
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbRangeRequest, PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp};
 use proptest::prelude::*;
 
+use super::super::limits::LEASES_MAX;
 use super::*;
 
 const WHO: Identity = Identity { cluster: 7, boots: 1 };
@@ -43,6 +44,30 @@ fn after_a_stall_every_lease_has_its_full_time() {
     store.renew_all(30_000);
     assert_eq!((store.expire(39_999), store.next_end()), (0, Some(40_000)));
     assert_eq!(store.time_to_live(2, false, 30_000).expect("small").ttl, 50);
+}
+
+/// Goal: leases that a stranger takes and never uses lock nobody out. Method: as many as there may be, for ever; then a
+/// node that has one, and nodes that come.
+#[test]
+fn unused_leases_make_room_for_new_ones() {
+    let mut store = Store::new(WHO);
+    store.grant(1, 10, 0).expect("grant");
+    put(&mut store, "node", 1).expect("put");
+    let count = |n: usize| i64::try_from(n).expect("small");
+    for lease in 2..=count(LEASES_MAX) {
+        assert_eq!(store.crowd().is_some(), lease > count(LEASES_MAX / 2) + 1, "{lease}");
+        store.grant(lease, 9_000_000_000, 1).expect("grant");
+    }
+    assert_eq!(store.keep_alive(2, 2), Some(9_000_000_000));
+    for node in 1..3000 {
+        let lease = count(LEASES_MAX) + node;
+        store.grant(lease, 10, 3).expect("a node gets a lease");
+        put(&mut store, &format!("node {node}"), lease).expect("and may use it");
+    }
+    assert!(store.has_lease(1) && !store.has_lease(3), "those without keys go");
+    assert!(store.has_lease(2), "the oldest first");
+    assert_eq!(keys(&store).len(), 3000);
+    assert!(store.lease_count() <= LEASES_MAX);
 }
 
 #[test]
