@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::Bounded as _;
 use harness::copy_tree;
+use pgformat::SegSize;
 use proto::api::{Readiness, SafekeeperTimelineStatus, ShimStatus};
 use tests::fabric::TestFabric;
 use tests::wait::until;
@@ -52,6 +53,13 @@ impl Rig {
 
     fn dir(&self, id: usize) -> &Path {
         &self.at.safekeepers[id - 1].data_dir
+    }
+
+    /// The file of a member's first segment.
+    fn first_segment(&self, id: usize) -> Result<PathBuf> {
+        let dir = self.dir(id).join(self.at.tenant_id.to_string()).join(self.at.timeline_id.to_string());
+        let files = std::fs::read_dir(&dir)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(dir.join(files.filter(|name| name.len() == 24).min().context("a segment")?))
     }
 
     async fn status(&self, id: usize) -> Option<SafekeeperTimelineStatus> {
@@ -174,11 +182,20 @@ async fn an_old_copy_of_a_directory_is_named_and_waits() -> Result<()> {
 }
 
 /// Goal: a member whose directory is gone gets it anew from the others, also when the primary's WAL of the timeline's
-/// start is gone, and takes no part before it has all.
+/// start is gone, and takes no part before it has all. Damage below the timeline's start is not copied: the member that
+/// is asked first has some.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_directory_is_made_anew_from_the_others() -> Result<()> {
     let mut rig = Rig::up().await?;
     rig.commit().await?;
+    let start = rig.status(1).await.context("safekeeper 1")?.timeline_start_lsn;
+    let below = usize::try_from(start.segment_offset(SegSize::DEFAULT))?;
+    rig.fabric.ok(&["kill", "safekeeper-1"])?;
+    let mut damaged = std::fs::read(rig.first_segment(1)?)?;
+    damaged[below - 200] ^= 1;
+    std::fs::write(rig.first_segment(1)?, damaged)?;
+    rig.fabric.ok(&["start", "safekeeper-1"])?;
+    rig.takes_part(1).await;
     rig.fabric.ok(&["kill", "safekeeper-2"])?;
     for entry in std::fs::read_dir(rig.dir(2))? {
         let path = entry?.path();
@@ -190,6 +207,10 @@ async fn a_lost_directory_is_made_anew_from_the_others() -> Result<()> {
     let asked = rig.readmit(2, &[])?;
     let said = String::from_utf8_lossy(&asked.stdout).into_owned();
     assert!(said.contains("made anew at") && [Some(0), Some(3)].contains(&asked.status.code()), "{asked:?}");
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(told.contains("safekeeper 1's first segment is damaged"), "{told}");
+    let (made, good) = (std::fs::read(rig.first_segment(2)?)?, std::fs::read(rig.first_segment(3)?)?);
+    assert!(made[..below] == good[..below], "the good copy");
     let filled = rig.takes_part(2).await;
     assert_eq!(filled.timeline_start_lsn, rig.status(1).await.context("safekeeper 1")?.timeline_start_lsn);
     rig.is_well().await;

@@ -4,6 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::BytesMut;
+use pgformat::wal::StreamConfig;
+use pgformat::{Lsn, SegSize};
 use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
 use proto::broker::Broker;
 use proto::broker::records::NodeRecord;
@@ -13,6 +16,7 @@ use proto::runtime::exit;
 
 use crate::http::Http;
 use crate::timeline;
+use crate::wal::{check_prehistory, stream_config};
 
 /// The most that the broker and the safekeeper may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,41 +60,109 @@ async fn held(http: &Http, node: &NodeRecord, ttid: TenantTimelineId) -> Result<
 /// Makes the timeline on a member that lost it, as it was at its start. The others remember that it was there, so it
 /// takes no part until it was admitted again; the proposer fills it from them.
 async fn make_anew(http: &Http, node: &NodeRecord, nodes: &[NodeRecord], ttid: TenantTimelineId) -> Result<()> {
-    for other in nodes.iter().filter(|n| n.id != node.id) {
+    let id = node.id;
+    let mut from_start = Vec::new();
+    for other in nodes.iter().filter(|n| n.id != id) {
         let Ok(Some(there)) = held(http, other, ttid).await else { continue };
-        let id = node.id;
         ensure!(there.mconf.contains(id), "safekeeper {id} is not a member of timeline {ttid}");
-        if there.local_start_lsn != there.timeline_start_lsn {
-            continue;
+        if there.local_start_lsn == there.timeline_start_lsn {
+            from_start.push((other, there));
         }
-        let (from, start) = (there.timeline_start_lsn.segment_start(there.wal_seg_size), there.timeline_start_lsn);
-        let request = CreateTimelineRequest {
-            tenant_id: ttid.tenant_id,
-            timeline_id: ttid.timeline_id,
-            mconf: there.mconf,
-            pg_version_num: there.pg_version_num,
-            system_id: there.system_id,
-            wal_seg_size: there.wal_seg_size,
-            start_lsn: start,
-            source: there.source,
-            primary_epoch: there.primary_epoch,
-            pg_history: there.pg_history,
-            prehistory_len: start.bytes_since(from),
-        };
-        let mut body = serde_json::to_vec(&request)?;
-        body.push(b'\n');
-        if start > from {
-            let connection = ClientConnection::dial(&options(other, ttid)?).await?;
-            let (command, want) =
-                (format!("START_REPLICATION PHYSICAL {from}"), usize::try_from(request.prehistory_len)?);
-            let whose = format!("safekeeper {}", other.id);
-            body.extend_from_slice(&timeline::stretch(connection, &command, from, want, &whose).await?);
-        }
-        http.post(&node.http, "/v1/tenant/timeline", body, timeline::BODY_TYPE).await?;
-        println!("safekeeper {id} had no timeline {ttid}: made anew at {start}, from safekeeper {}", other.id);
-        return Ok(());
     }
-    bail!("safekeeper {} does not have timeline {ttid}, and no other one that answers has it from its start", node.id)
+    let Some((_, there)) = from_start.first() else {
+        bail!("safekeeper {id} does not have timeline {ttid}, and no other one that answers has it from its start")
+    };
+    let (cfg, start) = (stream_config(there)?, there.timeline_start_lsn);
+    let mut copies = Vec::new();
+    for (other, _) in &from_start {
+        match prehistory(other, ttid, start, cfg.seg_size).await {
+            Ok(bytes) => copies.push(Copy { of: other.id, bytes }),
+            Err(e) => eprintln!("walfabric: safekeeper {} does not give its first segment: {e:#}", other.id),
+        }
+    }
+    let Copy { of, bytes } = good_copy(&cfg, start, copies)?;
+    let Some((_, there)) = from_start.into_iter().find(|(other, _)| other.id == of) else {
+        bail!("no safekeeper {of}")
+    };
+    let request = CreateTimelineRequest {
+        tenant_id: ttid.tenant_id,
+        timeline_id: ttid.timeline_id,
+        mconf: there.mconf,
+        pg_version_num: there.pg_version_num,
+        system_id: there.system_id,
+        wal_seg_size: there.wal_seg_size,
+        start_lsn: start,
+        source: there.source,
+        primary_epoch: there.primary_epoch,
+        pg_history: there.pg_history,
+        prehistory_len: bytes.len() as u64,
+    };
+    let mut body = serde_json::to_vec(&request)?;
+    body.push(b'\n');
+    body.extend_from_slice(&bytes);
+    http.post(&node.http, "/v1/tenant/timeline", body, timeline::BODY_TYPE).await?;
+    println!("safekeeper {id} had no timeline {ttid}: made anew at {start}, from safekeeper {of}");
+    Ok(())
+}
+
+/// The bytes below the timeline's start in its first segment, as one member has them.
+struct Copy {
+    of: NodeId,
+    bytes: BytesMut,
+}
+
+async fn prehistory(node: &NodeRecord, ttid: TenantTimelineId, start: Lsn, seg: SegSize) -> Result<BytesMut> {
+    let from = start.segment_start(seg);
+    let want = usize::try_from(start.bytes_since(from))?;
+    if want == 0 {
+        return Ok(BytesMut::new());
+    }
+    let connection = ClientConnection::dial(&options(node, ttid)?).await?;
+    let whose = format!("safekeeper {}", node.id);
+    timeline::stretch(connection, &format!("START_REPLICATION PHYSICAL {from}"), from, want, &whose).await
+}
+
+/// The first copy whose records are good. The end of a record from before the segment has no checksum here: in it, all
+/// good copies must be equal.
+fn good_copy(cfg: &StreamConfig, start: Lsn, copies: Vec<Copy>) -> Result<Copy> {
+    let (mut good, mut problems) = (Vec::new(), Vec::new());
+    for copy in copies {
+        match check_prehistory(cfg, start, &copy.bytes) {
+            Ok(from) => good.push((copy, from)),
+            Err(e) => {
+                let problem = format!("safekeeper {}'s first segment is damaged below {start}: {e:#}", copy.of);
+                eprintln!("walfabric: {problem}");
+                problems.push(problem);
+            }
+        }
+    }
+    let others = good.split_off(good.len().min(1));
+    let Some((copy, from)) = good.pop() else {
+        bail!("no safekeeper that has the timeline from its start gives a good first segment: {}", problems.join("; "))
+    };
+    let segment = start.segment_start(cfg.seg_size);
+    let unchecked = usize::try_from(from.bytes_since(segment))?;
+    for (other, _) in &others {
+        let pairs = copy.bytes.iter().zip(other.bytes.iter()).take(unchecked);
+        if let Some(i) = pairs.into_iter().position(|(a, b)| a != b) {
+            bail!(
+                "the first segments of safekeepers {} and {} differ at {}, before the first whole record: one is \
+                 damaged, and no checksum tells which; compare both files with the primary's or an archive's copy, \
+                 put the right one in the place of the wrong one, then try again",
+                copy.of,
+                other.of,
+                segment.add(i as u64)
+            );
+        }
+    }
+    if others.is_empty() && unchecked > 0 {
+        eprintln!(
+            "walfabric: [{segment}, {from}) of safekeeper {} is the end of a record from before the timeline; no other \
+             copy is there to compare it with",
+            copy.of
+        );
+    }
+    Ok(copy)
 }
 
 fn options(node: &NodeRecord, ttid: TenantTimelineId) -> Result<ConnectOptions> {
@@ -107,4 +179,56 @@ fn options(node: &NodeRecord, ttid: TenantTimelineId) -> Result<ConnectOptions> 
         timeout: LIMIT,
         ..ConnectOptions::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pgformat::wal::WalBuilder;
+    use pgformat::{PgMajor, Tli};
+
+    use super::*;
+
+    /// Copies of what is below `start`, which is in the second segment of 1 MiB; a record crosses into that one.
+    fn copies() -> (StreamConfig, Lsn, Vec<Copy>) {
+        let cfg = StreamConfig {
+            version: PgMajor::from_version_num(150_004).expect("a version"),
+            seg_size: SegSize::new(1 << 20).expect("a size"),
+            system_id: Some(7),
+            tlis: vec![(Tli(1), Lsn::new(0))],
+        };
+        let begin = Lsn::new(1 << 20);
+        let mut builder = WalBuilder::new(cfg.clone(), begin, None);
+        builder.noop_until(Lsn::new((2 << 20) - 4096));
+        builder.noop(20_000);
+        let start = builder.noop(300).end;
+        let bytes =
+            BytesMut::from(&builder.bytes()[1 << 20..usize::try_from(start.bytes_since(begin)).expect("small")]);
+        (cfg, start, [1, 3].map(|id| Copy { of: NodeId(id), bytes: bytes.clone() }).into())
+    }
+
+    #[test]
+    fn a_copy_with_a_damaged_record_is_left_out() -> Result<()> {
+        let (cfg, start, mut all) = copies();
+        let good = all[1].bytes.clone();
+        let place = good.len() - 200;
+        all[0].bytes[place] ^= 1;
+        let chosen = good_copy(&cfg, start, all)?;
+        assert!(chosen.of == NodeId(3) && chosen.bytes == good);
+        let (cfg, start, mut all) = copies();
+        all.iter_mut().for_each(|copy| copy.bytes[place] ^= 1);
+        let refused = good_copy(&cfg, start, all).map(|c| c.of).expect_err("both are bad").to_string();
+        assert!(refused.contains("safekeeper 1's") && refused.contains("safekeeper 3's"), "{refused}");
+        Ok(())
+    }
+
+    #[test]
+    fn copies_that_differ_where_no_record_is_whole_are_both_named() -> Result<()> {
+        let (cfg, start, all) = copies();
+        assert_eq!(good_copy(&cfg, start, all)?.of, NodeId(1));
+        let (cfg, start, mut all) = copies();
+        all[1].bytes[9_000] ^= 1;
+        let refused = good_copy(&cfg, start, all).map(|c| c.of).expect_err("they differ").to_string();
+        assert!(refused.contains("safekeepers 1 and 3 differ at 0/202328"), "{refused}");
+        Ok(())
+    }
 }

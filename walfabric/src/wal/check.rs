@@ -4,8 +4,9 @@
 //! ([`first_start`] helps to find it). Only at the beginning of a timeline nobody has that start: there the bytes up to
 //! [`Checker::checked_from`] have checked page headers and nothing else.
 
+use anyhow::{Result, ensure};
 use pgformat::wal::page::{LONG_HEADER_LEN, PageHeader, SHORT_HEADER_LEN, header_len};
-use pgformat::wal::{StreamConfig, WalDecoder, WalError};
+use pgformat::wal::{StreamConfig, WalDecoder, WalError, next_record_start};
 use pgformat::{Lsn, SegSize, WAL_PAGE_SIZE};
 
 const PAGE: usize = WAL_PAGE_SIZE as usize;
@@ -25,8 +26,20 @@ pub(super) fn first_start(segment: Lsn, rem_len: u32, seg: SegSize) -> Option<Ls
     Some(end.align8()).filter(|end| end.bytes_since(segment) < seg.bytes())
 }
 
+/// Checks real bytes of `[segment start, start)`, up to the timeline's `start`: gives where its first record starts.
+/// What comes before that one has checked page headers only.
+pub(crate) fn check_prehistory(cfg: &StreamConfig, start: Lsn, bytes: &[u8]) -> Result<Lsn> {
+    let mut checker = Checker::at_segment(cfg.clone(), start.segment_start(cfg.seg_size));
+    checker.feed(bytes)?;
+    checker.finish()?;
+    let (Some(from), Some(end)) = (checker.checked_from(), checker.boundary()) else { return Ok(start) };
+    let ends = next_record_start(end, cfg.seg_size) == next_record_start(start, cfg.seg_size);
+    ensure!(ends, "its last record ends at {end}, not where the timeline starts");
+    Ok(from)
+}
+
 /// Follows WAL from a record's or a segment's start.
-pub(crate) struct Checker {
+pub(super) struct Checker {
     cfg: StreamConfig,
     /// Position of the first byte of `carry`.
     at: Lsn,
@@ -44,22 +57,22 @@ impl Checker {
     }
 
     /// For the segment that starts at `start`, maybe inside of a record.
-    pub(crate) fn at_segment(cfg: StreamConfig, start: Lsn) -> Checker {
+    pub(super) fn at_segment(cfg: StreamConfig, start: Lsn) -> Checker {
         Checker { cfg, at: start, carry: Vec::new(), records: None }
     }
 
     /// Where the first record starts that was decoded; what comes before is not checked.
-    pub(crate) fn checked_from(&self) -> Option<Lsn> {
+    pub(super) fn checked_from(&self) -> Option<Lsn> {
         self.records.as_ref().map(|(start, _)| *start)
     }
 
     /// End of the last whole record; `None` before the first one.
-    pub(crate) fn boundary(&self) -> Option<Lsn> {
+    pub(super) fn boundary(&self) -> Option<Lsn> {
         self.records.as_ref().map(|(_, decoder)| decoder.boundary())
     }
 
     /// The next bytes.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), WalError> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), WalError> {
         if let Some((_, decoder)) = &mut self.records {
             return decoder.feed(decoder.position(), bytes);
         }
@@ -77,7 +90,7 @@ impl Checker {
     }
 
     /// The end: what came of the last page.
-    pub(crate) fn finish(&mut self) -> Result<(), WalError> {
+    pub(super) fn finish(&mut self) -> Result<(), WalError> {
         let last = std::mem::take(&mut self.carry);
         if last.is_empty() { Ok(()) } else { self.page(&last) }
     }

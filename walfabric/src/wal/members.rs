@@ -25,18 +25,17 @@ impl Member {
     fn log_end(&self) -> (Term, Lsn) {
         (self.status.last_log_term, self.status.flush_lsn)
     }
+}
 
-    /// What its WAL must look like.
-    pub(super) fn stream_config(&self) -> Result<StreamConfig> {
-        let s = &self.status;
-        let version = PgMajor::from_version_num(s.pg_version_num);
-        Ok(StreamConfig {
-            version: version.with_context(|| format!("PostgreSQL version {} is not supported", s.pg_version_num))?,
-            seg_size: s.wal_seg_size,
-            system_id: (s.system_id.0 != 0).then_some(s.system_id.0),
-            tlis: s.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
-        })
-    }
+/// What a timeline's WAL must look like.
+pub(crate) fn stream_config(s: &SafekeeperTimelineStatus) -> Result<StreamConfig> {
+    let version = PgMajor::from_version_num(s.pg_version_num);
+    Ok(StreamConfig {
+        version: version.with_context(|| format!("PostgreSQL version {} is not supported", s.pg_version_num))?,
+        seg_size: s.wal_seg_size,
+        system_id: (s.system_id.0 != 0).then_some(s.system_id.0),
+        tlis: s.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
+    })
 }
 
 /// A session with a member.

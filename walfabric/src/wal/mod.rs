@@ -21,6 +21,8 @@ use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use proto::net::ClientConnection;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::check::check_prehistory;
+pub(crate) use self::members::stream_config;
 use self::members::{End, Member, ask_all, check_same, dial, end_of};
 use self::segment::Wanted;
 use self::write::{check_place, write_small};
@@ -114,7 +116,7 @@ pub async fn copy(source: &WalSource, first: &str, dir: &Path) -> Result<Vec<(St
     let located = locate(source).await?;
     let (members, silent) = ask_all(&located.addresses, located.ttid).await;
     let member = members.first().with_context(|| format!("no member answers: {}", silent.join("; ")))?;
-    let (cfg, seg) = (member.stream_config()?, member.status.wal_seg_size);
+    let (cfg, seg) = (stream_config(&member.status)?, member.status.wal_seg_size);
     let (_, mut segno) = seg.parse_file_name(first).with_context(|| format!("{first} is not a segment's name"))?;
     let mut copied = Vec::new();
     for tli in cfg.tlis.iter().map(|(tli, _)| *tli).filter(|tli| *tli != Tli(1)) {
@@ -185,7 +187,7 @@ async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> 
     if complete && upto < next {
         return Ok(not_there(format!("the WAL ends at {upto}, inside of the segment")));
     }
-    let cfg = members[0].stream_config()?;
+    let cfg = stream_config(&members[0].status)?;
     let here = cfg.tli_at(Lsn::new(upto.get() - 1)).unwrap_or(Tli(1));
     if here != tli {
         return Ok(not_there(format!("at {upto} the tli is {here}, not {tli}")));
