@@ -72,6 +72,11 @@ fn invalid(problem: impl Into<String>) -> CreateError {
 pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Bytes) -> Result<Plan, CreateError> {
     let r = request;
     let ttid = TenantTimelineId::new(r.tenant_id, r.timeline_id);
+    for (name, id) in [("tenant_id", r.tenant_id.to_string()), ("timeline_id", r.timeline_id.to_string())] {
+        if id.bytes().all(|b| b == b'0') {
+            return Err(invalid(format!("{name} is all zeros, which names nothing")));
+        }
+    }
     // A walproposer's set may come with its greeting.
     if r.source != TimelineSource::Walproposer || r.mconf != MemberConf::none() {
         check_members(node, &r.mconf)?;
@@ -152,6 +157,15 @@ fn check_members(node: NodeId, mconf: &MemberConf) -> Result<(), CreateError> {
     }
     if !mconf.contains(node) {
         return Err(invalid(format!("mconf: this safekeeper, {node}, is not a member")));
+    }
+    for m in mconf.members.iter().chain(&mconf.new_members) {
+        if m.host.is_empty() || m.host.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(invalid(format!("mconf: the host of member {} is {:?}, which is no host name", m.id, m.host)));
+        }
+        // A member that cannot be asked could never be barred for what it forgot.
+        if m.pg_port == 0 {
+            return Err(invalid(format!("mconf: the pg_port of member {} is 0, where nobody can be asked", m.id)));
+        }
     }
     for set in [&mconf.members, &mconf.new_members] {
         if set.len() > MEMBERS_MAX || set.iter().any(|m| m.host.len() > HOST_LEN_MAX) {

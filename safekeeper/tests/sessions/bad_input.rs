@@ -6,7 +6,7 @@ use pgformat::wal::synthetic_prehistory;
 use pgformat::{Lsn, SegSize};
 use proto::api::CreateTimelineRequest;
 use proto::consensus::{AppendRequest, ProposerElected, ProposerMessage, TermHistory, TermLsn, VoteRequest};
-use proto::id::{Generation, PrimaryEpoch, SystemId, Term};
+use proto::id::{Generation, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
 use proto::net::{NetError, SqlError, sqlstate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -358,6 +358,11 @@ async fn creations_that_contradict_themselves() {
     let not_a_member = |r: &mut CreateTimelineRequest| r.mconf.members[0].id.0 = NODE.0 + 1;
     let cases = [
         ("garbage", b"garbage".to_vec()),
+        ("tenant_id", new(&|r| r.tenant_id = TenantId::new([0; 16]))),
+        ("timeline_id", new(&|r| r.timeline_id = TimelineId::new([0; 16]))),
+        ("host", new(&|r| r.mconf.members[0].host.clear())),
+        ("host", new(&|r| r.mconf.members[0].host = "a\0b".to_owned())),
+        ("pg_port", new(&|r| r.mconf.members[0].pg_port = 0)),
         ("not a member", new(&not_a_member)),
         ("start_lsn", new(&|r| r.start_lsn = Lsn::new(0x30_2101))),
         ("prehistory_len", new(&|r| r.prehistory_len -= 8)),
