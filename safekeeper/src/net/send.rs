@@ -97,6 +97,7 @@ pub(crate) fn read_error(e: &WalReadError) -> SqlError {
         WalReadError::Empty => sqlstate::NOT_IN_PREREQUISITE_STATE,
         WalReadError::TermChanged { .. } => sqlstate::TERM_CHANGED,
         WalReadError::Io { .. } => sqlstate::IO_ERROR,
+        WalReadError::Busy => sqlstate::OBJECT_IN_USE,
         WalReadError::Closed => sqlstate::ADMIN_SHUTDOWN,
     };
     SqlError::new(code, e.to_string())

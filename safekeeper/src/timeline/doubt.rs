@@ -1,11 +1,12 @@
 //! WAL that somebody could not use: it is read back from the files, and what is wrong with it is told.
 //!
 //! Owner of what is known to be damaged. Asked by proposers whose laggard refused this member's WAL (`CHECK_WAL`), and
-//! by streams whose receiver refused it. One range is read at a time.
+//! by streams whose receiver refused it. One range is read at a time, a few wait, and more are told to ask again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pgformat::Lsn;
+use tokio::sync::Semaphore;
 
 use super::handle::TimelineHandle;
 use super::reader::WalReadError;
@@ -15,12 +16,23 @@ use crate::storage::read_back::{Damage, damage_within};
 /// range is checked, where the damage was met.
 pub(super) const CHECK_MAX: u64 = 64 << 20;
 
+/// Questions at a time, with the one that is being answered: others of a set ask, and a stream or two.
+const QUESTIONS_MAX: usize = 5;
+
 /// What is known of damage, and the turn of who reads back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Doubts {
     /// With the first byte of the range that was asked about.
     damage: Mutex<Option<(Damage, Lsn)>>,
     turn: tokio::sync::Mutex<()>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Doubts {
+    fn default() -> Doubts {
+        let places = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Doubts { damage: Mutex::default(), turn: tokio::sync::Mutex::default(), places }
+    }
 }
 
 impl Doubts {
@@ -38,9 +50,10 @@ impl TimelineHandle {
     /// until the same place reads back well, or was cut away.
     ///
     /// # Errors
-    /// When the files cannot be read, or the log was cut meanwhile.
+    /// When the files cannot be read, the log was cut meanwhile, or too many ask.
     pub async fn check_wal(&self, from: Lsn, to: Lsn) -> Result<Option<Damage>, WalReadError> {
         let shared = self.shared();
+        let place = Arc::clone(&shared.doubts.places).try_acquire_owned().map_err(|_| WalReadError::Busy)?;
         let _turn = shared.doubts.turn.lock().await;
         let (view, before) = (shared.view(), shared.positions.borrow().clone());
         let end = before.flush_lsn.ok_or(WalReadError::Empty)?;
@@ -48,6 +61,8 @@ impl TimelineHandle {
         let from = from.max(Lsn::new(to.get().saturating_sub(CHECK_MAX)));
         let io = |source| WalReadError::Io { at: from, source };
         let reading = tokio::task::spawn_blocking(move || {
+            // Held while it reads, also when nobody waits for it any longer.
+            let _place = place;
             damage_within(&view.segments, &view.control, (from, to), end).map_err(std::io::Error::other)
         });
         let found = reading.await.map_err(|e| io(std::io::Error::other(e)))?.map_err(io)?;

@@ -60,6 +60,9 @@ pub enum WalReadError {
         /// What the disk said.
         source: std::io::Error,
     },
+    /// Too many ask for WAL to be read back.
+    #[error("other questions about this timeline's WAL are being answered; ask again")]
+    Busy,
     /// The timeline is shut down.
     #[error("the timeline is shut down")]
     Closed,

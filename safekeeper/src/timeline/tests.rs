@@ -398,6 +398,20 @@ async fn a_failed_fdatasync_stops_the_timeline_until_everything_was_written_anew
 }
 
 #[tokio::test]
+async fn few_questions_about_wal_wait_at_a_time() {
+    let disk = FakeDisk::new(Lies::None);
+    let (_timelines, handle) = created(&disk, config()).await;
+    let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
+    let end = p.write(&handle, 10_000).await;
+    let from = state().timeline_start_lsn.expect("a start");
+    let asked = futures::future::join_all((0..8).map(|_| handle.check_wal(from, end))).await;
+    let outcomes: Vec<bool> = asked.iter().map(|a| matches!(a, Ok(None))).collect();
+    assert_eq!(outcomes, [true, true, true, true, true, false, false, false], "{asked:?}");
+    assert!(asked[5..].iter().all(|a| matches!(a, Err(reader::WalReadError::Busy))), "{asked:?}");
+    assert!(handle.check_wal(from, end).await.is_ok(), "places come back");
+}
+
+#[tokio::test]
 async fn an_idle_timeline_gives_back_its_prepared_segment() {
     let disk = FakeDisk::new(Lies::None);
     let quick = TimelinesConfig { idle_after: Duration::from_millis(50), ..config() };
