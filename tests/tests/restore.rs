@@ -15,6 +15,7 @@ use tests::process::Postgres;
 use tests::wait;
 use walfabric::fabric::{Fabric, PostgresEntry};
 use walfabric::sql;
+use walfabric::timeline::{self, CreateArgs};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,9 +118,15 @@ fn member_dir(fabric: &Fabric, index: usize) -> PathBuf {
     fabric.safekeepers[index].data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string())
 }
 
+fn flip_a_bit(file: &Path, offset: usize) -> Result<()> {
+    let mut bytes = fs::read(file).with_context(|| file.display().to_string())?;
+    bytes[offset] ^= 1;
+    Ok(fs::write(file, bytes)?)
+}
+
 /// Goal: a damaged copy is never handed out while another member has a good one. Method: a byte flipped in the file of
 /// the member that is asked first, and back again.
-fn a_damaged_copy_is_named_and_the_next_one_taken(
+async fn a_damaged_copy_is_named_and_the_next_one_taken(
     fabric: &TestFabric,
     described: &Fabric,
     binary: &Path,
@@ -127,12 +134,7 @@ fn a_damaged_copy_is_named_and_the_next_one_taken(
     dir: &Path,
 ) -> Result<()> {
     let bad = &described.safekeepers[1];
-    let file = member_dir(described, 1).join(name);
-    let flip = || -> Result<()> {
-        let mut bytes = fs::read(&file).with_context(|| file.display().to_string())?;
-        bytes[offset] ^= 1;
-        Ok(fs::write(&file, bytes)?)
-    };
+    let flip = || flip_a_bit(&member_dir(described, 1).join(name), offset);
     let (good, to) = (dir.join("good"), dir.join("second"));
     let (code, text) = wal_get(binary, described, name, &good)?;
     ensure!(code == Some(0) && text.is_empty(), "{name}: {code:?}: {text}");
@@ -140,19 +142,24 @@ fn a_damaged_copy_is_named_and_the_next_one_taken(
     fabric.ok(&["kill", "safekeeper-2"])?;
     flip()?;
     fabric.ok(&["start", "safekeeper-2"])?;
-    let mut turned = described.clone();
+    let (mut turned, mut alone) = (described.clone(), described.clone());
     turned.safekeepers.swap(0, 1);
+    alone.safekeepers = vec![bad.clone()];
+    // Started anew, it may not know yet that all of the segment is committed.
+    wait::until(&format!("{name}, flipped at {offset}, is refused"), PATIENCE, async || {
+        let (code, text) = wal_get(binary, &alone, name, &dir.join("third")).ok()?;
+        assert_eq!(code, Some(126), "{name} {offset}: {text}");
+        text.contains("good copy").then_some(())
+    })
+    .await;
     let (code, text) = wal_get(binary, &turned, name, &to)?;
     ensure!(code == Some(0) && text.contains(&bad.pg) && text.contains("damaged"), "{name} {offset}: {code:?}: {text}");
     ensure!(fs::read(&to)? == fs::read(&good)?, "the good copy");
-    turned.safekeepers.truncate(1);
-    let (code, text) = wal_get(binary, &turned, name, &dir.join("third"))?;
-    ensure!(code == Some(126) && text.contains("good copy"), "{name} {offset}: {code:?}: {text}");
     flip()
 }
 
-/// Names of three segments that one record lies in: its start, its middle, its end.
-async fn long_record(client: &tokio_postgres::Client) -> Result<[String; 3]> {
+/// Names of three segments that one record lies in: its start, its middle, its end; `closed`: the last one, too.
+async fn long_record(client: &tokio_postgres::Client, closed: bool) -> Result<[String; 3]> {
     let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
     client.batch_execute("SELECT pg_switch_wal()").await?;
     client.batch_execute("INSERT INTO t VALUES (0)").await?;
@@ -164,8 +171,10 @@ async fn long_record(client: &tokio_postgres::Client) -> Result<[String; 3]> {
     let (tli, segno) = seg.parse_file_name(&first).context("a segment's name")?;
     ensure!(seg.file_name(tli, segno + 2) == last, "{first} to {last}");
     // A single member gives what is known to be committed: whole segments.
-    client.batch_execute("SELECT pg_switch_wal()").await?;
-    client.batch_execute("INSERT INTO t VALUES (0)").await?;
+    if closed {
+        client.batch_execute("SELECT pg_switch_wal()").await?;
+        client.batch_execute("INSERT INTO t VALUES (0)").await?;
+    }
     Ok([first, seg.file_name(tli, segno + 1), last])
 }
 
@@ -245,6 +254,48 @@ async fn same_tli(fabric: &TestFabric, pg: &PostgresEntry, backup: &Path, first:
     client.batch_execute("INSERT INTO t VALUES (0)").await.context("commits reach the quorum again")
 }
 
+/// Goal: what no member can decode, the end of a record from before the timeline's first segment, is given when two
+/// members have the same, and never otherwise. Method: a timeline that starts behind a long record; a bit flipped in
+/// the copy of the member that is asked first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_older_record_is_compared() -> Result<()> {
+    let fabric = TestFabric::up(&["--pageservers", "0"])?;
+    let mut described = fabric.read()?;
+    let pg = described.postgres.clone().context("postgres")?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    client.batch_execute("CREATE TABLE t (n int)").await?;
+    let [_, _, name] = long_record(&client, false).await?;
+    // A timeline starts where the newest checkpoint began.
+    client.batch_execute("CHECKPOINT").await?;
+    let ttid = timeline::random_ttid();
+    let args = CreateArgs {
+        primary: pg.conninfo(),
+        broker: described.broker.endpoint.clone(),
+        broker_prefix: described.broker.prefix.clone(),
+        ttid,
+        safekeepers: vec![1, 2, 3],
+        pageservers: Vec::new(),
+        import: false,
+    };
+    timeline::create(&args).await?;
+    (described.tenant_id, described.timeline_id) = (ttid.tenant_id, ttid.timeline_id);
+    let (dir, binary) = public_dir(&fabric)?;
+    let (good, to) = (dir.path().join("good"), dir.path().join("file"));
+    let (code, text) = wal_get(&binary, &described, &name, &good)?;
+    ensure!(code == Some(0) && text.is_empty(), "{code:?}: {text}");
+    fabric.ok(&["kill", "safekeeper-2"])?;
+    flip_a_bit(&member_dir(&described, 1).join(&name), 50_000)?;
+    fabric.ok(&["start", "safekeeper-2"])?;
+    described.safekeepers.swap(0, 1);
+    let (code, text) = wal_get(&binary, &described, &name, &to)?;
+    ensure!(code == Some(0) && text.contains("differs from that of"), "{code:?}: {text}");
+    ensure!(fs::read(&to)? == fs::read(&good)?, "the good copy");
+    described.safekeepers.truncate(2);
+    let (code, text) = wal_get(&binary, &described, &name, &dir.path().join("none"))?;
+    ensure!(code == Some(126) && text.contains("no member gives a good copy"), "{code:?}: {text}");
+    Ok(())
+}
+
 /// Goal: what the recipes promise. Method: one fabric; a base backup, then rows over three segments; a standby from a
 /// safekeeper; the primary lost, with its shim; both ways of restoring it, each with every acknowledged row.
 #[tokio::test(flavor = "multi_thread")]
@@ -262,14 +313,14 @@ async fn a_lost_primary_comes_back_from_a_base_backup_and_the_members_wal() -> R
         client.batch_execute("INSERT INTO t SELECT generate_series(1, 1000); SELECT pg_switch_wal()").await?;
     }
     exit_codes(&fabric, &described, &binary, &first, dir.path())?;
-    let [begins, within, ends] = long_record(&client).await?;
+    let [begins, within, ends] = long_record(&client, true).await?;
     let tail = (16 << 20) - 100;
     let held = fs::read_dir(member_dir(&described, 1))?.filter_map(|e| e.ok()?.file_name().into_string().ok());
     let oldest = held.filter(|name| name.len() == 24).min().context("a segment")?;
     // Where a record crosses out; inside of one; where it crosses in; before the timeline's start.
     for place in [(&begins, tail), (&within, 50_000), (&ends, 50_000), (&oldest, 200)] {
         let place = (place.0.as_str(), place.1);
-        a_damaged_copy_is_named_and_the_next_one_taken(&fabric, &described, &binary, place, dir.path())?;
+        a_damaged_copy_is_named_and_the_next_one_taken(&fabric, &described, &binary, place, dir.path()).await?;
     }
     standby(&described, &backup, dir.path(), &client).await?;
     client.batch_execute("INSERT INTO t VALUES (1)").await?;
