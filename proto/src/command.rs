@@ -38,9 +38,9 @@ pub enum Command {
     TimelineStatus,
     /// `TIMELINE_HISTORY n`: PostgreSQL's history file of a tli.
     TimelineHistory(Tli),
-    /// `MEMBER_STATEMENT 'json'`: another member of the timeline says where it stands, and asks what is remembered of
-    /// it.
-    MemberStatement(Box<Statement>),
+    /// `MEMBER_STATEMENT 'json'`: another member of the timeline is said to stand there, and asks what is remembered of
+    /// it. `MEMBER_STATEMENT` alone: what the safekeeper says of itself.
+    MemberStatement(Option<Box<Statement>>),
     /// `CHECK_WAL X/X X/X`: a safekeeper reads the WAL of `[from, to)` back, and says whether it is sound.
     CheckWal {
         /// First byte in doubt.

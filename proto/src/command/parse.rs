@@ -41,11 +41,14 @@ pub(super) fn command(text: &str) -> Result<Command, SqlError> {
         }
         "MEMBER_STATEMENT" => {
             let mut tokens = Tokens::of(first, rest)?;
+            if tokens.left.is_empty() {
+                return Ok(Command::MemberStatement(None));
+            }
             let json = tokens.literal("a statement in single quotes")?;
             tokens.end()?;
             let statement = serde_json::from_str(&json);
             let bad = |e| SqlError::invalid_value(format!("{first}: {e}"));
-            Ok(Command::MemberStatement(Box::new(statement.map_err(bad)?)))
+            Ok(Command::MemberStatement(Some(Box::new(statement.map_err(bad)?))))
         }
         "CHECK_WAL" => {
             let mut tokens = Tokens::of(first, rest)?;

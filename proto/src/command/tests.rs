@@ -111,6 +111,9 @@ fn small_commands() {
     assert_eq!(parse("TIMELINE_STATUS"), Command::TimelineStatus);
     assert_eq!(parse("check_wal 0/10 1/20;"), Command::CheckWal { from: Lsn::new(16), to: Lsn::new((1 << 32) + 32) });
     assert_eq!(refused("CHECK_WAL 0/10"), sqlstate::SYNTAX_ERROR);
+    assert_eq!(parse("member_statement ;"), Command::MemberStatement(None));
+    assert_eq!(refused("MEMBER_STATEMENT '{}'"), sqlstate::INVALID_PARAMETER_VALUE);
+    assert_eq!(refused("MEMBER_STATEMENT now"), sqlstate::SYNTAX_ERROR);
     assert_eq!(parse("TIMELINE_HISTORY 2"), Command::TimelineHistory(Tli(2)));
     assert_eq!(parse("show Wal_Segment_Size;"), Command::Show("wal_segment_size".into()));
     assert_eq!(parse("SET datestyle TO 'ISO'"), Command::Set { name: "datestyle".into(), value: "'ISO'".into() });

@@ -12,6 +12,7 @@ use proto::net::{ColumnType, SqlError, StartupParams, sqlstate};
 
 use super::streams::Stream;
 use super::{identity, receive, send};
+use crate::admission;
 use crate::push::{ChoiceRow, choice_rows};
 use crate::server::Context;
 use crate::timeline::TimelineHandle;
@@ -45,7 +46,8 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
         Command::TimelineStatus => timeline_status(ctx, startup),
         Command::TimelineHistory(tli) => timeline_history(ctx, startup, tli),
         Command::Show(name) => show(ctx, startup, &name).await,
-        Command::MemberStatement(statement) => member_statement(ctx, startup, statement).await,
+        Command::MemberStatement(Some(claim)) => member_statement(ctx, startup, &claim).await,
+        Command::MemberStatement(None) => own_statement(ctx, startup).await,
         Command::CheckWal { from, to } => check_wal(ctx, startup, from, to).await,
         // Clients set what they like at start-up; nothing here depends on a setting.
         Command::Set { .. } => Ok(Answer::new("SET", &[], Vec::new())),
@@ -193,20 +195,17 @@ fn timeline_json(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlEr
 }
 
 /// Another member says where it stands: one row, what is said and remembered here, as JSON.
-async fn member_statement(
-    ctx: &Context,
-    startup: &StartupParams,
-    statement: Box<Statement>,
-) -> Result<Answer, SqlError> {
-    let handle = timeline(ctx, startup)?;
-    let stopped =
-        || SqlError::new(sqlstate::CANNOT_CONNECT_NOW, "the timeline is stopped or has just been opened anew");
-    let answer = handle.told(statement).await.ok_or_else(stopped)?.map_err(|refusal| SqlError {
-        hint: refusal.hint().map(str::to_owned),
-        ..SqlError::new(refusal.sqlstate(), refusal.to_string())
-    })?;
+async fn member_statement(ctx: &Context, startup: &StartupParams, claim: &Statement) -> Result<Answer, SqlError> {
+    let answer = admission::told(ctx.config.id, &timeline(ctx, startup)?, claim).await?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
     Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
+}
+
+/// Another member was told where this one stands, and asks: one row, JSON.
+async fn own_statement(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
+    let statement = admission::own_statement(&timeline(ctx, startup)?).await?;
+    let text = serde_json::to_string(&statement).map_err(|e| SqlError::internal(format!("a statement: {e}")))?;
+    Ok(Answer::new("MEMBER_STATEMENT", &[("statement", Text)], vec![vec![some(text)]]))
 }
 
 /// Reads WAL back that somebody could not use: one row, with what is damaged, or null.

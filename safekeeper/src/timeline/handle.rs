@@ -12,6 +12,7 @@ use proto::id::{NodeId, TenantTimelineId, Term};
 use proto::net::{SqlError, sqlstate};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::hearsay::Hearsay;
 use super::port::{ANSWERS_MAX, ProposerPort};
 use super::reader::{ReadMode, WalReadError, WalReader};
 use super::shared::{Command, Shared};
@@ -216,6 +217,11 @@ impl TimelineHandle {
         let (answer, told) = oneshot::channel();
         self.shared.commands.send(Command::Told { statement, answer }).ok()?;
         told.await.ok()
+    }
+
+    /// What was heard of the other members.
+    pub(crate) fn hearsay(&self) -> &Hearsay {
+        &self.shared.hearsay
     }
 
     /// Takes what another member answered to this one's statement.

@@ -11,6 +11,7 @@
 //! | `tenants` | which tenants' directories are durable |
 //! | `load` | opening many timelines at a time |
 //! | `doubt` | WAL that a receiver refused, read back |
+//! | `hearsay` | how often another member is asked for its own statement |
 //! | `driver` | the task that owns acceptor and storage |
 //! | `conns` | answers, sent when what they wait for is durable |
 //! | `worker` | groups of disk effects on blocking threads |
@@ -24,6 +25,7 @@ mod create;
 mod doubt;
 mod driver;
 pub mod handle;
+mod hearsay;
 mod load;
 mod metrics;
 pub mod port;
@@ -39,6 +41,7 @@ mod worker;
 
 pub use create::CreateError;
 pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
+pub(crate) use hearsay::Unheard;
 pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
 pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
 pub use registry::{Creation, DeleteError, RegistryError, Timelines, TimelinesConfig};

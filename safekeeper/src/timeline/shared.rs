@@ -14,6 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch}
 
 use super::doubt::Doubts;
 use super::handle::{Positions, Stopped};
+use super::hearsay::Hearsay;
 use super::port::PortEvent;
 use super::rings::RecentWal;
 use super::standbys::Standbys;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     /// The newest WAL in memory.
     pub(super) recent: RecentWal,
     pub(super) doubts: Doubts,
+    pub(super) hearsay: Hearsay,
 }
 
 /// What status and readers look at.
@@ -134,6 +136,7 @@ impl Shared {
             view: Mutex::new(view),
             recent,
             doubts: Doubts::default(),
+            hearsay: Hearsay::default(),
         }
     }
 

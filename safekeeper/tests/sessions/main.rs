@@ -8,3 +8,4 @@ mod common;
 mod pull;
 mod push;
 mod receivewal;
+mod strangers;
