@@ -13,6 +13,7 @@ use serde_json::Value;
 use tests::fabric::TestFabric;
 use tests::process::Postgres;
 use tests::wait;
+use tokio_util::sync::CancellationToken;
 use walfabric::fabric::{Fabric, PostgresEntry};
 use walfabric::sql;
 use walfabric::timeline::{self, CreateArgs};
@@ -276,6 +277,7 @@ async fn the_end_of_an_older_record_is_compared() -> Result<()> {
         safekeepers: vec![1, 2, 3],
         pageservers: Vec::new(),
         import: false,
+        interrupted: CancellationToken::new(),
     };
     timeline::create(&args).await?;
     (described.tenant_id, described.timeline_id) = (ttid.tenant_id, ttid.timeline_id);

@@ -7,6 +7,7 @@ use proto::api::AttachRequest;
 use proto::broker::Broker;
 use proto::id::TenantTimelineId;
 use tests::fabric::TestFabric;
+use tokio_util::sync::CancellationToken;
 use walfabric::fabric::Fabric;
 use walfabric::http::Http;
 use walfabric::sql;
@@ -21,6 +22,7 @@ fn args(fabric: &Fabric, ttid: TenantTimelineId, import: bool) -> Result<CreateA
         safekeepers: vec![1, 2, 3],
         pageservers: vec![1],
         import,
+        interrupted: CancellationToken::new(),
     })
 }
 
@@ -107,6 +109,10 @@ async fn what_fails_or_is_deleted_leaves_nothing_behind() -> Result<()> {
     assert_eq!(traces(&described, ttid).await?, Vec::<String>::new());
 
     // Whole: listed, deleted.
+    let interrupted = args(&described, ttid, true)?;
+    interrupted.interrupted.cancel();
+    let refused = timeline::create(&interrupted).await.expect_err("somebody gave up");
+    assert_eq!(refused.to_string(), "interrupted");
     let created = timeline::create(&args(&described, ttid, true)?).await?;
     assert!(created.changed);
     let again = timeline::create(&args(&described, ttid, true)?).await?;

@@ -588,6 +588,7 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         safekeepers: o.safekeepers,
         pageservers: o.pageservers,
         import,
+        interrupted: proto::runtime::shutdown_on_signals()?,
     };
     // First of all: a retry with them continues what an interrupted one has begun.
     println!("tenant {}, timeline {}", ttid.tenant_id, ttid.timeline_id);
@@ -616,18 +617,30 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
     if import {
         // Ending this command does not end the import; given again, it follows on.
         let shim = format!("it comes through the shim, which must run: {shim}");
-        walfabric::import::follow(&created.pageservers, ttid, &shim, &mut |line| println!("{line}")).await?;
+        let mut say = |line: &str| println!("{line}");
+        let followed = walfabric::import::follow(&created.pageservers, ttid, &shim, &mut say);
+        let ended = args.interrupted.run_until_cancelled(followed).await;
+        ended.context(
+            "interrupted: the import goes on without this command; given again with the ids, it follows on",
+        )??;
     }
     Ok(exit::OK)
+}
+
+/// A reader that has enough, such as `head`, ends the command without a word.
+fn print_line(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(exit::ERROR.into());
+    }
 }
 
 async fn run_timeline_list(o: TimelineBroker) -> Result<u8> {
     let found = timeline::inventory::list(&o.broker, &o.broker_prefix).await?;
     if found.is_empty() {
-        println!("no timeline yet: 'walfabric timeline import --from CONNINFO --broker {}' makes one", o.broker);
+        println!("no timeline yet: 'walfabric timeline import --primary CONNINFO --broker {}' makes one", o.broker);
     }
     for (ttid, known) in found {
-        println!("{} {}: {}", ttid.tenant_id, ttid.timeline_id, known.describe());
+        print_line(&format!("{} {}: {}", ttid.tenant_id, ttid.timeline_id, known.describe()));
     }
     Ok(exit::OK)
 }
@@ -636,7 +649,7 @@ async fn run_timeline_show(o: TimelineShowOptions) -> Result<u8> {
     let ttid = o.ids.ttid();
     let mut found = timeline::inventory::list(&o.broker.broker, &o.broker.broker_prefix).await?;
     let known = found.remove(&ttid).with_context(|| format!("timeline {ttid} is known to nobody"))?;
-    println!("{}", serde_json::to_string_pretty(&known)?);
+    print_line(&serde_json::to_string_pretty(&known)?);
     Ok(if known.is_whole() { exit::OK } else { exit::NOT_READY })
 }
 

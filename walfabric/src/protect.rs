@@ -63,7 +63,9 @@ pub async fn protect(args: &ProtectArgs) -> Result<Protected> {
     let before = setting(&client).await?;
     let there = sync_names::problem(&before, &name).is_none();
     if !there {
-        may_alter(&client, args.timeline).await?;
+        let print =
+            format!("or put it there yourself: 'walfabric timeline protect --print --timeline-id {}'", args.timeline);
+        may_alter(&client, &print).await?;
         let foreign = !before.trim().is_empty();
         ensure!(
             args.replace || !foreign,
@@ -100,7 +102,7 @@ pub async fn unprotect(primary: &str, timeline: TimelineId) -> Result<String> {
         sync_names::problem(&before, &name).is_none(),
         "synchronous_standby_names is '{before}': it does not wait for {name} alone, so there is nothing to undo"
     );
-    may_alter(&client, timeline).await?;
+    may_alter(&client, "or remove it there yourself").await?;
     let query = format!("SELECT coalesce(current_setting('{REPLACED}', true), '')");
     let kept = sql::text(&client, &query).await?;
     restore(&client, &name, Some(kept.as_str()).filter(|k| !k.is_empty())).await?;
@@ -117,14 +119,13 @@ async fn setting(client: &Client) -> Result<String> {
     sql::text(client, "SHOW synchronous_standby_names").await
 }
 
-/// Whether this role can change the setting here at all, before anything is changed.
-async fn may_alter(client: &Client, timeline: TimelineId) -> Result<()> {
-    let print = format!("or put it there yourself: 'walfabric timeline protect --print --timeline-id {timeline}'");
+/// Whether this role can change the setting here at all, before anything is changed; `otherwise` ends the advice.
+async fn may_alter(client: &Client, otherwise: &str) -> Result<()> {
     let source = "SELECT source FROM pg_settings WHERE name = 'synchronous_standby_names'";
     ensure!(
         sql::text(client, source).await? != "command line",
         "synchronous_standby_names is given on the server's command line, where ALTER SYSTEM has no effect: change it \
-         there, {print}"
+         there, {otherwise}"
     );
     let version: u32 = sql::text(client, "SHOW server_version_num").await?.parse()?;
     let alter = if version >= 150_000 {
@@ -144,7 +145,7 @@ async fn may_alter(client: &Client, timeline: TimelineId) -> Result<()> {
         alter && reload,
         "role {role} may not change synchronous_standby_names: connect as a superuser, or let one GRANT ALTER SYSTEM \
          ON PARAMETER synchronous_standby_names TO {role} (PostgreSQL 15 and later) and GRANT EXECUTE ON FUNCTION \
-         pg_reload_conf() TO {role}, {print}"
+         pg_reload_conf() TO {role}, {otherwise}"
     );
     Ok(())
 }

@@ -23,6 +23,9 @@ use crate::http::Http;
 /// The most that a silent server may cost.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// The most that a silent broker may cost: another of its endpoints is asked meanwhile.
+const BROKER_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// `status --json`, schema 1: fields may be added, never renamed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -199,11 +202,11 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
     let pageservers =
         nodes.pageservers.iter().map(|(_, address)| http.get::<Vec<PageserverTimelineStatus>>(address, path));
     let shims = nodes.shims.iter().map(|(_, address)| http.get::<ShimStatus>(address, "/v1/status"));
-    let (safekeepers, pageservers, shims, full) = futures::join!(
+    let (safekeepers, pageservers, shims, broker) = futures::join!(
         futures::future::join_all(safekeepers),
         futures::future::join_all(pageservers),
         futures::future::join_all(shims),
-        full_broker(&nodes.broker)
+        broker_problem(&nodes.broker)
     );
     let seen_sk = safekeepers.iter().flatten().flatten().map(|s| TenantTimelineId::new(s.tenant_id, s.timeline_id));
     let seen_ps = pageservers.iter().flatten().flatten().map(|p| TenantTimelineId::new(p.tenant_id, p.timeline_id));
@@ -247,20 +250,43 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
             reasons: Vec::new(),
         };
         timeline.reasons = judge::judge(&timeline, &members, &known(&nodes.hosts));
-        timeline.reasons.extend(full.clone());
+        match &broker {
+            Some(problem) => timeline.reasons.push(problem.clone()),
+            None => timeline.reasons.extend(lost_record(&nodes.broker, &timeline).await),
+        }
         timelines.push(timeline);
     }
     Ok(Status { schema: 1, nodes: rows, timelines })
 }
 
-/// A reason when the broker says that it is full; one that does not answer is told by the nodes.
-async fn full_broker(broker: &Broker) -> Option<String> {
-    let full = tokio::time::timeout(PATIENCE, broker.is_full()).await;
-    let full = full.is_ok_and(|answer| answer.is_ok_and(|full| full));
-    full.then(|| {
-        "the broker is full (alarm NOSPACE) and takes no writes: positions and choices there grow old; make space, \
-         then 'etcdctl alarm disarm' (operations.md, 'When it is full')"
-            .to_owned()
+/// What is not as it should be with the broker.
+async fn broker_problem(broker: &Broker) -> Option<String> {
+    match tokio::time::timeout(BROKER_PATIENCE, broker.is_full()).await {
+        Ok(Ok(false)) => None,
+        Ok(Ok(true)) => Some(
+            "the broker is full (alarm NOSPACE) and takes no writes: positions and choices there grow old; make space, \
+             then 'etcdctl alarm disarm' (operations.md, 'When it is full')"
+                .to_owned(),
+        ),
+        Ok(Err(e)) => Some(format!("the broker does not answer: commits and streams go on, no choice changes: {e}")),
+        Err(_) => Some(format!(
+            "the broker does not answer within {} ms: commits and streams go on, no choice changes",
+            BROKER_PATIENCE.as_millis()
+        )),
+    }
+}
+
+/// A timeline that members hold and whose record on the broker was deleted.
+async fn lost_record(broker: &Broker, timeline: &TimelineStatus) -> Option<String> {
+    let (tenant, id) = (timeline.tenant_id, timeline.timeline_id);
+    let key = broker.keys().conf(TenantTimelineId::new(tenant, id));
+    let record = tokio::time::timeout(BROKER_PATIENCE, broker.get(&key)).await;
+    let lost = matches!(record, Ok(Ok(None))) && timeline.safekeepers.iter().any(|s| s.holds);
+    lost.then(|| {
+        format!(
+            "its record on the broker ({key}) is missing, which no node puts back: repeat 'walfabric timeline create \
+             --tenant-id {tenant} --timeline-id {id} ...' as at first"
+        )
     })
 }
 

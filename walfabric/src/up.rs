@@ -134,6 +134,8 @@ async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user:
         safekeepers: fabric.safekeepers.iter().map(|s| s.id).collect(),
         pageservers: fabric.pageservers.iter().map(|p| p.id).collect(),
         import: true,
+        // What an interrupted `up` takes back is more than this.
+        interrupted: CancellationToken::new(),
     };
     let created = timeline::create(&create).await.context("cannot create the timeline")?;
     println!("timeline     starts at {}", created.start_lsn);

@@ -147,10 +147,18 @@ impl Connections {
     {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut attempts = self.endpoints.len().max(ATTEMPTS_MIN);
+        let mut untried = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
         loop {
             let connection = self.connection().await?;
-            let Ok(outcome) = tokio::time::timeout_at(deadline, run(connection.client)).await else {
+            // An endpoint that hangs does not use up what the others have.
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let share = if repeat == Repeat::Freely { left / untried.max(1) } else { left };
+            untried = untried.saturating_sub(1);
+            let Ok(outcome) = tokio::time::timeout(share, run(connection.client)).await else {
                 self.give_up(connection.generation);
+                if repeat == Repeat::Freely && untried > 0 {
+                    continue;
+                }
                 return Err(self.unreachable(format!("no answer to {operation} within {} ms", timeout.as_millis())));
             };
             let error = match outcome {

@@ -178,8 +178,16 @@ pub async fn delete(args: &DeleteArgs, say: &mut dyn FnMut(&str)) -> Result<()> 
     ensure!(left.is_empty() || args.force, "not deleted everywhere: {}", left.join("; "));
     forget_on_broker(&broker, args.ttid, &fabric).await?;
     say("broker: deleted");
-    if let Some(client) = &client {
-        drop_slots(client, args.ttid, say).await?;
+    match &client {
+        Some(client) => drop_slots(client, args.ttid, say).await?,
+        None => {
+            let slot = names::slot_name(args.ttid.timeline_id);
+            say(&format!(
+                "primary: not asked; if it lives on, its slots {slot} and {} keep WAL there: repeat this with \
+                 --primary",
+                names::pin_slot_name(&slot)
+            ));
+        }
     }
     ensure!(left.is_empty(), "deleted, but for: {}", left.join("; "));
     Ok(())
@@ -201,8 +209,17 @@ async fn refuse_in_use(args: &DeleteArgs, known: &Known, client: Option<&tokio_p
             args.ttid
         );
     }
+    // A creation that was cut short may have left nothing but its slots.
+    let slot = match client {
+        Some(client) => has_slot(client, args.ttid).await?,
+        None => false,
+    };
     let nobody = known.conf.is_none() && known.safekeepers.is_empty() && known.pageservers.is_empty();
-    ensure!(!nobody, "timeline {} is known to nobody: 'walfabric timeline list' shows those that are", args.ttid);
+    ensure!(
+        !nobody || slot,
+        "timeline {} is known to nobody: 'walfabric timeline list' shows those that are",
+        args.ttid
+    );
     Ok(())
 }
 
@@ -219,6 +236,13 @@ async fn forget_on_broker(broker: &Broker, ttid: TenantTimelineId, fabric: &Node
         }
     }
     Ok(())
+}
+
+async fn has_slot(client: &tokio_postgres::Client, ttid: TenantTimelineId) -> Result<bool> {
+    let slot = names::slot_name(ttid.timeline_id);
+    let pin = names::pin_slot_name(&slot);
+    let query = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name IN ('{slot}', '{pin}')");
+    Ok(sql::text(client, &query).await? != "0")
 }
 
 /// Drops the two slots. One that is in use stays, and is named.

@@ -22,6 +22,7 @@ use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTime
 use proto::net::{ClientConnection, ConnectOptions, CopyEvent, Environment};
 use proto::replication::SenderMessage;
 use proto::{Lsn, SegSize, Tli};
+use tokio_util::sync::CancellationToken;
 use walproposer_shim::names;
 
 use crate::http::Http;
@@ -51,6 +52,8 @@ pub struct CreateArgs {
     pub pageservers: Vec<u64>,
     /// Whether the pageservers copy the cluster, so that they can serve its pages.
     pub import: bool,
+    /// Cancelled by whoever gives up: what was made is taken back.
+    pub interrupted: CancellationToken,
 }
 
 /// What was made, or was there already.
@@ -86,6 +89,29 @@ pub fn random_ttid() -> TenantTimelineId {
 /// # Errors
 /// When the primary is not fit, a member is away or refuses, or something exists with other parameters.
 pub async fn create(args: &CreateArgs) -> Result<Created> {
+    let (site, existing) = args.interrupted.run_until_cancelled(prepare(args)).await.context(INTERRUPTED)??;
+    let mut made = undo::Made::default();
+    match site.make(existing, &mut made).await {
+        Ok(created) => Ok(created),
+        // What was there before this run holds WAL and pages: nothing of it is ever taken back.
+        Err(e) if existing.is_some() => Err(e.context("the timeline was there before, and stays as it is")),
+        Err(e) => {
+            let left = made.undo(args.ttid, &site.client, &site.http, &site.broker).await;
+            if left.is_empty() {
+                return Err(e.context("the timeline is not created, and nothing of it is left behind"));
+            }
+            let ids = format!("--tenant-id {} --timeline-id {}", args.ttid.tenant_id, args.ttid.timeline_id);
+            Err(e.context(format!(
+                "the timeline is not created; these could not be taken back: {}. Remove them with 'walfabric timeline \
+                 delete --force {ids}', or repeat this command with {ids}",
+                left.join(", ")
+            )))
+        }
+    }
+}
+
+/// Checks everything that can be known, and makes nothing. Gives the start of a timeline that is there already, too.
+async fn prepare(args: &CreateArgs) -> Result<(Site<'_>, Option<Lsn>)> {
     let broker = Broker::new(&args.broker, &args.broker_prefix)?;
     let client = sql::connect(&args.primary).await?;
     let primary = preflight::inspect(&client, &args.primary).await?;
@@ -107,25 +133,15 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
     if args.import {
         preflight::check_import(&http, args, &primary, &pageservers).await?;
     }
-    let site = Site { args, broker, client, http, primary, members, pageservers };
-    let mut made = undo::Made::default();
-    match site.make(existing, &mut made).await {
-        Ok(created) => Ok(created),
-        // What was there before this run holds WAL and pages: nothing of it is ever taken back.
-        Err(e) if existing.is_some() => Err(e.context("the timeline was there before, and stays as it is")),
-        Err(e) => {
-            let left = made.undo(args.ttid, &site.client, &site.http, &site.broker).await;
-            if left.is_empty() {
-                return Err(e.context("the timeline is not created, and nothing of it is left behind"));
-            }
-            let ids = format!("--tenant-id {} --timeline-id {}", args.ttid.tenant_id, args.ttid.timeline_id);
-            Err(e.context(format!(
-                "the timeline is not created; these could not be taken back: {}. Remove them with 'walfabric timeline \
-                 delete --force {ids}', or repeat this command with {ids}",
-                left.join(", ")
-            )))
-        }
-    }
+    Ok((Site { args, broker, client, http, primary, members, pageservers }, existing))
+}
+
+const INTERRUPTED: &str = "interrupted";
+
+/// Between two steps: one that was begun is finished, so that it is known what there is to take back.
+fn go_on(args: &CreateArgs) -> Result<()> {
+    ensure!(!args.interrupted.is_cancelled(), INTERRUPTED);
+    Ok(())
 }
 
 /// Everything that a creation works on, checked.
@@ -149,6 +165,7 @@ impl Site<'_> {
         };
         let request = request(args, &self.primary, &self.members, start_lsn)?;
         let mut changed = create_on_members(http, args, &request, &self.members, made).await?;
+        go_on(args)?;
         // After the members: a record on the broker fixes the start, so it must not outlive an attempt that failed.
         let is_new = put_conf(&self.broker, args, &request, &self.pageservers).await?;
         (changed, made.conf) = (changed | is_new, is_new);
@@ -166,6 +183,7 @@ impl Site<'_> {
         };
         let path = format!("{}/{verb}", timeline_path(args.ttid));
         for node in &self.pageservers {
+            go_on(args)?;
             // Only what is certainly not there may be taken back later.
             let held: Vec<PageserverTimelineStatus> = http.get(&node.http, "/v1/tenant/timeline").await?;
             if !held.iter().any(|t| (t.tenant_id, t.timeline_id) == (args.ttid.tenant_id, args.ttid.timeline_id)) {
@@ -408,10 +426,12 @@ async fn create_on_members(
             ensure!(equal, "safekeeper {} holds timeline {} with other parameters", node.id, args.ttid);
             continue;
         }
+        go_on(args)?;
         if body.is_none() {
             let mut bytes = serde_json::to_vec(request)?;
             bytes.push(b'\n');
-            bytes.extend_from_slice(&prehistory(&args.primary, request).await?);
+            let prehistory = args.interrupted.run_until_cancelled(prehistory(&args.primary, request)).await;
+            bytes.extend_from_slice(&prehistory.context(INTERRUPTED)??);
             body = Some(bytes);
         }
         let bytes = body.clone().unwrap_or_default();
