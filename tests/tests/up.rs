@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tests::fabric::binary;
 use tests::process::{Process, free_port};
 use tests::wait;
-use walfabric::fabric::FabricDir;
+use walfabric::fabric::{Fabric, FabricDir};
 use walfabric::{sql, supervisor};
 
 /// A fabric that may or may not come up; taken down when dropped.
@@ -58,12 +58,17 @@ impl Tried {
         Ok(())
     }
 
-    /// A folder of PostgreSQL's programs that are scripts: `{real}` is where the real ones are.
+    /// A folder of PostgreSQL's programs that are scripts: `{real}` is where the real ones are, `{dir}` is ours.
     fn programs(&self, initdb: &str, postgres: &str) -> Result<String> {
         let (folder, real) = (self.dir.path().join("bin"), walfabric::postgres::find_bin_dir(None)?);
         std::fs::create_dir_all(&folder)?;
         for (name, script) in [("initdb", initdb), ("postgres", postgres)] {
-            let text = format!("#!/bin/sh\n{}\n", script.replace("{real}", &real.display().to_string()));
+            let text = format!(
+                "#!/bin/sh\n{}\n",
+                script
+                    .replace("{real}", &real.display().to_string())
+                    .replace("{dir}", &self.dir.path().display().to_string())
+            );
             std::fs::write(folder.join(name), text)?;
             std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755))?;
         }
@@ -161,6 +166,79 @@ fn everything_is_private(root: &Path) -> Result<()> {
     assert_eq!(public, Vec::<String>::new());
     assert!(looked_at > 500, "the fabric has more than {looked_at} files");
     Ok(())
+}
+
+/// Goal: root does nothing that a fabric's user has written into it. Method: an initdb that tells who runs it, storage
+/// and data in directories of root's, links to them; every verb, as root, before and after.
+#[test]
+fn root_does_nothing_for_the_fabrics_user() -> Result<()> {
+    let Some((uid, gid)) = walfabric::postgres::run_as()? else {
+        println!("skipped: needs root");
+        return Ok(());
+    };
+    let tried = Tried::new()?;
+    let bin = tried.programs("cat /proc/self/status >> {dir}/who; exit 1", "exit 1")?;
+    let (code, text) = tried.run("up", &["--detach", "--no-postgres"])?;
+    ensure!(code == Some(0), "{text}");
+    assert_eq!(tried.run("down", &[])?.0, Some(0));
+    let dir = FabricDir::new(&tried.root())?;
+    assert_eq!(std::fs::metadata(dir.root())?.uid(), uid);
+
+    let (closed, who) = (tried.dir.path().join("closed"), tried.dir.path().join("who"));
+    for folder in ["unit.d", "unit.new", "pageserver-1"] {
+        std::fs::create_dir_all(closed.join(folder))?;
+        std::fs::write(closed.join(folder).join("file"), "root's")?;
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700))?;
+    std::fs::write(&who, "")?;
+    std::os::unix::fs::chown(&who, Some(uid), Some(gid))?;
+    let before = looks(&closed)?;
+    let mut fabric = dir.read_fabric()?;
+    let port = free_port();
+    fabric.postgres = Some(serde_json::from_value(serde_json::json!({
+        "host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "postgres", "bin_dir": bin,
+        "data_dir": dir.data("postgres"), "pid": std::process::id(),
+    }))?);
+    fabric.shim = Some(serde_json::from_value(serde_json::json!({ "http": format!("127.0.0.1:{}", free_port()) }))?);
+    let try_all = |fabric: &Fabric| -> Result<()> {
+        dir.write_fabric(fabric)?;
+        std::os::unix::fs::chown(dir.fabric_json(), Some(uid), Some(gid))?;
+        for (verb, rest) in [("up", "--detach"), ("kill", "postgres"), ("stop", "postgres"), ("down", "--wait-s=1")] {
+            let (code, text) = tried.run(verb, &[rest])?;
+            assert!(verb != "up" || code == Some(1), "{text}");
+            assert_eq!(looks(&closed)?, before, "{verb}: {text}");
+        }
+        Ok(())
+    };
+    try_all(&fabric)?;
+    let said = std::fs::read_to_string(&who)?;
+    let ran: Vec<_> = said.lines().filter(|line| line.starts_with("Uid:")).collect();
+    assert!(!ran.is_empty(), "initdb ran");
+    assert!(ran.iter().all(|line| !line.split_whitespace().any(|id| id == "0")), "{ran:?}");
+    fabric.postgres.iter_mut().for_each(|pg| pg.data_dir = closed.join("unit.x"));
+    fabric.remote_storage = Some(format!("file://{}", closed.join("pageserver-1/x").display()));
+    try_all(&fabric)?;
+    fabric.remote_storage = Some(format!("file://{}", closed.display()));
+    try_all(&fabric)?;
+    std::fs::remove_dir_all(dir.root().join("log"))?;
+    std::os::unix::fs::symlink(&closed, dir.root().join("log"))?;
+    fabric.remote_storage = None;
+    try_all(&fabric)
+}
+
+/// Path, owner and mode of everything below a directory.
+fn looks(dir: &Path) -> Result<Vec<(PathBuf, u32, u32)>> {
+    let mut open = vec![dir.to_owned()];
+    let mut seen = Vec::new();
+    while let Some(path) = open.pop() {
+        let meta = std::fs::symlink_metadata(&path)?;
+        seen.push((path.clone(), meta.uid(), meta.mode()));
+        if meta.is_dir() {
+            open.extend(std::fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
+        }
+    }
+    seen.sort();
+    Ok(seen)
 }
 
 /// Goal: options reach initdb, and a cluster with other than the usual segments is equal to its pages.

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -252,11 +251,6 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         // Not through a link that somebody put there, and not into a file with another mode.
         let _ = std::fs::remove_file(&tmp);
         let mut file = std::fs::File::create_new(&tmp)?;
-        if let Some(parent) = path.parent().filter(|_| rustix::process::geteuid().is_root()) {
-            // What root writes into a fabric stays its user's.
-            let owner = std::fs::metadata(parent)?;
-            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
         file.write_all(bytes)?;
         file.write_all(b"\n")?;
         file.sync_all()?;

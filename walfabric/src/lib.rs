@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`fabric`] | `fabric.json` and `plan.json` |
 //! | [`supervisor`] | parent and subreaper of all processes of a fabric |
+//! | [`root`] | what root does before it becomes the fabric's user |
 //! | [`up`], [`verbs`] | bring up, start, stop, kill, take down |
 //! | [`timeline`], [`protect`] | one-time bootstrap of a timeline; whether commits wait for its quorum |
 //! | [`status`] | every node, asked at call time |
@@ -27,6 +28,7 @@ pub mod proof;
 pub mod protect;
 pub mod readmit;
 pub mod ready;
+pub mod root;
 pub mod sql;
 pub mod status;
 pub mod supervisor;

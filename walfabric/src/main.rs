@@ -19,7 +19,8 @@ use walfabric::supervisor::STOP_PATIENCE_S;
 use walfabric::verbs::Verb;
 use walfabric::wal::{Outcome, WalSource};
 use walfabric::{
-    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, sql, status, supervisor, timeline, up, verbs, wal,
+    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, root, sql, status, supervisor, timeline, up, verbs,
+    wal,
 };
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
@@ -470,12 +471,39 @@ fn main() -> ExitCode {
         }
         parsed => parsed.unwrap_or_else(|e| e.exit()),
     };
+    if let Err(e) = step_down(&cli.command) {
+        return ExitCode::from(exit_code(Err(e)));
+    }
     // The supervisor is plain threads: it must not share a process with a runtime.
     if let Command::Supervise(o) = &cli.command {
         let supervised = FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir));
         return ExitCode::from(exit_code(supervised.map(|()| exit::OK)));
     }
     proto::runtime::block_on("walfabric", async { exit_code(run(cli.command).await) })
+}
+
+/// Root runs no fabric: whatever acts on one is done by the fabric's user.
+fn step_down(command: &Command) -> Result<()> {
+    let there = |dir| root::Asked { dir, pg_bin: None, makes: None };
+    let default_dir = demo::default_dir();
+    let asked = match command {
+        Command::Up(o) => root::Asked {
+            dir: &o.dir,
+            pg_bin: o.pg_bin.as_deref(),
+            makes: Some(root::Makes { run_as: o.run_as.as_deref(), remote_storage: o.remote_storage.as_deref() }),
+        },
+        Command::Demo(o) => root::Asked {
+            dir: o.dir.as_deref().unwrap_or(&default_dir),
+            pg_bin: o.pg_bin.as_deref(),
+            makes: Some(root::Makes::default()),
+        },
+        Command::Start(o) | Command::Kill(o) => there(&o.dir),
+        Command::Stop(o) => there(&o.process.dir),
+        Command::Down(o) => there(&o.dir),
+        Command::Supervise(o) => there(&o.dir),
+        _ => return Ok(()),
+    };
+    root::step_down(&asked)
 }
 
 fn exit_code(result: Result<u8>) -> u8 {

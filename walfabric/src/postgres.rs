@@ -2,9 +2,9 @@
 
 mod initdb;
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use proto::runtime::users;
 
 pub use initdb::InitdbOptions;
 
-use crate::fabric::{Usage, sync_parent};
+use crate::fabric::sync_parent;
 
 /// User and group to run processes as; `None`: the caller's.
 pub type RunAs = Option<(u32, u32)>;
@@ -32,76 +32,22 @@ pub fn find_bin_dir(told: Option<&Path>) -> Result<PathBuf> {
     }
     let debian = [15, 17, 16, 18, 14].iter().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = debian.chain(std::env::split_paths(&path)).find(|dir| complete(dir));
+    // A relative one means something else in each directory.
+    let listed = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    let found = debian.chain(listed).find(|dir| complete(dir));
     found.context("no PostgreSQL found: install one (Debian: apt-get install postgresql-15) or give --pg-bin DIR")
 }
 
-/// PostgreSQL does not run as root: then the user `postgres` runs it, otherwise the caller.
+/// As whom a root that runs a PostgreSQL of its own, as the tests do, has to: as `postgres`; anybody else as himself.
 ///
 /// # Errors
 /// When the caller is root and there is no user `postgres`.
 pub fn run_as() -> Result<RunAs> {
-    run_as_user(None)
-}
-
-/// As whom a fabric's processes run: root's as `told`, or else as `postgres`; those of anybody else as the caller.
-///
-/// # Errors
-/// [`Usage`] when there is no such user, or the caller is not root and is another one.
-pub fn run_as_user(told: Option<&str>) -> Result<RunAs> {
-    let me = rustix::process::geteuid();
-    let name = told.unwrap_or("postgres");
-    let user = users::named(name);
-    if !me.is_root() {
-        let same = told.is_none() || user.is_some_and(|user| user.uid == me.as_raw());
-        let text = format!("--run-as {name}: only root runs a fabric as another user");
-        return if same { Ok(None) } else { Err(Usage(text).into()) };
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
     }
-    let user = user.ok_or_else(|| {
-        Usage(format!("there is no user `{name}` to run the fabric's processes as, which root does not: --run-as USER"))
-    })?;
-    if user.uid == 0 {
-        return Err(Usage("--run-as root: PostgreSQL and the servers do not run as root".to_owned()).into());
-    }
+    let user = users::named("postgres").context("there is no user `postgres`, and PostgreSQL does not run as root")?;
     Ok(Some((user.uid, user.gid)))
-}
-
-/// Gives a directory and what is root's in it to the user: what root made there, or an older version. What belongs to
-/// others stays theirs. Nothing changes hands without a user, or when the directory is the user's already.
-///
-/// # Errors
-/// Names what cannot be given.
-pub fn give(path: &Path, user: RunAs) -> Result<()> {
-    let Some((uid, gid)) = user else { return Ok(()) };
-    let named = || format!("cannot give {} to {}", path.display(), users::name_of(uid));
-    let meta = match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        meta => meta.with_context(named)?,
-    };
-    if meta.uid() != 0 {
-        return Ok(());
-    }
-    if meta.is_dir() {
-        for entry in std::fs::read_dir(path).with_context(named)? {
-            give(&entry?.path(), user)?;
-        }
-    }
-    // The directory last: given away, it has nothing of root's in it.
-    lchown(path, Some(uid), Some(gid)).with_context(named)
-}
-
-/// Makes the directories that are missing on the way to `dir`, for the user alone.
-///
-/// # Errors
-/// Names what cannot be made.
-pub fn make_dirs(dir: &Path, user: RunAs) -> Result<()> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.exists()).collect();
-    for new in missing.into_iter().rev() {
-        let made = DirBuilder::new().mode(0o700).create(new);
-        made.with_context(|| format!("cannot create {}", new.display()))?;
-        give(new, user)?;
-    }
-    Ok(())
 }
 
 /// Makes sure that the server's user can enter every directory above `dir`, which must exist.
@@ -145,13 +91,13 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
     if let Some((uid, gid)) = user {
         command.uid(uid).gid(gid);
     }
-    command.env("LC_ALL", "C.UTF-8");
+    command.env("LC_ALL", "C.UTF-8").current_dir("/");
     command
 }
 
 /// Major version of the programs in a directory.
-fn major_of(bin_dir: &Path) -> Result<u32> {
-    let output = command(bin_dir, "initdb", None).arg("--version").output().context("cannot run initdb")?;
+fn major_of(bin_dir: &Path, user: RunAs) -> Result<u32> {
+    let output = command(bin_dir, "initdb", user).arg("--version").output().context("cannot run initdb")?;
     ensure!(output.status.success(), "initdb --version failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
@@ -180,7 +126,7 @@ pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs, o
     let mut initdb = command(bin_dir, "initdb", user);
     initdb.arg("-D").arg(&new).args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"]);
     // Of an option that comes twice, initdb takes the last.
-    initdb.args(options.for_major(major_of(bin_dir)?));
+    initdb.args(options.for_major(major_of(bin_dir, user)?));
     let output = initdb.current_dir("/").output().context("cannot run initdb")?;
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     let settings = format!(

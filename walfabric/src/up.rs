@@ -1,10 +1,9 @@
 //! `walfabric up`: makes or resumes a fabric of separate processes and waits until it protects commits.
 
-mod directory;
+pub(crate) mod directory;
 mod undo;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +20,7 @@ use crate::fabric::{
     Usage,
 };
 use crate::http::Http;
-use crate::postgres::{InitdbOptions, RunAs};
+use crate::postgres::InitdbOptions;
 use crate::supervisor::{self, Client, Request};
 use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
@@ -50,7 +49,7 @@ pub struct UpArgs {
     pub no_postgres: bool,
     /// What the cluster is made with, beside what is needed; empty: nothing, or as the directory has it.
     pub initdb: InitdbOptions,
-    /// For root: as whom the processes run; `None`: as `postgres`.
+    /// As whom the processes are to run, which must be the caller: root has become that user before.
     pub run_as: Option<String>,
     /// Restart what dies by itself.
     pub supervise: bool,
@@ -62,21 +61,22 @@ pub struct UpArgs {
 /// When a process does not come up, the fabric does not protect commits in the end, or `interrupted` comes.
 pub async fn up(args: &UpArgs, interrupted: &CancellationToken) -> Result<Fabric> {
     let dir = FabricDir::new(&args.dir)?;
+    directory::check_user(args.run_as.as_deref())?;
+    directory::check_reachable(dir.root())?;
     let fresh = !dir.fabric_json().exists();
-    let user = postgres::run_as_user(args.run_as.as_deref())?;
-    directory::check(&dir, fresh, user)?;
+    directory::check(&dir, fresh)?;
     let undo = undo::Undo::begin(&dir, fresh)?;
     if fresh {
-        create_files(args, &dir, user)?;
+        create_files(args, &dir)?;
     } else {
-        directory::make(&dir, user)?;
+        directory::make(&dir)?;
         check_same(args, &dir)?;
     }
-    let came = interrupted.run_until_cancelled(bring_up(&dir, user)).await;
+    let came = interrupted.run_until_cancelled(bring_up(&dir)).await;
     came.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))).map_err(|e| undo.back(&dir, &e))
 }
 
-async fn bring_up(dir: &FabricDir, user: RunAs) -> Result<Fabric> {
+async fn bring_up(dir: &FabricDir) -> Result<Fabric> {
     let began = Instant::now();
     let fabric = dir.read_fabric()?;
     if !fabric.broker.embedded {
@@ -88,13 +88,10 @@ async fn bring_up(dir: &FabricDir, user: RunAs) -> Result<Fabric> {
         }
     }
     if let Some(folder) = fabric.remote_storage.as_ref().and_then(|url| url.strip_prefix("file://")) {
-        postgres::make_dirs(Path::new(folder), user)?;
-        postgres::check_reachable(Path::new(folder), user)?;
-        for node in &fabric.pageservers {
-            postgres::give(&Path::new(folder).join(format!("pageserver-{}", node.id)), user)?;
-        }
+        directory::check_reachable(Path::new(folder))?;
+        directory::make_dirs(Path::new(folder))?;
     }
-    ensure_supervisor(dir, user)?;
+    ensure_supervisor(dir)?;
     println!("fabric in {}, tenant {}, timeline {}", dir.root().display(), fabric.tenant_id, fabric.timeline_id);
 
     if fabric.broker.embedded {
@@ -108,16 +105,16 @@ async fn bring_up(dir: &FabricDir, user: RunAs) -> Result<Fabric> {
     nodes.iter().for_each(|(name, pg)| println!("{name:<12} {pg}"));
 
     if let Some(pg) = fabric.postgres.clone() {
-        up_postgres(dir, &fabric, &pg, user).await?;
+        up_postgres(dir, &fabric, &pg).await?;
     }
     let fabric = dir.read_fabric()?;
     println!("up in {:.1} s", began.elapsed().as_secs_f64());
     Ok(fabric)
 }
 
-async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry, user: RunAs) -> Result<()> {
+async fn up_postgres(dir: &FabricDir, fabric: &Fabric, pg: &PostgresEntry) -> Result<()> {
     if !pg.data_dir.exists() {
-        postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, user, &pg.initdb)?;
+        postgres::create_cluster(&pg.bin_dir, &pg.data_dir, pg.port, None, &pg.initdb)?;
     }
     start(dir, "postgres").await?;
     let client = sql::connect(&pg.conninfo()).await?;
@@ -221,7 +218,7 @@ pub async fn start(dir: &FabricDir, name: &str) -> Result<()> {
     ready::wait_ready(dir, name, &process.ready, READY_PATIENCE).await
 }
 
-fn create_files(args: &UpArgs, dir: &FabricDir, user: RunAs) -> Result<()> {
+fn create_files(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     let (safekeepers, pageservers) = (args.safekeepers.unwrap_or(3), args.pageservers.unwrap_or(1));
     ensure!((1..=32).contains(&safekeepers), "--safekeepers {safekeepers}: 1 to 32 are possible");
     ensure!(pageservers <= 32, "--pageservers {pageservers}: at most 32 are possible");
@@ -271,7 +268,7 @@ fn create_files(args: &UpArgs, dir: &FabricDir, user: RunAs) -> Result<()> {
     };
     let plan = plan(&fabric, dir, args.supervise)?;
     // Only now that nothing is amiss with what was asked for.
-    directory::make(dir, user)?;
+    directory::make(dir)?;
     dir.write_plan(&plan)?;
     dir.write_fabric(&fabric)
 }
@@ -377,31 +374,19 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
     Ok(plan)
 }
 
-fn ensure_supervisor(dir: &FabricDir, user: RunAs) -> Result<()> {
+fn ensure_supervisor(dir: &FabricDir) -> Result<()> {
     if let Some(mut client) = Client::connect(dir) {
         let reply = client.ask(&Request::Reload)?;
         return reply.error.map_or(Ok(()), |e| bail!("{e}"));
     }
     end_strays(dir)?;
-    let mut log = std::fs::OpenOptions::new();
-    log.create(true).append(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    let log = log.open(dir.log("supervisor")).context("cannot open log/supervisor.log")?;
-    postgres::give(&dir.log("supervisor"), user)?;
-    let exe = std::env::current_exe()?;
-    let spawn = |program: &Path| {
-        let mut command = Command::new(program);
-        command.arg0(&exe).arg("supervise").arg("--dir").arg(dir.root()).current_dir(dir.root());
-        if let Some((uid, gid)) = user {
-            command.uid(uid).gid(gid);
-        }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).spawn()
-    };
-    let mut child = match spawn(&exe) {
-        // Its path leads through a directory that is closed to the user.
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => spawn(Path::new(supervisor::OWN_PROGRAM)),
-        spawned => spawned,
-    }
-    .context("cannot start the supervisor")?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.log("supervisor"));
+    let log = log.context("cannot open log/supervisor.log")?;
+    // Its path may lead through a directory that is closed to this user.
+    let mut command = Command::new(supervisor::OWN_PROGRAM);
+    command.arg0(std::env::current_exe()?).arg("supervise").arg("--dir").arg(dir.root()).current_dir(dir.root());
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut child = command.spawn().context("cannot start the supervisor")?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while Client::connect(dir).is_none() {
         if let Some(status) = child.try_wait()? {
@@ -419,9 +404,11 @@ fn ensure_supervisor(dir: &FabricDir, user: RunAs) -> Result<()> {
 /// When one of them does not die.
 pub fn end_strays(dir: &FabricDir) -> Result<()> {
     let Ok(fabric) = dir.read_fabric() else { return Ok(()) };
-    let mark = dir.root().display().to_string();
+    let timeline = fabric.timeline_id.to_string();
+    // A directory of its own is among the arguments of each but the shim.
     let belongs = |pid: u32| {
-        supervisor::command_line(pid).is_some_and(|c| c.contains(&mark) || c.contains(&fabric.timeline_id.to_string()))
+        let arguments = supervisor::arguments(pid);
+        arguments.iter().any(|word| *word == *timeline || Path::new(word).starts_with(dir.root()))
     };
     let strays: Vec<u32> = fabric.pids().into_iter().map(|(_, pid)| pid).filter(|p| belongs(*p)).collect();
     let family: Vec<u32> =

@@ -1,5 +1,7 @@
 //! Users of this machine by name, as `/etc/passwd` has them.
 
+use std::path::PathBuf;
+
 /// The entry of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -9,6 +11,8 @@ pub struct User {
     pub uid: u32,
     /// Id of its own group.
     pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
 }
 
 /// The user of this name, if `/etc/passwd` has it.
@@ -32,12 +36,14 @@ fn find(wanted: impl Fn(&User) -> bool) -> Option<User> {
     passwd.lines().filter_map(parse).find(wanted)
 }
 
-/// `name:x:uid:gid:...`
+/// `name:x:uid:gid:comment:home:...`
 fn parse(line: &str) -> Option<User> {
     let mut fields = line.split(':');
     let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
-    let mut ids = fields.skip(1).map(|field| field.parse::<u32>().ok());
-    Some(User { name, uid: ids.next()??, gid: ids.next()?? })
+    let mut fields = fields.skip(1);
+    let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let home = fields.nth(1).filter(|home| !home.is_empty()).unwrap_or("/").into();
+    Some(User { name, uid, gid, home })
 }
 
 #[cfg(test)]
@@ -50,6 +56,7 @@ mod tests {
         assert_eq!(name_of(0), "user root (0)");
         assert_eq!(name_of(u32::MAX), format!("user {}", u32::MAX));
         assert_eq!(parse("broken:x:1"), None);
-        assert_eq!(parse("w:x:7:8:::"), Some(User { name: "w".to_owned(), uid: 7, gid: 8 }));
+        let user = |home: &str| Some(User { name: "w".to_owned(), uid: 7, gid: 8, home: home.into() });
+        assert_eq!((parse("w:x:7:8:::"), parse("w:x:7:8:c:/h:/bin/sh")), (user("/"), user("/h")));
     }
 }

@@ -146,6 +146,7 @@ fn lead_through(fabric: &TestFabric, described: &Fabric, links: &[Link]) -> Resu
     let given = shim.argv.iter_mut().find(|word| **word == direct);
     *given.context("the shim is not given the safekeepers' addresses")? = linked;
     dir.write_plan(&plan)?;
+    harness::give_to_postgres(&dir.plan_json())?;
     let reply = Client::connect(&dir).context("the supervisor is gone")?.ask(&Request::Reload)?;
     anyhow::ensure!(reply.error.is_none(), "the plan was not read anew: {:?}", reply.error);
     Ok(())

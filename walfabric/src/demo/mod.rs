@@ -7,7 +7,8 @@ mod act;
 mod after;
 mod pages;
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,11 @@ impl Story {
     }
 }
 
+/// Where a demo's fabric is unless told. This process has it to itself, also when it is started anew as another user.
+pub fn default_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("walfabric-demo-{}", std::process::id()))
+}
+
 /// Runs the demo; the exit code is 0 only if everything was proved.
 ///
 /// # Errors
@@ -67,8 +73,7 @@ impl Story {
 pub async fn run(args: DemoArgs) -> Result<u8> {
     let story = Story { began: Instant::now() };
     let own = args.dir.is_none();
-    let root =
-        args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("walfabric-demo-{}", std::process::id())));
+    let root = args.dir.clone().unwrap_or_else(default_dir);
     let interrupted = proto::runtime::shutdown_on_signals()?;
     let played = interrupted.run_until_cancelled(play(&story, &args, &root, &interrupted)).await;
     if let Err(e) = played.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))) {
@@ -89,13 +94,28 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
     }
     verbs::down(&root, STOP_PATIENCE_S).await?;
     if own {
-        std::fs::remove_dir_all(&root).context("cannot remove the demo's directory")?;
+        remove(&root)?;
     }
     after::what_next();
     Ok(exit::OK)
 }
 
-async fn play(story: &Story, args: &DemoArgs, root: &std::path::Path, interrupted: &CancellationToken) -> Result<()> {
+/// Removes the demo's files; its directory may be in one where another user, root, has made it.
+fn remove(root: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(root) {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied && is_empty(root) => {
+            println!("{} is empty; only root can remove it", root.display());
+            Ok(())
+        }
+        removed => removed.context("cannot remove the demo's directory"),
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+async fn play(story: &Story, args: &DemoArgs, root: &Path, interrupted: &CancellationToken) -> Result<()> {
     story.chapter("bring up: PostgreSQL, shim, 3 safekeepers, 1 pageserver, embedded broker");
     let up_args = up::UpArgs {
         dir: root.to_path_buf(),
@@ -151,10 +171,9 @@ impl Bench {
     fn start(fabric: &Fabric) -> Result<Bench> {
         let pg = fabric.postgres.as_ref().context("no PostgreSQL")?;
         let log = pg.data_dir.with_file_name("log").join("pgbench.log");
-        let user = postgres::run_as()?;
         let run = |args: &[&str]| -> Result<Command> {
             let out = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-            let mut command = postgres::command(&pg.bin_dir, "pgbench", user);
+            let mut command = postgres::command(&pg.bin_dir, "pgbench", None);
             command.args(["-h", &pg.host, "-p", &pg.port.to_string(), "-U", &pg.user]).args(args).arg(&pg.dbname);
             command.current_dir("/").stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
             Ok(command)

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::fabric::FabricDir;
@@ -59,6 +59,9 @@ fn stop_patience_s() -> u64 {
     STOP_PATIENCE_S
 }
 
+/// Longest answer, bytes: a line about each of 66 processes, with room for paths.
+const ANSWER_MAX: u64 = 1 << 20;
+
 /// The supervisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
@@ -97,13 +100,15 @@ impl Client {
     /// Asks and waits for the answer.
     ///
     /// # Errors
-    /// When the supervisor ended in the middle.
+    /// When the supervisor ended in the middle, or is none: its answer has no end.
     pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.write_all(&line).context("the supervisor does not listen any more")?;
         let mut answer = String::new();
-        BufReader::new(&self.stream).read_line(&mut answer).context("the supervisor did not answer")?;
+        let mut limited = BufReader::new(&self.stream).take(ANSWER_MAX);
+        limited.read_line(&mut answer).context("the supervisor did not answer")?;
+        ensure!(limited.limit() > 0, "what listens on supervisor.sock is no supervisor: its answer has no end");
         serde_json::from_str(&answer).context("the supervisor ended before it answered: see log/supervisor.log")
     }
 
@@ -114,7 +119,7 @@ impl Client {
     pub fn down(mut self, patience_s: u64) -> Result<Reply> {
         let reply = self.ask(&Request::Down { patience_s })?;
         // It says nothing more: its end is the end of the stream.
-        self.stream.read_to_end(&mut Vec::new()).context("the supervisor's end cannot be awaited")?;
+        std::io::copy(&mut self.stream, &mut std::io::sink()).context("the supervisor's end cannot be awaited")?;
         Ok(reply)
     }
 }

@@ -16,5 +16,5 @@ mod table;
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 pub use client::{Client, Reply, Request, STOP_ORDER, STOP_PATIENCE_S};
-pub use proctree::{command_line, descendants, exists};
+pub use proctree::{arguments, command_line, descendants, exists};
 pub use server::supervise;

@@ -1,6 +1,8 @@
 //! Process tree from `/proc`: who descends from whom.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 /// Parent of every process that exists now.
 fn parents() -> HashMap<u32, u32> {
@@ -37,6 +39,12 @@ pub fn exists(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Arguments of a process; none when it is gone or a zombie.
+pub fn arguments(pid: u32) -> Vec<OsString> {
+    let raw = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    raw.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect()
+}
+
 /// Arguments of a process, joined by spaces; `None` when it is gone or a zombie.
 pub fn command_line(pid: u32) -> Option<String> {
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -55,6 +63,7 @@ mod tests {
         let me = std::process::id();
         assert!(descendants(me).contains(&child.id()));
         assert!(children(me).contains(&child.id()));
+        assert_eq!(arguments(me).first(), std::env::args_os().next().as_ref());
         child.kill().expect("cat dies");
         child.wait().expect("cat is reaped");
         assert!(!descendants(me).contains(&child.id()));
