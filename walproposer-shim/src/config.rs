@@ -5,6 +5,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use proto::broker::Broker;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::consensus::MAX_SEND_SIZE;
 use proto::id::{PrimaryEpoch, TenantTimelineId};
@@ -160,7 +161,7 @@ impl Config {
         let ring_bytes = args.ring_mib.checked_mul(1 << 20).filter(|b| *b >= 8 * MAX_SEND_SIZE);
         let ring_bytes =
             ring_bytes.ok_or_else(|| invalid("--ring-mib", args.ring_mib.to_string(), "expected 1 or more"))?;
-        if !args.broker.starts_with("http://") {
+        if Broker::new(&args.broker, &args.broker_prefix).is_err() {
             return Err(invalid("--broker", &args.broker, "expected http://host:port[,host:port...]"));
         }
         Ok(Config {

@@ -212,7 +212,11 @@ fn sender_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
     }
     let others = found.senders.iter().filter(|s| s.pid != identity.pid && s.name.eq_ignore_ascii_case(expected.name));
     for other in others {
-        reasons.push(format!("walsender {} uses our application_name {}: stop it", other.pid, expected.name));
+        reasons.push(format!(
+            "walsender {} uses our application_name {} too: it may be the shim at work, and this one needless; stop \
+             the one that is not wanted",
+            other.pid, expected.name
+        ));
     }
     reasons
 }
