@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Bounded as _, PATIENCE};
+use rustix::process::{Pid, Signal};
 use tests::fabric::TestFabric;
 use walfabric::fabric::Fabric;
 use walfabric::sql;
@@ -146,6 +147,9 @@ async fn what_a_crash_leaves_behind_is_no_difference() -> Result<()> {
     for name in ["o_t", "o_a", "c"] {
         left.push(sql::text(&client, &format!("SELECT pg_relation_filepath('{name}')")).await?);
     }
+    // A backend that notices the end of the postmaster first would roll back, and take its files with it.
+    let backend: i32 = sql::text(&client, "SELECT pg_backend_pid()").await?.parse()?;
+    rustix::process::kill_process(Pid::from_raw(backend).context("a backend")?, Signal::STOP)?;
     fabric.ok(&["kill", "postgres"])?;
     drop(client);
     fabric.ok(&["start", "postgres"])?;
