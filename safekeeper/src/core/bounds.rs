@@ -8,8 +8,8 @@ use proto::id::Term;
 use super::admission::FENCE_STEP;
 use super::effect::Refusal;
 
-/// The most that a fence may lie above both members' terms: room for a few re-admissions that one of them missed.
-pub const FENCE_JUMP_MAX: u64 = 4 * FENCE_STEP;
+/// The most that a fence may lie above both members' terms: room for a thousand re-admissions that both of them missed.
+pub const FENCE_JUMP_MAX: u64 = 1024 * FENCE_STEP;
 
 /// Why a statement cannot be taken by a member at term `here`, when it cannot.
 ///
