@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use proto::Lsn;
-use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus};
+use proto::api::{
+    PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus, TimelineSource,
+};
 use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
 use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
@@ -206,7 +208,7 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
         futures::future::join_all(safekeepers),
         futures::future::join_all(pageservers),
         futures::future::join_all(shims),
-        broker_problem(&nodes.broker)
+        recorded(&nodes.broker)
     );
     let seen_sk = safekeepers.iter().flatten().flatten().map(|s| TenantTimelineId::new(s.tenant_id, s.timeline_id));
     let seen_ps = pageservers.iter().flatten().flatten().map(|p| TenantTimelineId::new(p.tenant_id, p.timeline_id));
@@ -251,41 +253,51 @@ pub async fn collect(source: &Source, only: Only) -> Result<Status> {
         };
         timeline.reasons = judge::judge(&timeline, &members, &known(&nodes.hosts));
         match &broker {
-            Some(problem) => timeline.reasons.push(problem.clone()),
-            None => timeline.reasons.extend(lost_record(&nodes.broker, &timeline).await),
+            Err(problem) => timeline.reasons.push(problem.clone()),
+            Ok(recorded) if recorded.contains(&ttid) => {}
+            Ok(_) => timeline.reasons.extend(lost_record(&nodes.broker, ttid, safekeepers.iter().flatten().flatten())),
         }
         timelines.push(timeline);
     }
     Ok(Status { schema: 1, nodes: rows, timelines })
 }
 
-/// What is not as it should be with the broker.
-async fn broker_problem(broker: &Broker) -> Option<String> {
-    match tokio::time::timeout(BROKER_PATIENCE, broker.is_full()).await {
-        Ok(Ok(false)) => None,
-        Ok(Ok(true)) => Some(
-            "the broker is full (alarm NOSPACE) and takes no writes: positions and choices there grow old; make space, \
-             then 'etcdctl alarm disarm' (operations.md, 'When it is full')"
-                .to_owned(),
-        ),
-        Ok(Err(e)) => Some(format!("the broker does not answer: commits and streams go on, no choice changes: {e}")),
-        Err(_) => Some(format!(
+/// The timelines that the broker has a record of; or what is not as it should be with it.
+async fn recorded(broker: &Broker) -> Result<BTreeSet<TenantTimelineId>, String> {
+    let keys = broker.keys();
+    let confs = keys.confs();
+    let asked = async { futures::try_join!(broker.is_full(), broker.get_prefix(&confs)) };
+    match tokio::time::timeout(BROKER_PATIENCE, asked).await {
+        Ok(Ok((false, (entries, _)))) => Ok(entries.iter().filter_map(|e| keys.ttid_of(&e.key)).collect()),
+        Ok(Ok((true, _))) => {
+            Err("the broker is full (alarm NOSPACE) and takes no writes: positions and choices there \
+                                  grow old; make space, then 'etcdctl alarm disarm' (operations.md, 'When it is full')"
+                .to_owned())
+        }
+        Ok(Err(e)) => Err(format!("the broker does not answer: commits and streams go on, no choice changes: {e}")),
+        Err(_) => Err(format!(
             "the broker does not answer within {} ms: commits and streams go on, no choice changes",
             BROKER_PATIENCE.as_millis()
         )),
     }
 }
 
-/// A timeline that members hold and whose record on the broker was deleted.
-async fn lost_record(broker: &Broker, timeline: &TimelineStatus) -> Option<String> {
-    let (tenant, id) = (timeline.tenant_id, timeline.timeline_id);
-    let key = broker.keys().conf(TenantTimelineId::new(tenant, id));
-    let record = tokio::time::timeout(BROKER_PATIENCE, broker.get(&key)).await;
-    let lost = matches!(record, Ok(Ok(None))) && timeline.safekeepers.iter().any(|s| s.holds);
-    lost.then(|| {
+/// A timeline that members hold and that the broker has no record of; a compute with a walproposer of its own makes
+/// such timelines.
+fn lost_record<'a>(
+    broker: &Broker,
+    ttid: TenantTimelineId,
+    mut held: impl Iterator<Item = &'a SafekeeperTimelineStatus>,
+) -> Option<String> {
+    let (tenant, id) = (ttid.tenant_id, ttid.timeline_id);
+    let is_ours = |s: &SafekeeperTimelineStatus| {
+        (s.tenant_id, s.timeline_id) == (tenant, id) && s.source == TimelineSource::Vanilla
+    };
+    held.any(is_ours).then(|| {
         format!(
-            "its record on the broker ({key}) is missing, which no node puts back: repeat 'walfabric timeline create \
-             --tenant-id {tenant} --timeline-id {id} ...' as at first"
+            "its record on the broker ({}) is missing, which no node puts back: repeat 'walfabric timeline create \
+             --tenant-id {tenant} --timeline-id {id} ...' as at first",
+            broker.keys().conf(ttid)
         )
     })
 }
