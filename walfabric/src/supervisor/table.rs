@@ -252,7 +252,7 @@ impl Table {
 
 fn unclean(why: &str) -> String {
     format!(
-        "PostgreSQL did not shut down cleanly: {why}; it will run crash recovery at its next start, and `page verify` \
+        "PostgreSQL did not shut down cleanly: {why}; it may need crash recovery at its next start, and `page verify` \
          needs a clean stop"
     )
 }

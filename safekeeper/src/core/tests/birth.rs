@@ -47,14 +47,20 @@ pub(super) fn born() -> Rig {
     Rig::of(ControlState { mconf, ..control() }, Some(LogEnd { flush_lsn: start(), last_record_start: None }))
 }
 
-/// Commits one record; its end.
-fn commit_a_record(rig: &mut Rig) -> Lsn {
+/// One record in term 1 that is durable here: its leader and its end.
+fn append_a_record(rig: &mut Rig) -> (ConnId, Lsn) {
     let mut wal = wal();
     let end = wal.noop(64).end;
     let conn = rig.leader();
     rig.append(conn, 1, start(), wal.take().1, None);
     rig.step(Input::FlushNow);
     rig.complete();
+    (conn, end)
+}
+
+/// Commits one record; its end.
+fn commit_a_record(rig: &mut Rig) -> Lsn {
+    let (conn, end) = append_a_record(rig);
     rig.append(conn, 1, end, Bytes::new(), Some(end));
     rig.step(Input::FlushNow);
     rig.complete();
@@ -77,12 +83,7 @@ pub(super) fn uncommitted() -> (Rig, Lsn) {
     let mut rig = born();
     answers(&mut rig, fresh(2));
     answers(&mut rig, fresh(3));
-    let mut wal = wal();
-    let end = wal.noop(64).end;
-    let conn = rig.leader();
-    rig.append(conn, 1, start(), wal.take().1, None);
-    rig.step(Input::FlushNow);
-    rig.complete();
+    let (conn, end) = append_a_record(&mut rig);
     rig.step(Input::Disconnected { conn });
     assert_eq!(rig.acceptor.positions().commit_lsn, Some(start()));
     (rig, end)
