@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos health proof proof-quick fresh fresh-quick \
+.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos health house proof proof-quick fresh fresh-quick \
 	bench bench-quick bench-full
 
 # Each target has what it needs installed first, and no more: the groups are those of scripts/setup.sh.
@@ -50,6 +50,13 @@ s3-moto: setup-build+s3-moto
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# The code's structure in figures beside their goals: circles of imports, names, docs, sizes; LIST=circles|names|docs|rows|sizes
+# gives the places. Plain rustc builds it in two seconds.
+house:
+	@mkdir -p target/house
+	@rustc --edition 2024 -o target/house/house tests/src/bin/house.rs
+	@target/house/house $(if $(LIST),--list $(LIST))
 
 # Instructions of the hot paths against their limits, counted by valgrind (allocations: tests/tests/allocations.rs).
 guard: setup

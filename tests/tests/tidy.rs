@@ -1,20 +1,21 @@
 //! Repository lint, run as a test: sizes, purity of the cores, module docs, leftovers.
 //!
 //! Each rule is a function from a file's text to findings, and each is shown to fail on a planted violation below.
-//! The size limits are a ratchet: they go down when the code allows it, never up.
+//! Sizes and the figures of `make house` are a ratchet (`src/house/limits.rs`): they go down when the code allows it,
+//! never up. It compiles with plain `rustc`, so that it can be asked in a second.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Lines of a file's product part (before its test module); design aim is 200.
-const FILE_LINES_MAX: usize = 800;
-/// Lines of one function; design aim is 35.
-const FUNCTION_LINES_MAX: usize = 120;
+use house::figures::{Figure, Measured};
+use house::limits::{FILE_LINES_MAX, FUNCTION_LINES_MAX};
+use house::source::{Parsed, Source};
+use house::workspace::{self, files};
+
+#[path = "../src/house/mod.rs"]
+mod house;
+
 /// Characters of one line of Rust.
 const LINE_CHARS_MAX: usize = 120;
-/// Characters of one line of prose in Markdown, where a space allows to break it.
-const PROSE_CHARS_MAX: usize = 100;
-/// Functions above 70 lines in the whole repository, in per mille of all functions.
-const LONG_FUNCTIONS_PER_MILLE_MAX: usize = 20;
 
 /// Folders whose code is a function of its input: no runtime, files, sockets, clocks, randomness, logs or metrics.
 const PURE: [&str; 15] = [
@@ -53,86 +54,37 @@ const IMPURE: [&str; 14] = [
     "std::env",
 ];
 
-struct Source {
-    path: String,
-    text: String,
-}
-
-impl Source {
-    /// Lines before the test module: what ships.
-    fn product(&self) -> Vec<&str> {
-        let test_only =
-            self.path.contains("/tests/") || self.path.ends_with("/tests.rs") || self.path.starts_with("fuzz/");
-        if test_only {
-            return Vec::new();
-        }
-        self.text.lines().take_while(|l| l.trim() != "#[cfg(test)]" || !l.starts_with('#')).collect()
-    }
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace")
 }
 
 fn sources() -> Vec<Source> {
-    let found = files_named(".rs");
+    let found = files(root(), ".rs");
     assert!(found.len() > 50, "only {} sources found", found.len());
     found
 }
 
-fn files_named(ending: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace");
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = std::fs::read_dir(&folder).expect("a folder of the repository can be listed");
-        for path in entries.map(|e| e.expect("a directory entry").path()) {
-            visit(root, path, ending, &mut folders, &mut found);
-        }
-    }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
+fn is_test_only(s: &Source) -> bool {
+    s.path.contains("/tests/") || s.path.ends_with("/tests.rs") || s.path.starts_with("fuzz/")
 }
 
-fn visit(root: &Path, path: PathBuf, ending: &str, folders: &mut Vec<PathBuf>, found: &mut Vec<Source>) {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-    if path.is_dir() {
-        if !name.starts_with('.') && name != "target" {
-            folders.push(path);
-        }
-    } else if name.ends_with(ending) {
-        let relative = path.strip_prefix(root).expect("below the root").display().to_string();
-        let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
-        found.push(Source { path: relative, text });
+/// Lines before the test module: what ships.
+fn product(s: &Source) -> Vec<&str> {
+    if is_test_only(s) {
+        return Vec::new();
     }
+    s.text.lines().take_while(|l| l.trim() != "#[cfg(test)]" || !l.starts_with('#')).collect()
 }
 
 fn file_size(s: &Source) -> Vec<String> {
-    let lines = s.product().len();
+    let lines = if is_test_only(s) { 0 } else { Parsed::of(&s.text).product_lines() };
     if lines > FILE_LINES_MAX { vec![format!("{}: {lines} product lines, split it", s.path)] } else { vec![] }
 }
 
-/// (first line, length) of every function, by its indentation: rustfmt puts the closing brace below the `fn`.
-fn functions(s: &Source) -> Vec<(usize, usize)> {
-    let lines: Vec<&str> = s.product();
-    let is_fn = |l: &str| {
-        let t = l.trim_start();
-        ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn ", "pub(super) async fn "]
-            .iter()
-            .any(|p| t.starts_with(p))
-            || t.starts_with("pub(crate) async fn ")
-            || t.starts_with("const fn ")
-            || t.starts_with("pub const fn ")
-    };
-    let mut found = Vec::new();
-    for (i, line) in lines.iter().enumerate().filter(|(_, l)| is_fn(l)) {
-        let indent = line.len() - line.trim_start().len();
-        let close = format!("{}}}", " ".repeat(indent));
-        let end = lines.iter().skip(i).position(|l| *l == close);
-        found.push((i + 1, end.map_or(1, |e| e + 1)));
-    }
-    found
-}
-
 fn function_size(s: &Source) -> Vec<String> {
-    let long = functions(s).into_iter().filter(|(_, len)| *len > FUNCTION_LINES_MAX);
-    long.map(|(at, len)| format!("{}:{at}: a function of {len} lines", s.path)).collect()
+    let functions = if is_test_only(s) { Vec::new() } else { Parsed::of(&s.text).functions };
+    let long = functions.into_iter().filter(|f| f.lines > FUNCTION_LINES_MAX);
+    long.map(|f| format!("{}:{}: `{}` has {} lines", s.path, f.line, f.name, f.lines)).collect()
 }
 
 fn line_length(s: &Source) -> Vec<String> {
@@ -144,7 +96,7 @@ fn purity(s: &Source) -> Vec<String> {
     if !PURE.iter().any(|p| s.path.starts_with(p)) {
         return vec![];
     }
-    let code = s.product().into_iter().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"));
+    let code = product(s).into_iter().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"));
     let bad = code.flat_map(|(i, l)| {
         let text = l.split("//").next().unwrap_or(l);
         IMPURE.iter().filter(move |w| text.contains(**w)).map(move |w| (i + 1, *w))
@@ -174,7 +126,7 @@ fn leftovers(s: &Source) -> Vec<String> {
 
 /// Tests wait for conditions with a deadline: the one place that may pause between two looks is `tests/src/wait.rs`.
 fn sleeps(s: &Source) -> Vec<String> {
-    let product = s.product().len();
+    let product = product(s).len();
     let is_test_crate = s.path.starts_with("tests/") && s.path != "tests/src/wait.rs";
     let lines = s.text.lines().enumerate().skip(if is_test_crate { 0 } else { product });
     let word = ["::sl", "eep("].concat();
@@ -205,46 +157,18 @@ fn the_repository_is_tidy() {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
 
-/// Lines of prose that are too long; tables and code blocks are as long as they must be.
-fn long_prose(s: &Source) -> Vec<String> {
-    let mut fenced = false;
-    let mut findings = Vec::new();
-    for (i, line) in s.text.lines().enumerate() {
-        fenced ^= line.trim_start().starts_with("```");
-        let prose = !fenced && !line.starts_with("    ") && !line.trim_start().starts_with('|');
-        let text = line.trim_start();
-        let mut outside_code = text.match_indices(' ').filter(|(at, _)| text[..*at].matches('`').count() % 2 == 0);
-        if prose && line.chars().count() > PROSE_CHARS_MAX && outside_code.next().is_some() {
-            findings.push(format!("{}:{}: prose of more than {PROSE_CHARS_MAX} characters", s.path, i + 1));
-        }
-    }
-    findings
-}
-
-/// Goal: prose can be read side by side with code. Method: the rule over every Markdown file, and over planted lines.
+/// Goal: no figure of the house gets worse, and one that got better is held. Method: the table of `make house`, each
+/// figure against its limit.
 #[test]
-fn prose_keeps_to_its_width() {
-    let found = files_named(".md");
-    assert!(found.len() > 20, "only {} Markdown files found", found.len());
-    let findings: Vec<String> = found.iter().flat_map(long_prose).collect();
-    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
-    let of = |text: String| long_prose(&Source { path: "a.md".to_owned(), text }).len();
-    let long = "word ".repeat(21);
-    assert_eq!((of(long.clone()), of(format!("- {long}"))), (1, 1));
-    let allowed = [format!("| {long} |"), format!("    {long}"), format!("```\n{long}\n```"), format!("`{long}`")];
-    assert_eq!(allowed.map(of), [0; 4]);
-}
-
-/// Goal: long functions stay rare. Method: share of functions above 70 lines.
-#[test]
-fn long_functions_are_rare() {
-    let lengths: Vec<usize> = sources().iter().flat_map(functions).map(|(_, len)| len).collect();
-    let long = lengths.iter().filter(|l| **l > 70).count();
-    assert!(
-        long * 1000 <= lengths.len() * LONG_FUNCTIONS_PER_MILLE_MAX,
-        "{long} of {} functions are above 70 lines",
-        lengths.len()
-    );
+fn the_house_keeps_its_figures() {
+    let markdown = files(root(), ".md");
+    assert!(markdown.len() > 20, "only {} Markdown files found", markdown.len());
+    let measured = Measured::of(workspace::house(root()), &sources(), &markdown);
+    assert!(measured.house.files.len() > 300, "only {} product files found", measured.house.files.len());
+    let mut findings: Vec<String> = measured.figures().iter().filter_map(Figure::finding).collect();
+    findings.extend(measured.long_prose.iter().map(|place| format!("{place}: prose of more than 100 characters")));
+    let help = "`make house LIST=circles` (or names, docs, rows, sizes) lists the places";
+    assert!(findings.is_empty(), "{} findings; {help}:\n{}", findings.len(), findings.join("\n"));
 }
 
 /// Goal: no rule is blind. Method: one planted violation per rule.
@@ -275,14 +199,13 @@ fn every_rule_trips_on_a_planted_violation() {
 /// Goal: the two README commands are there and the gate runs the README's own test command.
 #[test]
 fn readme_and_gate_agree() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace");
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let (readme, gate, make) = (read("README.md"), read(".ci/run"), read("Makefile"));
     for command in ["make demo", "make test"] {
         assert!(readme.contains(command), "README.md does not show `{command}`");
     }
     assert!(gate.contains("make test"), ".ci/run does not run `make test`");
-    for target in ["setup", "demo", "test", "lint", "guard", "sim", "chaos", "bench"] {
+    for target in ["setup", "demo", "test", "lint", "guard", "sim", "chaos", "bench", "house"] {
         assert!(make.lines().any(|l| l.starts_with(&format!("{target}:"))), "Makefile has no target {target}");
     }
 }

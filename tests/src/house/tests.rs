@@ -1,0 +1,215 @@
+//! Each measure is shown to find what is planted, and to leave alone what only looks like it.
+
+use super::circles::circles;
+use super::docs::{examples, short};
+use super::figures::{Figure, Goal};
+use super::graph::{House, Member};
+use super::names::shared;
+use super::prose::{long_prose, long_rows};
+use super::sizes::{Spread, test_and_product};
+use super::source::{Parsed, Source};
+use super::workspace::members;
+
+fn sources(files: &[(&str, &str)]) -> Vec<Source> {
+    files.iter().map(|(path, text)| Source { path: (*path).to_owned(), text: (*text).to_owned() }).collect()
+}
+
+/// The members are the folders before `/src/`.
+fn house(files: &[(&str, &str)]) -> House {
+    let mut folders: Vec<&str> = files.iter().filter_map(|(path, _)| path.split_once("/src/")).map(|p| p.0).collect();
+    folders.dedup();
+    let member =
+        |f: &&str| Member { folder: (*f).to_owned(), name: f.rsplit('/').next().unwrap_or_default().to_owned() };
+    House::build(&folders.iter().map(member).collect::<Vec<_>>(), &sources(files))
+}
+
+/// The circles, each as its files without `a/src/`.
+fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
+    circles(&house(files)).iter().map(|c| c.files.join(" ").replace("a/src/", "")).collect()
+}
+
+const LIB: &str = "mod x; mod y; mod z;";
+
+/// Goal: a circle is found however its imports are written. Method: x and y import each other in every way there is.
+#[test]
+fn a_planted_circle_is_found() {
+    let ways = [
+        "use crate::y::Y;",
+        "use super::y::Y;",
+        "use super::{y::{self, Y}, z};",
+        "use crate::{\n    y::{\n        // Why.\n        Y as Other,\n    },\n};",
+        "fn f(y: &crate::y::Y) {}",
+        "fn f() { super::y::Y::new() }",
+        "use super::y; fn f() { y::make() }",
+        "use super::y; fn f() { y::only_a_macro_makes_it() }",
+        "mod inner { use super::super::y::Y; }",
+        "fn f() { use crate::y::Y; }",
+        "use super::y::*; fn f() { make() }",
+        "use super::Handed; fn f(h: Handed) {}",
+        "use crate::y::Y; // \"",
+    ];
+    for way in ways {
+        let lib = format!("{LIB} pub use y::Y as Handed;");
+        let y = "use crate::x::X; pub struct Y; pub fn make() {}";
+        let x = format!("pub struct X; {way}");
+        let files = [("a/src/lib.rs", lib.as_str()), ("a/src/x.rs", &x), ("a/src/y.rs", y), ("a/src/z.rs", "")];
+        assert_eq!(circles_of(&files), ["x.rs y.rs"], "{way}");
+    }
+}
+
+/// Goal: what imports nothing closes no circle. Method: y imports x; x only seems to import y.
+#[test]
+fn what_only_looks_like_an_import_is_none() {
+    let harmless = [
+        "// use crate::y::Y;",
+        "/* use crate::y::Y; /* nested */ use super::y; */",
+        "const S: &str = \"use crate::y::Y;\"; const R: &str = r#\"crate::y::Y \" \"#;",
+        "#[cfg(test)] mod tests { use crate::y::Y; }",
+        "#[cfg(test)] use crate::y::Y;",
+        "struct S { #[cfg(test)] y: crate::y::Y, z: u8 }",
+        "fn f() { #[cfg(test)] crate::y::look(\"x\", 1); }",
+        "use y::Y;",
+        "fn f<'y>(y: &'y Y) -> char { 'y' }",
+        "fn f(v: V) { v.y::<Y>() }",
+        "use crate::z::y; fn f() { y() }",
+        "pub use crate::y::Y;",
+        "pub(crate) use super::y::{Y as Other};",
+    ];
+    for way in harmless {
+        let x = format!("pub struct X; {way}");
+        let y = "use crate::x::X; pub struct Y;";
+        let files =
+            [("a/src/lib.rs", LIB), ("a/src/x.rs", x.as_str()), ("a/src/y.rs", y), ("a/src/z.rs", "pub fn y() {}")];
+        assert_eq!(circles_of(&files), [""; 0], "{way}");
+    }
+}
+
+/// Goal: parents are judged by what they use. Method: a child imports its parent, which hands names on or uses them.
+#[test]
+fn a_parent_that_only_hands_on_is_in_no_circle() {
+    let child = "use super::Shared; pub struct Child;";
+    let of =
+        |parent: &str| circles_of(&[("a/src/lib.rs", "mod p;"), ("a/src/p/mod.rs", parent), ("a/src/p/c.rs", child)]);
+    assert_eq!(of("mod c; pub use c::Child; pub struct Shared;"), [""; 0]);
+    assert_eq!(of("mod c; pub use c::Child; pub struct Shared(Child);"), ["p/mod.rs p/c.rs"]);
+    assert_eq!(of("mod c; pub struct Shared(c::Child);"), ["p/mod.rs p/c.rs"]);
+    // Through the parent to a sibling: the parent is not what is imported.
+    let siblings = [
+        ("a/src/lib.rs", "mod p;"),
+        ("a/src/p/mod.rs", "mod c; mod d; pub use self::d::Shared; fn f(c: c::Child) {}"),
+        ("a/src/p/c.rs", child),
+        ("a/src/p/d.rs", "pub struct Shared;"),
+    ];
+    assert_eq!(circles_of(&siblings), [""; 0]);
+}
+
+/// Goal: a circle is one however long, and two are two. Method: three files in a ring, and two beside them.
+#[test]
+fn circles_are_told_apart_and_sorted_by_size() {
+    let files = [
+        ("a/src/lib.rs", "mod b; mod c; mod d; mod e; mod f;"),
+        ("a/src/b.rs", "use crate::c::C; pub struct B;"),
+        ("a/src/c.rs", "use crate::d::D; use crate::e::E; pub struct C;"),
+        ("a/src/d.rs", "use crate::b::B; pub struct D;"),
+        ("a/src/e.rs", "use crate::f::F; pub struct E;"),
+        ("a/src/f.rs", "use crate::e::E; pub struct F;"),
+    ];
+    assert_eq!(circles_of(&files), ["b.rs c.rs d.rs", "e.rs f.rs"]);
+    let [ring, _] = &circles(&house(&files))[..] else { panic!("two circles") };
+    assert_eq!(ring.ties[0], "a/src/b.rs:1 -> a/src/c.rs: C");
+}
+
+/// Goal: names borne twice are found, and where two of them meet. Method: two crates with a type of one name.
+#[test]
+fn a_planted_duplicate_is_found() {
+    let of = |use_: &str| {
+        let lib = format!("mod y; {use_}");
+        let files = [
+            ("a/src/lib.rs", "pub struct Twin; pub enum Once { Twin } fn f() { struct Local; }"),
+            ("b/src/lib.rs", lib.as_str()),
+            ("b/src/y.rs", "pub trait Twin { type Once; } struct Local; #[cfg(test)] mod tests { struct Local; }"),
+        ];
+        let found: Vec<_> = shared(&house(&files)).into_iter().map(|n| (n.name, n.places.len(), n.meetings)).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].0.as_str(), found[0].1), ("Twin", 2));
+        found[0].2.clone()
+    };
+    assert_eq!(of("use a::Twin; fn f(t: &dyn y::Twin) {}"), ["b/src/lib.rs"]);
+    assert_eq!(of("use a::Twin; use y::Twin as Other;"), [""; 0]);
+    assert_eq!(of("use a::Twin; use a::Once::Twin as T;"), [""; 0]);
+}
+
+/// Goal: a doc comment that only repeats a name is found. Method: short ones and long ones.
+#[test]
+fn a_planted_short_doc_is_found() {
+    let text = "//! Two words.\n/// The node.\nstruct A;\n/// The node that serves.\nstruct B;\n\
+                struct C {\n    /// Its id -\n    /// .\n    id: u8,\n}\n\
+                //// Not a doc.\nconst D: &str = \"\n/// No.\n\";\n\
+                #[cfg(test)]\nmod tests {\n    /// Short.\n    fn f() {}\n}\n";
+    assert_eq!(short(&Parsed::of(text)), [(2, "The node.".to_owned()), (7, "Its id -  .".to_owned())]);
+}
+
+/// Goal: only examples that run count. Method: one fence of each kind.
+#[test]
+fn only_examples_that_run_count() {
+    let fence = |info: &str| format!("//! ```{info}\n//! f();\n//! ```\n");
+    let count = |info: &str| examples(&Parsed::of(&fence(info))).len();
+    assert_eq!(["", "rust", "should_panic", "rust,edition2024"].map(count), [1; 4]);
+    assert_eq!(["text", "ignore", "no_run", "rust,no_run", "sql", "compile_fail"].map(count), [0; 6]);
+    assert_eq!(examples(&Parsed::of(&(fence("text") + &fence("") + "fn f() {}"))), [4]);
+}
+
+/// Goal: width is measured where a line can break. Method: long lines of each kind.
+#[test]
+fn planted_wide_lines_are_found() {
+    let long = "word ".repeat(21);
+    assert_eq!([&long, &format!("- {long}")].map(|t| long_prose(t)), [vec![1], vec![1]]);
+    let allowed = [format!("| {long} |"), format!("    {long}"), format!("```\n{long}\n```"), format!("`{long}`")];
+    assert_eq!(allowed.map(|t| long_prose(&t)), [const { Vec::new() }; 4]);
+    let row = format!("| {} |", "word ".repeat(60));
+    assert_eq!(long_rows(&format!("| short |\n{row}\n```\n{row}\n```\n")), [2]);
+}
+
+/// Goal: lengths are those of the product. Method: a file with a function of five lines, a test and a look-alike.
+#[test]
+fn lengths_leave_tests_out() {
+    let text = "//! Docs.\npub(in crate::x) const unsafe fn f(\n    a: fn(u8) -> [u8; 2],\n) -> u8 {\n    \"}{\"\n}\n\
+                #[cfg(test)]\nmod tests {\n    fn long() {\n\n\n\n\n    }\n}\ntrait T {\n    fn none(&self);\n}\n";
+    let parsed = Parsed::of(text);
+    let functions: Vec<_> = parsed.functions.iter().map(|f| (f.name.as_str(), f.line, f.lines)).collect();
+    assert_eq!(functions, [("f", 2, 5)]);
+    assert_eq!((parsed.lines, parsed.test_lines, parsed.product_lines()), (18, 9, 9));
+    assert_eq!(Spread::of((1..=11).collect()), Spread { max: 11, p90: 10, median: 6 });
+    let files = [("a/src/lib.rs", text), ("a/src/tests.rs", "//! Docs.\n"), ("tests/src/lib.rs", "//! Docs.\n")];
+    assert_eq!(test_and_product(&house(&files[..2]), &sources(&files)), (11, 9));
+}
+
+/// Goal: crates are the workspace's own. Method: a manifest with a list, a pattern, and the tests' crates.
+#[test]
+fn members_come_from_the_manifests() {
+    let root = "[workspace]\nmembers = [\n    \"a\",\n    \"libs/*\",\n    \"tests\",\n    \"tests/x\",\n]\n";
+    let manifests = sources(&[
+        ("Cargo.toml", root),
+        ("a/Cargo.toml", "[package]\nname = \"a-b\"\nversion = \"1\"\n"),
+        ("libs/c/Cargo.toml", "[package]\nname = \"c\"\n"),
+        ("tests/Cargo.toml", "[package]\nname = \"tests\"\n"),
+    ]);
+    let found: Vec<_> = members(&manifests).iter().map(|m| (m.folder.clone(), m.library())).collect();
+    assert_eq!(found, [("a".to_owned(), "a_b".to_owned()), ("libs/c".to_owned(), "c".to_owned())]);
+}
+
+/// Goal: the ratchet turns one way. Method: figures at, beyond and far within their limits.
+#[test]
+fn a_figure_beyond_its_limit_is_a_finding() {
+    let says = |value: f64, goal: Goal| {
+        let finding = Figure { what: "x", value, today: value.to_string(), goal }.finding().unwrap_or_default();
+        ["allows", "asks for", "lower", "raise"].into_iter().find(|w| finding.contains(w)).unwrap_or("")
+    };
+    let down = |goal: f64, limit: f64| Goal::Down { goal, limit, constant: "MAX" };
+    let up = |goal: f64, limit: f64| Goal::Up { goal, limit, constant: "MIN" };
+    assert_eq!([10.0, 11.0, 5.0, 4.0].map(|v| says(v, down(0.0, 10.0))), ["", "allows", "", "lower"]);
+    assert_eq!([8.0, 7.0].map(|v| says(v, down(8.0, 10.0))), ["lower"; 2]);
+    assert_eq!([0.0, 1.0].map(|v| says(v, down(0.0, 0.0))), ["", "allows"]);
+    assert_eq!([0.5, 0.4, 0.9, 1.0].map(|v| says(v, up(1.0, 0.5))), ["", "asks for", "", "raise"]);
+    assert_eq!(says(9.0, Goal::None), "");
+}
