@@ -141,7 +141,7 @@ step() {
     case $step in
         setup) inside "$user" scripts/setup.sh build run test ;;
         build) inside "$user" make build ;;
-        native) inside "$user" cargo build --profile demo -p etcd-client -p proto -p pgformat ;;
+        native) inside "$user" cargo build --profile demo -p etcd-client -p broker -p pgformat ;;
         demo | test) inside "$user" make "$step" ;;
         *) say "there is no step $step: setup build demo test" >&2; exit 2 ;;
     esac || { say "FAILED: $step, as $user, after $((SECONDS - at)) s" >&2; exit 1; }

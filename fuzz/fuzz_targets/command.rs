@@ -3,10 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use proto::command::Command;
-use proto::net::ConnectOptions;
+use libpq::ConnectOptions;
 
 fuzz_target!(|text: &str| {
     let _ = Command::parse(text);
-    let _ = ConnectOptions::from_conninfo(text, &proto::net::Environment::none());
+    let _ = ConnectOptions::from_conninfo(text, &libpq::Environment::none());
     let _ = ConnectOptions::to_address(text, "u");
 });

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use proto::net::frame::{Expect, FROM_CLIENT, FROM_CLIENT_COPY, FROM_SERVER, Frame, read_error, take_frame};
+use proto::pg::frame::{Expect, FROM_CLIENT, FROM_CLIENT_COPY, FROM_SERVER, Frame, read_error, take_frame};
 
 fn frames(parts: &[&[u8]], expect: Expect) -> (Vec<Frame>, bool) {
     let mut buffer = BytesMut::new();

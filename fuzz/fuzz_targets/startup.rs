@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use proto::net::startup::{FirstPacket, format_options, packet_len, parse_first, parse_options};
+use proto::pg::startup::{FirstPacket, format_options, packet_len, parse_first, parse_options};
 
 fuzz_target!(|data: &[u8]| {
     if let Some(head) = data.first_chunk::<4>() {

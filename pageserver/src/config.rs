@@ -7,9 +7,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use node::HTTP_CONNECTIONS_MAX;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::id::NodeId;
-use proto::runtime::HTTP_CONNECTIONS_MAX;
 use serde::Deserialize;
 
 use crate::choose::Settings;
@@ -237,8 +237,7 @@ impl Config {
         if !broker_prefix.starts_with('/') || broker_prefix.trim_end_matches('/').is_empty() {
             return Err(invalid("--broker-prefix", &broker_prefix, "expected a path like /walfabric"));
         }
-        proto::broker::Broker::new(&broker, &broker_prefix)
-            .map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
+        broker::Broker::new(&broker, &broker_prefix).map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
         let remote_storage = a.remote_storage.or(file.remote_storage);
         remote_storage.as_deref().map(check_remote_storage).transpose()?;
         let log_json = match a.log_format.or(file.log_format).as_deref() {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::datadir::sync_dir;
 use proto::id::TenantTimelineId;
-use proto::runtime::datadir::sync_dir;
 
 use crate::ingest::recover;
 use crate::node::Node;

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use node::Aged;
 use pgformat::Lsn;
-use proto::runtime::Aged;
 
 /// A commit position that nobody told for so long is unknown.
 const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);

@@ -43,8 +43,8 @@ mod timeline;
 
 use std::process::ExitCode;
 
+use ::node::exit;
 use clap::Parser;
-use proto::runtime::{self, exit};
 
 pub use config::{Args, Config, ConfigError};
 pub use import::managers as custom_managers;
@@ -64,10 +64,10 @@ struct Cli {
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    runtime::block_on("pageserver", run(cli.args))
+    ::node::block_on("pageserver", run(cli.args))
 }
 
-/// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`proto::runtime::exit`].
+/// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`node::exit`].
 pub async fn run(args: Args) -> u8 {
     let config = match Config::from_args(&args) {
         Ok(config) => config,
@@ -80,8 +80,8 @@ pub async fn run(args: Args) -> u8 {
         println!("the settings are valid");
         return exit::OK;
     }
-    runtime::init_logging(config.log_json);
-    let cancel = match runtime::shutdown_on_signals() {
+    ::node::init_logging(config.log_json);
+    let cancel = match ::node::shutdown_on_signals() {
         Ok(cancel) => cancel,
         Err(e) => {
             tracing::error!("signals cannot be received: {e}");

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use broker::{Broker, Session};
+use node::{RepeatLogs, parts};
 use proto::api::{AttachRequest, PageserverTimelineStatus, Readiness};
 use proto::broker::records::{NodeRecord, SCHEMA};
-use proto::broker::{Broker, Session};
 use proto::id::{NodeId, TenantTimelineId};
-use proto::runtime::{RepeatLogs, parts};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

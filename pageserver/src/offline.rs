@@ -14,13 +14,13 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use node::datadir::create_dir_durably;
 use pgformat::control::{ControlError, ControlFile, DbState};
 use pgformat::page::Page;
 use pgformat::rel::RelFork;
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::id::{SystemId, TenantTimelineId};
-use proto::runtime::datadir::create_dir_durably;
 
 use crate::extent::Extent;
 use crate::import::directory::{self, LoadError};

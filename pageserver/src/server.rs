@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::broker::Broker;
-use proto::runtime::datadir::{DataDir, DataDirError, create_dir_durably};
-use proto::runtime::parts::{Part, Parts};
-use proto::runtime::{self, BoundHttp, exit};
+use broker::Broker;
+use node::datadir::{DataDir, DataDirError, create_dir_durably};
+use node::parts::{Part, Parts};
+use node::{BoundHttp, exit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -50,13 +50,13 @@ pub enum StartError {
     Storage(String),
     /// Another process lives under this id.
     #[error(transparent)]
-    TwoProcesses(#[from] runtime::TwoProcesses),
+    TwoProcesses(#[from] broker::TwoProcesses),
     /// The limit of open files.
     #[error(transparent)]
-    Descriptors(#[from] runtime::TooFewDescriptors),
+    Descriptors(#[from] node::TooFewDescriptors),
     /// The broker's URL.
     #[error(transparent)]
-    Broker(#[from] proto::broker::BrokerError),
+    Broker(#[from] broker::BrokerError),
 }
 
 impl StartError {
@@ -104,12 +104,12 @@ impl Server {
         disk: Arc<dyn blobs::Disk>,
         change: impl FnOnce(Vec<Part>) -> Vec<Part>,
     ) -> Result<Server, StartError> {
-        runtime::claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
+        node::claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
         let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
         let broker = Broker::new(&config.broker, &config.broker_prefix)?;
         let pages = storage(&config, disk)?;
         let (pg_listener, pg) = listen(config.listen_pg)?;
-        let bound = runtime::bind_http(config.listen_http)
+        let bound = node::bind_http(config.listen_http)
             .map_err(|source| StartError::Listen { address: config.listen_http, source })?
             .with_connections_max(config.http_connections_max);
         let http = bound.address();
@@ -119,7 +119,7 @@ impl Server {
         );
         if !config.take_over {
             let key = broker.keys().pageserver(config.id);
-            runtime::one_process(&broker, "pageserver", &key, (&advertise.0, &advertise.1)).await?;
+            broker::one_process(&broker, "pageserver", &key, (&advertise.0, &advertise.1)).await?;
         }
         let node = Node::new(config, broker, Arc::new(RealDisk), pages, advertise, cancel.clone());
         node.open_all().await.map_err(StartError::Timelines)?;
@@ -207,7 +207,7 @@ fn storage(config: &Config, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shar
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let error = |source| StartError::Listen { address, source };
-    let listener = runtime::bind_tcp(address).map_err(error)?;
+    let listener = node::bind_tcp(address).map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
 }

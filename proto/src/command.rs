@@ -13,8 +13,8 @@ use pgformat::{Lsn, Tli};
 use crate::admission::Statement;
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
-use crate::net::SqlError;
 use crate::pagestream;
+use crate::pg::SqlError;
 
 /// One command.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,19 +1,18 @@
-//! Everything that two walfabric processes must agree on.
+//! Everything that two walfabric processes must agree on, as types and bytes. Pure: no sockets, files or clocks.
 //!
-//! | module | what | pure? |
-//! |---|---|---|
-//! | [`admission`] | what members tell and remember of each other | yes |
-//! | [`id`] | tenant, timeline, node, term, generation, epoch | yes |
-//! | [`codec`] | bounded cursor over received bytes, typed errors | yes |
-//! | [`command`] | grammar of the replication commands | yes |
-//! | [`consensus`] | START_WAL_PUSH messages (v3 and v2), member sets, term history, the quorum function | yes |
-//! | [`feedback`] | pageserver feedback key-values | yes |
-//! | [`replication`] | `w k r h z i` messages of replication and push streams | yes |
-//! | [`pagestream`] | page requests and replies (v3 and v2) | yes |
-//! | [`api`] | JSON bodies of the HTTP interfaces | yes |
-//! | [`broker`] | broker records and keys (pure), client, embedded server | no |
-//! | [`net`] | libpq sessions, dialled and accepted, and the CopyBoth stream | no |
-//! | [`runtime`] | logging, shutdown, HTTP serving, metrics endpoint | no |
+//! | module | what |
+//! |---|---|
+//! | [`admission`] | what members tell and remember of each other |
+//! | [`id`] | tenant, timeline, node, term, generation, epoch |
+//! | [`codec`] | bounded cursor over received bytes, typed errors |
+//! | [`command`] | grammar of the replication commands |
+//! | [`consensus`] | START_WAL_PUSH messages (v3 and v2), member sets, term history, the quorum function |
+//! | [`feedback`] | pageserver feedback key-values |
+//! | [`replication`] | `w k r h z i` messages of replication and push streams |
+//! | [`pagestream`] | page requests and replies (v3 and v2) |
+//! | [`pg`] | PostgreSQL's own protocol: frames, start-up, errors with SQLSTATE |
+//! | [`api`] | JSON bodies of the HTTP interfaces |
+//! | [`broker`] | keys and records on the broker |
 
 pub mod admission;
 pub mod api;
@@ -23,9 +22,8 @@ pub mod command;
 pub mod consensus;
 pub mod feedback;
 pub mod id;
-pub mod net;
 pub mod pagestream;
+pub mod pg;
 pub mod replication;
-pub mod runtime;
 
 pub use pgformat::{Lsn, PgMajor, SegSize, Tli};

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use libpq::{ClientConnection, ConnectOptions, NetError};
+use node::{RepeatLog, parts};
 use proto::admission::{Answer, Statement};
 use proto::consensus::Member;
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions, NetError, SqlError, sqlstate};
-use proto::runtime::{RepeatLog, parts};
+use proto::pg::{SqlError, sqlstate};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::parts;
 use proto::broker::records::{SCHEMA, SafekeeperTimelineRecord};
-use proto::runtime::parts;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::error;

@@ -6,9 +6,9 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use node::HTTP_CONNECTIONS_MAX;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::id::NodeId;
-use proto::runtime::HTTP_CONNECTIONS_MAX;
 use serde::Deserialize;
 
 /// Sessions unless configured. Each may hold 4 MiB of unwritten WAL or 1 MiB of outgoing WAL, so that all of them stay
@@ -185,8 +185,7 @@ impl Config {
         if !broker_prefix.starts_with('/') || broker_prefix.trim_end_matches('/').is_empty() {
             return Err(invalid("--broker-prefix", &broker_prefix, "expected a path like /walfabric"));
         }
-        proto::broker::Broker::new(&broker, &broker_prefix)
-            .map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
+        broker::Broker::new(&broker, &broker_prefix).map_err(|e| invalid("--broker", &broker, &e.to_string()))?;
         let advertise_pg = advertised("--advertise-pg", a.advertise_pg.or(file.advertise_pg), listen_pg)?;
         let advertise_http = advertised("--advertise-http", a.advertise_http.or(file.advertise_http), listen_http)?;
         let ring_mib = a.ring_mib.or(file.ring_mib).unwrap_or(RING_MIB);

@@ -35,7 +35,7 @@ pub mod timeline;
 use std::process::ExitCode;
 
 use clap::Parser;
-use proto::runtime::{self, exit};
+use node::exit;
 use tracing::error;
 
 pub use config::{Args, Config, ConfigError};
@@ -55,10 +55,10 @@ struct Cli {
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    runtime::block_on("safekeeper", run(cli.args))
+    node::block_on("safekeeper", run(cli.args))
 }
 
-/// Runs a safekeeper until SIGTERM or SIGINT; returns an exit code of [`proto::runtime::exit`].
+/// Runs a safekeeper until SIGTERM or SIGINT; returns an exit code of [`node::exit`].
 pub async fn run(args: Args) -> u8 {
     let config = match Config::from_args(&args) {
         Ok(config) => config,
@@ -71,8 +71,8 @@ pub async fn run(args: Args) -> u8 {
         println!("the settings are valid");
         return exit::OK;
     }
-    runtime::init_logging(config.log_json);
-    let cancel = match runtime::shutdown_on_signals() {
+    node::init_logging(config.log_json);
+    let cancel = match node::shutdown_on_signals() {
         Ok(cancel) => cancel,
         Err(e) => {
             error!(error = %e, "signals cannot be received");

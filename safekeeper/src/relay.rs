@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use broker::{Entry, Watch, WatchEvent};
 use pgformat::Lsn;
+use proto::broker::Keys;
 use proto::broker::records::{PageserverTimelineRecord, SCHEMA};
-use proto::broker::{Entry, Keys, Watch, WatchEvent};
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
 

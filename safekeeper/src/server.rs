@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use broker::{Broker, BrokerError, Session};
+use broker::{TwoProcesses, one_process};
+use node::datadir::{DataDir, DataDirError};
+use node::parts::{Part, Parts};
+use node::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
 use proto::api::SafekeeperTimelineStatus;
 use proto::broker::records::{NodeRecord, SCHEMA};
-use proto::broker::{Broker, BrokerError, Session};
-use proto::runtime::datadir::{DataDir, DataDirError};
-use proto::runtime::parts::{Part, Parts};
-use proto::runtime::{RepeatLogs, TooFewDescriptors, TwoProcesses, claim_descriptors, exit, one_process};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -150,7 +151,7 @@ impl Server {
         let metrics = Metrics::new();
         let timelines = open_timelines(&config, metrics.disk.clone()).await?;
         let (pg_listener, pg) = bind(config.listen_pg).await?;
-        let bound = proto::runtime::bind_http(config.listen_http)
+        let bound = node::bind_http(config.listen_http)
             .map_err(|source| StartError::Listen { address: config.listen_http, source })?
             .with_connections_max(config.http_connections_max);
         let http = bound.address();
@@ -213,7 +214,7 @@ impl Server {
 }
 
 /// Everything that must not die.
-fn parts(ctx: &Arc<Context>, pg: TcpListener, http: proto::runtime::BoundHttp) -> Vec<Part> {
+fn parts(ctx: &Arc<Context>, pg: TcpListener, http: node::BoundHttp) -> Vec<Part> {
     let (session, cancel) = (ctx.session.clone(), ctx.cancel.clone());
     let broker = async move {
         cancel.run_until_cancelled(session.ended()).await;
@@ -253,7 +254,7 @@ mod tests {
     use proto::command::StartWalPush;
     use proto::consensus::ProtoVersion;
     use proto::id::{TenantTimelineId, TimelineId};
-    use proto::net::sqlstate;
+    use proto::pg::sqlstate;
 
     use crate::config::Args;
     use crate::planted;

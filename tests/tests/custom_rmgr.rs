@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::Bounded as _;
+use libpq::{ClientConnection, ConnectOptions};
 use pgformat::rel::{BlockTag, RelFork};
 use proto::Lsn;
 use proto::api::{AttachRequest, ImportRequest, PageserverTimelineStatus, PgHistoryEntry};
 use proto::id::{SystemId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions};
 use tests::extension::Extension;
 use tests::fabric::TestFabric;
 use tests::process::Postgres;

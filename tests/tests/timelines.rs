@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use broker::Broker;
 use proto::api::AttachRequest;
-use proto::broker::Broker;
 use proto::id::TenantTimelineId;
 use tests::fabric::TestFabric;
 use tokio_util::sync::CancellationToken;

@@ -18,7 +18,7 @@ impl Http {
     /// # Errors
     /// When the client cannot be built.
     pub fn new(limit: Duration) -> Result<Http> {
-        proto::runtime::use_ring();
+        node::use_ring();
         let client =
             reqwest::Client::builder().timeout(limit).no_proxy().build().context("cannot build an HTTP client")?;
         Ok(Http { client })
@@ -49,7 +49,7 @@ impl Http {
     pub async fn process_at(&self, address: &str) -> Result<Option<u32>> {
         let sent = self.client.get(format!("http://{address}/livez")).send().await;
         let response = checked(address, "/livez", sent).await?;
-        Ok(response.headers().get(proto::runtime::PID_HEADER).and_then(|pid| pid.to_str().ok()?.parse().ok()))
+        Ok(response.headers().get(node::PID_HEADER).and_then(|pid| pid.to_str().ok()?.parse().ok()))
     }
 
     /// Fetches raw bytes.

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brokerd::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 use clap::{Args, Parser, Subcommand};
+use libpq::{ConnectOptions, Environment};
+use node::exit;
 use pgformat::Lsn;
 use pgformat::rel::{BlockTag, RelFork};
-use proto::broker::embedded::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
-use proto::net::{ConnectOptions, Environment};
-use proto::runtime::exit;
 use walfabric::postgres::InitdbOptions;
 use walfabric::status::Source;
 use walfabric::supervisor::STOP_PATIENCE_S;
@@ -479,7 +479,7 @@ fn main() -> ExitCode {
         let supervised = FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir));
         return ExitCode::from(exit_code(supervised.map(|()| exit::OK)));
     }
-    proto::runtime::block_on("walfabric", async { exit_code(run(cli.command).await) })
+    node::block_on("walfabric", async { exit_code(run(cli.command).await) })
 }
 
 /// Root runs no fabric: whatever acts on one is done by the fabric's user.
@@ -575,7 +575,7 @@ async fn run_up(o: UpOptions) -> Result<u8> {
         run_as: o.run_as,
         supervise: o.supervise,
     };
-    let interrupted = proto::runtime::shutdown_on_signals()?;
+    let interrupted = node::shutdown_on_signals()?;
     let fabric = up::up(&args, &interrupted).await?;
     if let Some(pg) = &fabric.postgres {
         println!("connect with: psql '{}'", pg.conninfo());
@@ -616,7 +616,7 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         safekeepers: o.safekeepers,
         pageservers: o.pageservers,
         import,
-        interrupted: proto::runtime::shutdown_on_signals()?,
+        interrupted: node::shutdown_on_signals()?,
     };
     // First of all: a retry with them continues what an interrupted one has begun.
     println!("tenant {}, timeline {}", ttid.tenant_id, ttid.timeline_id);
@@ -758,11 +758,11 @@ async fn run_page_verify(o: PageVerifyOptions) -> Result<u8> {
 }
 
 async fn run_broker(o: BrokerOptions) -> Result<u8> {
-    proto::runtime::init_logging(false);
-    let cancel = proto::runtime::shutdown_on_signals()?;
+    node::init_logging(false);
+    let cancel = node::shutdown_on_signals()?;
     let ready = |address: std::net::SocketAddr| tracing::info!(%address, "the embedded broker listens");
     let limits = BrokerLimits { quota_bytes: o.quota_bytes, connections_max: o.connections_max };
-    match proto::broker::embedded::serve_within(limits, o.dir, o.listen, ready, cancel).await {
+    match brokerd::serve_within(limits, o.dir, o.listen, ready, cancel).await {
         Err(error) if error.is_corruption() => {
             tracing::error!(%error, "the embedded broker cannot start");
             Ok(exit::CORRUPTION)

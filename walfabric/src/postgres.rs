@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use proto::runtime::users;
+use node::users;
 
 pub use initdb::InitdbOptions;
 

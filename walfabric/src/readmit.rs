@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use broker::Broker;
 use bytes::BytesMut;
+use libpq::{ClientConnection, ConnectOptions};
+use node::exit;
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, SegSize};
 use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
-use proto::broker::Broker;
 use proto::broker::records::NodeRecord;
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions};
-use proto::runtime::exit;
 
 use crate::http::Http;
 use crate::timeline;

@@ -45,7 +45,7 @@ pub(crate) async fn ask(probe: &ReadyProbe) -> Result<Option<u32>> {
     match probe {
         ReadyProbe::Livez(address) => Http::new(Duration::from_secs(1))?.process_at(address).await,
         ReadyProbe::Broker(url) => {
-            let broker = proto::broker::Broker::new(url, "/walfabric")?;
+            let broker = broker::Broker::new(url, "/walfabric")?;
             let read = broker.get("/walfabric/ready");
             tokio::time::timeout(Duration::from_secs(1), read).await.context("no answer in time")??;
             Ok(None)

@@ -17,7 +17,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use proto::runtime::users::{self, User};
+use node::users;
+use node::users::User;
 use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid};
 
 use crate::fabric::Usage;

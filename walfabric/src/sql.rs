@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use proto::net::{ConnectOptions, Environment};
+use libpq::{ConnectOptions, Environment};
 use tokio_postgres::{Client, NoTls};
 use walproposer_shim::sql;
 
@@ -43,8 +43,8 @@ pub async fn connect(conninfo: &str) -> Result<Client> {
 /// When it cannot be used; without any value of it.
 pub fn resolve(flag: &str, conninfo: &str, env: &Environment) -> Result<ConnectOptions> {
     let options = ConnectOptions::from_conninfo(conninfo, env).with_context(|| flag.to_owned())?;
-    if proto::net::holds_password(conninfo) {
-        eprintln!("warning: {flag}: {}", proto::net::PASSWORD_IN_ARGV);
+    if libpq::holds_password(conninfo) {
+        eprintln!("warning: {flag}: {}", libpq::PASSWORD_IN_ARGV);
     }
     // Nobody would look for a fault in a password file that is there.
     if let Some(note) = options.password_note.as_ref().filter(|n| n.contains("was not read")) {

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use broker::Broker;
 use proto::Lsn;
 use proto::api::{
     PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus, TimelineSource,
 };
-use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
 use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
 use serde::Serialize;
@@ -347,7 +347,7 @@ fn from_dir(dir: &FabricDir) -> Result<Nodes> {
 
 async fn from_broker(broker: Broker) -> Result<Nodes> {
     let keys = broker.keys().clone();
-    let list = |entries: Vec<proto::broker::Entry>| {
+    let list = |entries: Vec<broker::Entry>| {
         let records = entries.iter().filter_map(|e| serde_json::from_slice::<NodeRecord>(&e.value).ok());
         let mut nodes: Vec<_> = records.map(|r| (r.id, r.http)).collect();
         nodes.sort();

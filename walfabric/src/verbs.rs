@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use node::exit;
 use proto::api::ShimStatus;
-use proto::runtime::exit;
 
 use crate::fabric::FabricDir;
 use crate::http::Http;

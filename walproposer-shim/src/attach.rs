@@ -48,7 +48,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
             ctx.shared.stopped(say, false);
         }
         tokio::select! {
-            () = cancel.cancelled() => return proto::runtime::exit::OK,
+            () = cancel.cancelled() => return node::exit::OK,
             () = sleep(next.pause.mul_f64(0.5 + fastrand::f64())) => {}
         }
     }

@@ -5,11 +5,11 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use proto::broker::Broker;
+use broker::Broker;
+use libpq::{ConnectOptions, Environment};
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::consensus::MAX_SEND_SIZE;
 use proto::id::{PrimaryEpoch, TenantTimelineId};
-use proto::net::{ConnectOptions, Environment};
 
 use crate::names;
 

@@ -12,9 +12,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use libpq::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, AppendRequest, ProposerMessage, ProtoVersion};
-use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use libpq::{CopyEvent, NetError};
+use node::pg_now;
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, AppendRequest, HotStandbyFeedback, LogPosition, ProtoVersion};
 use proto::feedback::PageserverFeedback;
 use proto::id::Term;
-use proto::net::{CopyEvent, NetError, sqlstate};
+use proto::pg::sqlstate;
 use proto::replication::SenderMessage;
-use proto::runtime::pg_now;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

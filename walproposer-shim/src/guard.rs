@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::ClientConnection;
 use pgformat::{Lsn, SegSize};
-use proto::net::ClientConnection;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;

@@ -7,8 +7,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use node::{HttpError, health_router, probe_router};
 use proto::api::ShimStatus;
-use proto::runtime::{HttpError, health_router, probe_router};
 
 use crate::Context;
 

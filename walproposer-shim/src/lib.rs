@@ -59,11 +59,12 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use broker::{Broker, BrokerError, Session};
 use clap::Parser;
-use proto::broker::{Broker, BrokerError, Keys, Session};
-use proto::net::Environment;
-use proto::runtime::parts::{Part, Parts};
-use proto::runtime::{self, BoundHttp, RepeatLog, exit};
+use libpq::Environment;
+use node::parts::{Part, Parts};
+use node::{BoundHttp, RepeatLog, exit};
+use proto::broker::Keys;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
@@ -100,10 +101,10 @@ pub(crate) struct Context {
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    runtime::block_on("walproposer-shim", run(cli.args))
+    node::block_on("walproposer-shim", run(cli.args))
 }
 
-/// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`proto::runtime::exit`].
+/// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`node::exit`].
 pub async fn run(args: Args) -> u8 {
     let environment = Environment::read(|name| std::env::var(name).ok());
     let config = match Config::new(&args, &environment) {
@@ -117,14 +118,14 @@ pub async fn run(args: Args) -> u8 {
         println!("the settings are valid");
         return exit::OK;
     }
-    runtime::init_logging(args.log_format == LogFormat::Json);
-    if proto::net::holds_password(&args.primary) {
-        tracing::warn!("--primary: {}", proto::net::PASSWORD_IN_ARGV);
+    node::init_logging(args.log_format == LogFormat::Json);
+    if libpq::holds_password(&args.primary) {
+        tracing::warn!("--primary: {}", libpq::PASSWORD_IN_ARGV);
     }
     if let Some(note) = config.replication.password_note.as_ref().filter(|n| n.contains("was not read")) {
         tracing::warn!("{note}");
     }
-    let cancel = match runtime::shutdown_on_signals() {
+    let cancel = match node::shutdown_on_signals() {
         Ok(cancel) => cancel,
         Err(e) => {
             tracing::error!(error = %e, "signals cannot be received");
@@ -135,18 +136,18 @@ pub async fn run(args: Args) -> u8 {
 }
 
 /// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of
-/// [`proto::runtime::exit`].
+/// [`node::exit`].
 pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
     serve_parts(config, cancel, |parts| parts).await
 }
 
 /// `change` is for tests: it sees the parts before they start.
 async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnOnce(Vec<Part>) -> Vec<Part>) -> u8 {
-    if let Err(e) = runtime::claim_descriptors(runtime::HTTP_CONNECTIONS_MAX) {
+    if let Err(e) = node::claim_descriptors(node::HTTP_CONNECTIONS_MAX) {
         tracing::error!("{e}");
         return exit::USAGE;
     }
-    let bound = match runtime::bind_http(config.listen_http) {
+    let bound = match node::bind_http(config.listen_http) {
         Ok(bound) => bound,
         Err(e) => {
             tracing::error!(error = %e, address = %config.listen_http, "--listen-http cannot be bound");

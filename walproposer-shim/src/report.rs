@@ -4,10 +4,10 @@
 //! All of it is monotone within a session, and never more than flush.
 
 use bytes::Bytes;
+use libpq::CopyWriter;
+use node::pg_now;
 use pgformat::Lsn;
-use proto::net::CopyWriter;
 use proto::replication::{ReceiverMessage, StatusUpdate};
-use proto::runtime::pg_now;
 use tokio::time::Instant;
 
 use crate::config::ApplySource;

@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::Lsn;
 use proto::api::SafekeeperTimelineStatus;
 use proto::consensus::{
     AcceptorGreeting, AcceptorMessage, MemberConf, ProposerGreeting, ProposerMessage, ProtoVersion,
 };
 use proto::id::{NodeId, SystemId, Term};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError, sqlstate};
+use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};

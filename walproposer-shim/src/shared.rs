@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use node::Aged;
 use pgformat::{Lsn, Tli};
 use proto::api::{Readiness, ShimSafekeeperStatus, ShimStatus, shown};
 use proto::broker::records::{PrimaryRecord, SCHEMA};
 use proto::id::{NodeId, SystemId, Term};
-use proto::runtime::Aged;
 use tokio::sync::Notify;
 
 use crate::config::Config;

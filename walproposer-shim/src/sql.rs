@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use proto::net::ConnectOptions;
+use libpq::ConnectOptions;
 use tokio_postgres::config::SslMode;
 
 /// The same settings for tokio-postgres. The database is `postgres` unless one is named: every cluster has it.
@@ -17,7 +17,7 @@ pub fn config(options: &ConnectOptions) -> tokio_postgres::Config {
         config.application_name(&options.application_name);
     }
     if !options.options.is_empty() {
-        config.options(proto::net::startup::format_options(&options.options));
+        config.options(proto::pg::startup::format_options(&options.options));
     }
     if !options.timeout.is_zero() {
         config.connect_timeout(options.timeout);

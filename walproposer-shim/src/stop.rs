@@ -3,11 +3,11 @@
 //! Pure data. A [`Refusal`] says what is wrong and what to do: it ends the shim. Everything that may pass by itself is
 //! [`Stop::Retry`]: the shim backs off and begins again.
 
+use libpq::NetError;
+use node::exit;
 use pgformat::wal::WalError;
 use pgformat::{Lsn, Tli};
 use proto::id::{SystemId, Term};
-use proto::net::NetError;
-use proto::runtime::exit;
 
 use crate::core::Fatal;
 

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use libpq::NetError;
 use pgformat::Lsn;
 use proto::api::TimelineSource;
 use proto::consensus::{LogPosition, MemberConf, TermHistory};
 use proto::id::{NodeId, Term};
-use proto::net::{NetError, sqlstate};
+use proto::pg::sqlstate;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;

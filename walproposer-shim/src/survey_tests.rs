@@ -4,7 +4,7 @@ use pgformat::{SegSize, Tli};
 use proto::api::{PgHistoryEntry, SafekeeperTimelineStatus};
 use proto::consensus::{AcceptorGreeting, Member, TermLsn};
 use proto::id::{Generation, PrimaryEpoch, SystemId};
-use proto::net::SqlError;
+use proto::pg::SqlError;
 
 use super::*;
 use crate::testing::config;

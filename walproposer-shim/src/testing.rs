@@ -24,5 +24,5 @@ pub(crate) fn config(safekeepers: &[&str]) -> Config {
         log_format: LogFormat::Text,
         check_config: false,
     };
-    Config::new(&args, &proto::net::Environment::none()).expect("valid settings")
+    Config::new(&args, &libpq::Environment::none()).expect("valid settings")
 }

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
+use libpq::{ClientConnection, ConnectOptions, CopyReader, CopyWriter, NetError, QueryResult};
 use pgformat::{Lsn, SegSize, Tli};
 use proto::id::SystemId;
-use proto::net::{ClientConnection, ConnectOptions, CopyReader, CopyWriter, NetError, QueryResult, sqlstate};
+use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -292,7 +293,7 @@ async fn oldest(connection: &mut ClientConnection, config: &Config, seg: SegSize
 
 #[cfg(test)]
 mod tests {
-    use proto::net::SqlError;
+    use proto::pg::SqlError;
 
     use super::*;
 

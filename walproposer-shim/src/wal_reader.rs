@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError};
+use node::pg_now;
 use pgformat::Lsn;
-use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, NetError, SqlError};
+use proto::pg::SqlError;
 use proto::replication::{ReceiverMessage, SenderMessage, StatusUpdate};
-use proto::runtime::pg_now;
 use tokio::time::timeout;
 
 /// Silence after which the other side counts as gone. WAL that is asked for exists, so it comes at once.

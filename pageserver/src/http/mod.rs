@@ -10,9 +10,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use libpq::{ConnectOptions, Environment};
 use proto::api::{AttachRequest, ErrorBody, ImportCheckRequest, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::{ConnectOptions, Environment};
 use serde::{Deserialize, Serialize};
 
 use crate::choose::Input;

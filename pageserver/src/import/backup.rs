@@ -6,8 +6,8 @@
 //! `basebackup_copy.c`; "Streaming Replication Protocol" in the documentation.
 
 use bytes::{Buf, Bytes};
+use libpq::{ClientConnection, ConnectOptions, Environment, NetError, QueryEvent, QueryResult};
 use pgformat::{Lsn, PgMajor};
-use proto::net::{ClientConnection, ConnectOptions, Environment, NetError, QueryEvent, QueryResult};
 
 use super::tar::{self, EntryKind, TarError};
 

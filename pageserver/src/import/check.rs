@@ -1,7 +1,7 @@
 //! Whether a cluster can be copied at all, asked before anything is made of it.
 
+use libpq::ClientConnection;
 use proto::api::ImportCheckRequest;
-use proto::net::ClientConnection;
 
 /// Dials the cluster as the copy will: a replication connection, and an ordinary one.
 ///

@@ -29,9 +29,9 @@ mod tar;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use node::{RepeatLog, parts};
 use pgformat::Lsn;
 use proto::api::{ImportStatus, shown};
-use proto::runtime::{RepeatLog, parts};
 use tokio::sync::mpsc;
 
 use crate::ingest::{Ingest, recover};

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use proto::runtime::datadir::sync_dir;
+use node::datadir::sync_dir;
 use serde::{Deserialize, Serialize};
 
 const FILE_NAME: &str = "import.json";

@@ -37,7 +37,7 @@ impl Disk for RealDisk {
         }
         // Also for a file that was there: its creator may have been killed before the name was durable.
         if let Some(dir) = path.parent() {
-            proto::runtime::datadir::sync_dir(dir)?;
+            node::datadir::sync_dir(dir)?;
         }
         Ok(file)
     }

@@ -7,13 +7,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use node::datadir::{create_dir_durably, sync_dir};
 use pgformat::checkpoint::CheckPoint;
 use pgformat::control::{ControlFile, DbState};
 use pgformat::effect::Parameters;
 use pgformat::wal::{StreamConfig, synthetic_prehistory};
 use pgformat::{Lsn, PgMajor, Tli};
 use proto::api::AttachRequest;
-use proto::runtime::datadir::{create_dir_durably, sync_dir};
 
 use super::control::{Control, ControlError, ControlFile as LocalControl};
 use super::disk::Disk;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use proto::runtime::parts::{panic_of, panic_text};
+use node::parts::{panic_of, panic_text};
 use tokio::task::JoinHandle;
 
 use super::engine::is_final;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::BrokerError;
 use futures::future::BoxFuture;
-use proto::broker::BrokerError;
+use node::parts;
 use proto::broker::records::PageserverTimelineRecord;
 use proto::id::NodeId;
-use proto::runtime::parts;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use proto::broker::BrokerError;
+use broker::BrokerError;
 use proto::broker::records::{ChoiceRecord, PageserverTimelineRecord, SCHEMA};
 
 use crate::choose::{Choice, Mode};
@@ -15,7 +15,7 @@ use crate::timeline::{Offer, Timeline};
 /// # Errors
 /// When the operating system gives no random bytes for the nonce.
 pub(super) fn offer(node: &Node, timeline: &Timeline, choice: Choice) -> std::io::Result<Offer> {
-    let chosen_at = proto::runtime::rfc3339_now();
+    let chosen_at = node::rfc3339_now();
     Ok(match choice.mode {
         Mode::Pull => Offer { choice, chosen_at, nonce: String::new(), key: String::new(), token: None },
         Mode::Push => {
@@ -27,7 +27,7 @@ pub(super) fn offer(node: &Node, timeline: &Timeline, choice: Choice) -> std::io
 
 /// Puts the choice in one transaction with the removal of those before it. Returns its token.
 pub(super) async fn put_choice(
-    session: proto::broker::Session,
+    session: broker::Session,
     delete: Vec<String>,
     key: String,
     record: ChoiceRecord,

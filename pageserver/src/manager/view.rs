@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use broker::{Entry, Watch, WatchEvent};
 use pgformat::Lsn;
+use proto::broker::Keys;
 use proto::broker::records::{NodeRecord, SCHEMA, SafekeeperTimelineRecord};
-use proto::broker::{Entry, Keys, Watch, WatchEvent};
 use proto::id::{NodeId, TenantTimelineId};
 use serde::de::DeserializeOwned;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use proto::net::{CopyEvent, CopyReader, NetError};
+use libpq::{CopyEvent, CopyReader, NetError};
 
 /// A client that was waited for awake in vain is not, for so many of its requests.
 const REST: u32 = 16;

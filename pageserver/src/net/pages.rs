@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::{CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection};
 use pgformat::Lsn;
-use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection, SqlError, sqlstate};
 use proto::pagestream::{Reply, Request, Version};
+use proto::pg::{SqlError, sqlstate};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Awake, Pace};

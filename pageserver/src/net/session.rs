@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::{Auth, ColumnType, NetError, ServerConnection};
+use node::Place;
 use proto::command::Command;
 use proto::id::TenantTimelineId;
-use proto::net::{Auth, ColumnType, NetError, ServerConnection, SqlError, StartupParams};
 use proto::pagestream::Version;
-use proto::runtime::Place;
+use proto::pg::{SqlError, StartupParams};
 use tokio::net::TcpStream;
 
 use super::pages::PageSession;
@@ -126,7 +127,7 @@ fn timeline_of(startup: &StartupParams) -> Result<TenantTimelineId, SqlError> {
 
 fn unknown_show(name: &str) -> SqlError {
     let shown: String = name.chars().take(60).collect();
-    SqlError::new(proto::net::sqlstate::UNDEFINED_OBJECT, format!("SHOW {shown:?} is not known"))
+    SqlError::new(proto::pg::sqlstate::UNDEFINED_OBJECT, format!("SHOW {shown:?} is not known"))
         .with_hint("SHOW TIMELINES|LAYERS|SAFEKEEPERS|CHOICES|LAG|CONFIG|VERSION.")
 }
 

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use pgformat::Lsn;
 use pgformat::rel::{BlockNumber, BlockTag, RelFork};
 use pgformat::slru::Slru;
-use proto::net::{SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 
 use super::Fault;
 

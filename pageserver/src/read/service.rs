@@ -7,9 +7,9 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::rel::BlockNumber;
-use proto::net::SqlError;
-use proto::net::sqlstate;
 use proto::pagestream::{Ask, Reply};
+use proto::pg::SqlError;
+use proto::pg::sqlstate;
 use tokio::sync::watch;
 
 use super::at::Plan;

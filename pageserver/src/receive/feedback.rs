@@ -13,8 +13,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::CopyWriter;
 use proto::feedback::PageserverFeedback;
-use proto::net::CopyWriter;
 use proto::replication::{ReceiverMessage, StatusUpdate};
 use tokio::time::Instant;
 
@@ -91,7 +91,7 @@ impl Feedback {
 
 /// The standby status update for stock senders, and the feedback with what it cannot say.
 fn reports(position: Position) -> [ReceiverMessage; 2] {
-    let ts = proto::runtime::pg_now();
+    let ts = node::pg_now();
     let (received, durable) = (Some(position.last_record_lsn), Some(position.disk_consistent_lsn));
     [
         ReceiverMessage::StatusUpdate(StatusUpdate {

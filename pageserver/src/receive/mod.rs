@@ -15,7 +15,7 @@ mod stream;
 
 use std::time::Duration;
 
-use proto::net::{SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 
 use crate::choose::Ended;
 

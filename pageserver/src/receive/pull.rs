@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::net::{ClientConnection, ConnectOptions};
+use libpq::{ClientConnection, ConnectOptions};
 
 use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, push};

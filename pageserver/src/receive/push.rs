@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{CopyReader, CopyWriter, NetError, ServerConnection};
+use node::parts;
 use pgformat::Lsn;
 use proto::command::StartPush;
 use proto::id::TenantTimelineId;
-use proto::net::{CopyReader, CopyWriter, NetError, ServerConnection, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage};
-use proto::runtime::parts;
 
 use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, stopped_error};

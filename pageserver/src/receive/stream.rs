@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::Lsn;
 use pgformat::wal::WalError;
-use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
 use proto::replication::SenderMessage;
 use tokio::time::Instant;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proto::runtime::parts::blocking;
+use node::parts::blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobErrorKind;

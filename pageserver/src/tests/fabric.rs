@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::{Broker, Session};
 use bytes::{Bytes, BytesMut};
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::wal::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{AttachRequest, PageserverTimelineStatus, PgHistoryEntry};
 use proto::broker::records::{ChoiceRecord, NodeRecord, SCHEMA, SafekeeperTimelineRecord};
-use proto::broker::{Broker, Session};
 use proto::id::{NodeId, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError, SqlError};
+use proto::pg::SqlError;
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +74,7 @@ impl BrokerProcess {
         let (served, stop) = (dir.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             let ready = move |address| tell.send(address).expect("somebody waits");
-            proto::broker::embedded::serve(served, listen, ready, stop).await.expect("the broker serves");
+            brokerd::serve(served, listen, ready, stop).await.expect("the broker serves");
         });
         BrokerProcess { dir, address: told.await.expect("the broker starts"), cancel, task }
     }
@@ -130,13 +131,13 @@ impl Pageserver {
     }
 
     pub(super) async fn get(&self, path: &str) -> (u16, Bytes) {
-        proto::runtime::use_ring();
+        node::use_ring();
         let response = reqwest::get(self.url(path)).await.expect("HTTP answers");
         (response.status().as_u16(), response.bytes().await.expect("a body"))
     }
 
     pub(super) async fn post(&self, path: &str, body: &impl serde::Serialize) -> (u16, Bytes) {
-        proto::runtime::use_ring();
+        node::use_ring();
         let response = reqwest::Client::new().post(self.url(path)).json(body).send().await.expect("HTTP answers");
         (response.status().as_u16(), response.bytes().await.expect("a body"))
     }

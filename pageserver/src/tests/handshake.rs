@@ -1,7 +1,8 @@
 //! Who may push: token, nonce, takeover; and what is said to everybody else.
 
+use libpq::NetError;
 use proto::id::NodeId;
-use proto::net::{NetError, sqlstate};
+use proto::pg::sqlstate;
 
 use super::fabric::*;
 

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{Auth, CopyEvent, ServerConnection};
+use node::exit;
 use pgformat::Lsn;
 use pgformat::redo::rmid;
 use pgformat::wal::WalBuilder;
@@ -12,9 +14,8 @@ use proto::api::Readiness;
 use proto::broker::records::ChoiceRecord;
 use proto::command::Command;
 use proto::id::NodeId;
-use proto::net::{Auth, CopyEvent, ServerConnection, sqlstate};
+use proto::pg::sqlstate;
 use proto::replication::{ReceiverMessage, SenderMessage};
-use proto::runtime::exit;
 use tokio_util::sync::CancellationToken;
 
 use super::fabric::*;

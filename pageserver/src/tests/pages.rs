@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{ClientConnection, CopyEvent, CopyReader, CopyWriter};
 use pgformat::Lsn;
 use pgformat::page::Page;
 use proto::api::{ErrorBody, RelationSize, Relations};
-use proto::net::{ClientConnection, CopyEvent, CopyReader, CopyWriter, sqlstate};
 use proto::pagestream::{Ask, Reply, Request, Version};
+use proto::pg::sqlstate;
 
 use super::fabric::*;
 use crate::key::Key;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use node::exit;
+use node::parts::Part;
 use proto::api::AttachRequest;
 use proto::id::{TenantTimelineId, TimelineId};
-use proto::runtime::exit;
-use proto::runtime::parts::Part;
 use tokio_util::sync::CancellationToken;
 
 use super::fabric::*;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use proto::broker::records::PageserverTimelineRecord;
 use proto::id::NodeId;
-use proto::net::sqlstate;
+use proto::pg::sqlstate;
 use proto::replication::{ReceiverMessage, SenderMessage};
 
 use super::fabric::*;

@@ -7,8 +7,8 @@ use pgformat::{Lsn, Tli};
 use super::{Command, StartPush, StartReplication, StartWalPush};
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
-use crate::net::SqlError;
 use crate::pagestream::Version;
+use crate::pg::SqlError;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Token {

@@ -1,7 +1,7 @@
 //! What each command reads as, and what is refused.
 
 use super::*;
-use crate::net::sqlstate;
+use crate::pg::sqlstate;
 
 fn parse(text: &str) -> Command {
     Command::parse(text).unwrap_or_else(|e| panic!("{text:?}: {e}"))

@@ -187,5 +187,5 @@ fn write_mconf(mconf: &MemberConf, out: &mut BytesMut) {
 }
 
 fn put_cstr(out: &mut BytesMut, text: &str) {
-    crate::net::frame::put_cstr(out, text);
+    crate::pg::frame::put_cstr(out, text);
 }

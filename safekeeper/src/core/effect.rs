@@ -5,7 +5,7 @@ use pgformat::Lsn;
 use proto::admission::{Answer, Statement};
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
-use proto::net::sqlstate;
+use proto::pg::sqlstate;
 
 use super::state::{ControlState, LogEnd};
 

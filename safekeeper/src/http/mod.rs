@@ -11,8 +11,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use node::BoundHttp;
 use proto::api::ErrorBody;
-use proto::runtime::BoundHttp;
 
 use crate::server::Context;
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::ColumnType;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::admission::Statement;
 use proto::api::shown;
 use proto::broker::records::NodeRecord;
 use proto::command::{Command, StartReplication};
-use proto::net::{ColumnType, SqlError, StartupParams, sqlstate};
+use proto::pg::{SqlError, StartupParams, sqlstate};
 
 use super::streams::Stream;
 use super::{identity, receive, send};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use pgformat::PgMajor;
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::{SqlError, StartupParams};
+use proto::pg::{SqlError, StartupParams};
 
 /// Client that recovers a proposer: `IDENTIFY_SYSTEM` tells it the end of the log instead of the commit position.
 const RECOVERY_APPLICATION: &str = "wal_proposer_recovery";

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::runtime::{Places, serve_sessions};
+use node::{Places, serve_sessions};
 use tokio::net::TcpListener;
 
 use super::session;

@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 use futures::FutureExt;
+use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
 use proto::command::StartWalPush;
 use proto::consensus::{ProposerMessage, ProtoVersion};
 use proto::id::{Generation, TenantTimelineId};
-use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use tokio::time::timeout;
 
 use super::session::IDLE_MAX;

@@ -8,11 +8,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
+use node::pg_now;
 use pgformat::Lsn;
 use proto::consensus::HotStandbyFeedback;
-use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use proto::replication::{ReceiverMessage, SenderMessage};
-use proto::runtime::pg_now;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::{Auth, CopyReader, CopyWriter, ServerConnection};
+use node::Place;
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
-use proto::net::{Auth, CopyReader, CopyWriter, ServerConnection, SqlError, StartupParams, sqlstate};
-use proto::runtime::Place;
+use proto::pg::{SqlError, StartupParams, sqlstate};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use broker::{Entry, WatchEvent};
+use proto::broker::Keys;
 use proto::broker::records::{ChoiceRecord, SCHEMA};
-use proto::broker::{Entry, Keys, WatchEvent};
 use proto::id::TenantTimelineId;
 
 /// A choice that fell on this safekeeper, with its token.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::Lsn;
 use proto::id::{NodeId, Term};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage};
 
 use super::desired::Choice;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use proto::broker::Watch;
+use broker::Watch;
 use proto::id::{NodeId, TenantId, TimelineId};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
+use node::RepeatLog;
 use proto::api::shown;
 use proto::id::TenantTimelineId;
-use proto::net::{CopyEvent, CopyReader, CopyWriter, NetError};
-use proto::runtime::RepeatLog;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

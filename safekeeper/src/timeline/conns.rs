@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::consensus::{AcceptorMessage, AppendResponse};
-use proto::net::SqlError;
+use proto::pg::SqlError;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::port::PortEvent;

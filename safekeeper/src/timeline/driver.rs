@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::RepeatLog;
 use proto::admission::Statement;
-use proto::net::{SqlError, sqlstate};
-use proto::runtime::RepeatLog;
+use proto::pg::{SqlError, sqlstate};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};

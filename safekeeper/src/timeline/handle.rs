@@ -9,7 +9,7 @@ use proto::api::{SafekeeperTimelineStatus, shown};
 use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId, Term};
-use proto::net::{SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::hearsay::Hearsay;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::consensus::{AcceptorMessage, ProposerMessage};
-use proto::net::SqlError;
+use proto::pg::SqlError;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::shared::{Command, Shared};

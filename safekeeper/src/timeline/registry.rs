@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use node::parts;
 use prometheus_client::registry::Registry;
 use proto::api::CreateTimelineRequest;
 use proto::consensus::ProposerGreeting;
 use proto::id::{NodeId, TenantTimelineId};
-use proto::runtime::parts;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};

@@ -9,7 +9,7 @@ use proto::command::StartWalPush;
 use proto::consensus::ProposerMessage;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
-use proto::net::sqlstate;
+use proto::pg::sqlstate;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::doubt::Doubts;

@@ -12,7 +12,7 @@ async fn stock_questions() {
     let end = log.grow(50_000);
     p.push(&log, log.start, None).await;
     p.commit(log.start, end).await;
-    let cell = |r: &[proto::net::QueryResult], i: usize| r[0].rows[0][i].clone().unwrap_or_default();
+    let cell = |r: &[libpq::QueryResult], i: usize| r[0].rows[0][i].clone().unwrap_or_default();
     let mut reader = node.dial(ttid(1), "reader").await;
     assert_eq!(reader.parameter("integer_datetimes"), Some("on"));
     for (command, want) in [

@@ -2,12 +2,13 @@
 
 use crate::common::{Log, NODE, Node, PUSH, Proposer, Refused, SYSTEM, mconf, soon, ttid, until};
 use bytes::{BufMut, Bytes, BytesMut};
+use libpq::NetError;
 use pgformat::wal::synthetic_prehistory;
 use pgformat::{Lsn, SegSize};
 use proto::api::CreateTimelineRequest;
 use proto::consensus::{AppendRequest, ProposerElected, ProposerMessage, TermHistory, TermLsn, VoteRequest};
 use proto::id::{Generation, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
-use proto::net::{NetError, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -258,8 +259,8 @@ async fn garbage() {
     writer.flush().await.expect("sent");
     loop {
         match soon("an error", reader.next()).await.expect("told before it is closed") {
-            proto::net::CopyEvent::Data(_) => {}
-            proto::net::CopyEvent::Error(e) => {
+            libpq::CopyEvent::Data(_) => {}
+            libpq::CopyEvent::Error(e) => {
                 assert_eq!(e.code, sqlstate::PROTOCOL_VIOLATION, "{e}");
                 break;
             }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::wal::{StreamConfig, WalBuilder, synthetic_prehistory};
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource};
@@ -14,7 +15,7 @@ use proto::consensus::{
     ProposerGreeting, ProposerMessage, ProtoVersion, TermHistory, TermLsn, VoteRequest, VoteResponse,
 };
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError, SqlError};
+use proto::pg::SqlError;
 use safekeeper::{Config, Server};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -114,19 +115,19 @@ impl Node {
 
     pub async fn post(&self, body: Vec<u8>) -> (u16, String) {
         let url = format!("http://{}/v1/tenant/timeline", self.http);
-        proto::runtime::use_ring();
+        node::use_ring();
         let answer = reqwest::Client::new().post(url).body(body).send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
-        proto::runtime::use_ring();
+        node::use_ring();
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
     pub async fn delete(&self, path: &str) -> (u16, String) {
-        proto::runtime::use_ring();
+        node::use_ring();
         let url = format!("http://{}{path}", self.http);
         let answer = reqwest::Client::new().delete(url).send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::common::{Log, Node, Proposer, collect, soon, ttid, until};
 use bytes::Bytes;
+use libpq::CopyEvent;
 use pgformat::Lsn;
-use proto::net::{CopyEvent, sqlstate};
+use proto::pg::sqlstate;
 use proto::replication::{ReceiverMessage, SenderMessage, StatusUpdate};
 
 fn status(lsn: Lsn, reply_requested: bool) -> Bytes {

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use broker::Broker;
 use bytes::Bytes;
+use libpq::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection};
 use pgformat::Lsn;
 use proto::broker::records::{ChoiceRecord, NodeRecord, PageserverTimelineRecord, SCHEMA, SafekeeperTimelineRecord};
-use proto::broker::{Broker, embedded};
 use proto::command::{Command, StartPush};
 use proto::feedback::PageserverFeedback;
 use proto::id::NodeId;
-use proto::net::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection, SqlError, sqlstate};
+use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use safekeeper::{Config, Server, StartError};
 use tempfile::TempDir;
@@ -36,7 +37,7 @@ impl Fabric {
         let (told, address) = tokio::sync::oneshot::channel();
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let ready = move |a: SocketAddr| told.send(a).expect("somebody waits");
-        tokio::spawn(embedded::serve(dir.path().to_owned(), any, ready, stop_broker.clone()));
+        tokio::spawn(brokerd::serve(dir.path().to_owned(), any, ready, stop_broker.clone()));
         let url = format!("http://{}", soon("the broker", address).await.expect("it is ready"));
         let broker = Broker::new(&url, "/walfabric").expect("a URL");
         let node = Node::start_with(|c| c.broker = url).await;

@@ -1,9 +1,10 @@
 //! Statements in another member's name: whoever sends them, that member is asked itself, and they change nothing.
 
+use libpq::NetError;
 use proto::admission::{Answer, Statement};
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, Incarnation, NodeId, Term};
-use proto::net::{NetError, sqlstate};
+use proto::pg::sqlstate;
 use safekeeper::core::FENCE_STEP;
 
 use crate::common::{Log, Node, Proposer, body, ttid, until};
@@ -56,7 +57,7 @@ impl Three {
     }
 }
 
-fn refused(answer: Result<Answer, NetError>) -> proto::net::SqlError {
+fn refused(answer: Result<Answer, NetError>) -> proto::pg::SqlError {
     answer.expect_err("refused").server_error().expect("the server's own").clone()
 }
 

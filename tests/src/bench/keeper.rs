@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use broker::{Broker, Revision, Watch, WatchEvent};
+use libpq::{ClientConnection, ConnectOptions};
 use proto::api::SafekeeperTimelineStatus;
 use proto::broker::keys::DEFAULT_PREFIX;
-use proto::broker::{Broker, Revision, Watch, WatchEvent};
 use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
-use proto::net::{ClientConnection, ConnectOptions};
 use tempfile::TempDir;
 use tokio_util::task::AbortOnDropHandle;
 use walfabric::http::Http;

@@ -6,12 +6,12 @@
 
 use anyhow::{Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
+use libpq::{CopyEvent, CopyReader, CopyWriter};
 use pgformat::Lsn;
 use proto::consensus::{
     AcceptorMessage, AppendRequest, MAX_SEND_SIZE, ProposerElected, ProposerMessage, ProtoVersion, TermLsn, VoteRequest,
 };
 use proto::id::{Generation, TenantTimelineId, Term};
-use proto::net::{CopyEvent, CopyReader, CopyWriter};
 
 use super::keeper::{Keeper, NODE};
 use super::wal::{Origin, Records};

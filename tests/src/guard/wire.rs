@@ -7,7 +7,7 @@ use proto::consensus::{
     AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, ProposerMessage, ProtoVersion,
 };
 use proto::id::{Generation, Term};
-use proto::net::frame::{FROM_CLIENT_COPY, put_frame, take_frame};
+use proto::pg::frame::{FROM_CLIENT_COPY, put_frame, take_frame};
 use proto::replication::SenderMessage;
 
 use super::{Load, wal};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use broker::BrokerError;
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, Error, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions,
     SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
-use proto::broker::BrokerError;
 use tests::wait;
 
 use crate::server::{Kind, PATIENCE, Server};
@@ -247,10 +247,10 @@ pub(crate) async fn a_killed_broker_forgets_nothing(kind: Kind) {
 pub(crate) async fn the_next_endpoint_is_used_when_one_is_away(kind: Kind) {
     let server = Server::start(kind).await;
     let urls = format!("http://127.0.0.1:{},{}", tests::process::free_port(), server.url());
-    let broker = proto::broker::Broker::new(&urls, "/conformance").expect("two endpoints");
+    let broker = broker::Broker::new(&urls, "/conformance").expect("two endpoints");
     broker.put("k", b"1".to_vec()).await.expect("a put is sent to the endpoint that is there");
     assert!(broker.create("k", Vec::new()).await.expect("create").is_err());
-    let nobody = proto::broker::Broker::new("http://127.0.0.1:1", "/conformance").expect("one endpoint");
+    let nobody = broker::Broker::new("http://127.0.0.1:1", "/conformance").expect("one endpoint");
     let asked = std::time::Instant::now();
     let error = nobody.get("k").await.expect_err("nobody is there");
     assert!(matches!(&error, BrokerError::Unreachable { .. }) && error.to_string().contains("refused"), "{error}");

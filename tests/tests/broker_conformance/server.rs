@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use broker::{Broker, Session};
+use brokerd::{BrokerLimits, QUOTA_BYTES, serve_within};
 use etcd_client::Client;
-use proto::broker::embedded::{BrokerLimits, QUOTA_BYTES, serve_within};
-use proto::broker::{Broker, Session};
 use tempfile::TempDir;
 use tests::process::{Process, free_port};
 use tests::wait;

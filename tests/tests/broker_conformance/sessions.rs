@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use broker::{Broker, Entry, Session, Watch, WatchEvent};
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions};
-use proto::broker::{Broker, Entry, Session, Watch, WatchEvent};
 use rustix::process::Signal;
 use tests::wait;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use broker::{Watch, WatchEvent};
 use etcd_client::{EventType, PutOptions, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
-use proto::broker::{Watch, WatchEvent};
 use rustix::process::Signal;
 
 use crate::server::{Kind, PATIENCE, Server};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use proto::runtime::exit;
+use node::exit;
 
 use super::Before;
 use crate::fabric::FabricDir;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use proto::runtime::exit;
+use node::exit;
 use tokio_util::sync::CancellationToken;
 
 use crate::fabric::{Fabric, FabricDir};
@@ -74,7 +74,7 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
     let story = Story { began: Instant::now() };
     let own = args.dir.is_none();
     let root = args.dir.clone().unwrap_or_else(default_dir);
-    let interrupted = proto::runtime::shutdown_on_signals()?;
+    let interrupted = node::shutdown_on_signals()?;
     let played = interrupted.run_until_cancelled(play(&story, &args, &root, &interrupted)).await;
     if let Err(e) = played.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted"))) {
         // Its own failure says less than the one that it follows.

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter};
 use pgformat::Lsn;
 use pgformat::rel::BlockTag;
 use proto::id::TenantTimelineId;
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter};
 use proto::pagestream::{Ask, Reply, Request, Version};
 
 /// Requests under way: enough to keep the pageserver at work while replies travel, and far fewer than the sockets'

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use libpq::{ClientConnection, ConnectOptions, NetError};
 use pgformat::Lsn;
 use pgformat::page::PAGE_SIZE;
 use pgformat::rel::BlockTag;
 use proto::id::TenantTimelineId;
-use proto::net::{ClientConnection, ConnectOptions, NetError, sqlstate};
+use proto::pg::sqlstate;
 use serde::Deserialize;
 
 use crate::fabric::Usage;

@@ -17,7 +17,7 @@ use crate::fabric::FabricDir;
 /// # Errors
 /// When another supervisor holds the directory, or its files cannot be read.
 pub fn supervise(dir: &FabricDir) -> Result<()> {
-    proto::runtime::private_files();
+    node::private_files();
     // Away from the terminal of whoever ran `up`; fails only when this process leads its group already, which is as
     // good.
     let _ = rustix::process::setsid();

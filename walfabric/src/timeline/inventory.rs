@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use broker::Broker;
 use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus};
-use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, PrimaryRecord, TimelineConfRecord};
 use proto::id::TenantTimelineId;
 use serde::Serialize;

@@ -9,17 +9,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use broker::Broker;
 use bytes::BytesMut;
+use libpq::{ClientConnection, ConnectOptions, CopyEvent, Environment};
 use pageserver::custom_managers;
 use proto::api::{
     AttachRequest, CreateTimelineRequest, ImportRequest, PageserverTimelineStatus, PgHistoryEntry,
     SafekeeperTimelineStatus, TimelineSource,
 };
-use proto::broker::Broker;
 use proto::broker::records::{NodeRecord, SCHEMA, TimelineConfRecord};
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, TimelineId};
-use proto::net::{ClientConnection, ConnectOptions, CopyEvent, Environment};
 use proto::replication::SenderMessage;
 use proto::{Lsn, SegSize, Tli};
 use tokio_util::sync::CancellationToken;

@@ -3,11 +3,11 @@
 //! An error here leaves nothing behind, on the primary, on the nodes or on the broker.
 
 use anyhow::{Context, Result, bail, ensure};
+use libpq::{ClientConnection, ConnectOptions, Environment, NetError};
 use proto::Lsn;
 use proto::api::ImportCheckRequest;
 use proto::broker::records::{NodeRecord, TimelineConfRecord};
 use proto::id::{SystemId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions, Environment, NetError};
 use proto::{SegSize, Tli};
 use tokio_postgres::Client;
 use walproposer_shim::names;
@@ -158,7 +158,7 @@ pub(super) async fn check_import(
 }
 
 /// No other timeline has the names of this one inside PostgreSQL: they carry 16 of the 32 digits of its id.
-pub(super) async fn check_names(broker: &proto::broker::Broker, ttid: TenantTimelineId) -> Result<()> {
+pub(super) async fn check_names(broker: &broker::Broker, ttid: TenantTimelineId) -> Result<()> {
     let slot = names::slot_name(ttid.timeline_id);
     let same_name = |other: &(TenantTimelineId, TimelineConfRecord)| {
         other.0 != ttid && names::slot_name(other.0.timeline_id) == slot

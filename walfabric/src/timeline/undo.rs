@@ -1,7 +1,7 @@
 //! What a creation has made so far, so that one that fails leaves nothing behind.
 
 use anyhow::{Context, Result};
-use proto::broker::Broker;
+use broker::Broker;
 use proto::broker::records::NodeRecord;
 use proto::id::TenantTimelineId;
 use tokio_postgres::Client;

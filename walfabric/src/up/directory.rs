@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use proto::runtime::users;
+use node::users;
 
 use crate::fabric::{FabricDir, Usage};
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use libpq::{CopyEvent, CopyReader, CopyWriter};
 use pgformat::Lsn;
 use proto::id::{TenantTimelineId, Term};
-use proto::net::{CopyEvent, CopyReader, CopyWriter};
 use proto::replication::SenderMessage;
 use tokio::time::timeout;
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use libpq::{ClientConnection, ConnectOptions};
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, PgMajor};
 use proto::api::SafekeeperTimelineStatus;
 use proto::id::{TenantTimelineId, Term};
-use proto::net::{ClientConnection, ConnectOptions};
 
 /// How long a member may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use broker::Broker;
+use libpq::ClientConnection;
 use pgformat::{Lsn, Tli};
-use proto::broker::Broker;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
-use proto::net::ClientConnection;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::check::check_prehistory;

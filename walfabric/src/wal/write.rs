@@ -58,7 +58,7 @@ impl Target {
         fs::rename(&self.beside, &self.path).with_context(broken)?;
         self.done = true;
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        proto::runtime::datadir::sync_dir(dir).with_context(|| format!("{} cannot be synced", dir.display()))
+        node::datadir::sync_dir(dir).with_context(|| format!("{} cannot be synced", dir.display()))
     }
 }
 

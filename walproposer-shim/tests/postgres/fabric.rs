@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use broker::Broker;
 use clap::Parser;
+use libpq::{ClientConnection, ConnectOptions};
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{
     CreateTimelineRequest, PgHistoryEntry, Readiness, SafekeeperTimelineStatus, ShimStatus, TimelineSource,
 };
-use proto::broker::Broker;
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::broker::records::PrimaryRecord;
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
-use proto::net::{ClientConnection, ConnectOptions};
 use safekeeper::Server;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -96,7 +96,7 @@ impl Safekeeper {
 
     /// `GET /readyz?verbose`.
     pub(crate) async fn readiness(&self) -> Option<Readiness> {
-        proto::runtime::use_ring();
+        node::use_ring();
         reqwest::get(format!("http://{}/readyz?verbose", self.http)).await.ok()?.json().await.ok()
     }
 
@@ -116,7 +116,7 @@ impl Safekeeper {
 
     pub(crate) async fn status(&self) -> Option<SafekeeperTimelineStatus> {
         let url = format!("http://{}/v1/tenant/{TENANT}/timeline/{TIMELINE}", self.http);
-        proto::runtime::use_ring();
+        node::use_ring();
         reqwest::get(url).await.ok()?.json().await.ok()
     }
 }
@@ -156,12 +156,12 @@ impl Shim {
     }
 
     pub(crate) async fn status(&self) -> Option<ShimStatus> {
-        proto::runtime::use_ring();
+        node::use_ring();
         reqwest::get(format!("http://{}/v1/status", self.http)).await.ok()?.json().await.ok()
     }
 
     pub(crate) async fn text(&self, path: &str) -> (u16, String) {
-        proto::runtime::use_ring();
+        node::use_ring();
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.expect("the shim answers");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
@@ -224,7 +224,7 @@ impl Fabric {
         let task = tokio::spawn(async move {
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let tell = |address| _ = told.send(address);
-            let served = proto::broker::embedded::serve(broker_dir, listen, tell, CancellationToken::new()).await;
+            let served = brokerd::serve(broker_dir, listen, tell, CancellationToken::new()).await;
             served.expect("the broker serves");
         });
         let broker = format!("http://{}", ready.await.expect("the broker is bound"));
@@ -302,7 +302,7 @@ impl Fabric {
         body.extend_from_slice(&prehistory);
         for safekeeper in &self.safekeepers {
             let url = format!("http://{}/v1/tenant/timeline", safekeeper.http);
-            proto::runtime::use_ring();
+            node::use_ring();
             let answer = reqwest::Client::new().post(url).body(body.clone()).send().await.expect("an answer");
             let status = answer.status();
             assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap_or_default());

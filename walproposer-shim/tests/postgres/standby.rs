@@ -1,7 +1,7 @@
 //! A hot standby that streams from a safekeeper: its feedback reaches the primary, and goes with it.
 
 use bytes::Bytes;
-use proto::net::{ClientConnection, ConnectOptions, CopyReader, CopyWriter};
+use libpq::{ClientConnection, ConnectOptions, CopyReader, CopyWriter};
 use proto::replication::ReceiverMessage;
 
 use crate::cluster::{Postgres, value};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::command::Command;
 use crate::consensus::*;
-use crate::net::startup::{FirstPacket, parse_first};
+use crate::pg::startup::{FirstPacket, parse_first};
 
 struct Recorded {
     conn: u64,

@@ -1,0 +1,18 @@
+//! The client of the broker, which keeps hints, choices, leases and membership: etcd, or the small server of `brokerd`.
+//!
+//! No running stream waits for the broker, and log safety never rests on it. What is written there is
+//! [`proto::broker`]'s.
+//!
+//! [`client`] talks etcd v3; [`session`] keeps one lease per node and whatever the node publishes under it; [`watch`]
+//! follows a prefix across compactions and broker restarts; [`one_process`] looks whether a node's id is taken.
+
+pub mod client;
+mod connection;
+mod one_id;
+pub mod session;
+pub mod watch;
+
+pub use client::{Broker, BrokerError, Entry, LeaseId, REQUEST_TIMEOUT, Revision};
+pub use one_id::{TwoProcesses, one_process};
+pub use session::Session;
+pub use watch::{Watch, WatchEvent};
