@@ -8,6 +8,7 @@ use std::path::Path;
 
 use house::figures::{Figure, Measured};
 use house::limits::{FILE_LINES_MAX, FUNCTION_LINES_MAX};
+use house::purity::{PURE, impure_words, stale};
 use house::source::{Parsed, Source};
 use house::workspace::{self, files};
 
@@ -16,38 +17,6 @@ mod house;
 
 /// Characters of one line of Rust.
 const LINE_CHARS_MAX: usize = 120;
-
-/// Folders whose code is a function of its input: no runtime, files, sockets, clocks, randomness, logs or metrics.
-const PURE: [&str; 10] = [
-    "pgformat/src",
-    "proto/src",
-    "safekeeper/src/core",
-    "walproposer-shim/src/core",
-    "pageserver/src/choose",
-    "pageserver/src/ingest/map",
-    "libs/brokerd/src/log/format.rs",
-    "libs/brokerd/src/store",
-    "pageserver/src/store/compact/plan.rs",
-    "pageserver/src/store/compact/retain.rs",
-];
-
-/// What pure code does not name.
-const IMPURE: [&str; 14] = [
-    "tokio",
-    "std::fs",
-    "std::net",
-    "std::thread",
-    "Mutex",
-    "SystemTime",
-    "Instant::now",
-    "fastrand",
-    "rustix",
-    "tracing",
-    "prometheus",
-    "async fn",
-    ".await",
-    "std::env",
-];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace")
@@ -88,15 +57,7 @@ fn line_length(s: &Source) -> Vec<String> {
 }
 
 fn purity(s: &Source) -> Vec<String> {
-    if !PURE.iter().any(|p| s.path.starts_with(p)) {
-        return vec![];
-    }
-    let code = product(s).into_iter().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"));
-    let bad = code.flat_map(|(i, l)| {
-        let text = l.split("//").next().unwrap_or(l);
-        IMPURE.iter().filter(move |w| text.contains(**w)).map(move |w| (i + 1, *w))
-    });
-    bad.map(|(i, w)| format!("{}:{i}: `{w}` in pure code", s.path)).collect()
+    impure_words(s, &PURE)
 }
 
 fn module_docs(s: &Source) -> Vec<String> {
@@ -162,7 +123,8 @@ fn the_house_keeps_its_figures() {
     assert!(measured.house.files.len() > 300, "only {} product files found", measured.house.files.len());
     let mut findings: Vec<String> = measured.figures().iter().filter_map(Figure::finding).collect();
     findings.extend(measured.long_prose.iter().map(|place| format!("{place}: prose of more than 100 characters")));
-    let help = "`make house LIST=circles` (or names, docs, rows, sizes) lists the places";
+    findings.extend(stale(&measured.house, &PURE));
+    let help = "`make house LIST=circles` (or purity, names, docs, rows, sizes) lists the places";
     assert!(findings.is_empty(), "{} findings; {help}:\n{}", findings.len(), findings.join("\n"));
 }
 
@@ -179,8 +141,8 @@ fn every_rule_trips_on_a_planted_violation() {
         ("file size", file("a/src/b.rs", "//! x\n".repeat(FILE_LINES_MAX + 1))),
         ("function size", file("a/src/b.rs", long_fn)),
         ("line length", file("a/src/b.rs", format!("//! {}\n", "x".repeat(LINE_CHARS_MAX)))),
-        ("purity", file("safekeeper/src/core/b.rs", "//! Docs.\nuse tokio::sync::mpsc;\n".to_owned())),
-        ("purity", file("pageserver/src/choose/b.rs", "//! Docs.\nlet t = Instant::now();\n".to_owned())),
+        ("purity", file("safekeeper/src/core/b.rs", "//! Docs.\nuse std::sync::Mutex;\n".to_owned())),
+        ("purity", file("pageserver/src/choose/b.rs", "//! Docs.\nwork().await;\n".to_owned())),
         ("module docs", file("a/src/b.rs", "fn f() {}\n".to_owned())),
         ("leftovers", file("a/src/b.rs", ["//! Docs.\nfn f() { to", "do!() }\n"].concat())),
         ("sleeps", file("tests/tests/b.rs", ["//! Docs.\nfn f() { thread::sl", "eep(d); }\n"].concat())),

@@ -71,6 +71,8 @@ pub(crate) struct Taken {
     pub(crate) names: Vec<String>,
     /// Where it leads.
     pub(crate) found: Found,
+    /// Whether the file only hands it on: a `pub use`.
+    pub(crate) is_handed_on: bool,
 }
 
 /// What one file takes from another.
@@ -267,31 +269,32 @@ impl House {
         }
     }
 
-    /// Every name that the product code takes: by import, unless it only hands it on, and by path in the code.
+    /// Every name that the product code takes, by import and by path.
     pub(crate) fn taken(&self) -> Vec<Taken> {
         let mut all = Vec::new();
         for (file, of) in self.files.iter().enumerate() {
             let own = self.own_module(file);
-            for import in of.parsed.imports.iter().filter(|i| !i.is_public && i.name != "*") {
-                let module = self.inline_module(own, &import.within);
-                let found = self.resolve_import(module, import, 0);
-                all.push(Taken { file, line: import.line, names: vec![import.name.clone()], found });
+            for import in &of.parsed.imports {
+                let found = self.resolve_import(self.inline_module(own, &import.within), import, 0);
+                let (line, names, is_handed_on) = (import.line, vec![import.name.clone()], import.is_public);
+                all.push(Taken { file, line, names, found, is_handed_on });
             }
             for mention in &of.parsed.mentions {
-                let module = self.inline_module(own, &mention.within);
-                let found = self.resolve(module, &mention.path, 0);
+                let found = self.resolve(self.inline_module(own, &mention.within), &mention.path, 0);
                 if found != Found::Unknown {
-                    all.push(Taken { file, line: mention.line, names: mention.path.clone(), found });
+                    let (line, names) = (mention.line, mention.path.clone());
+                    all.push(Taken { file, line, names, found, is_handed_on: false });
                 }
             }
         }
         all
     }
 
-    /// The ties between files, from the one that takes to the one that has, of the whole workspace.
+    /// The ties between files of the whole workspace, from the one that takes to the one that has. What a file only
+    /// hands on ties it to nothing.
     pub(crate) fn ties(&self) -> BTreeMap<(usize, usize), Tie> {
         let mut ties: BTreeMap<(usize, usize), Tie> = BTreeMap::new();
-        for taken in self.taken() {
+        for taken in self.taken().into_iter().filter(|t| !t.is_handed_on) {
             let Found::Item(module, name) = taken.found else { continue };
             let to = self.file_of(module);
             if to != taken.file {

@@ -9,6 +9,8 @@ pub(crate) const FUNCTION_LINES_MAX: usize = 78;
 pub(crate) const IN_CIRCLES_PERCENT_MAX: f64 = 29.0;
 /// Modules in the largest of those circles.
 pub(crate) const LARGEST_CIRCLE_MAX: usize = 14;
+/// Takings of pure code that lead outside.
+pub(crate) const IMPURITIES_MAX: usize = 6;
 /// Names that more than one type bears.
 pub(crate) const SHARED_NAMES_MAX: usize = 132;
 /// Those of them under which two types meet in one file.

@@ -17,6 +17,7 @@
 //! | `lex`, `source` | a file's text as tokens, and what it says |
 //! | `graph`, `circles` | names followed to their files, and circles of files |
 //! | `names`, `docs`, `prose` | names borne twice, docs that say nothing, lines that are too wide |
+//! | `purity` | what pure code takes that is not pure |
 //! | `sizes` | lengths of functions and files, lines of test and product |
 //! | `figures`, `limits` | the table with its goals, and the ratchet of the lint |
 //! | `workspace` | the repository's files and members |
@@ -29,6 +30,7 @@ mod lex;
 pub(crate) mod limits;
 mod names;
 pub(crate) mod prose;
+pub(crate) mod purity;
 mod sizes;
 pub(crate) mod source;
 pub(crate) mod workspace;

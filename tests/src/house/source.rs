@@ -407,7 +407,7 @@ impl Reader<'_, '_> {
             return;
         }
         let before = self.at.checked_sub(1).map(|i| self.code[i]);
-        let is_member = before.is_some_and(|t| t.is(".") || t.is("::"));
+        let is_member = before.is_some_and(|t| t.is(".") || t.is("::") || (t.is("$") && !token.is("crate")));
         let mut path = vec![token.text.to_owned()];
         self.at += 1;
         while self.token(0) == Some("::") && self.is_word(1) {

@@ -6,6 +6,7 @@ use super::figures::{Figure, Goal};
 use super::graph::{House, Member};
 use super::names::shared;
 use super::prose::{long_prose, long_rows};
+use super::purity::{impure_words, impurities, stale};
 use super::sizes::{Spread, test_and_product};
 use super::source::{Parsed, Source};
 use super::workspace::members;
@@ -117,6 +118,70 @@ fn circles_are_told_apart_and_sorted_by_size() {
     assert_eq!(circles_of(&files), ["b.rs c.rs d.rs", "e.rs f.rs"]);
     let [ring, _] = &circles(&house(&files))[..] else { panic!("two circles") };
     assert_eq!(ring.ties[0], "a/src/b.rs:1 -> a/src/c.rs: C");
+}
+
+/// Goal: what is not pure is found on whatever way it comes. Method: a pure folder with one import of each kind.
+#[test]
+fn planted_impurity_is_found() {
+    let of = |text: &str| {
+        let core = format!("mod friend; {text}");
+        let files = [
+            ("a/src/lib.rs", "mod core; mod io; mod calm; mod desk; pub use tokio::sync::mpsc::Sender;"),
+            ("a/src/core/mod.rs", core.as_str()),
+            ("a/src/core/friend.rs", "pub struct Friend;"),
+            ("a/src/io.rs", "pub struct Door; fn f() { std::fs::read(\"x\") }"),
+            ("a/src/calm.rs", "use bytes::Bytes; pub struct Calm;"),
+            ("a/src/desk.rs", "pub use crate::io::Door as Handed; use crate::io::Door; pub struct Desk;"),
+            ("b-c/src/lib.rs", "pub struct Other; use std::thread;"),
+        ];
+        let found = impurities(&house(&files), &["a/src/core"]);
+        assert!(found.len() < 2, "{found:?}");
+        found.concat()
+    };
+    let outside = [
+        ("use tokio::sync::mpsc;", "tokio::sync::mpsc"),
+        ("use tokio::sync::*;", "tokio::sync"),
+        ("pub use tokio::sync::mpsc;", "tokio::sync::mpsc"),
+        ("fn f() { tracing::info!(\"x\") }", "tracing::info"),
+        ("use std::{collections::HashMap, fs::{self}};", "std::fs"),
+        ("fn f() { std::env::var(\"x\") }", "std::env::var"),
+        ("use std::time::{Duration, Instant}; fn f(now: Instant) { Instant::now() }", "std::time::Instant::now"),
+        ("use crate::Sender;", "tokio::sync::mpsc::Sender"),
+        ("use std::io; fn f() { io::stdout() }", "std::io::stdout"),
+    ];
+    for (text, what) in outside {
+        assert_eq!(of(text), format!("a/src/core/mod.rs:1: takes {what}"), "{text}");
+    }
+    let impure = "a/src/io.rs, whose line 1 takes std::fs::read";
+    assert_eq!(of("use crate::io::Door;"), format!("a/src/core/mod.rs:1: takes Door from {impure}"));
+    assert_eq!(of("use crate::desk::Handed;"), format!("a/src/core/mod.rs:1: takes Door from {impure}"));
+    let way = format!("a/src/desk.rs, whose line 1 takes Door from {impure}");
+    assert_eq!(of("use crate::desk::Desk;"), format!("a/src/core/mod.rs:1: takes Desk from {way}"));
+    let other = "b-c/src/lib.rs, whose line 1 takes std::thread";
+    assert_eq!(of("fn f(o: b_c::Other) {}"), format!("a/src/core/mod.rs:1: takes Other from {other}"));
+    let pure = [
+        "use crate::calm::Calm; use friend::Friend;",
+        "use std::time::{Duration, Instant}; use std::io::Error; use bytes::Bytes; use serde::Serialize;",
+        "fn f<T: Calm>() { T::new(); u32::from(1); Vec::new(); Self::f(); str::from_utf8(b) }",
+        "#[cfg(test)] mod tests { use tokio::sync::mpsc; }",
+        "#[allow(clippy::all)] macro_rules! m { ($x:ident) => { $x::f() } }",
+    ];
+    assert_eq!(pure.map(of), [""; 5]);
+}
+
+/// Goal: what needs no import is found too, and a folder that moved away is not forgotten. Method: one of each.
+#[test]
+fn planted_words_and_stale_entries_are_found() {
+    let words = |path: &str, text: &str| {
+        impure_words(&Source { path: path.to_owned(), text: text.to_owned() }, &["a/src/core"]).len()
+    };
+    let (here, beside) = ("a/src/core/b.rs", "a/src/core_of/b.rs");
+    let planted = ["    f().await;", "async fn f() {}", "a: Mutex<u8>,", "t.elapsed()", "println!(\"x\");"];
+    assert_eq!(planted.map(|t| words(here, t)), [1; 5]);
+    assert_eq!(planted.map(|t| words(beside, t)), [0; 5]);
+    assert_eq!(["// f().await", "#[cfg(test)]\nf().await"].map(|t| words(here, t)), [0; 2]);
+    let of = house(&[("a/src/lib.rs", "mod core;"), ("a/src/core.rs", "")]);
+    assert_eq!(stale(&of, &["a/src/core", "a/src/gone"]).len(), 1);
 }
 
 /// Goal: names borne twice are found, and where two of them meet. Method: two crates with a type of one name.
