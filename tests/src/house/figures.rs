@@ -167,9 +167,9 @@ impl Measured {
         let (test, product) = self.lines;
         let ratio = test as f64 / product.max(1) as f64;
         [
-            share("modules in import circles", inside, percent),
+            share("modules in import circles, those of redo apart", inside, percent),
             down("largest circle, modules", largest, 3, ("LARGEST_CIRCLE_MAX", LARGEST_CIRCLE_MAX)),
-            share("in circles, a parent's use of its children apart", between_folders(&self.house), Goal::None),
+            share("the same without parents' use of their children", between_folders(&self.house), Goal::None),
             down("names in pure code that lead outside", outside, 0, ("IMPURITIES_MAX", IMPURITIES_MAX)),
             Figure {
                 what: "test : product lines",

@@ -204,16 +204,25 @@ impl House {
             "self" => Found::Module(module),
             "super" => self.modules[module].parent.map_or(Found::Unknown, Found::Module),
             "Self" => Found::Unknown,
+            "::" => return self.outside(rest, hops),
             name => match self.lookup(module, name, rest.is_empty(), hops) {
                 Some(found) => found,
-                None => match self.libraries.get(name) {
-                    Some(root) if !rest.is_empty() => Found::Module(*root),
-                    _ if rest.is_empty() => Found::Unknown,
-                    _ => Found::Foreign(vec![name.to_owned()]),
-                },
+                None if rest.is_empty() => Found::Unknown,
+                None => return self.outside(path, hops),
             },
         };
         self.walk(start, rest, hops)
+    }
+
+    /// Where a path leads that starts with a package's name.
+    fn outside(&self, path: &[String], hops: usize) -> Found {
+        match path {
+            [] => Found::Unknown,
+            [first, rest @ ..] => match self.libraries.get(first) {
+                Some(root) => self.walk(Found::Module(*root), rest, hops),
+                None => Found::Foreign(path.to_vec()),
+            },
+        }
     }
 
     fn walk(&self, start: Found, rest: &[String], hops: usize) -> Found {

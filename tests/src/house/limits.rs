@@ -4,7 +4,7 @@
 /// Lines of a file's product part; design aim is 200.
 pub(crate) const FILE_LINES_MAX: usize = 776;
 /// Lines of one function; design aim is 35.
-pub(crate) const FUNCTION_LINES_MAX: usize = 78;
+pub(crate) const FUNCTION_LINES_MAX: usize = 77;
 /// Modules in circles of imports, in percent; those of [`super::circles::APART`] are not counted.
 pub(crate) const IN_CIRCLES_PERCENT_MAX: f64 = 29.0;
 /// Modules in the largest of those circles.

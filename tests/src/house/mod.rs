@@ -7,7 +7,9 @@
 //!   under `#[cfg(test)]` and without modules called `tests`.
 //! - A module is a file. A file imports another when it names something that is defined there: by `use`, or by a path
 //!   in the code. A name is followed to its definition, through re-exports and globs; what only hands a name on
-//!   (`pub use`, `mod`) imports nothing. Methods are not followed, since a type would have to be known.
+//!   (`pub use`, `mod`) imports nothing. Methods are not followed, since a type would have to be known. Parent and
+//!   child are two modules like any other: a parent that calls into its child and gives it a type is in a circle with
+//!   it, which ends when the type gets a file of its own.
 //! - A circle is a strongly connected component of more than one file of one crate.
 //! - A type is a struct, an enum, a union, a trait or a type alias at the level of a module; those that a macro makes
 //!   are not seen. Two types of one name meet in a file that defines or names both without renaming.

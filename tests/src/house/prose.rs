@@ -32,5 +32,5 @@ fn is_row(line: &str) -> bool {
 
 /// Whether a space stands outside of code.
 fn can_break(text: &str) -> bool {
-    text.match_indices(' ').any(|(at, _)| text[..at].matches('`').count() % 2 == 0)
+    text.match_indices(' ').any(|(at, _)| text[..at].matches('`').count().is_multiple_of(2))
 }

@@ -146,7 +146,7 @@ fn is_impure(path: &str) -> bool {
     }
     let is_below =
         |above: &&str| path.strip_prefix(*above).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    !PURE_PACKAGES.iter().any(|p| is_below(p)) || IMPURE_STD.iter().any(|p| is_below(p))
+    !PURE_PACKAGES.iter().any(is_below) || IMPURE_STD.iter().any(is_below)
 }
 
 /// The shortest way from a file to a name that is not pure: `file, which takes ... from file, which takes tokio::...`.

@@ -205,7 +205,7 @@ fn item_end(all: &[Token<'_>], mut at: usize) -> usize {
         }
     }
     let opens = |word: &&str| all.get(first).is_some_and(|t| t.is(word));
-    let is_item = DEFINING.iter().any(|w| opens(&w)) || OPENING.iter().any(|w| opens(&w));
+    let is_item = DEFINING.iter().any(opens) || OPENING.iter().any(opens);
     while at < all.len() {
         let token = all[at];
         match token.text {
@@ -351,6 +351,10 @@ impl Reader<'_, '_> {
     fn tree(&mut self, above: &[String], found: &mut Vec<(Vec<String>, String)>) {
         let mut path = above.to_vec();
         let mut name = None;
+        // Of another package for certain.
+        if path.is_empty() && self.token(0) == Some("::") {
+            path.push("::".to_owned());
+        }
         while let Some(text) = self.token(0).map(str::to_owned) {
             match text.as_str() {
                 ";" | "," | "}" => break,
@@ -407,8 +411,13 @@ impl Reader<'_, '_> {
             return;
         }
         let before = self.at.checked_sub(1).map(|i| self.code[i]);
-        let is_member = before.is_some_and(|t| t.is(".") || t.is("::") || (t.is("$") && !token.is("crate")));
+        let is_outside = self.is_leading_colons();
+        let is_member =
+            before.is_some_and(|t| t.is(".") || (t.is("::") && !is_outside) || (t.is("$") && !token.is("crate")));
         let mut path = vec![token.text.to_owned()];
+        if is_outside {
+            path.insert(0, "::".to_owned());
+        }
         self.at += 1;
         while self.token(0) == Some("::") && self.is_word(1) {
             path.extend(self.token(1).map(str::to_owned));
@@ -417,6 +426,13 @@ impl Reader<'_, '_> {
         if !is_member && !NO_PATH.contains(&token.text) && (path.len() > 1 || self.names_an_item(token.text)) {
             self.parsed.mentions.push(Mention { within: self.within(), path, line: token.line });
         }
+    }
+
+    /// Whether `::` stands before, and nothing that it could belong to.
+    fn is_leading_colons(&self) -> bool {
+        let before = |n: usize| self.at.checked_sub(n).map(|i| self.code[i]);
+        let belongs = |t: Token<'_>| (t.is_word() && !NO_PATH.contains(&t.text)) || t.is(">") || t.is("]");
+        before(1).is_some_and(|t| t.is("::")) && !before(2).is_some_and(belongs)
     }
 
     /// A single word may be a local variable or a field: types are told by their capital, functions and macros by

@@ -74,6 +74,7 @@ fn what_only_looks_like_an_import_is_none() {
         "fn f(v: V) { v.y::<Y>() }",
         "use crate::z::y; fn f() { y() }",
         "pub use crate::y::Y;",
+        "use ::y::Y; fn f() { ::y::make() }",
         "pub(crate) use super::y::{Y as Other};",
     ];
     for way in harmless {
@@ -152,6 +153,9 @@ fn planted_impurity_is_found() {
     for (text, what) in outside {
         assert_eq!(of(text), format!("a/src/core/mod.rs:1: takes {what}"), "{text}");
     }
+    // A package that has the name of a module.
+    assert_eq!(of("mod tokio {} use ::tokio::spawn;"), "a/src/core/mod.rs:1: takes tokio::spawn");
+    assert_eq!(of("mod tokio {} fn f() { ::tokio::spawn() }"), "a/src/core/mod.rs:1: takes tokio::spawn");
     let impure = "a/src/io.rs, whose line 1 takes std::fs::read";
     assert_eq!(of("use crate::io::Door;"), format!("a/src/core/mod.rs:1: takes Door from {impure}"));
     assert_eq!(of("use crate::desk::Handed;"), format!("a/src/core/mod.rs:1: takes Door from {impure}"));
