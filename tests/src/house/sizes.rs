@@ -38,5 +38,5 @@ pub(crate) fn files(house: &House) -> Spread {
 pub(crate) fn test_and_product(house: &House, sources: &[Source]) -> (usize, usize) {
     let all: usize = sources.iter().map(|s| s.text.lines().count()).sum();
     let product: usize = house.files.iter().map(|f| f.parsed.product_lines()).sum();
-    (all - product.min(all), product)
+    (all.saturating_sub(product), product)
 }

@@ -1,6 +1,6 @@
 //! Each measure is shown to find what is planted, and to leave alone what only looks like it.
 
-use super::circles::circles;
+use super::circles::{between_folders, circles, counted};
 use super::docs::{examples, short};
 use super::figures::{Figure, Goal};
 use super::graph::{House, Member};
@@ -48,6 +48,8 @@ fn a_planted_circle_is_found() {
         "use super::y::*; fn f() { make() }",
         "use super::Handed; fn f(h: Handed) {}",
         "use crate::y::Y; // \"",
+        "use crate::r#y::Y;",
+        "struct S { #[cfg(test)] a: u8, y: crate::y::Y }",
     ];
     for way in ways {
         let lib = format!("{LIB} pub use y::Y as Handed;");
@@ -63,10 +65,11 @@ fn a_planted_circle_is_found() {
 fn what_only_looks_like_an_import_is_none() {
     let harmless = [
         "// use crate::y::Y;",
-        "/* use crate::y::Y; /* nested */ use super::y; */",
-        "const S: &str = \"use crate::y::Y;\"; const R: &str = r#\"crate::y::Y \" \"#;",
+        "/* use crate::y::Y; /* nested */ use super::y::Y; */",
+        "const S: &str = \"use crate::y::Y;\"; const R: &str = r#\"\" + crate::y::Y + \"\"#;",
         "#[cfg(test)] mod tests { use crate::y::Y; }",
         "#[cfg(test)] use crate::y::Y;",
+        "#[cfg(test)] pub(crate) fn f<A, B>() { crate::y::make() }",
         "struct S { #[cfg(test)] y: crate::y::Y, z: u8 }",
         "fn f() { #[cfg(test)] crate::y::look(\"x\", 1); }",
         "use y::Y;",
@@ -74,7 +77,7 @@ fn what_only_looks_like_an_import_is_none() {
         "fn f(v: V) { v.y::<Y>() }",
         "use crate::z::y; fn f() { y() }",
         "pub use crate::y::Y;",
-        "use ::y::Y; fn f() { ::y::make() }",
+        "use super::y; use ::y::Y; fn f() { ::y::make() }",
         "pub(crate) use super::y::{Y as Other};",
     ];
     for way in harmless {
@@ -105,6 +108,59 @@ fn a_parent_that_only_hands_on_is_in_no_circle() {
     assert_eq!(circles_of(&siblings), [""; 0]);
 }
 
+/// Goal: a name is what Rust takes it for. Method: a module and a function of one name; the circle is with the module.
+#[test]
+fn a_module_and_an_item_of_one_name_are_told_apart() {
+    let of = |x: &str| {
+        let y = "pub use crate::z::y; use crate::x::X; pub struct Y;";
+        let lib = format!("{LIB} pub use z::y;");
+        circles_of(&[
+            ("a/src/lib.rs", lib.as_str()),
+            ("a/src/x.rs", x),
+            ("a/src/y.rs", y),
+            ("a/src/z.rs", "pub fn y() {}"),
+        ])
+    };
+    assert_eq!(of("pub struct X; use crate::y::Y;"), ["x.rs y.rs"]);
+    assert_eq!(of("pub struct X; pub fn y() {} mod y {} fn f(a: super::y::Y) {}"), ["x.rs y.rs"]);
+    let parent = |p: &str, c: &str| {
+        circles_of(&[
+            ("a/src/lib.rs", "mod p;"),
+            ("a/src/p.rs", p),
+            ("a/src/p/c.rs", c),
+            ("a/src/p/d.rs", "pub struct D;"),
+        ])
+    };
+    // The function is the parent's own, the path leads into the child.
+    assert_eq!(parent("mod c; mod d; pub fn c() {} fn f() { c() }", "use super::c;"), [""; 0]);
+    assert_eq!(parent("mod c; mod d; pub fn c() {} fn f() { c::g() }", "use super::c;"), ["p.rs p/c.rs"]);
+}
+
+/// Goal: modules of tests are no product, and what is apart is listed, not counted. Method: a circle of each kind.
+#[test]
+fn circles_that_do_not_count() {
+    let tests = [
+        ("a/src/lib.rs", "mod x;"),
+        ("a/src/x.rs", "mod tests; pub struct X; fn f() { tests::g() }"),
+        ("a/src/x/tests.rs", "use super::X; pub fn g() {}"),
+    ];
+    assert_eq!(circles_of(&tests), [""; 0]);
+    let redo = house(&[
+        ("pgformat/src/lib.rs", "mod redo; mod wal;"),
+        ("pgformat/src/redo/mod.rs", "mod heap; mod vm; pub struct Context; fn f() { heap::redo() }"),
+        ("pgformat/src/redo/heap.rs", "use super::vm::Map; use super::Context; pub fn redo() {}"),
+        ("pgformat/src/redo/vm.rs", "use super::heap::redo; pub struct Map;"),
+        ("pgformat/src/wal/mod.rs", "mod page; mod link; pub struct Wal; fn f() { page::g() }"),
+        ("pgformat/src/wal/page.rs", "use super::Wal; pub fn g() {} use super::link::Link;"),
+        ("pgformat/src/wal/link.rs", "use super::page::g; pub struct Link;"),
+    ]);
+    let all = circles(&redo);
+    assert_eq!(all.iter().map(|c| (c.files.len(), c.is_apart())).collect::<Vec<_>>(), [(3, true), (3, false)]);
+    assert_eq!(counted(&all).count(), 1);
+    // The page and the link remain when the parent's call of its child is left out.
+    assert_eq!(between_folders(&redo), 2);
+}
+
 /// Goal: a circle is one however long, and two are two. Method: three files in a ring, and two beside them.
 #[test]
 fn circles_are_told_apart_and_sorted_by_size() {
@@ -127,11 +183,12 @@ fn planted_impurity_is_found() {
     let of = |text: &str| {
         let core = format!("mod friend; {text}");
         let files = [
-            ("a/src/lib.rs", "mod core; mod io; mod calm; mod desk; pub use tokio::sync::mpsc::Sender;"),
+            ("a/src/lib.rs", "mod core; mod io; mod calm; mod still; mod desk; pub use tokio::sync::mpsc::Sender;"),
             ("a/src/core/mod.rs", core.as_str()),
             ("a/src/core/friend.rs", "pub struct Friend;"),
             ("a/src/io.rs", "pub struct Door; fn f() { std::fs::read(\"x\") }"),
-            ("a/src/calm.rs", "use bytes::Bytes; pub struct Calm;"),
+            ("a/src/calm.rs", "use bytes::Bytes; use crate::still::Still; pub struct Calm;"),
+            ("a/src/still.rs", "use crate::calm::Calm; pub struct Still;"),
             ("a/src/desk.rs", "pub use crate::io::Door as Handed; use crate::io::Door; pub struct Desk;"),
             ("b-c/src/lib.rs", "pub struct Other; use std::thread;"),
         ];
@@ -211,11 +268,15 @@ fn a_planted_duplicate_is_found() {
 /// Goal: a doc comment that only repeats a name is found. Method: short ones and long ones.
 #[test]
 fn a_planted_short_doc_is_found() {
-    let text = "//! Two words.\n/// The node.\nstruct A;\n/// The node that serves.\nstruct B;\n\
+    let text = "//! Two words.\n/// The node.\nstruct A;\n/// The serving node.\nstruct B;\n\
                 struct C {\n    /// Its id -\n    /// .\n    id: u8,\n}\n\
                 //// Not a doc.\nconst D: &str = \"\n/// No.\n\";\n\
-                #[cfg(test)]\nmod tests {\n    /// Short.\n    fn f() {}\n}\n";
-    assert_eq!(short(&Parsed::of(text)), [(2, "The node.".to_owned()), (7, "Its id -  .".to_owned())]);
+                #[cfg(test)]\nmod tests {\n    /// Short.\n    fn f() {}\n}\n/// Short.\n#[cfg(test)]\nfn g() {}\n\
+                /// Ships.\n#[cfg(not(test))]\nfn h() {}\n";
+    assert_eq!(
+        short(&Parsed::of(text)),
+        [(2, "The node.".to_owned()), (7, "Its id -  .".to_owned()), (23, "Ships.".to_owned())]
+    );
 }
 
 /// Goal: only examples that run count. Method: one fence of each kind.
