@@ -24,8 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
+use crate::context::SafekeeperContext;
 use crate::core::{Admission, Refusal, check_statement};
-use crate::server::Context;
 use crate::timeline::{TimelineHandle, Unheard};
 
 /// Between two statements of a timeline that moves.
@@ -48,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const ASKING_MAX: usize = 8;
 
 /// Asks for every timeline until the server stops.
-pub(crate) async fn run(ctx: Arc<Context>) {
+pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     let turns = Arc::new(Semaphore::new(ASKING_MAX));
     let mut changes = ctx.timelines.changes();
     let mut followed = BTreeSet::new();

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
-use crate::server::Context;
+use crate::context::SafekeeperContext;
 use crate::timeline::{Positions, TimelineHandle};
 
 /// A busy timeline moves thousands of times a second; the session takes one value a second, so more are made for
@@ -21,7 +21,7 @@ use crate::timeline::{Positions, TimelineHandle};
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Announces until the server stops.
-pub(crate) async fn run(ctx: Arc<Context>) {
+pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     publish(&ctx, ctx.broker.keys().safekeeper(ctx.config.id), &ctx.node_record());
     let mut changes = ctx.timelines.changes();
     let mut announced = BTreeSet::new();
@@ -50,7 +50,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
 }
 
 /// Announces one timeline until it is shut down, deleted, or broken: then nobody shall choose it any more.
-async fn announce(ctx: Arc<Context>, handle: TimelineHandle) {
+async fn announce(ctx: Arc<SafekeeperContext>, handle: TimelineHandle) {
     let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.id);
     if let Err(panic) = parts::caught(follow(&ctx, &handle, &key)).await {
         handle.broke(&format!("its announcer panicked: {panic}"));
@@ -61,7 +61,7 @@ async fn announce(ctx: Arc<Context>, handle: TimelineHandle) {
     }
 }
 
-async fn follow(ctx: &Context, handle: &TimelineHandle, key: &str) {
+async fn follow(ctx: &SafekeeperContext, handle: &TimelineHandle, key: &str) {
     #[cfg(test)]
     crate::planted::look(handle.ttid(), "announcer");
     let mut positions = handle.positions();
@@ -76,7 +76,7 @@ async fn follow(ctx: &Context, handle: &TimelineHandle, key: &str) {
     }
 }
 
-fn record(ctx: &Context, handle: &TimelineHandle, p: &Positions) -> SafekeeperTimelineRecord {
+fn record(ctx: &SafekeeperContext, handle: &TimelineHandle, p: &Positions) -> SafekeeperTimelineRecord {
     SafekeeperTimelineRecord {
         schema: SCHEMA,
         safekeeper_id: ctx.config.id,
@@ -91,7 +91,7 @@ fn record(ctx: &Context, handle: &TimelineHandle, p: &Positions) -> SafekeeperTi
     }
 }
 
-fn publish(ctx: &Context, key: String, record: &impl serde::Serialize) {
+fn publish(ctx: &SafekeeperContext, key: String, record: &impl serde::Serialize) {
     match serde_json::to_vec(record) {
         Ok(value) => ctx.session.publish(key, value),
         Err(e) => error!(error = %e, key, "a record cannot be written as JSON"),

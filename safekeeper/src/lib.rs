@@ -6,7 +6,8 @@
 //! | [`storage`] | WAL segments and control files | no |
 //! | [`timeline`] | one driver per timeline, the handle for everybody else | no |
 //! | [`config`] | settings, checked | |
-//! | [`server`] | the process: what its parts share, start and stop | no |
+//! | [`server`] | the process: start and stop | no |
+//! | `context` | what the parts of the process share | no |
 //! | `net` | libpq sessions: proposers, readers, people | no |
 //! | `push` | dials the pageservers that chose this safekeeper | `desired` yes |
 //! | `admission` | asks the other members what they remember of this one | no |
@@ -19,6 +20,7 @@
 mod admission;
 mod announce;
 pub mod config;
+mod context;
 pub mod core;
 mod http;
 mod measured;
@@ -39,10 +41,8 @@ use node::exit;
 use tracing::error;
 
 pub use config::{Args, Config, ConfigError};
+pub use context::VERSION;
 pub use server::{Server, StartError};
-
-/// Build version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Keeps PostgreSQL WAL durable on a quorum.
 #[derive(Parser)]

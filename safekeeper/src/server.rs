@@ -12,8 +12,6 @@ use broker::{TwoProcesses, one_process};
 use node::datadir::{DataDir, DataDirError};
 use node::parts::{Part, Parts};
 use node::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
-use proto::api::SafekeeperTimelineStatus;
-use proto::broker::records::{NodeRecord, SCHEMA};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -21,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::context::{SafekeeperContext, VERSION};
 use crate::measured::{DiskMetrics, MeasuredDisk};
 use crate::metrics::Metrics;
-use crate::net::streams::Streams;
-use crate::push::PushBoard;
+use crate::push::board::PushBoard;
 use crate::storage::disk::FsDisk;
-use crate::timeline::{RegistryError, TimelineHandle, Timelines, TimelinesConfig};
+use crate::timeline::{RegistryError, Timelines, TimelinesConfig};
 use crate::{admission, announce, http, net, push, relay};
 
 /// Lifetime of the node's lease: how long a dead safekeeper still looks alive.
@@ -34,45 +32,6 @@ const LEASE_S: i64 = 10;
 
 /// How long the broker gets to take our keys away at an orderly stop.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
-
-/// What every part of the process may use.
-pub(crate) struct Context {
-    pub(crate) config: Config,
-    pub(crate) timelines: Timelines,
-    pub(crate) metrics: Metrics,
-    pub(crate) broker: Broker,
-    pub(crate) session: Session,
-    pub(crate) pushes: PushBoard,
-    pub(crate) streams: Arc<Streams>,
-    /// Refused commands, in the log, by SQLSTATE.
-    pub(crate) refusals: RepeatLogs,
-    /// One timeline that brings a prehistory is created at a time: the memory that it takes is that of one segment.
-    pub(crate) creations: Semaphore,
-    pub(crate) started: Instant,
-    pub(crate) advertise_pg: String,
-    pub(crate) advertise_http: String,
-    /// Cancelled when the server stops.
-    pub(crate) cancel: CancellationToken,
-}
-
-impl Context {
-    /// Everything about a timeline, as HTTP and SHOW TIMELINE give it.
-    pub(crate) fn timeline_status(&self, handle: &TimelineHandle) -> SafekeeperTimelineStatus {
-        SafekeeperTimelineStatus { pushes: self.streams.pushes_of(handle.ttid()), ..handle.status() }
-    }
-
-    /// This node, as published.
-    pub(crate) fn node_record(&self) -> NodeRecord {
-        NodeRecord {
-            schema: SCHEMA,
-            id: self.config.id,
-            pg: self.advertise_pg.clone(),
-            http: self.advertise_http.clone(),
-            availability_zone: self.config.availability_zone.clone(),
-            version: crate::VERSION.to_owned(),
-        }
-    }
-}
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +81,7 @@ impl StartError {
 
 /// A safekeeper that runs.
 pub struct Server {
-    ctx: Arc<Context>,
+    ctx: Arc<SafekeeperContext>,
     parts: Parts,
     session_end: CancellationToken,
     pg: SocketAddr,
@@ -168,7 +127,7 @@ impl Server {
         // Outlives `cancel`: the keys are taken away at the very end.
         let session_end = CancellationToken::new();
         let session = Session::start(broker.clone(), LEASE_S, session_end.clone());
-        let ctx = Arc::new(Context {
+        let ctx = Arc::new(SafekeeperContext {
             timelines,
             metrics,
             broker,
@@ -186,7 +145,7 @@ impl Server {
         let parts = change(parts(&ctx, pg_listener, bound));
         let parts = Parts::start(parts, ctx.cancel.clone());
         let timelines = ctx.timelines.list().len();
-        info!(id = %ctx.config.id, %pg, %http, timelines, version = crate::VERSION, "safekeeper runs");
+        info!(id = %ctx.config.id, %pg, %http, timelines, version = VERSION, "safekeeper runs");
         Ok(Server { ctx, parts, session_end, pg, http, _data_dir: data_dir })
     }
 
@@ -214,7 +173,7 @@ impl Server {
 }
 
 /// Everything that must not die.
-fn parts(ctx: &Arc<Context>, pg: TcpListener, http: node::BoundHttp) -> Vec<Part> {
+fn parts(ctx: &Arc<SafekeeperContext>, pg: TcpListener, http: node::BoundHttp) -> Vec<Part> {
     let (session, cancel) = (ctx.session.clone(), ctx.cancel.clone());
     let broker = async move {
         cancel.run_until_cancelled(session.ended()).await;

@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use proto::api::Readiness;
 use serde::Serialize;
 
-use super::failure;
+use super::failure::failure;
+use crate::context::{SafekeeperContext, VERSION};
 use crate::core::HISTORY_ENTRIES_MAX;
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
-use crate::push::{ChoiceRow, choice_rows};
-use crate::server::Context;
+use crate::push::board::ChoiceRow;
 
 /// Content type of the exposition format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,11 +35,11 @@ pub(super) struct NodeStatus {
     broker_connected: bool,
 }
 
-pub(super) async fn status(State(ctx): State<Arc<Context>>) -> Json<NodeStatus> {
+pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>) -> Json<NodeStatus> {
     Json(NodeStatus {
         kind: "safekeeper",
         id: ctx.config.id.0,
-        version: crate::VERSION,
+        version: VERSION,
         uptime_s: ctx.started.elapsed().as_secs(),
         pg: ctx.advertise_pg.clone(),
         http: ctx.advertise_http.clone(),
@@ -49,8 +49,8 @@ pub(super) async fn status(State(ctx): State<Arc<Context>>) -> Json<NodeStatus> 
 }
 
 /// `GET /v1/choices`: the choices that fell on this safekeeper.
-pub(super) async fn choices(State(ctx): State<Arc<Context>>) -> Json<Vec<ChoiceRow>> {
-    Json(choice_rows(&ctx))
+pub(super) async fn choices(State(ctx): State<Arc<SafekeeperContext>>) -> Json<Vec<ChoiceRow>> {
+    Json(ctx.pushes.rows(&ctx.streams))
 }
 
 /// The process answers.
@@ -59,7 +59,7 @@ pub(super) async fn livez() -> &'static str {
 }
 
 /// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
-pub(super) async fn readyz(State(ctx): State<Arc<Context>>, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn readyz(State(ctx): State<Arc<SafekeeperContext>>, RawQuery(query): RawQuery) -> Response {
     let now = readiness(&ctx);
     let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
@@ -69,7 +69,7 @@ pub(super) async fn readyz(State(ctx): State<Arc<Context>>, RawQuery(query): Raw
 }
 
 /// Ready while every timeline accepts WAL. A broker that is away is named, but stops nothing.
-pub(crate) fn readiness(ctx: &Context) -> Readiness {
+pub(crate) fn readiness(ctx: &SafekeeperContext) -> Readiness {
     let mut reasons = Vec::new();
     if ctx.cancel.is_cancelled() {
         reasons.push("the safekeeper is shutting down".to_owned());
@@ -109,14 +109,14 @@ pub(crate) fn readiness(ctx: &Context) -> Readiness {
     Readiness { ready, reasons }
 }
 
-pub(super) async fn metrics(State(ctx): State<Arc<Context>>) -> Response {
+pub(super) async fn metrics(State(ctx): State<Arc<SafekeeperContext>>) -> Response {
     match ctx.metrics.encode(&observe(&ctx), |r| ctx.timelines.register_metrics(r)) {
         Ok(text) => ([("content-type", METRICS_TYPE)], text).into_response(),
         Err(e) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}"), None),
     }
 }
 
-fn observe(ctx: &Context) -> Observed {
+fn observe(ctx: &SafekeeperContext) -> Observed {
     let mut o =
         Observed { broker_connected: ctx.session.is_connected(), ready: readiness(ctx).ready, ..Observed::default() };
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);

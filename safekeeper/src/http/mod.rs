@@ -1,29 +1,29 @@
 //! The HTTP interface: timelines, status, metrics, health.
 
+mod failure;
 mod foreign;
 pub(crate) mod health;
 mod timeline;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use node::BoundHttp;
-use proto::api::ErrorBody;
 
-use crate::server::Context;
+use crate::context::SafekeeperContext;
+use failure::failure;
 
 /// Serves until the server stops.
-pub(crate) async fn serve(bound: BoundHttp, ctx: Arc<Context>) {
+pub(crate) async fn serve(bound: BoundHttp, ctx: Arc<SafekeeperContext>) {
     let stop = ctx.cancel.clone();
     bound.serve_as_is(router(ctx), stop).await;
 }
 
 /// The routes.
-fn router(ctx: Arc<Context>) -> Router {
+fn router(ctx: Arc<SafekeeperContext>) -> Router {
     Router::new()
         .route("/v1/tenant/timeline", post(timeline::create))
         .route("/v1/tenant/timeline", get(timeline::list))
@@ -43,9 +43,4 @@ async fn nowhere() -> Response {
                 /readyz?verbose; POST /v1/tenant/timeline, /v1/tenant/T/timeline/L/readmit?force=true; DELETE \
                 /v1/tenant/T/timeline/L";
     failure(StatusCode::NOT_FOUND, "there is nothing at this path", Some(hint))
-}
-
-/// An error body.
-fn failure(status: StatusCode, error: impl Into<String>, hint: Option<&str>) -> Response {
-    (status, Json(ErrorBody { error: error.into(), hint: hint.map(str::to_owned) })).into_response()
 }

@@ -15,8 +15,9 @@ use proto::id::TenantTimelineId;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::{failure, foreign};
-use crate::server::Context;
+use super::failure::failure;
+use super::foreign;
+use crate::context::SafekeeperContext;
 use crate::timeline::{CreateError, Creation, DeleteError};
 
 /// The JSON line is a few KiB even with a long history; what is longer is no such line.
@@ -29,7 +30,7 @@ const TURN_MAX: Duration = Duration::from_secs(10);
 ///
 /// The line is checked before more is taken in, and one body is taken in at a time: memory grows with the bytes that
 /// came, to one segment at most, whatever strangers send.
-pub(super) async fn create(State(ctx): State<Arc<Context>>, body: Body) -> Response {
+pub(super) async fn create(State(ctx): State<Arc<SafekeeperContext>>, body: Body) -> Response {
     let mut frames = body.into_data_stream();
     let (request, begun) = match head(&mut frames).await {
         Ok(parts) => parts,
@@ -58,7 +59,7 @@ pub(super) async fn create(State(ctx): State<Arc<Context>>, body: Body) -> Respo
     }
 }
 
-fn answer(ctx: &Context, ttid: TenantTimelineId, outcome: Result<Creation, CreateError>) -> Response {
+fn answer(ctx: &SafekeeperContext, ttid: TenantTimelineId, outcome: Result<Creation, CreateError>) -> Response {
     let status = match outcome {
         Ok(Creation::Created) => {
             info!(%ttid, "timeline created");
@@ -140,7 +141,7 @@ async fn rest(
 }
 
 /// `GET /v1/tenant/timeline`.
-pub(super) async fn list(State(ctx): State<Arc<Context>>) -> Json<Vec<SafekeeperTimelineStatus>> {
+pub(super) async fn list(State(ctx): State<Arc<SafekeeperContext>>) -> Json<Vec<SafekeeperTimelineStatus>> {
     Json(ctx.timelines.list().iter().map(|handle| ctx.timeline_status(handle)).collect())
 }
 
@@ -163,7 +164,7 @@ pub(super) struct DeleteQuery {
 /// `DELETE /v1/tenant/T/timeline/L[?force=true]`: 200 when it is gone, 404 when there was none, 409 while it is
 /// written.
 pub(super) async fn delete(
-    State(ctx): State<Arc<Context>>,
+    State(ctx): State<Arc<SafekeeperContext>>,
     Path(ids): Path<(String, String)>,
     Query(query): Query<DeleteQuery>,
 ) -> Response {
@@ -186,7 +187,7 @@ pub(super) async fn delete(
 }
 
 /// `GET /v1/tenant/T/timeline/L`.
-pub(super) async fn status(State(ctx): State<Arc<Context>>, Path(ids): Path<(String, String)>) -> Response {
+pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>, Path(ids): Path<(String, String)>) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,
         Err(response) => return *response,
@@ -203,7 +204,7 @@ pub(super) async fn status(State(ctx): State<Arc<Context>>, Path(ids): Path<(Str
 /// `POST /v1/tenant/T/timeline/L/readmit`: says what a barred member waits for; with `force=true` it takes part again,
 /// as it is.
 pub(super) async fn readmit(
-    State(ctx): State<Arc<Context>>,
+    State(ctx): State<Arc<SafekeeperContext>>,
     Path((t, l)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {

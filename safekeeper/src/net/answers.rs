@@ -14,8 +14,8 @@ use proto::pg::{SqlError, StartupParams, sqlstate};
 use super::streams::Stream;
 use super::{identity, receive, send};
 use crate::admission;
-use crate::push::{ChoiceRow, choice_rows};
-use crate::server::Context;
+use crate::context::{SafekeeperContext, VERSION};
+use crate::push::board::ChoiceRow;
 use crate::timeline::TimelineHandle;
 
 use ColumnType::{Int4, Int8, Text};
@@ -41,7 +41,11 @@ fn some(value: impl ToString) -> Option<String> {
 }
 
 /// Answers every command that is no stream.
-pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Command) -> Result<Answer, SqlError> {
+pub(super) async fn answer(
+    ctx: &SafekeeperContext,
+    startup: &StartupParams,
+    command: Command,
+) -> Result<Answer, SqlError> {
     match command {
         Command::IdentifySystem => identify_system(ctx, startup),
         Command::TimelineStatus => timeline_status(ctx, startup),
@@ -72,7 +76,7 @@ pub(super) async fn answer(ctx: &Context, startup: &StartupParams, command: Comm
 }
 
 /// The timeline that the session means.
-pub(super) fn timeline(ctx: &Context, startup: &StartupParams) -> Result<TimelineHandle, SqlError> {
+pub(super) fn timeline(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<TimelineHandle, SqlError> {
     let ttid = identity::timeline_of(startup)?;
     ctx.timelines.get(ttid).ok_or_else(|| receive::missing(ttid))
 }
@@ -107,7 +111,7 @@ pub(super) fn check_replication(handle: &TimelineHandle, c: &StartReplication) -
     Ok(())
 }
 
-fn identify_system(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn identify_system(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
     let handle = timeline(ctx, startup)?;
     let control = handle.control();
     let at = {
@@ -120,7 +124,7 @@ fn identify_system(ctx: &Context, startup: &StartupParams) -> Result<Answer, Sql
     Ok(Answer::new("IDENTIFY_SYSTEM", &columns, vec![vec![some(control.system_id), some(tli), some(at), None]]))
 }
 
-fn timeline_status(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn timeline_status(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
     let handle = ctx.timelines.get(identity::timeline_of(startup)?);
     let rows = handle.into_iter().map(|handle| {
         let positions = handle.positions();
@@ -131,7 +135,7 @@ fn timeline_status(ctx: &Context, startup: &StartupParams) -> Result<Answer, Sql
 }
 
 /// PostgreSQL's history file of `tli`, from what the timeline was created with. As with PostgreSQL, tli 1 has none.
-fn timeline_history(ctx: &Context, startup: &StartupParams, tli: Tli) -> Result<Answer, SqlError> {
+fn timeline_history(ctx: &SafekeeperContext, startup: &StartupParams, tli: Tli) -> Result<Answer, SqlError> {
     let control = timeline(ctx, startup)?.control();
     let name = format!("{:08X}.history", tli.0);
     if tli == Tli(1) || !control.pg_history.iter().any(|e| e.tli == tli) {
@@ -145,7 +149,7 @@ fn timeline_history(ctx: &Context, startup: &StartupParams, tli: Tli) -> Result<
     Ok(Answer::new("TIMELINE_HISTORY", &[("filename", Text), ("content", Text)], vec![vec![some(name), some(content)]]))
 }
 
-async fn show(ctx: &Context, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
+async fn show(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
     match name {
         "timelines" => Ok(timelines(ctx)),
         "timeline" => timeline_json(ctx, startup),
@@ -156,13 +160,13 @@ async fn show(ctx: &Context, startup: &StartupParams, name: &str) -> Result<Answ
             let rows = ctx.config.rows().into_iter().map(|(n, v)| vec![some(n), some(v)]).collect();
             Ok(Answer::new("SHOW", &[("name", Text), ("value", Text)], rows))
         }
-        "version" => Ok(Answer::new("SHOW", &[("version", Text)], vec![vec![some(crate::VERSION)]])),
+        "version" => Ok(Answer::new("SHOW", &[("version", Text)], vec![vec![some(VERSION)]])),
         setting => setting_value(ctx, startup, setting),
     }
 }
 
 /// Settings that stock clients ask for.
-fn setting_value(ctx: &Context, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
+fn setting_value(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
     let version = || timeline(ctx, startup).map(|handle| handle.control().pg_version_num);
     let (name, value) = match name {
         "wal_segment_size" => ("wal_segment_size", segment_size_text(timeline(ctx, startup)?.control().seg_size)),
@@ -189,35 +193,39 @@ fn segment_size_text(size: SegSize) -> String {
 }
 
 /// The session's timeline as one JSON object, the one that HTTP gives: a proposer reads it before it asks for votes.
-fn timeline_json(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn timeline_json(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
     let status = ctx.timeline_status(&timeline(ctx, startup)?);
     let text = serde_json::to_string(&status).map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
     Ok(Answer::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
 }
 
 /// Another member says where it stands: one row, what is said and remembered here, as JSON.
-async fn member_statement(ctx: &Context, startup: &StartupParams, claim: &Statement) -> Result<Answer, SqlError> {
+async fn member_statement(
+    ctx: &SafekeeperContext,
+    startup: &StartupParams,
+    claim: &Statement,
+) -> Result<Answer, SqlError> {
     let answer = admission::told(ctx.config.id, &timeline(ctx, startup)?, claim).await?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
     Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
 }
 
 /// Another member was told where this one stands, and asks: one row, JSON.
-async fn own_statement(ctx: &Context, startup: &StartupParams) -> Result<Answer, SqlError> {
+async fn own_statement(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
     let statement = admission::own_statement(&timeline(ctx, startup)?).await?;
     let text = serde_json::to_string(&statement).map_err(|e| SqlError::internal(format!("a statement: {e}")))?;
     Ok(Answer::new("MEMBER_STATEMENT", &[("statement", Text)], vec![vec![some(text)]]))
 }
 
 /// Reads WAL back that somebody could not use: one row, with what is damaged, or null.
-async fn check_wal(ctx: &Context, startup: &StartupParams, from: Lsn, to: Lsn) -> Result<Answer, SqlError> {
+async fn check_wal(ctx: &SafekeeperContext, startup: &StartupParams, from: Lsn, to: Lsn) -> Result<Answer, SqlError> {
     let handle = timeline(ctx, startup)?;
     let found = handle.check_wal(from, to).await.map_err(|e| send::read_error(&e))?;
     let row = vec![found.as_ref().map(|d| d.at.to_string()), found.map(|d| d.problem)];
     Ok(Answer::new("CHECK_WAL", &[("damaged_at", Text), ("problem", Text)], vec![row]))
 }
 
-fn timelines(ctx: &Context) -> Answer {
+fn timelines(ctx: &SafekeeperContext) -> Answer {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),
@@ -251,7 +259,7 @@ fn timelines(ctx: &Context) -> Answer {
 }
 
 /// The nodes that the broker knows; while it is away, this one.
-async fn safekeepers(ctx: &Context) -> Answer {
+async fn safekeepers(ctx: &SafekeeperContext) -> Answer {
     let prefix = ctx.broker.keys().safekeepers();
     let asked = tokio::time::timeout(BROKER_MAX, ctx.broker.get_prefix(&prefix)).await;
     let mut nodes: Vec<NodeRecord> = match asked {
@@ -267,7 +275,7 @@ async fn safekeepers(ctx: &Context) -> Answer {
     Answer::new("SHOW", &columns, nodes.into_iter().map(row).collect())
 }
 
-fn choices(ctx: &Context) -> Answer {
+fn choices(ctx: &SafekeeperContext) -> Answer {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),
@@ -294,10 +302,10 @@ fn choices(ctx: &Context) -> Answer {
             c.state.map(str::to_owned),
         ]
     };
-    Answer::new("SHOW", &columns, choice_rows(ctx).into_iter().map(row).collect())
+    Answer::new("SHOW", &columns, ctx.pushes.rows(&ctx.streams).into_iter().map(row).collect())
 }
 
-fn lag(ctx: &Context) -> Answer {
+fn lag(ctx: &SafekeeperContext) -> Answer {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),

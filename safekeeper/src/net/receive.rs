@@ -3,6 +3,8 @@
 //! The reading half decodes and hands over, waiting while too many bytes are queued there; that is the back-pressure
 //! the proposer feels. The writing half sends what the acceptor says. Both are polled independently of each other.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::FutureExt;
 use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
@@ -12,9 +14,11 @@ use proto::id::{Generation, TenantTimelineId};
 use proto::pg::{SqlError, sqlstate};
 use tokio::time::timeout;
 
-use super::session::IDLE_MAX;
-use crate::server::Context;
+use crate::context::SafekeeperContext;
 use crate::timeline::{CreateError, PortEvent, PortReceiver, PortSender, ProposerPort};
+
+/// A client that says nothing for so long is gone: half-open sockets would stay for ever otherwise.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// Answers gathered before the socket is written, at most; each is a few hundred bytes.
 const ANSWERS_MAX: usize = 64;
@@ -30,7 +34,7 @@ pub(super) enum Ended {
 
 /// Carries messages until one side ends it.
 pub(super) async fn run(
-    ctx: &Context,
+    ctx: &SafekeeperContext,
     port: ProposerPort,
     first: Option<ProposerMessage>,
     version: ProtoVersion,
@@ -57,7 +61,7 @@ pub(super) async fn run(
 
 /// `None`: the acceptor takes no more.
 async fn read(
-    ctx: &Context,
+    ctx: &SafekeeperContext,
     version: ProtoVersion,
     reader: &mut CopyReader,
     to_acceptor: &mut PortSender,
@@ -127,7 +131,7 @@ fn queue(version: ProtoVersion, event: PortEvent, writer: &mut CopyWriter) -> Re
 /// A connection to the acceptor of a timeline that is not here yet: made from the greeting of a walproposer of
 /// generation 0, when this server and the command allow it.
 pub(super) async fn create_implicitly(
-    ctx: &Context,
+    ctx: &SafekeeperContext,
     ttid: TenantTimelineId,
     command: &StartWalPush,
     first: &ProposerMessage,

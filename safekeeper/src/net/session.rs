@@ -15,16 +15,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
-use super::receive::{self, Ended};
+use super::receive::{self, Ended, IDLE_MAX};
 use super::send::{self, End, Outlet};
 use super::streams::{Stream, StreamKind, StreamState};
 use super::{answers, identity};
+use crate::context::SafekeeperContext;
 use crate::metrics::Code;
-use crate::server::Context;
 use crate::timeline::ReadMode;
-
-/// A client that says nothing for so long is gone: half-open sockets would stay for ever otherwise.
-pub(super) const IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// Limit for start-up and authentication.
 const STARTUP_MAX: Duration = Duration::from_secs(10);
@@ -33,13 +30,13 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, place: Place, ctx: Arc<Context>) {
+pub(super) async fn serve(stream: TcpStream, place: Place, ctx: Arc<SafekeeperContext>) {
     let peer = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
     let span = info_span!("session", peer, ttid = tracing::field::Empty, application = tracing::field::Empty);
     run(stream, place, ctx).instrument(span).await;
 }
 
-async fn run(stream: TcpStream, mut place: Place, ctx: Arc<Context>) {
+async fn run(stream: TcpStream, mut place: Place, ctx: Arc<SafekeeperContext>) {
     let accepting = ServerConnection::accept(stream, &Auth::Trust, STARTUP_MAX, |s| parameter_status(&ctx, s));
     let mut connection = match accepting.await {
         Ok(connection) => connection,
@@ -104,7 +101,7 @@ fn idle_max(place: &Place) -> Duration {
 }
 
 /// Obeys one command; gives the connection back when it can take another one.
-async fn command(ctx: &Context, mut connection: ServerConnection, text: &str) -> Option<ServerConnection> {
+async fn command(ctx: &SafekeeperContext, mut connection: ServerConnection, text: &str) -> Option<ServerConnection> {
     let outcome = match Command::parse(text) {
         Ok(Command::StartWalPush(c)) => return start_wal_push(ctx, connection, c).await,
         Ok(Command::StartReplication(c)) => return start_replication(ctx, connection, c).await,
@@ -128,12 +125,12 @@ async fn command(ctx: &Context, mut connection: ServerConnection, text: &str) ->
 }
 
 /// Sends an error and keeps the session.
-async fn refuse(ctx: &Context, mut connection: ServerConnection, e: &SqlError) -> Option<ServerConnection> {
+async fn refuse(ctx: &SafekeeperContext, mut connection: ServerConnection, e: &SqlError) -> Option<ServerConnection> {
     note_refusal(ctx, e);
     connection.send_error(e).await.ok().map(|()| connection)
 }
 
-fn note_refusal(ctx: &Context, e: &SqlError) {
+fn note_refusal(ctx: &SafekeeperContext, e: &SqlError) {
     ctx.metrics.refused.get_or_create(&Code { sqlstate: e.code.clone() }).inc();
     // Who repeats it without end shall not fill the log; the metric counts each one.
     if !ctx.refusals.warn(&e.code, &e.message) {
@@ -145,7 +142,11 @@ fn stopping() -> SqlError {
     SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the safekeeper is shutting down")
 }
 
-async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWalPush) -> Option<ServerConnection> {
+async fn start_wal_push(
+    ctx: &SafekeeperContext,
+    connection: ServerConnection,
+    c: StartWalPush,
+) -> Option<ServerConnection> {
     let ttid = match identity::timeline_of(connection.startup()) {
         Ok(ttid) => ttid,
         Err(e) => return refuse(ctx, connection, &e).await,
@@ -196,7 +197,7 @@ async fn start_wal_push(ctx: &Context, connection: ServerConnection, c: StartWal
 }
 
 async fn start_replication(
-    ctx: &Context,
+    ctx: &SafekeeperContext,
     connection: ServerConnection,
     c: StartReplication,
 ) -> Option<ServerConnection> {
@@ -237,7 +238,7 @@ async fn start_replication(
 }
 
 async fn finish_replication(
-    ctx: &Context,
+    ctx: &SafekeeperContext,
     ttid: TenantTimelineId,
     end: End<()>,
     reader: CopyReader,
@@ -271,7 +272,7 @@ async fn farewell(reader: CopyReader, writer: CopyWriter, error: &SqlError) {
 }
 
 /// What stock clients check after start-up; server_version is the timeline's.
-fn parameter_status(ctx: &Context, startup: &StartupParams) -> Vec<(String, String)> {
+fn parameter_status(ctx: &SafekeeperContext, startup: &StartupParams) -> Vec<(String, String)> {
     let version = identity::timeline_of(startup).ok().and_then(|ttid| ctx.timelines.get(ttid));
     let version = version.map_or(0, |handle| handle.control().pg_version_num);
     [

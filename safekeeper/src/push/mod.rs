@@ -5,96 +5,27 @@
 //! away changes nothing.
 
 mod backoff;
+pub(crate) mod board;
 mod desired;
 mod dial;
 mod pusher;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker::Watch;
-use proto::id::{NodeId, TenantId, TimelineId};
-use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::net::streams::{Stream, StreamKind};
-use crate::server::Context;
+use crate::context::SafekeeperContext;
 use desired::{Change, Choice, Desired};
 use pusher::Wanted;
 
-/// The most handshakes with one pageserver at once: after its restart every timeline dials it anew.
-const DIALS_PER_PAGESERVER_MAX: usize = 64;
-
 /// Pause before a pusher that panicked starts again.
 const PANIC_PAUSE: Duration = Duration::from_secs(15);
-
-/// A choice that fell on this safekeeper, as `SHOW CHOICES` and `GET /v1/choices` give it.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct ChoiceRow {
-    pub(crate) tenant_id: TenantId,
-    pub(crate) timeline_id: TimelineId,
-    pub(crate) pageserver_id: NodeId,
-    pub(crate) safekeeper_id: NodeId,
-    pub(crate) mode: &'static str,
-    pub(crate) reason: String,
-    pub(crate) choice_seq: u64,
-    pub(crate) chosen_at: String,
-    pub(crate) token: i64,
-    /// connecting, streaming, backoff, stale; `None` while no pusher runs.
-    pub(crate) state: Option<&'static str>,
-}
-
-/// Every choice that fell on this safekeeper.
-pub(crate) fn choice_rows(ctx: &Context) -> Vec<ChoiceRow> {
-    let streams = ctx.streams.all();
-    let row = |c: Choice| {
-        let of_choice = |s: &&Arc<Stream>| {
-            (s.kind, s.ttid, s.pageserver) == (StreamKind::Push, c.ttid, Some(c.record.pageserver_id))
-        };
-        ChoiceRow {
-            tenant_id: c.ttid.tenant_id,
-            timeline_id: c.ttid.timeline_id,
-            pageserver_id: c.record.pageserver_id,
-            safekeeper_id: c.record.safekeeper_id,
-            mode: "push",
-            choice_seq: c.record.choice_seq,
-            token: c.token,
-            state: streams.iter().find(of_choice).map(|s| s.state().name()),
-            reason: c.record.reason,
-            chosen_at: c.record.chosen_at,
-        }
-    };
-    ctx.pushes.choices().into_iter().map(row).collect()
-}
-
-/// What others may know about the pushes: the choices, and a bound on handshakes per pageserver.
-#[derive(Debug, Default)]
-pub(crate) struct PushBoard {
-    choices: Mutex<Vec<Choice>>,
-    dials: Mutex<BTreeMap<String, Arc<Semaphore>>>,
-}
-
-impl PushBoard {
-    /// The choices that fell on this safekeeper, as the broker showed them last.
-    fn choices(&self) -> Vec<Choice> {
-        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn show(&self, desired: &Desired) {
-        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = desired.choices().cloned().collect();
-    }
-
-    /// Permits for handshakes with the pageserver at `address`.
-    fn dials(&self, address: &str) -> Arc<Semaphore> {
-        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Semaphore::new(DIALS_PER_PAGESERVER_MAX));
-        Arc::clone(dials.entry(address.to_owned()).or_insert_with(new))
-    }
-}
 
 struct Running {
     choice: watch::Sender<Wanted>,
@@ -103,13 +34,13 @@ struct Running {
 }
 
 struct Reconciler {
-    ctx: Arc<Context>,
+    ctx: Arc<SafekeeperContext>,
     running: BTreeMap<String, Running>,
     tasks: JoinSet<()>,
 }
 
 /// Follows the choices until the server stops; then ends every push.
-pub(crate) async fn run(ctx: Arc<Context>) {
+pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     let keys = ctx.broker.keys().clone();
     let mut watch = Watch::start(ctx.broker.clone(), keys.choices_of(ctx.config.id));
     let mut desired = Desired::default();

@@ -20,9 +20,9 @@ use tracing::{Instrument, info, info_span, warn};
 use super::backoff::Backoff;
 use super::desired::Choice;
 use super::dial::{self, DialError};
+use crate::context::SafekeeperContext;
 use crate::net::send::{self, End, Outlet};
 use crate::net::streams::{Stream, StreamKind, StreamState};
-use crate::server::Context;
 use crate::timeline::{ReadMode, TimelineHandle};
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
@@ -57,7 +57,7 @@ enum Outcome {
 
 /// Pushes until `stop`, or until the key and the stream are gone.
 pub(super) async fn run(
-    ctx: Arc<Context>,
+    ctx: Arc<SafekeeperContext>,
     choice: watch::Receiver<Wanted>,
     stop: CancellationToken,
     first_pause: Duration,
@@ -71,7 +71,7 @@ pub(super) async fn run(
 }
 
 async fn attempts(
-    ctx: Arc<Context>,
+    ctx: Arc<SafekeeperContext>,
     mut choice: watch::Receiver<Wanted>,
     stop: CancellationToken,
     first_pause: Duration,
@@ -140,7 +140,7 @@ async fn attempts(
 }
 
 async fn attempt(
-    ctx: &Arc<Context>,
+    ctx: &Arc<SafekeeperContext>,
     current: &Choice,
     choice: &mut watch::Receiver<Wanted>,
     stop: &CancellationToken,
@@ -201,7 +201,7 @@ async fn attempt(
 }
 
 /// The timeline, as soon as it is here: a choice may come before the creation.
-async fn appeared(ctx: &Context, ttid: TenantTimelineId) -> TimelineHandle {
+async fn appeared(ctx: &SafekeeperContext, ttid: TenantTimelineId) -> TimelineHandle {
     let mut changes = ctx.timelines.changes();
     let mut told = false;
     loop {
