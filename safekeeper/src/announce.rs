@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use crate::context::SafekeeperContext;
-use crate::timeline::{Positions, TimelineHandle};
+use crate::timeline::{TimelineHandle, TimelinePositions};
 
 /// A busy timeline moves thousands of times a second; the session takes one value a second, so more are made for
 /// nothing.
@@ -76,7 +76,7 @@ async fn follow(ctx: &SafekeeperContext, handle: &TimelineHandle, key: &str) {
     }
 }
 
-fn record(ctx: &SafekeeperContext, handle: &TimelineHandle, p: &Positions) -> SafekeeperTimelineRecord {
+fn record(ctx: &SafekeeperContext, handle: &TimelineHandle, p: &TimelinePositions) -> SafekeeperTimelineRecord {
     SafekeeperTimelineRecord {
         schema: SCHEMA,
         safekeeper_id: ctx.config.id,

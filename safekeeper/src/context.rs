@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::net::streams::Streams;
+use crate::metrics::SafekeeperMetrics;
+use crate::net::streams::OutgoingStreams;
 use crate::push::board::PushBoard;
 use crate::timeline::{TimelineHandle, Timelines};
 
@@ -25,11 +25,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct SafekeeperContext {
     pub(crate) config: Config,
     pub(crate) timelines: Timelines,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: SafekeeperMetrics,
     pub(crate) broker: Broker,
     pub(crate) session: Session,
     pub(crate) pushes: PushBoard,
-    pub(crate) streams: Arc<Streams>,
+    pub(crate) streams: Arc<OutgoingStreams>,
     /// Refused commands, in the log, by SQLSTATE.
     pub(crate) refusals: RepeatLogs,
     /// One timeline that brings a prehistory is created at a time: the memory that it takes is that of one segment.

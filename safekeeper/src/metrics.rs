@@ -14,7 +14,7 @@ use crate::measured::DiskMetrics;
 
 /// Label of a connection or stream.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub(crate) struct Kind {
+pub(crate) struct StreamLabel {
     /// proposer, reader, recovery, push.
     pub(crate) kind: &'static str,
 }
@@ -28,13 +28,13 @@ pub(crate) struct Code {
 
 /// All metrics of a safekeeper process.
 #[derive(Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct SafekeeperMetrics {
     /// Open connections and streams, by kind.
-    pub(crate) connections: Family<Kind, Gauge>,
+    pub(crate) connections: Family<StreamLabel, Gauge>,
     /// WAL bytes received from proposers.
     pub(crate) received_bytes: Counter,
     /// WAL bytes sent, by kind of stream.
-    pub(crate) sent_bytes: Family<Kind, Counter>,
+    pub(crate) sent_bytes: Family<StreamLabel, Counter>,
     /// Errors sent to clients, by SQLSTATE.
     pub(crate) refused: Family<Code, Counter>,
     /// Attempts to open a push stream.
@@ -83,10 +83,10 @@ pub(crate) struct Observed {
     pub(crate) ready: bool,
 }
 
-impl Metrics {
+impl SafekeeperMetrics {
     /// All at zero.
-    pub(crate) fn new() -> Metrics {
-        Metrics {
+    pub(crate) fn new() -> SafekeeperMetrics {
+        SafekeeperMetrics {
             connections: Family::default(),
             received_bytes: Counter::default(),
             sent_bytes: Family::default(),
@@ -99,7 +99,7 @@ impl Metrics {
 
     /// Counts a connection or stream as open until the guard is dropped.
     pub(crate) fn open(&self, kind: &'static str) -> OpenGuard {
-        let gauge = self.connections.get_or_create_owned(&Kind { kind });
+        let gauge = self.connections.get_or_create_owned(&StreamLabel { kind });
         gauge.inc();
         OpenGuard(gauge)
     }

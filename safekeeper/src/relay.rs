@@ -17,12 +17,12 @@ use proto::id::{NodeId, TenantTimelineId};
 use crate::context::SafekeeperContext;
 
 /// What was passed on last, so that nothing goes backwards.
-type Told = BTreeMap<(TenantTimelineId, NodeId), Lsn>;
+type ToldPositions = BTreeMap<(TenantTimelineId, NodeId), Lsn>;
 
 /// Relays until the server stops.
 pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     let mut watch = Watch::start(ctx.broker.clone(), ctx.broker.keys().timelines());
-    let mut told = Told::new();
+    let mut told = ToldPositions::new();
     loop {
         let event = tokio::select! {
             () = ctx.cancel.cancelled() => return,
@@ -36,7 +36,7 @@ pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     }
 }
 
-fn relay(ctx: &SafekeeperContext, entry: &Entry, told: &mut Told) {
+fn relay(ctx: &SafekeeperContext, entry: &Entry, told: &mut ToldPositions) {
     let Some((ttid, record)) = read(ctx.broker.keys(), entry) else { return };
     let (Some(handle), Some(reached)) = (ctx.timelines.get(ttid), record.last_record_lsn) else { return };
     let pageserver = record.pageserver_id;

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::context::{SafekeeperContext, VERSION};
 use crate::measured::{DiskMetrics, MeasuredDisk};
-use crate::metrics::Metrics;
+use crate::metrics::SafekeeperMetrics;
 use crate::push::board::PushBoard;
 use crate::storage::disk::FsDisk;
 use crate::timeline::{RegistryError, Timelines, TimelinesConfig};
@@ -107,7 +107,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
         let data_dir = DataDir::open(&config.data_dir, "safekeeper", config.id)?;
-        let metrics = Metrics::new();
+        let metrics = SafekeeperMetrics::new();
         let timelines = open_timelines(&config, metrics.disk.clone()).await?;
         let (pg_listener, pg) = bind(config.listen_pg).await?;
         let bound = node::bind_http(config.listen_http)
@@ -218,6 +218,7 @@ mod tests {
     use crate::config::Args;
     use crate::planted;
     use crate::storage::tests::{prehistory, state};
+    use crate::timeline::TimelineHandle;
 
     fn config(dir: &tempfile::TempDir) -> Config {
         let args = Args {

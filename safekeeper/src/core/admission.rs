@@ -8,54 +8,16 @@
 
 use std::collections::BTreeSet;
 
-use pgformat::Lsn;
 use proto::admission::{Answer, Memory, Statement};
 use proto::consensus::{LogPosition, Member, MemberConf};
 use proto::id::{NodeId, Term};
 
-use super::bounds::{check_answer, check_statement};
-use super::durable::Pending;
+use super::Acceptor;
+use super::bounds::{FENCE_STEP, check_answer, check_statement};
 use super::effect::{AskId, Effect, Refusal};
+use super::heard::Parted;
+use super::pending::Pending;
 use super::state::{BAR_REASON_MAX, Bar};
-use super::{Acceptor, ControlState, WriteId};
-
-/// How far above every known term a fence stands. A member that forgot may have voted in terms that no other one has
-/// heard of; it did not do so this often.
-pub const FENCE_STEP: u64 = 1 << 20;
-
-/// What was heard since the timeline was opened. Volatile.
-#[derive(Debug)]
-pub(super) struct Heard {
-    /// Members that answered at all.
-    answered: BTreeSet<NodeId>,
-    /// Of them, those that vote and count.
-    admitted: BTreeSet<NodeId>,
-    /// Members behind the fence that is asked for now.
-    fenced: BTreeSet<NodeId>,
-    /// The fence that is asked for now.
-    asked: Option<Term>,
-    /// The highest term that anybody stated or remembered.
-    highest: Term,
-    /// A proposer was elected in this term, as others say.
-    elected: Term,
-    /// The control file with the present count of starts; statements and acknowledgements wait for it.
-    pub(super) started: Option<WriteId>,
-}
-
-impl Heard {
-    /// Nothing yet.
-    pub(super) fn nothing() -> Heard {
-        Heard {
-            answered: BTreeSet::new(),
-            admitted: BTreeSet::new(),
-            fenced: BTreeSet::new(),
-            asked: None,
-            highest: Term::ZERO,
-            elected: Term::ZERO,
-            started: None,
-        }
-    }
-}
 
 /// Where a member stands, for status pages.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,29 +33,6 @@ pub enum Admission {
         /// What it waits for.
         waits_for: String,
     },
-}
-
-/// An election that would cut committed WAL here.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Parted {
-    /// The term won.
-    pub(super) term: Term,
-    /// Where the logs part.
-    pub(super) to: Lsn,
-    /// Known committed here.
-    pub(super) commit: Lsn,
-}
-
-impl std::fmt::Display for Parted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Parted { term, to, commit } = self;
-        write!(
-            f,
-            "the log elected in term {term} parts from this one at {to}, below {commit}, which is committed here: one \
-             of the two lost committed WAL. Copy the directories of all members, and see 'A member that refuses' in \
-             docs/operations.md; 'walfabric timeline readmit --force' gives up what only this member has"
-        )
-    }
 }
 
 impl Acceptor {
@@ -435,17 +374,4 @@ fn outweighs(mconf: &MemberConf, node: NodeId, these: &BTreeSet<NodeId>) -> bool
             let spare = set.len() - (set.len() / 2 + 1);
             set.iter().filter(|m| m.id != node && these.contains(&m.id)).count() > spare
         })
-}
-
-/// Says so when the log that was found is shorter than what was noted to be durable or committed.
-pub(super) fn lost_log(control: &ControlState, end: Option<Lsn>) -> Option<String> {
-    // What is committed here was durable here, also where a version wrote the file that noted nothing else.
-    let acked = control.standing.acked_lsn.max(control.commit_lsn).filter(|acked| Some(*acked) > end)?;
-    Some(match end {
-        Some(end) => format!(
-            "the log was durable up to {acked} and now ends at {end}: {} bytes are lost",
-            acked.bytes_since(end)
-        ),
-        None => format!("the log was durable up to {acked} and is gone"),
-    })
 }

@@ -5,8 +5,11 @@ use pgformat::Lsn;
 use proto::admission::{Answer, Statement};
 use proto::id::Term;
 
-use super::admission::FENCE_STEP;
 use super::effect::Refusal;
+
+/// How far above every known term a fence stands. A member that forgot may have voted in terms that no other one has
+/// heard of; it did not do so this often.
+pub const FENCE_STEP: u64 = 1 << 20;
 
 /// The most that a fence may lie above both members' terms: room for a thousand re-admissions that both of them missed.
 pub const FENCE_JUMP_MAX: u64 = 1024 * FENCE_STEP;

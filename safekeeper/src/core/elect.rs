@@ -9,10 +9,10 @@ use proto::api::TimelineSource;
 use proto::consensus::{ProposerElected, divergence_point};
 use proto::id::SystemId;
 
-use super::admission::Parted;
-use super::durable::Pending;
 use super::effect::{ConnId, Effect, Refusal};
+use super::heard::Parted;
 use super::log::Log;
+use super::pending::Pending;
 use super::state::{HISTORY_ENTRIES_MAX, LogEnd};
 use super::{Acceptor, ControlState};
 

@@ -18,20 +18,23 @@
 //! |---|---|
 //! | `state` | what is persisted, positions |
 //! | `effect` | inputs, effects, refusals |
-//! | `session` | connections, the greeting |
+//! | `session`, `conn` | connections, the greeting |
 //! | `vote`, `elect`, `append` | one message each |
-//! | `durable` | flush, persist, completions, failure, the commit position |
-//! | `admission` | whether this member may vote and count at all |
+//! | `durable`, `pending` | flush, persist, completions, failure, the commit position |
+//! | `admission`, `heard` | whether this member may vote and count at all |
 //! | `bounds` | what another member's words may say at most |
 //! | `log` | the log's ends: written, durable, and the decoder that follows it |
 
 mod admission;
 mod append;
 mod bounds;
+mod conn;
 mod durable;
 mod effect;
 mod elect;
+mod heard;
 mod log;
+mod pending;
 mod session;
 mod state;
 #[cfg(test)]
@@ -44,13 +47,13 @@ use pgformat::Lsn;
 use proto::consensus::{LogPosition, ProposerMessage, TermHistory};
 use proto::id::NodeId;
 
-use admission::{Heard, Parted};
-use durable::Pending;
+use conn::Conn;
+use heard::{Heard, Parted};
 use log::Log;
-use session::Conn;
+use pending::Pending;
 
-pub use admission::{Admission, FENCE_STEP};
-pub use bounds::{FENCE_JUMP_MAX, check_statement};
+pub use admission::Admission;
+pub use bounds::{FENCE_JUMP_MAX, FENCE_STEP, check_statement};
 pub use effect::{AskId, ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
 pub use state::{
     BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions, Standing,
@@ -116,7 +119,7 @@ impl Acceptor {
         let log = end.filter(|_| control.history.first().is_some()).map(Log::at);
         let mut control = control;
         control.standing.starts = control.standing.starts.saturating_add(1);
-        if let Some(why) = admission::lost_log(&control, end.map(|e| e.flush_lsn)) {
+        if let Some(why) = lost_log(&control, end.map(|e| e.flush_lsn)) {
             control.standing.barred.get_or_insert(Bar { why, fence: None });
             // Known to be committed, and not held: who follows a leader again is not cut below it.
             control.commit_lsn = control.commit_lsn.min(end.map(|e| e.flush_lsn));
@@ -280,4 +283,17 @@ fn check_open(config: AcceptorConfig, control: &ControlState, end: Option<LogEnd
         return Ok(());
     };
     Err(OpenError::Inconsistent(problem.to_owned()))
+}
+
+/// Says so when the log that was found is shorter than what was noted to be durable or committed.
+fn lost_log(control: &ControlState, end: Option<Lsn>) -> Option<String> {
+    // What is committed here was durable here, also where a version wrote the file that noted nothing else.
+    let acked = control.standing.acked_lsn.max(control.commit_lsn).filter(|acked| Some(*acked) > end)?;
+    Some(match end {
+        Some(end) => format!(
+            "the log was durable up to {acked} and now ends at {end}: {} bytes are lost",
+            acked.bytes_since(end)
+        ),
+        None => format!("the log was durable up to {acked} and is gone"),
+    })
 }

@@ -5,21 +5,10 @@ use proto::api::TimelineSource;
 use proto::consensus::{AcceptorGreeting, AcceptorMessage, ProposerGreeting, ProtoVersion};
 use proto::id::{Generation, PrimaryEpoch, SystemId, Term};
 
+use super::conn::Conn;
 use super::effect::{ConnId, Effect, Refusal, WriteId};
+use super::pending::Pending;
 use super::{Acceptor, ControlState};
-
-/// One proposer's connection.
-#[derive(Debug)]
-pub(super) struct Conn {
-    version: ProtoVersion,
-    /// Zero when none was given.
-    pub(super) epoch: PrimaryEpoch,
-    greeted: bool,
-    /// An append waits for its answer.
-    pub(super) ack_due: bool,
-    /// What the last reply waits for: replies keep their order.
-    last_after: Option<WriteId>,
-}
 
 impl Acceptor {
     pub(super) fn on_connected(
@@ -145,7 +134,7 @@ impl Acceptor {
         after: Option<WriteId>,
         effects: &mut Vec<Effect>,
     ) {
-        let oldest = self.pending.front().map(super::Pending::id);
+        let oldest = self.pending.front().map(Pending::id);
         let Some(known) = self.conns.get_mut(&conn) else { return };
         // What is finished needs no waiting for: pending ids rise, so everything below the oldest one is done.
         let after = after.max(known.last_after).filter(|a| oldest.is_some_and(|o| *a >= o));

@@ -15,7 +15,7 @@ const SEG_BYTES: u32 = 16 << 20;
 
 /// Which body it is: ours names `pg_version_num`.
 #[derive(Deserialize)]
-struct Kind {
+struct BodyKind {
     pg_version: Option<IgnoredAny>,
 }
 
@@ -47,7 +47,7 @@ struct ForeignConf {
 /// What is wrong with it.
 pub(super) fn creation(line: &[u8]) -> Result<CreateTimelineRequest, String> {
     let bad = |e: serde_json::Error| format!("the first line of the body: {e}");
-    let kind: Kind = serde_json::from_slice(line).map_err(bad)?;
+    let kind: BodyKind = serde_json::from_slice(line).map_err(bad)?;
     if kind.pg_version.is_none() {
         return serde_json::from_slice(line).map_err(bad);
     }

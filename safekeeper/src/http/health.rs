@@ -24,7 +24,7 @@ const HISTORY_WARN: usize = HISTORY_ENTRIES_MAX / 2;
 
 /// `GET /v1/status`.
 #[derive(Serialize)]
-pub(super) struct NodeStatus {
+pub(super) struct SafekeeperNodeStatus {
     kind: &'static str,
     id: u64,
     version: &'static str,
@@ -35,8 +35,8 @@ pub(super) struct NodeStatus {
     broker_connected: bool,
 }
 
-pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>) -> Json<NodeStatus> {
-    Json(NodeStatus {
+pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>) -> Json<SafekeeperNodeStatus> {
+    Json(SafekeeperNodeStatus {
         kind: "safekeeper",
         id: ctx.config.id.0,
         version: VERSION,

@@ -11,7 +11,7 @@ use proto::broker::records::NodeRecord;
 use proto::command::{Command, StartReplication};
 use proto::pg::{SqlError, StartupParams, sqlstate};
 
-use super::streams::Stream;
+use super::streams::OutgoingStream;
 use super::{identity, receive, send};
 use crate::admission;
 use crate::context::{SafekeeperContext, VERSION};
@@ -24,15 +24,15 @@ use ColumnType::{Int4, Int8, Text};
 const BROKER_MAX: Duration = Duration::from_millis(300);
 
 /// A result set.
-pub(super) struct Answer {
+pub(super) struct AnswerRows {
     pub(super) columns: Vec<(&'static str, ColumnType)>,
     pub(super) rows: Vec<Vec<Option<String>>>,
     pub(super) tag: String,
 }
 
-impl Answer {
-    fn new(tag: &str, columns: &[(&'static str, ColumnType)], rows: Vec<Vec<Option<String>>>) -> Answer {
-        Answer { columns: columns.to_vec(), rows, tag: tag.to_owned() }
+impl AnswerRows {
+    fn new(tag: &str, columns: &[(&'static str, ColumnType)], rows: Vec<Vec<Option<String>>>) -> AnswerRows {
+        AnswerRows { columns: columns.to_vec(), rows, tag: tag.to_owned() }
     }
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn answer(
     ctx: &SafekeeperContext,
     startup: &StartupParams,
     command: Command,
-) -> Result<Answer, SqlError> {
+) -> Result<AnswerRows, SqlError> {
     match command {
         Command::IdentifySystem => identify_system(ctx, startup),
         Command::TimelineStatus => timeline_status(ctx, startup),
@@ -55,7 +55,7 @@ pub(super) async fn answer(
         Command::MemberStatement(None) => own_statement(ctx, startup).await,
         Command::CheckWal { from, to } => check_wal(ctx, startup, from, to).await,
         // Clients set what they like at start-up; nothing here depends on a setting.
-        Command::Set { .. } => Ok(Answer::new("SET", &[], Vec::new())),
+        Command::Set { .. } => Ok(AnswerRows::new("SET", &[], Vec::new())),
         Command::StartPush(_) => Err(SqlError::unsupported("START_PUSH_REPLICATION goes to a pageserver")
             .with_hint("A safekeeper is read with START_REPLICATION.")),
         Command::Pagestream { .. } => {
@@ -111,7 +111,7 @@ pub(super) fn check_replication(handle: &TimelineHandle, c: &StartReplication) -
     Ok(())
 }
 
-fn identify_system(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn identify_system(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<AnswerRows, SqlError> {
     let handle = timeline(ctx, startup)?;
     let control = handle.control();
     let at = {
@@ -121,21 +121,21 @@ fn identify_system(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<A
     };
     let tli = control.tli_at(at).unwrap_or(Tli(1));
     let columns = [("systemid", Text), ("timeline", Int4), ("xlogpos", Text), ("dbname", Text)];
-    Ok(Answer::new("IDENTIFY_SYSTEM", &columns, vec![vec![some(control.system_id), some(tli), some(at), None]]))
+    Ok(AnswerRows::new("IDENTIFY_SYSTEM", &columns, vec![vec![some(control.system_id), some(tli), some(at), None]]))
 }
 
-fn timeline_status(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn timeline_status(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<AnswerRows, SqlError> {
     let handle = ctx.timelines.get(identity::timeline_of(startup)?);
     let rows = handle.into_iter().map(|handle| {
         let positions = handle.positions();
         let p = positions.borrow();
         vec![some(shown(p.flush_lsn)), some(shown(p.commit_lsn))]
     });
-    Ok(Answer::new("TIMELINE_STATUS", &[("flush_lsn", Text), ("commit_lsn", Text)], rows.collect()))
+    Ok(AnswerRows::new("TIMELINE_STATUS", &[("flush_lsn", Text), ("commit_lsn", Text)], rows.collect()))
 }
 
 /// PostgreSQL's history file of `tli`, from what the timeline was created with. As with PostgreSQL, tli 1 has none.
-fn timeline_history(ctx: &SafekeeperContext, startup: &StartupParams, tli: Tli) -> Result<Answer, SqlError> {
+fn timeline_history(ctx: &SafekeeperContext, startup: &StartupParams, tli: Tli) -> Result<AnswerRows, SqlError> {
     let control = timeline(ctx, startup)?.control();
     let name = format!("{:08X}.history", tli.0);
     if tli == Tli(1) || !control.pg_history.iter().any(|e| e.tli == tli) {
@@ -146,10 +146,14 @@ fn timeline_history(ctx: &SafekeeperContext, startup: &StartupParams, tli: Tli) 
     let lines = pairs.filter(|(_, next)| next.tli <= tli);
     let content: String =
         lines.map(|(e, next)| format!("{}\t{}\tno recovery target specified\n", e.tli, next.start_lsn)).collect();
-    Ok(Answer::new("TIMELINE_HISTORY", &[("filename", Text), ("content", Text)], vec![vec![some(name), some(content)]]))
+    Ok(AnswerRows::new(
+        "TIMELINE_HISTORY",
+        &[("filename", Text), ("content", Text)],
+        vec![vec![some(name), some(content)]],
+    ))
 }
 
-async fn show(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
+async fn show(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<AnswerRows, SqlError> {
     match name {
         "timelines" => Ok(timelines(ctx)),
         "timeline" => timeline_json(ctx, startup),
@@ -158,15 +162,15 @@ async fn show(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> R
         "lag" => Ok(lag(ctx)),
         "config" => {
             let rows = ctx.config.rows().into_iter().map(|(n, v)| vec![some(n), some(v)]).collect();
-            Ok(Answer::new("SHOW", &[("name", Text), ("value", Text)], rows))
+            Ok(AnswerRows::new("SHOW", &[("name", Text), ("value", Text)], rows))
         }
-        "version" => Ok(Answer::new("SHOW", &[("version", Text)], vec![vec![some(VERSION)]])),
+        "version" => Ok(AnswerRows::new("SHOW", &[("version", Text)], vec![vec![some(VERSION)]])),
         setting => setting_value(ctx, startup, setting),
     }
 }
 
 /// Settings that stock clients ask for.
-fn setting_value(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<Answer, SqlError> {
+fn setting_value(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -> Result<AnswerRows, SqlError> {
     let version = || timeline(ctx, startup).map(|handle| handle.control().pg_version_num);
     let (name, value) = match name {
         "wal_segment_size" => ("wal_segment_size", segment_size_text(timeline(ctx, startup)?.control().seg_size)),
@@ -183,7 +187,7 @@ fn setting_value(ctx: &SafekeeperContext, startup: &StartupParams, name: &str) -
                 .with_hint("SHOW TIMELINE, TIMELINES, SAFEKEEPERS, CHOICES, LAG, CONFIG or VERSION."));
         }
     };
-    Ok(Answer::new("SHOW", &[(name, Text)], vec![vec![some(value)]]))
+    Ok(AnswerRows::new("SHOW", &[(name, Text)], vec![vec![some(value)]]))
 }
 
 /// As PostgreSQL prints a size: in its largest whole unit.
@@ -193,10 +197,10 @@ fn segment_size_text(size: SegSize) -> String {
 }
 
 /// The session's timeline as one JSON object, the one that HTTP gives: a proposer reads it before it asks for votes.
-fn timeline_json(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
+fn timeline_json(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<AnswerRows, SqlError> {
     let status = ctx.timeline_status(&timeline(ctx, startup)?);
     let text = serde_json::to_string(&status).map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
-    Ok(Answer::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
+    Ok(AnswerRows::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
 }
 
 /// Another member says where it stands: one row, what is said and remembered here, as JSON.
@@ -204,28 +208,33 @@ async fn member_statement(
     ctx: &SafekeeperContext,
     startup: &StartupParams,
     claim: &Statement,
-) -> Result<Answer, SqlError> {
+) -> Result<AnswerRows, SqlError> {
     let answer = admission::told(ctx.config.id, &timeline(ctx, startup)?, claim).await?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
-    Ok(Answer::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
+    Ok(AnswerRows::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
 }
 
 /// Another member was told where this one stands, and asks: one row, JSON.
-async fn own_statement(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<Answer, SqlError> {
+async fn own_statement(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<AnswerRows, SqlError> {
     let statement = admission::own_statement(&timeline(ctx, startup)?).await?;
     let text = serde_json::to_string(&statement).map_err(|e| SqlError::internal(format!("a statement: {e}")))?;
-    Ok(Answer::new("MEMBER_STATEMENT", &[("statement", Text)], vec![vec![some(text)]]))
+    Ok(AnswerRows::new("MEMBER_STATEMENT", &[("statement", Text)], vec![vec![some(text)]]))
 }
 
 /// Reads WAL back that somebody could not use: one row, with what is damaged, or null.
-async fn check_wal(ctx: &SafekeeperContext, startup: &StartupParams, from: Lsn, to: Lsn) -> Result<Answer, SqlError> {
+async fn check_wal(
+    ctx: &SafekeeperContext,
+    startup: &StartupParams,
+    from: Lsn,
+    to: Lsn,
+) -> Result<AnswerRows, SqlError> {
     let handle = timeline(ctx, startup)?;
     let found = handle.check_wal(from, to).await.map_err(|e| send::read_error(&e))?;
     let row = vec![found.as_ref().map(|d| d.at.to_string()), found.map(|d| d.problem)];
-    Ok(Answer::new("CHECK_WAL", &[("damaged_at", Text), ("problem", Text)], vec![row]))
+    Ok(AnswerRows::new("CHECK_WAL", &[("damaged_at", Text), ("problem", Text)], vec![row]))
 }
 
-fn timelines(ctx: &SafekeeperContext) -> Answer {
+fn timelines(ctx: &SafekeeperContext) -> AnswerRows {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),
@@ -255,11 +264,11 @@ fn timelines(ctx: &SafekeeperContext) -> Answer {
             s.stopped,
         ]
     };
-    Answer::new("SHOW", &columns, ctx.timelines.list().into_iter().map(row).collect())
+    AnswerRows::new("SHOW", &columns, ctx.timelines.list().into_iter().map(row).collect())
 }
 
 /// The nodes that the broker knows; while it is away, this one.
-async fn safekeepers(ctx: &SafekeeperContext) -> Answer {
+async fn safekeepers(ctx: &SafekeeperContext) -> AnswerRows {
     let prefix = ctx.broker.keys().safekeepers();
     let asked = tokio::time::timeout(BROKER_MAX, ctx.broker.get_prefix(&prefix)).await;
     let mut nodes: Vec<NodeRecord> = match asked {
@@ -272,10 +281,10 @@ async fn safekeepers(ctx: &SafekeeperContext) -> Answer {
     nodes.sort_by_key(|n| n.id);
     let columns = [("id", Int8), ("pg", Text), ("http", Text), ("availability_zone", Text), ("version", Text)];
     let row = |n: NodeRecord| vec![some(n.id), some(n.pg), some(n.http), n.availability_zone, some(n.version)];
-    Answer::new("SHOW", &columns, nodes.into_iter().map(row).collect())
+    AnswerRows::new("SHOW", &columns, nodes.into_iter().map(row).collect())
 }
 
-fn choices(ctx: &SafekeeperContext) -> Answer {
+fn choices(ctx: &SafekeeperContext) -> AnswerRows {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),
@@ -302,10 +311,10 @@ fn choices(ctx: &SafekeeperContext) -> Answer {
             c.state.map(str::to_owned),
         ]
     };
-    Answer::new("SHOW", &columns, ctx.pushes.rows(&ctx.streams).into_iter().map(row).collect())
+    AnswerRows::new("SHOW", &columns, ctx.pushes.rows(&ctx.streams).into_iter().map(row).collect())
 }
 
-fn lag(ctx: &SafekeeperContext) -> Answer {
+fn lag(ctx: &SafekeeperContext) -> AnswerRows {
     let columns = [
         ("tenant_id", Text),
         ("timeline_id", Text),
@@ -318,7 +327,7 @@ fn lag(ctx: &SafekeeperContext) -> Answer {
         ("disk_consistent_lsn", Text),
         ("lag_bytes", Int8),
     ];
-    let row = |s: Arc<Stream>| {
+    let row = |s: Arc<OutgoingStream>| {
         let handle = ctx.timelines.get(s.ttid)?;
         let commit: Option<Lsn> = handle.positions().borrow().commit_lsn;
         // Unknown until the receiver reports.
@@ -336,7 +345,7 @@ fn lag(ctx: &SafekeeperContext) -> Answer {
             lag,
         ])
     };
-    Answer::new("SHOW", &columns, ctx.streams.all().into_iter().filter_map(row).collect())
+    AnswerRows::new("SHOW", &columns, ctx.streams.all().into_iter().filter_map(row).collect())
 }
 
 #[cfg(test)]

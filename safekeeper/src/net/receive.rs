@@ -25,7 +25,7 @@ const ANSWERS_MAX: usize = 64;
 
 /// How a proposer's stream ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum ProposerEnded {
     /// The proposer went away.
     Gone(String),
     /// It was told this and the connection is to be closed.
@@ -40,7 +40,7 @@ pub(super) async fn run(
     version: ProtoVersion,
     reader: &mut CopyReader,
     writer: &mut CopyWriter,
-) -> Ended {
+) -> ProposerEnded {
     let (mut to_acceptor, mut from_acceptor) = port.split();
     if let Some(first) = first {
         // A port that is closed already says why through its other half.
@@ -65,7 +65,7 @@ async fn read(
     version: ProtoVersion,
     reader: &mut CopyReader,
     to_acceptor: &mut PortSender,
-) -> Option<Ended> {
+) -> Option<ProposerEnded> {
     loop {
         match next_message(version, reader).await {
             Ok(message) => {
@@ -80,24 +80,32 @@ async fn read(
 }
 
 /// The proposer's next message.
-pub(super) async fn next_message(version: ProtoVersion, reader: &mut CopyReader) -> Result<ProposerMessage, Ended> {
+pub(super) async fn next_message(
+    version: ProtoVersion,
+    reader: &mut CopyReader,
+) -> Result<ProposerMessage, ProposerEnded> {
     let event = timeout(IDLE_MAX, reader.next()).await;
-    let event = event.map_err(|_| Ended::Gone(format!("nothing came for {IDLE_MAX:?}")))?;
+    let event = event.map_err(|_| ProposerEnded::Gone(format!("nothing came for {IDLE_MAX:?}")))?;
     let bytes = match event {
         Ok(CopyEvent::Data(bytes)) => bytes,
-        Ok(CopyEvent::Done | CopyEvent::Closed) => return Err(Ended::Gone("it closed the connection".to_owned())),
-        Ok(CopyEvent::Fail(text)) => return Err(Ended::Gone(text)),
-        Ok(CopyEvent::Error(e)) => return Err(Ended::Gone(e.to_string())),
-        Err(NetError::Protocol { problem, .. }) => return Err(Ended::Refused(SqlError::protocol_violation(problem))),
-        Err(e) => return Err(Ended::Gone(e.to_string())),
+        Ok(CopyEvent::Done | CopyEvent::Closed) => {
+            return Err(ProposerEnded::Gone("it closed the connection".to_owned()));
+        }
+        Ok(CopyEvent::Fail(text)) => return Err(ProposerEnded::Gone(text)),
+        Ok(CopyEvent::Error(e)) => return Err(ProposerEnded::Gone(e.to_string())),
+        Err(NetError::Protocol { problem, .. }) => {
+            return Err(ProposerEnded::Refused(SqlError::protocol_violation(problem)));
+        }
+        Err(e) => return Err(ProposerEnded::Gone(e.to_string())),
     };
-    ProposerMessage::decode(version, bytes).map_err(|e| Ended::Refused(SqlError::protocol_violation(e.to_string())))
+    ProposerMessage::decode(version, bytes)
+        .map_err(|e| ProposerEnded::Refused(SqlError::protocol_violation(e.to_string())))
 }
 
-async fn write(version: ProtoVersion, from_acceptor: &mut PortReceiver, writer: &mut CopyWriter) -> Ended {
+async fn write(version: ProtoVersion, from_acceptor: &mut PortReceiver, writer: &mut CopyWriter) -> ProposerEnded {
     loop {
         let Some(event) = from_acceptor.recv().await else {
-            return Ended::Refused(SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the timeline is shut down"));
+            return ProposerEnded::Refused(SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the timeline is shut down"));
         };
         if let Err(e) = queue(version, event, writer) {
             return e;
@@ -113,18 +121,18 @@ async fn write(version: ProtoVersion, from_acceptor: &mut PortReceiver, writer: 
             }
         }
         if let Err(e) = writer.flush().await {
-            return Ended::Gone(e.to_string());
+            return ProposerEnded::Gone(e.to_string());
         }
     }
 }
 
-fn queue(version: ProtoVersion, event: PortEvent, writer: &mut CopyWriter) -> Result<(), Ended> {
+fn queue(version: ProtoVersion, event: PortEvent, writer: &mut CopyWriter) -> Result<(), ProposerEnded> {
     match event {
         PortEvent::Message(message) => {
             writer.queue(&message.encode(version), Bytes::new());
             Ok(())
         }
-        PortEvent::Close(error) => Err(Ended::Refused(error)),
+        PortEvent::Close(error) => Err(ProposerEnded::Refused(error)),
     }
 }
 

@@ -17,9 +17,9 @@ use proto::replication::{ReceiverMessage, SenderMessage};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::streams::{Stream, StreamKind};
-use crate::metrics::{Kind, Metrics};
-use crate::timeline::{StandbyReader, TimelineHandle, WalChunk, WalReadError, WalReader};
+use super::streams::{OutgoingStream, StreamKind};
+use crate::metrics::{SafekeeperMetrics, StreamLabel};
+use crate::timeline::{StandbyReader, TimelineHandle, TimelineWalReader, WalChunk, WalReadError};
 
 /// Silence after which a keepalive is sent.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(1);
@@ -42,9 +42,9 @@ pub(crate) struct Outlet<'a> {
     /// The timeline.
     pub(crate) handle: TimelineHandle,
     /// Its entry on the status page.
-    pub(crate) stream: &'a Stream,
+    pub(crate) stream: &'a OutgoingStream,
     /// Counters.
-    pub(crate) metrics: &'a Metrics,
+    pub(crate) metrics: &'a SafekeeperMetrics,
     /// Bytes that may be unacknowledged; 0 = as many as TCP takes.
     pub(crate) window: u64,
     /// Silence after which a keepalive is sent.
@@ -53,7 +53,7 @@ pub(crate) struct Outlet<'a> {
 
 /// Why a stream ended.
 #[derive(Debug)]
-pub(crate) enum End<T> {
+pub(crate) enum SendEnd<T> {
     /// The caller's own condition came true.
     Asked(T),
     /// The receiver sent CopyDone.
@@ -68,26 +68,26 @@ pub(crate) enum End<T> {
 
 /// What the reading half knows.
 #[derive(Clone, Copy, Debug)]
-struct Heard {
+struct ReceiverWord {
     at: Instant,
     received: Option<Lsn>,
     replies_wanted: u64,
 }
 
-enum Stop {
+enum SendStop {
     Gone(String),
     Failed(SqlError),
 }
 
-impl From<NetError> for Stop {
-    fn from(e: NetError) -> Stop {
-        Stop::Gone(e.to_string())
+impl From<NetError> for SendStop {
+    fn from(e: NetError) -> SendStop {
+        SendStop::Gone(e.to_string())
     }
 }
 
-impl From<WalReadError> for Stop {
-    fn from(e: WalReadError) -> Stop {
-        Stop::Failed(read_error(&e))
+impl From<WalReadError> for SendStop {
+    fn from(e: WalReadError) -> SendStop {
+        SendStop::Failed(read_error(&e))
     }
 }
 
@@ -107,25 +107,25 @@ pub(crate) fn read_error(e: &WalReadError) -> SqlError {
 /// Streams what `wal` reads until one side ends it or `until` is ready; gives the halves back for the last words.
 pub(crate) async fn run<T>(
     outlet: Outlet<'_>,
-    wal: WalReader,
+    wal: TimelineWalReader,
     mut reader: CopyReader,
     mut writer: CopyWriter,
     until: impl Future<Output = T>,
-) -> (End<T>, CopyReader, CopyWriter) {
+) -> (SendEnd<T>, CopyReader, CopyWriter) {
     let now = Instant::now();
-    let (told, heard) = watch::channel(Heard { at: now, received: None, replies_wanted: 0 });
+    let (told, heard) = watch::channel(ReceiverWord { at: now, received: None, replies_wanted: 0 });
     let start = wal.position();
     let sender =
-        Sender { outlet: &outlet, wal, start, heard, last_sent: now, unanswered_since: None, replies_given: 0 };
+        OutletSender { outlet: &outlet, wal, start, heard, last_sent: now, unanswered_since: None, replies_given: 0 };
     let end = tokio::select! {
-        asked = until => End::Asked(asked),
+        asked = until => SendEnd::Asked(asked),
         end = hear(&outlet, &mut reader, &told) => end,
         stop = sender.run(&mut writer) => match stop {
-            Stop::Gone(reason) => End::Gone(reason),
-            Stop::Failed(error) => End::Failed(error),
+            SendStop::Gone(reason) => SendEnd::Gone(reason),
+            SendStop::Failed(error) => SendEnd::Failed(error),
         },
     };
-    if let End::PeerError(e) = &end
+    if let SendEnd::PeerError(e) = &end
         && e.code == sqlstate::DATA_CORRUPTED
         && let Some(sent) = outlet.stream.sent()
     {
@@ -135,18 +135,18 @@ pub(crate) async fn run<T>(
 }
 
 /// The writing half.
-struct Sender<'a> {
+struct OutletSender<'a> {
     outlet: &'a Outlet<'a>,
-    wal: WalReader,
+    wal: TimelineWalReader,
     start: Lsn,
-    heard: watch::Receiver<Heard>,
+    heard: watch::Receiver<ReceiverWord>,
     last_sent: Instant,
     unanswered_since: Option<Instant>,
     replies_given: u64,
 }
 
-impl Sender<'_> {
-    async fn run(mut self, writer: &mut CopyWriter) -> Stop {
+impl OutletSender<'_> {
+    async fn run(mut self, writer: &mut CopyWriter) -> SendStop {
         loop {
             if let Err(stop) = self.round(writer).await {
                 return stop;
@@ -155,7 +155,7 @@ impl Sender<'_> {
     }
 
     /// Queues what may be sent and writes it, or waits for something to happen.
-    async fn round(&mut self, writer: &mut CopyWriter) -> Result<(), Stop> {
+    async fn round(&mut self, writer: &mut CopyWriter) -> Result<(), SendStop> {
         let heard = *self.heard.borrow_and_update();
         if heard.replies_wanted != self.replies_given {
             self.replies_given = heard.replies_wanted;
@@ -171,14 +171,14 @@ impl Sender<'_> {
             return self.wait(&heard, writer).await;
         }
         self.flush(writer).await?;
-        let kind = Kind { kind: self.outlet.stream.kind.name() };
+        let kind = StreamLabel { kind: self.outlet.stream.kind.name() };
         self.outlet.metrics.sent_bytes.get_or_create(&kind).inc_by(sent);
         self.outlet.stream.set_sent(self.wal.position());
         Ok(())
     }
 
     /// Nothing can be sent now: waits for WAL, for the receiver, or for the time of the next keepalive.
-    async fn wait(&mut self, heard: &Heard, writer: &mut CopyWriter) -> Result<(), Stop> {
+    async fn wait(&mut self, heard: &ReceiverWord, writer: &mut CopyWriter) -> Result<(), SendStop> {
         let in_window = self.in_window(heard);
         let keepalive_at = self.last_sent + self.outlet.keepalive;
         tokio::select! {
@@ -195,7 +195,7 @@ impl Sender<'_> {
     }
 
     /// Writes what is queued. A receiver that takes nothing and says nothing is given up after its limit.
-    async fn flush(&mut self, writer: &mut CopyWriter) -> Result<(), Stop> {
+    async fn flush(&mut self, writer: &mut CopyWriter) -> Result<(), SendStop> {
         let began = Instant::now();
         loop {
             let heard = self.heard.borrow().at.max(began);
@@ -213,7 +213,7 @@ impl Sender<'_> {
         }
     }
 
-    fn check_silence(&mut self, heard: &Heard) -> Result<(), Stop> {
+    fn check_silence(&mut self, heard: &ReceiverWord) -> Result<(), SendStop> {
         match self.unanswered_since {
             Some(since) if heard.at >= since => self.unanswered_since = None,
             Some(since) if since.elapsed() >= self.silence_max() => return Err(self.silent()),
@@ -222,8 +222,8 @@ impl Sender<'_> {
         Ok(())
     }
 
-    fn silent(&self) -> Stop {
-        Stop::Gone(format!("{} answered nothing for {:?}", self.outlet.stream.peer, self.silence_max()))
+    fn silent(&self) -> SendStop {
+        SendStop::Gone(format!("{} answered nothing for {:?}", self.outlet.stream.peer, self.silence_max()))
     }
 
     fn silence_max(&self) -> Duration {
@@ -231,7 +231,7 @@ impl Sender<'_> {
     }
 
     /// Whether the receiver's window has room.
-    fn in_window(&self, heard: &Heard) -> bool {
+    fn in_window(&self, heard: &ReceiverWord) -> bool {
         let window = self.outlet.window;
         window == 0 || self.wal.position().bytes_since(heard.received.unwrap_or(self.start)) < window
     }
@@ -250,7 +250,7 @@ fn queue_wal(chunk: WalChunk, writer: &mut CopyWriter) {
 }
 
 /// The reading half: the receiver's reports, until it ends the stream.
-async fn hear<T>(outlet: &Outlet<'_>, reader: &mut CopyReader, told: &watch::Sender<Heard>) -> End<T> {
+async fn hear<T>(outlet: &Outlet<'_>, reader: &mut CopyReader, told: &watch::Sender<ReceiverWord>) -> SendEnd<T> {
     let standby = outlet.handle.standby_reader();
     loop {
         let event = match reader.next().await {
@@ -259,26 +259,26 @@ async fn hear<T>(outlet: &Outlet<'_>, reader: &mut CopyReader, told: &watch::Sen
         };
         let message = match event {
             CopyEvent::Data(bytes) => ReceiverMessage::decode(bytes),
-            CopyEvent::Done => return End::PeerDone,
-            CopyEvent::Fail(text) => return End::PeerError(Box::new(SqlError::from_copy_fail(&text))),
-            CopyEvent::Error(e) => return End::PeerError(e),
-            CopyEvent::Closed => return End::Gone("the receiver closed the connection".to_owned()),
+            CopyEvent::Done => return SendEnd::PeerDone,
+            CopyEvent::Fail(text) => return SendEnd::PeerError(Box::new(SqlError::from_copy_fail(&text))),
+            CopyEvent::Error(e) => return SendEnd::PeerError(e),
+            CopyEvent::Closed => return SendEnd::Gone("the receiver closed the connection".to_owned()),
         };
         match message {
             Ok(message) => take(outlet, &standby, message, told),
-            Err(e) => return End::Failed(SqlError::protocol_violation(e.to_string())),
+            Err(e) => return SendEnd::Failed(SqlError::protocol_violation(e.to_string())),
         }
     }
 }
 
-fn end_of<T>(e: NetError) -> End<T> {
+fn end_of<T>(e: NetError) -> SendEnd<T> {
     match e {
-        NetError::Protocol { problem, .. } => End::Failed(SqlError::protocol_violation(problem)),
-        other => End::Gone(other.to_string()),
+        NetError::Protocol { problem, .. } => SendEnd::Failed(SqlError::protocol_violation(problem)),
+        other => SendEnd::Gone(other.to_string()),
     }
 }
 
-fn take(outlet: &Outlet<'_>, standby: &StandbyReader, message: ReceiverMessage, told: &watch::Sender<Heard>) {
+fn take(outlet: &Outlet<'_>, standby: &StandbyReader, message: ReceiverMessage, told: &watch::Sender<ReceiverWord>) {
     let (mut received, mut reply) = (None, false);
     match message {
         ReceiverMessage::StatusUpdate(status) => {

@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
-use super::receive::{self, Ended, IDLE_MAX};
-use super::send::{self, End, Outlet};
-use super::streams::{Stream, StreamKind, StreamState};
+use super::receive::{self, IDLE_MAX, ProposerEnded};
+use super::send::{self, Outlet, SendEnd};
+use super::streams::{OutgoingStream, StreamKind, StreamState};
 use super::{answers, identity};
 use crate::context::SafekeeperContext;
 use crate::metrics::Code;
@@ -174,21 +174,21 @@ async fn start_wal_push(
             Some(port) => (port, None),
             None => {
                 let first = receive::next_message(c.version, &mut reader).await?;
-                let port = receive::create_implicitly(ctx, ttid, &c, &first).await.map_err(Ended::Refused)?;
+                let port = receive::create_implicitly(ctx, ttid, &c, &first).await.map_err(ProposerEnded::Refused)?;
                 (port, Some(first))
             }
         };
         Err(receive::run(ctx, port, first, c.version, &mut reader, &mut writer).await)
     };
-    let ended: Result<std::convert::Infallible, Ended> = tokio::select! {
+    let ended: Result<std::convert::Infallible, ProposerEnded> = tokio::select! {
         ended = pushing => ended,
-        () = ctx.cancel.cancelled() => Err(Ended::Refused(stopping())),
+        () = ctx.cancel.cancelled() => Err(ProposerEnded::Refused(stopping())),
     };
     drop(open);
     match ended {
         Ok(never) => match never {},
-        Err(Ended::Gone(reason)) => info!(reason, "the proposer is gone"),
-        Err(Ended::Refused(e)) => {
+        Err(ProposerEnded::Gone(reason)) => info!(reason, "the proposer is gone"),
+        Err(ProposerEnded::Refused(e)) => {
             note_refusal(ctx, &e);
             farewell(reader, writer, &e).await;
         }
@@ -227,7 +227,7 @@ async fn start_replication(
             return None;
         }
     };
-    let stream = ctx.streams.register(Stream::new(ttid, kind, application, pageserver));
+    let stream = ctx.streams.register(OutgoingStream::new(ttid, kind, application, pageserver));
     stream.set_state(StreamState::Streaming);
     let open = ctx.metrics.open(kind.name());
     info!(start_lsn = %c.start_lsn, term = ?c.term, "a reader connected");
@@ -240,21 +240,21 @@ async fn start_replication(
 async fn finish_replication(
     ctx: &SafekeeperContext,
     ttid: TenantTimelineId,
-    end: End<()>,
+    end: SendEnd<()>,
     reader: CopyReader,
     mut writer: CopyWriter,
 ) -> Option<ServerConnection> {
     match end {
-        End::PeerDone => {
+        SendEnd::PeerDone => {
             info!("the reader ended the stream");
             writer.queue_done();
             let back = ServerConnection::after_copy(reader, writer, "START_REPLICATION");
             return timeout(IDLE_MAX, back).await.ok()?.ok();
         }
-        End::Asked(()) => farewell(reader, writer, &stopping()).await,
-        End::PeerError(e) => info!(error = %e, "the reader gave up"),
-        End::Gone(reason) => info!(reason, "the reader is gone"),
-        End::Failed(e) => {
+        SendEnd::Asked(()) => farewell(reader, writer, &stopping()).await,
+        SendEnd::PeerError(e) => info!(error = %e, "the reader gave up"),
+        SendEnd::Gone(reason) => info!(reason, "the reader is gone"),
+        SendEnd::Failed(e) => {
             if e.code == sqlstate::IO_ERROR {
                 warn!(%ttid, error = %e, "WAL cannot be read");
             }

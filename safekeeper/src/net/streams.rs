@@ -67,7 +67,7 @@ impl StreamState {
 
 /// One outgoing stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct OutgoingStream {
     /// What it carries.
     pub(crate) ttid: TenantTimelineId,
     /// Whom it serves.
@@ -85,10 +85,15 @@ pub(crate) struct Stream {
     remote_consistent: AtomicU64,
 }
 
-impl Stream {
+impl OutgoingStream {
     /// A stream that begins.
-    pub(crate) fn new(ttid: TenantTimelineId, kind: StreamKind, peer: String, pageserver: Option<NodeId>) -> Stream {
-        Stream {
+    pub(crate) fn new(
+        ttid: TenantTimelineId,
+        kind: StreamKind,
+        peer: String,
+        pageserver: Option<NodeId>,
+    ) -> OutgoingStream {
+        OutgoingStream {
             ttid,
             kind,
             peer,
@@ -180,22 +185,22 @@ impl Stream {
 
 /// All outgoing streams.
 #[derive(Debug, Default)]
-pub(crate) struct Streams {
+pub(crate) struct OutgoingStreams {
     next: AtomicU64,
-    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    open: Mutex<BTreeMap<u64, Arc<OutgoingStream>>>,
 }
 
-impl Streams {
+impl OutgoingStreams {
     /// Registers a stream until the guard is dropped.
-    pub(crate) fn register(self: &Arc<Self>, stream: Stream) -> StreamGuard {
+    pub(crate) fn register(self: &Arc<Self>, stream: OutgoingStream) -> OutgoingStreamGuard {
         let number = self.next.fetch_add(1, Relaxed);
         let stream = Arc::new(stream);
         self.lock().insert(number, Arc::clone(&stream));
-        StreamGuard { streams: Arc::clone(self), number, stream }
+        OutgoingStreamGuard { streams: Arc::clone(self), number, stream }
     }
 
     /// Every stream, oldest first.
-    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
+    pub(crate) fn all(&self) -> Vec<Arc<OutgoingStream>> {
         self.lock().values().cloned().collect()
     }
 
@@ -204,7 +209,7 @@ impl Streams {
         self.lock().values().filter(|s| s.ttid == ttid).filter_map(|s| s.push_status()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Stream>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<OutgoingStream>>> {
         // Only insert, remove and read happen under it: a panic elsewhere leaves it whole.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,21 +217,21 @@ impl Streams {
 
 /// Keeps a stream registered.
 #[derive(Debug)]
-pub(crate) struct StreamGuard {
-    streams: Arc<Streams>,
+pub(crate) struct OutgoingStreamGuard {
+    streams: Arc<OutgoingStreams>,
     number: u64,
-    stream: Arc<Stream>,
+    stream: Arc<OutgoingStream>,
 }
 
-impl Deref for StreamGuard {
-    type Target = Stream;
+impl Deref for OutgoingStreamGuard {
+    type Target = OutgoingStream;
 
-    fn deref(&self) -> &Stream {
+    fn deref(&self) -> &OutgoingStream {
         &self.stream
     }
 }
 
-impl Drop for StreamGuard {
+impl Drop for OutgoingStreamGuard {
     fn drop(&mut self) {
         self.streams.lock().remove(&self.number);
     }

@@ -8,14 +8,14 @@ const MAX: Duration = Duration::from_secs(15);
 
 /// The pause after the next failure.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct DialBackoff {
     next: Duration,
 }
 
-impl Backoff {
+impl DialBackoff {
     /// Starts with the shortest pause.
-    pub(crate) fn new() -> Backoff {
-        Backoff { next: FIRST }
+    pub(crate) fn new() -> DialBackoff {
+        DialBackoff { next: FIRST }
     }
 
     /// Progress was made: the next failure is a new one.
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn grows_to_its_cap_and_starts_over() {
-        let mut b = Backoff::new();
+        let mut b = DialBackoff::new();
         assert_eq!(b.pause(1.0), FIRST);
         assert_eq!(b.pause(1.0), Duration::from_millis(150));
         for _ in 0..20 {

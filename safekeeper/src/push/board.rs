@@ -9,8 +9,8 @@ use proto::id::{NodeId, TenantId, TimelineId};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use super::desired::{Choice, Desired};
-use crate::net::streams::{Stream, StreamKind, Streams};
+use super::desired::{DesiredPushes, PushChoice};
+use crate::net::streams::{OutgoingStream, OutgoingStreams, StreamKind};
 
 /// The most handshakes with one pageserver at once: after its restart every timeline dials it anew.
 const DIALS_PER_PAGESERVER_MAX: usize = 64;
@@ -34,16 +34,16 @@ pub(crate) struct ChoiceRow {
 /// What others may know about the pushes: the choices, and a bound on handshakes per pageserver.
 #[derive(Debug, Default)]
 pub(crate) struct PushBoard {
-    choices: Mutex<Vec<Choice>>,
+    choices: Mutex<Vec<PushChoice>>,
     dials: Mutex<BTreeMap<String, Arc<Semaphore>>>,
 }
 
 impl PushBoard {
     /// Every choice that fell on this safekeeper, with the state of its stream.
-    pub(crate) fn rows(&self, streams: &Streams) -> Vec<ChoiceRow> {
+    pub(crate) fn rows(&self, streams: &OutgoingStreams) -> Vec<ChoiceRow> {
         let streams = streams.all();
-        let row = |c: Choice| {
-            let of_choice = |s: &&Arc<Stream>| {
+        let row = |c: PushChoice| {
+            let of_choice = |s: &&Arc<OutgoingStream>| {
                 (s.kind, s.ttid, s.pageserver) == (StreamKind::Push, c.ttid, Some(c.record.pageserver_id))
             };
             ChoiceRow {
@@ -63,11 +63,11 @@ impl PushBoard {
     }
 
     /// The choices that fell on this safekeeper, as the broker showed them last.
-    fn choices(&self) -> Vec<Choice> {
+    fn choices(&self) -> Vec<PushChoice> {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn show(&self, desired: &Desired) {
+    pub(super) fn show(&self, desired: &DesiredPushes) {
         *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = desired.choices().cloned().collect();
     }
 

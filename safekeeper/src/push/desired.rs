@@ -12,7 +12,7 @@ use proto::id::TenantTimelineId;
 
 /// A choice that fell on this safekeeper, with its token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Choice {
+pub(crate) struct PushChoice {
     /// What is to be pushed.
     pub(crate) ttid: TenantTimelineId,
     /// Revision of the key: presented when dialling.
@@ -21,10 +21,10 @@ pub(crate) struct Choice {
     pub(crate) record: ChoiceRecord,
 }
 
-impl Choice {
+impl PushChoice {
     /// Whether a stream that was opened for `self` also serves `newer`: a key that was only put again (a lost lease, an
     /// emptied broker) keeps nonce and number.
-    pub(crate) fn same_stream(&self, newer: &Choice) -> bool {
+    pub(crate) fn same_stream(&self, newer: &PushChoice) -> bool {
         let (a, b) = (&self.record, &newer.record);
         a.nonce == b.nonce && a.choice_seq == b.choice_seq && a.pageserver_pg == b.pageserver_pg
     }
@@ -32,11 +32,11 @@ impl Choice {
 
 /// What to do about a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Change {
+pub(crate) enum ChoiceChange {
     /// A key appeared.
-    Start(String, Choice),
+    Start(String, PushChoice),
     /// A key was put again.
-    Update(String, Choice),
+    Update(String, PushChoice),
     /// A key is gone.
     Stop(String),
     /// A key that cannot be followed, with the reason.
@@ -45,24 +45,24 @@ pub(crate) enum Change {
 
 /// The choices seen last, by key.
 #[derive(Debug, Default)]
-pub(crate) struct Desired {
-    choices: BTreeMap<String, Choice>,
+pub(crate) struct DesiredPushes {
+    choices: BTreeMap<String, PushChoice>,
 }
 
-impl Desired {
+impl DesiredPushes {
     /// Takes one event and says what changed.
-    pub(crate) fn apply(&mut self, keys: &Keys, event: WatchEvent) -> Vec<Change> {
+    pub(crate) fn apply(&mut self, keys: &Keys, event: WatchEvent) -> Vec<ChoiceChange> {
         match event {
             WatchEvent::Away => Vec::new(),
-            WatchEvent::Delete(key) => self.choices.remove(&key).map(|_| Change::Stop(key)).into_iter().collect(),
+            WatchEvent::Delete(key) => self.choices.remove(&key).map(|_| ChoiceChange::Stop(key)).into_iter().collect(),
             WatchEvent::Put(entry) => self.put(keys, entry),
             WatchEvent::Snapshot(entries) => {
                 let gone = self.choices.keys().filter(|k| !entries.iter().any(|e| e.key == **k)).cloned();
                 let gone: Vec<String> = gone.collect();
-                let mut changes: Vec<Change> = Vec::with_capacity(gone.len() + entries.len());
+                let mut changes: Vec<ChoiceChange> = Vec::with_capacity(gone.len() + entries.len());
                 for key in gone {
                     self.choices.remove(&key);
-                    changes.push(Change::Stop(key));
+                    changes.push(ChoiceChange::Stop(key));
                 }
                 changes.extend(entries.into_iter().flat_map(|e| self.put(keys, e)));
                 changes
@@ -71,28 +71,28 @@ impl Desired {
     }
 
     /// The choices, for display.
-    pub(crate) fn choices(&self) -> impl Iterator<Item = &Choice> {
+    pub(crate) fn choices(&self) -> impl Iterator<Item = &PushChoice> {
         self.choices.values()
     }
 
-    fn put(&mut self, keys: &Keys, entry: Entry) -> Vec<Change> {
+    fn put(&mut self, keys: &Keys, entry: Entry) -> Vec<ChoiceChange> {
         let choice = match read(keys, &entry) {
             Ok(choice) => choice,
             Err(reason) => {
-                let mut changes = vec![Change::Unreadable(entry.key.clone(), reason)];
-                changes.extend(self.choices.remove(&entry.key).map(|_| Change::Stop(entry.key)));
+                let mut changes = vec![ChoiceChange::Unreadable(entry.key.clone(), reason)];
+                changes.extend(self.choices.remove(&entry.key).map(|_| ChoiceChange::Stop(entry.key)));
                 return changes;
             }
         };
         match self.choices.insert(entry.key.clone(), choice.clone()) {
-            None => vec![Change::Start(entry.key, choice)],
+            None => vec![ChoiceChange::Start(entry.key, choice)],
             Some(old) if old == choice => Vec::new(),
-            Some(_) => vec![Change::Update(entry.key, choice)],
+            Some(_) => vec![ChoiceChange::Update(entry.key, choice)],
         }
     }
 }
 
-fn read(keys: &Keys, entry: &Entry) -> Result<Choice, String> {
+fn read(keys: &Keys, entry: &Entry) -> Result<PushChoice, String> {
     let ttid = keys.ttid_of(&entry.key).ok_or("the key names no timeline")?;
     let record: ChoiceRecord = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
     if record.schema != SCHEMA {
@@ -101,7 +101,7 @@ fn read(keys: &Keys, entry: &Entry) -> Result<Choice, String> {
     if Keys::leaf_node(&entry.key) != Some(record.pageserver_id) {
         return Err(format!("the value names pageserver {}, the key another one", record.pageserver_id));
     }
-    Ok(Choice { ttid, token: entry.mod_revision, record })
+    Ok(PushChoice { ttid, token: entry.mod_revision, record })
 }
 
 #[cfg(test)]
@@ -129,26 +129,26 @@ mod tests {
     #[test]
     fn an_absent_broker_changes_nothing_and_a_snapshot_ends_what_it_lacks() {
         let keys = Keys::new("/walfabric");
-        let mut d = Desired::default();
+        let mut d = DesiredPushes::default();
         let (a, b) = (entry(&keys, 1, 1, 10), entry(&keys, 2, 1, 11));
         let changes = d.apply(&keys, WatchEvent::Snapshot(vec![a.clone(), b.clone()]));
-        assert!(matches!(changes.as_slice(), [Change::Start(..), Change::Start(..)]), "{changes:?}");
+        assert!(matches!(changes.as_slice(), [ChoiceChange::Start(..), ChoiceChange::Start(..)]), "{changes:?}");
         assert_eq!(d.apply(&keys, WatchEvent::Away), vec![]);
         assert_eq!(d.apply(&keys, WatchEvent::Snapshot(vec![a.clone(), b.clone()])), vec![], "nothing new");
-        assert_eq!(d.apply(&keys, WatchEvent::Snapshot(vec![b.clone()])), vec![Change::Stop(a.key)]);
-        assert_eq!(d.apply(&keys, WatchEvent::Delete(b.key.clone())), vec![Change::Stop(b.key)]);
+        assert_eq!(d.apply(&keys, WatchEvent::Snapshot(vec![b.clone()])), vec![ChoiceChange::Stop(a.key)]);
+        assert_eq!(d.apply(&keys, WatchEvent::Delete(b.key.clone())), vec![ChoiceChange::Stop(b.key)]);
         assert_eq!(d.choices().count(), 0);
     }
 
     #[test]
     fn a_key_put_again_keeps_its_stream_and_a_new_choice_does_not() {
         let keys = Keys::new("/walfabric");
-        let mut d = Desired::default();
+        let mut d = DesiredPushes::default();
         let start = d.apply(&keys, WatchEvent::Put(entry(&keys, 1, 1, 10)));
-        let [Change::Start(_, first)] = start.as_slice() else { panic!("{start:?}") };
+        let [ChoiceChange::Start(_, first)] = start.as_slice() else { panic!("{start:?}") };
         for (seq, revision, same) in [(1, 20, true), (2, 21, false)] {
             let update = d.apply(&keys, WatchEvent::Put(entry(&keys, 1, seq, revision)));
-            let [Change::Update(_, newer)] = update.as_slice() else { panic!("{update:?}") };
+            let [ChoiceChange::Update(_, newer)] = update.as_slice() else { panic!("{update:?}") };
             assert_eq!((first.same_stream(newer), newer.token), (same, revision));
         }
     }
@@ -156,13 +156,13 @@ mod tests {
     #[test]
     fn values_that_cannot_be_read_end_the_push_and_say_why() {
         let keys = Keys::new("/walfabric");
-        let mut d = Desired::default();
+        let mut d = DesiredPushes::default();
         let good = entry(&keys, 1, 1, 10);
         d.apply(&keys, WatchEvent::Put(good.clone()));
         let bad = Entry { value: b"{".to_vec(), ..good.clone() };
         let changes = d.apply(&keys, WatchEvent::Put(bad));
         assert!(
-            matches!(changes.as_slice(), [Change::Unreadable(..), Change::Stop(k)] if *k == good.key),
+            matches!(changes.as_slice(), [ChoiceChange::Unreadable(..), ChoiceChange::Stop(k)] if *k == good.key),
             "{changes:?}"
         );
     }

@@ -8,7 +8,7 @@ use proto::id::{NodeId, Term};
 use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage};
 
-use super::desired::Choice;
+use super::desired::PushChoice;
 
 /// Limit for connecting, and again for the pageserver's first frame.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ impl From<NetError> for DialError {
 }
 
 /// A stream that may be written to.
-pub(crate) struct Opened {
+pub(crate) struct OpenedPush {
     /// What the pageserver wants.
     pub(crate) start: PushStart,
     /// Its messages.
@@ -50,7 +50,7 @@ pub(crate) struct Opened {
 }
 
 /// Dials the pageserver of `choice` as safekeeper `me`.
-pub(crate) async fn open(choice: &Choice, me: NodeId, term: Term, commit: Lsn) -> Result<Opened, DialError> {
+pub(crate) async fn open(choice: &PushChoice, me: NodeId, term: Term, commit: Lsn) -> Result<OpenedPush, DialError> {
     let options = connect_options(choice, me)?;
     let connection = ClientConnection::dial(&options).await?;
     let (mut reader, writer) = connection.copy_both(&command(choice, me, term, commit)).await?;
@@ -68,10 +68,10 @@ pub(crate) async fn open(choice: &Choice, me: NodeId, term: Term, commit: Lsn) -
     if start.version != 1 {
         return Err(DialError::Failed(format!("version {} of the start frame is not known here", start.version)));
     }
-    Ok(Opened { start, reader, writer })
+    Ok(OpenedPush { start, reader, writer })
 }
 
-fn connect_options(choice: &Choice, me: NodeId) -> Result<ConnectOptions, DialError> {
+fn connect_options(choice: &PushChoice, me: NodeId) -> Result<ConnectOptions, DialError> {
     let address = &choice.record.pageserver_pg;
     let bad = || DialError::Failed(format!("the choice names the address {address:?}: expected host:port"));
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
@@ -89,7 +89,7 @@ fn connect_options(choice: &Choice, me: NodeId) -> Result<ConnectOptions, DialEr
     })
 }
 
-fn command(choice: &Choice, me: NodeId, term: Term, commit: Lsn) -> String {
+fn command(choice: &PushChoice, me: NodeId, term: Term, commit: Lsn) -> String {
     // The nonce comes from the broker, so it is quoted like anything from outside.
     let nonce = choice.record.nonce.replace('\'', "''");
     let token = choice.token;

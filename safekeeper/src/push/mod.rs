@@ -21,21 +21,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::context::SafekeeperContext;
-use desired::{Change, Choice, Desired};
-use pusher::Wanted;
+use desired::{ChoiceChange, DesiredPushes, PushChoice};
+use pusher::WantedPush;
 
 /// Pause before a pusher that panicked starts again.
 const PANIC_PAUSE: Duration = Duration::from_secs(15);
 
-struct Running {
-    choice: watch::Sender<Wanted>,
+struct RunningPush {
+    choice: watch::Sender<WantedPush>,
     stop: CancellationToken,
     task: Id,
 }
 
 struct Reconciler {
     ctx: Arc<SafekeeperContext>,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, RunningPush>,
     tasks: JoinSet<()>,
 }
 
@@ -43,7 +43,7 @@ struct Reconciler {
 pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     let keys = ctx.broker.keys().clone();
     let mut watch = Watch::start(ctx.broker.clone(), keys.choices_of(ctx.config.id));
-    let mut desired = Desired::default();
+    let mut desired = DesiredPushes::default();
     let mut r = Reconciler { ctx: Arc::clone(&ctx), running: BTreeMap::new(), tasks: JoinSet::new() };
     loop {
         tokio::select! {
@@ -72,40 +72,40 @@ pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
 }
 
 impl Reconciler {
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: ChoiceChange) {
         match change {
-            Change::Start(key, choice) | Change::Update(key, choice) => {
+            ChoiceChange::Start(key, choice) | ChoiceChange::Update(key, choice) => {
                 if let Some(running) = self.running.get(&key) {
                     // Of a pusher that just ended, `ended` sees it.
-                    running.choice.send_replace(Wanted { choice, gone: false });
+                    running.choice.send_replace(WantedPush { choice, gone: false });
                 } else {
                     self.start(key, choice, Duration::ZERO);
                 }
             }
-            Change::Stop(key) => {
+            ChoiceChange::Stop(key) => {
                 if let Some(running) = self.running.get(&key) {
                     running.choice.send_modify(|wanted| wanted.gone = true);
                 }
             }
-            Change::Unreadable(key, reason) => warn!(key, reason, "a choice cannot be read"),
+            ChoiceChange::Unreadable(key, reason) => warn!(key, reason, "a choice cannot be read"),
         }
     }
 
-    fn start(&mut self, key: String, choice: Choice, pause: Duration) {
+    fn start(&mut self, key: String, choice: PushChoice, pause: Duration) {
         let r = &choice.record;
         info!(ttid = %choice.ttid, pageserver = %r.pageserver_id, reason = r.reason, choice_seq = r.choice_seq,
             token = choice.token, "chosen to push");
-        let (sender, receiver) = watch::channel(Wanted { choice, gone: false });
+        let (sender, receiver) = watch::channel(WantedPush { choice, gone: false });
         let stop = self.ctx.cancel.child_token();
         let task = self.tasks.spawn(pusher::run(Arc::clone(&self.ctx), receiver, stop.clone(), pause)).id();
-        self.running.insert(key, Running { choice: sender, stop, task });
+        self.running.insert(key, RunningPush { choice: sender, stop, task });
     }
 
     /// A pusher ended: because its choice is gone, or by a panic. It starts anew when the choice is there (again).
     fn ended(&mut self, task: Id, pause: Duration) {
         let Some(key) = self.running.iter().find(|(_, r)| r.task == task).map(|(k, _)| k.clone()) else { return };
         if let Some(running) = self.running.remove(&key) {
-            let Wanted { choice, gone } = running.choice.borrow().clone();
+            let WantedPush { choice, gone } = running.choice.borrow().clone();
             if !gone && !self.ctx.cancel.is_cancelled() {
                 self.start(key, choice, pause);
             }

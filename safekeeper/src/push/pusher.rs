@@ -17,12 +17,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::backoff::Backoff;
-use super::desired::Choice;
+use super::backoff::DialBackoff;
+use super::desired::PushChoice;
 use super::dial::{self, DialError};
 use crate::context::SafekeeperContext;
-use crate::net::send::{self, End, Outlet};
-use crate::net::streams::{Stream, StreamKind, StreamState};
+use crate::net::send::{self, Outlet, SendEnd};
+use crate::net::streams::{OutgoingStream, StreamKind, StreamState};
 use crate::timeline::{ReadMode, TimelineHandle};
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.
@@ -36,15 +36,15 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// What the broker shows of one choice.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Wanted {
+pub(super) struct WantedPush {
     /// As it was shown last.
-    pub(super) choice: Choice,
+    pub(super) choice: PushChoice,
     /// The key is not there any more.
     pub(super) gone: bool,
 }
 
 /// How an attempt ended.
-enum Outcome {
+enum PushOutcome {
     /// The server stops.
     Stopped,
     /// Another choice took this one's place, or nothing is streamed yet and the key is gone.
@@ -58,7 +58,7 @@ enum Outcome {
 /// Pushes until `stop`, or until the key and the stream are gone.
 pub(super) async fn run(
     ctx: Arc<SafekeeperContext>,
-    choice: watch::Receiver<Wanted>,
+    choice: watch::Receiver<WantedPush>,
     stop: CancellationToken,
     first_pause: Duration,
 ) {
@@ -72,16 +72,16 @@ pub(super) async fn run(
 
 async fn attempts(
     ctx: Arc<SafekeeperContext>,
-    mut choice: watch::Receiver<Wanted>,
+    mut choice: watch::Receiver<WantedPush>,
     stop: CancellationToken,
     first_pause: Duration,
 ) {
     if stop.run_until_cancelled(tokio::time::sleep(first_pause)).await.is_none() {
         return;
     }
-    let mut backoff = Backoff::new();
+    let mut backoff = DialBackoff::new();
     let first = choice.borrow().choice.clone();
-    let stream = Stream::new(
+    let stream = OutgoingStream::new(
         first.ttid,
         StreamKind::Push,
         format!("pageserver-{}", first.record.pageserver_id),
@@ -92,7 +92,7 @@ async fn attempts(
     let outage =
         RepeatLog::outage(format!("push to pageserver {} broke off, trying again", first.record.pageserver_id));
     loop {
-        let Wanted { choice: current, gone } = choice.borrow_and_update().clone();
+        let WantedPush { choice: current, gone } = choice.borrow_and_update().clone();
         if gone {
             return;
         }
@@ -100,14 +100,14 @@ async fn attempts(
         stream.set_state(StreamState::Connecting);
         ctx.metrics.push_dials.inc();
         let pause = match attempt(&ctx, &current, &mut choice, &stop, (&stream, &outage)).await {
-            Outcome::Stopped => return,
-            Outcome::NewChoice => {
+            PushOutcome::Stopped => return,
+            PushOutcome::NewChoice => {
                 backoff.reset();
                 continue;
             }
             // The key was put again while the pageserver was asked: its newer token may be the right one.
-            Outcome::Stale(_) if choice.borrow().choice.token != current.token => continue,
-            Outcome::Stale(reason) => {
+            PushOutcome::Stale(_) if choice.borrow().choice.token != current.token => continue,
+            PushOutcome::Stale(reason) => {
                 info!(
                     reason,
                     token = current.token,
@@ -116,7 +116,7 @@ async fn attempts(
                 stream.set_state(StreamState::Stale);
                 STALE_RETRY
             }
-            Outcome::Broken { progress, reason } => {
+            PushOutcome::Broken { progress, reason } => {
                 ctx.metrics.push_failures.inc();
                 if progress {
                     backoff.reset();
@@ -141,15 +141,15 @@ async fn attempts(
 
 async fn attempt(
     ctx: &Arc<SafekeeperContext>,
-    current: &Choice,
-    choice: &mut watch::Receiver<Wanted>,
+    current: &PushChoice,
+    choice: &mut watch::Receiver<WantedPush>,
     stop: &CancellationToken,
-    (stream, outage): (&Stream, &RepeatLog),
-) -> Outcome {
+    (stream, outage): (&OutgoingStream, &RepeatLog),
+) -> PushOutcome {
     let handle = tokio::select! {
         handle = appeared(ctx, current.ttid) => handle,
-        () = revoked(current, choice, stream) => return Outcome::NewChoice,
-        () = stop.cancelled() => return Outcome::Stopped,
+        () = revoked(current, choice, stream) => return PushOutcome::NewChoice,
+        () = stop.cancelled() => return PushOutcome::Stopped,
     };
     let dials = ctx.pushes.dials(&current.record.pageserver_pg);
     let opening = async {
@@ -160,18 +160,18 @@ async fn attempt(
     };
     let opened = tokio::select! {
         opened = opening => opened,
-        () = revoked(current, choice, stream) => return Outcome::NewChoice,
-        () = stop.cancelled() => return Outcome::Stopped,
+        () = revoked(current, choice, stream) => return PushOutcome::NewChoice,
+        () = stop.cancelled() => return PushOutcome::Stopped,
     };
     let opened = match opened {
         Ok(opened) => opened,
-        Err(DialError::Stale(reason)) => return Outcome::Stale(reason),
-        Err(DialError::Failed(reason)) => return Outcome::Broken { progress: false, reason },
+        Err(DialError::Stale(reason)) => return PushOutcome::Stale(reason),
+        Err(DialError::Failed(reason)) => return PushOutcome::Broken { progress: false, reason },
     };
     let start = opened.start.start_lsn;
     let wal = match handle.wal_reader(ReadMode::Committed, start) {
         Ok(wal) => wal,
-        Err(e) => return finish(End::Failed(send::read_error(&e)), opened.reader, opened.writer, false).await,
+        Err(e) => return finish(SendEnd::Failed(send::read_error(&e)), opened.reader, opened.writer, false).await,
     };
     info!(start_lsn = %start, address = current.record.pageserver_pg, token = current.token, "pushing");
     stream.set_state(StreamState::Streaming);
@@ -221,18 +221,18 @@ async fn appeared(ctx: &SafekeeperContext, ttid: TenantTimelineId) -> TimelineHa
 }
 
 /// Ends the stream on the wire and says what that means for the next attempt.
-async fn finish(end: End<bool>, reader: CopyReader, mut writer: CopyWriter, progress: bool) -> Outcome {
+async fn finish(end: SendEnd<bool>, reader: CopyReader, mut writer: CopyWriter, progress: bool) -> PushOutcome {
     let outcome = match end {
-        End::Asked(true) => Outcome::Stopped,
-        End::Asked(false) => Outcome::NewChoice,
-        End::PeerError(e) if dial::is_stale(&e) => return Outcome::Stale(e.to_string()),
-        End::PeerError(e) => return Outcome::Broken { progress, reason: e.to_string() },
-        End::PeerDone => Outcome::Broken { progress, reason: "the pageserver ended the stream".to_owned() },
-        End::Gone(reason) => return Outcome::Broken { progress, reason },
-        End::Failed(error) => {
+        SendEnd::Asked(true) => PushOutcome::Stopped,
+        SendEnd::Asked(false) => PushOutcome::NewChoice,
+        SendEnd::PeerError(e) if dial::is_stale(&e) => return PushOutcome::Stale(e.to_string()),
+        SendEnd::PeerError(e) => return PushOutcome::Broken { progress, reason: e.to_string() },
+        SendEnd::PeerDone => PushOutcome::Broken { progress, reason: "the pageserver ended the stream".to_owned() },
+        SendEnd::Gone(reason) => return PushOutcome::Broken { progress, reason },
+        SendEnd::Failed(error) => {
             // It may not read any more; then there is nobody to tell.
             let _ = timeout(FAREWELL_MAX, writer.close_with(reader, &error)).await;
-            return Outcome::Broken { progress, reason: error.to_string() };
+            return PushOutcome::Broken { progress, reason: error.to_string() };
         }
     };
     writer.queue_done();
@@ -249,9 +249,9 @@ async fn part(mut reader: CopyReader, writer: CopyWriter) -> Result<(), NetError
 }
 
 /// Returns when the choice is another one; a key that was only put again gives its newer token for display.
-async fn replaced(current: &Choice, choice: &mut watch::Receiver<Wanted>, stream: &Stream) {
+async fn replaced(current: &PushChoice, choice: &mut watch::Receiver<WantedPush>, stream: &OutgoingStream) {
     while choice.changed().await.is_ok() {
-        let Wanted { choice: newer, gone } = choice.borrow_and_update().clone();
+        let WantedPush { choice: newer, gone } = choice.borrow_and_update().clone();
         if !current.same_stream(&newer) {
             return;
         }
@@ -265,7 +265,7 @@ async fn replaced(current: &Choice, choice: &mut watch::Receiver<Wanted>, stream
 }
 
 /// Returns when the choice is another one or gone: before there is a stream both mean that there shall be none.
-async fn revoked(current: &Choice, choice: &mut watch::Receiver<Wanted>, stream: &Stream) {
+async fn revoked(current: &PushChoice, choice: &mut watch::Receiver<WantedPush>, stream: &OutgoingStream) {
     let mut shown = choice.clone();
     let gone = async {
         if shown.wait_for(|wanted| wanted.gone).await.is_err() {

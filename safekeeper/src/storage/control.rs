@@ -54,7 +54,7 @@ const _: () = assert!(
 
 /// An open control file.
 #[derive(Debug)]
-pub struct ControlFile {
+pub struct TimelineControlFile {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     /// Slot of the last durable state.
@@ -64,17 +64,17 @@ pub struct ControlFile {
 }
 
 /// What a slot holds.
-enum Slot {
+enum ControlSlot {
     Valid { sequence: u64, version: u32, raw: Bytes },
     Damaged(&'static str),
 }
 
-impl ControlFile {
+impl TimelineControlFile {
     /// Creates the file in `dir` and makes its content durable; its name is the caller's to sync.
     ///
     /// # Errors
     /// [`StorageError::NoSpace`] when there is no room, and whatever the disk says.
-    pub fn create(disk: &dyn Disk, dir: &Path, state: &ControlState) -> Result<ControlFile, StorageError> {
+    pub fn create(disk: &dyn Disk, dir: &Path, state: &ControlState) -> Result<TimelineControlFile, StorageError> {
         let path = dir.join(CONTROL_FILE);
         let file = disk.open(&path, OpenMode::CreateNew).map_err(|e| no_space_or(e, "creating", &path))?;
         let size = 2 * SLOT_SIZE as u64;
@@ -86,32 +86,35 @@ impl ControlFile {
         let slot = encode_slot(1, &body::encode(state, None).map_err(|p| misuse(&path, p))?);
         file.write_at(0, &[slot]).map_err(StorageError::io("writing", &path))?;
         file.fsync().map_err(StorageError::io("fsync of", &path))?;
-        Ok(ControlFile { path, file, slot: 0, sequence: 1, durable_lsn: None })
+        Ok(TimelineControlFile { path, file, slot: 0, sequence: 1, durable_lsn: None })
     }
 
     /// Opens the file in `dir`, picks the newest valid slot and makes it durable anew.
     ///
     /// # Errors
-    /// As for [`ControlFile::read`].
-    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
-        let (control, state) = ControlFile::read(disk, dir)?;
+    /// As for [`TimelineControlFile::read`].
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(TimelineControlFile, ControlState), StorageError> {
+        let (control, state) = TimelineControlFile::read(disk, dir)?;
         control.write_anew()?;
         control.sync()?;
         Ok((control, state))
     }
 
     /// Opens the file in `dir` and picks the newest valid slot, which may not be durable: see
-    /// [`ControlFile::write_anew`].
+    /// [`TimelineControlFile::write_anew`].
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when neither slot is valid, [`StorageError::UnknownVersion`], and whatever the disk
     /// says.
-    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<(ControlFile, ControlState), StorageError> {
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<(TimelineControlFile, ControlState), StorageError> {
         let path = dir.join(CONTROL_FILE);
         let file = disk.open(&path, OpenMode::Write).map_err(StorageError::io("opening", &path))?;
         let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, 1)?];
-        let damaged =
-            [0, 1].map(|i| matches!(slots[usize::from(i)], Slot::Damaged(_)).then_some(i)).into_iter().flatten().next();
+        let damaged = [0, 1]
+            .map(|i| matches!(slots[usize::from(i)], ControlSlot::Damaged(_)).then_some(i))
+            .into_iter()
+            .flatten()
+            .next();
         let (slot, sequence, raw) = newest(&path, slots)?;
         let lost = damaged.map(|other| completed(&*file, other)).filter(|written| *written > Some(sequence)).flatten();
         let body = raw.slice(HEADER_LEN..);
@@ -128,7 +131,7 @@ impl ControlFile {
             tracing::error!(path = %path.display(), why, "the newer slot of a control file is damaged");
             state.standing.barred.get_or_insert(Bar { why, fence: None });
         }
-        Ok((ControlFile { path, file, slot, sequence, durable_lsn }, state))
+        Ok((TimelineControlFile { path, file, slot, sequence, durable_lsn }, state))
     }
 
     /// Writes the newest valid slot once more, without a sync: what a killed process left may look clean and not be on
@@ -137,7 +140,7 @@ impl ControlFile {
     /// # Errors
     /// Whatever the disk says.
     pub(super) fn write_anew(&self) -> Result<(), StorageError> {
-        let Slot::Valid { raw, .. } = read_slot(&*self.file, &self.path, self.slot)? else {
+        let ControlSlot::Valid { raw, .. } = read_slot(&*self.file, &self.path, self.slot)? else {
             return Err(StorageError::Corrupt {
                 path: self.path.clone(),
                 problem: "a slot changed its content".into(),
@@ -163,7 +166,7 @@ impl ControlFile {
         self.write(state, self.durable_lsn)
     }
 
-    /// Below this every byte of the log was once synced; `None`: not noted. See [`ControlFile::note_durable`].
+    /// Below this every byte of the log was once synced; `None`: not noted. See [`TimelineControlFile::note_durable`].
     pub fn durable_lsn(&self) -> Option<Lsn> {
         self.durable_lsn
     }
@@ -172,7 +175,7 @@ impl ControlFile {
     /// bytes.
     ///
     /// # Errors
-    /// As for [`ControlFile::persist`].
+    /// As for [`TimelineControlFile::persist`].
     pub fn note_durable(&mut self, state: &ControlState, to: Lsn) -> Result<(), StorageError> {
         self.write(state, Some(to))?;
         self.durable_lsn = Some(to);
@@ -243,15 +246,15 @@ fn completed(file: &dyn DiskFile, slot: u8) -> Option<u64> {
     (raw[..] == *mark(sequence)).then_some(sequence)
 }
 
-fn read_slot(file: &dyn DiskFile, path: &Path, slot: u8) -> Result<Slot, StorageError> {
+fn read_slot(file: &dyn DiskFile, path: &Path, slot: u8) -> Result<ControlSlot, StorageError> {
     if file.len().map_err(StorageError::io("measuring", path))? < offset(slot) + SLOT_SIZE as u64 {
-        return Ok(Slot::Damaged("shorter than a slot"));
+        return Ok(ControlSlot::Damaged("shorter than a slot"));
     }
     // Most of a slot is zeros: a start with thousands of timelines reads only what is used.
     let mut raw = vec![0; FIRST_READ];
     file.read_at(offset(slot), &mut raw).map_err(StorageError::io("reading", path))?;
     if raw.iter().all(|b| *b == 0) {
-        return Ok(Slot::Damaged("never written"));
+        return Ok(ControlSlot::Damaged("never written"));
     }
     let used = HEADER_LEN + body_len(&raw);
     if (FIRST_READ..=SLOT_SIZE).contains(&used) {
@@ -270,43 +273,43 @@ fn body_len(raw: &[u8]) -> usize {
     u32_in(raw, 12) as usize
 }
 
-fn check_slot(mut raw: Vec<u8>) -> Slot {
+fn check_slot(mut raw: Vec<u8>) -> ControlSlot {
     let u32_at = |at: usize| u32_in(&raw, at);
     if raw[..8] != MAGIC {
-        return Slot::Damaged("wrong magic");
+        return ControlSlot::Damaged("wrong magic");
     }
     let (version, len, crc) = (u32_at(8), body_len(&raw), u32_at(24));
     let sequence = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
     if len > SLOT_SIZE - HEADER_LEN - MARK_LEN {
-        return Slot::Damaged("length beyond the slot");
+        return ControlSlot::Damaged("length beyond the slot");
     }
     raw.truncate(HEADER_LEN + len);
     raw[24..28].fill(0);
     if crc32c::crc32c(&raw) != crc {
-        return Slot::Damaged("wrong checksum");
+        return ControlSlot::Damaged("wrong checksum");
     }
     raw[24..28].copy_from_slice(&crc.to_le_bytes());
-    Slot::Valid { sequence, version, raw: Bytes::from(raw) }
+    ControlSlot::Valid { sequence, version, raw: Bytes::from(raw) }
 }
 
-fn newest(path: &Path, slots: [Slot; 2]) -> Result<(u8, u64, Bytes), StorageError> {
+fn newest(path: &Path, slots: [ControlSlot; 2]) -> Result<(u8, u64, Bytes), StorageError> {
     let mut best: Option<(u8, u64, Bytes)> = None;
     let mut problems = Vec::new();
     for (index, slot) in (0u8..).zip(slots) {
         match slot {
-            Slot::Valid { version, .. } if !(1..=CONTROL_VERSION).contains(&version) => {
+            ControlSlot::Valid { version, .. } if !(1..=CONTROL_VERSION).contains(&version) => {
                 return Err(StorageError::UnknownVersion {
                     path: path.to_owned(),
                     found: version,
                     known: CONTROL_VERSION,
                 });
             }
-            Slot::Valid { sequence, raw, .. } => {
+            ControlSlot::Valid { sequence, raw, .. } => {
                 if best.as_ref().is_none_or(|(_, s, _)| sequence > *s) {
                     best = Some((index, sequence, raw));
                 }
             }
-            Slot::Damaged(problem) => problems.push(format!("slot {index}: {problem}")),
+            ControlSlot::Damaged(problem) => problems.push(format!("slot {index}: {problem}")),
         }
     }
     best.ok_or_else(|| StorageError::Corrupt {

@@ -7,19 +7,19 @@ use pgformat::wal::WalDecoder;
 
 use super::error::StorageError;
 use super::scan::{LogFiles, READ_SIZE, record_start_before, stream_config};
-use super::segment::Segments;
+use super::segment::HeldSegments;
 use crate::core::ControlState;
 
 /// WAL that does not read back as it was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Damage {
+pub struct WalDamage {
     /// The record, page or byte that is wrong.
     pub at: Lsn,
     /// What is wrong with it.
     pub problem: String,
 }
 
-impl std::fmt::Display for Damage {
+impl std::fmt::Display for WalDamage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "at {}: {}", self.at, self.problem)
     }
@@ -31,17 +31,17 @@ impl std::fmt::Display for Damage {
 /// # Errors
 /// Whatever the disk says: bytes that cannot be read at all are no damage that this would know of.
 pub fn damage_within(
-    segments: &Segments,
+    segments: &HeldSegments,
     state: &ControlState,
     (from, to): (Lsn, Lsn),
     end: Lsn,
-) -> Result<Option<Damage>, StorageError> {
+) -> Result<Option<WalDamage>, StorageError> {
     let (Some(cfg), Some(floor)) = (stream_config(state), state.local_start_lsn.or(state.timeline_start_lsn)) else {
         return Ok(None);
     };
     let to = to.min(end);
     let mut files = LogFiles::new(segments);
-    let (mut before, mut found): (Lsn, Option<Damage>) = (from.min(to), None);
+    let (mut before, mut found): (Lsn, Option<WalDamage>) = (from.min(to), None);
     loop {
         let start = record_start_before(&mut files, &cfg, floor, before)?.unwrap_or(floor).max(floor);
         let now = read_from(&mut files, WalDecoder::new(cfg.clone(), start, None), to, end)?;
@@ -61,7 +61,7 @@ fn read_from(
     mut decoder: WalDecoder,
     to: Lsn,
     end: Lsn,
-) -> Result<Option<Damage>, StorageError> {
+) -> Result<Option<WalDamage>, StorageError> {
     // In the fill behind a switch record the boundary is its end already.
     let checked = |d: &WalDecoder| if d.fill_end().is_some() { d.position() } else { d.boundary() };
     while checked(&decoder) < to {
@@ -69,16 +69,16 @@ fn read_from(
         if at >= end {
             // A length that was made longer: the log ends with a whole record.
             let problem = format!("the record behind this has no end before {end}, where the log ends");
-            return Ok(Some(Damage { at: decoder.boundary(), problem }));
+            return Ok(Some(WalDamage { at: decoder.boundary(), problem }));
         }
         let bytes = files.read(at, READ_SIZE.min(end.bytes_since(at)))?;
         if bytes.is_empty() {
-            return Ok(Some(Damage { at, problem: "its segment is missing or too short".to_owned() }));
+            return Ok(Some(WalDamage { at, problem: "its segment is missing or too short".to_owned() }));
         }
         if let Err(e) = decoder.feed(at, &bytes) {
             let at = decoder.boundary().min(e.lsn());
             // Later bytes of the same read may be wrong, and those before are right.
-            return Ok((at < to).then(|| Damage { at, problem: e.to_string() }));
+            return Ok((at < to).then(|| WalDamage { at, problem: e.to_string() }));
         }
     }
     Ok(None)

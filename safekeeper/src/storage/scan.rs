@@ -11,7 +11,7 @@ use pgformat::{Lsn, PgMajor, WAL_PAGE_SIZE};
 
 use super::disk::DiskFile;
 use super::error::StorageError;
-use super::segment::Segments;
+use super::segment::HeldSegments;
 use crate::core::{ControlState, LogEnd};
 
 /// Bytes per read.
@@ -29,12 +29,12 @@ pub fn stream_config(state: &ControlState) -> Option<StreamConfig> {
 
 /// Reads segment files front to back with one open file.
 pub(super) struct LogFiles<'a> {
-    segments: &'a Segments,
+    segments: &'a HeldSegments,
     open: Option<(u64, Arc<dyn DiskFile>)>,
 }
 
 impl<'a> LogFiles<'a> {
-    pub(super) fn new(segments: &'a Segments) -> LogFiles<'a> {
+    pub(super) fn new(segments: &'a HeldSegments) -> LogFiles<'a> {
         LogFiles { segments, open: None }
     }
 
@@ -61,7 +61,7 @@ impl<'a> LogFiles<'a> {
 /// vouches for them: nothing does for a record that was left unfinished and overwritten, so the log ends before such a
 /// one.
 pub(super) fn find_log_end(
-    segments: &Segments,
+    segments: &HeldSegments,
     state: &ControlState,
     from: Lsn,
     durable: Option<Lsn>,
@@ -92,7 +92,7 @@ pub(super) fn find_log_end(
 }
 
 /// The log must reach `committed` and does not: where what is left of it ends. All of it is read.
-fn end_below(segments: &Segments, cfg: &StreamConfig, floor: Lsn, committed: Lsn) -> Result<LogEnd, StorageError> {
+fn end_below(segments: &HeldSegments, cfg: &StreamConfig, floor: Lsn, committed: Lsn) -> Result<LogEnd, StorageError> {
     let mut files = LogFiles::new(segments);
     let found = find_end_of_wal(cfg.clone(), floor, None, |at| {
         files.read(at, (READ_SIZE - at.page_offset()).min(committed.bytes_since(at)))
@@ -116,7 +116,7 @@ pub(super) fn overwrites(at: Lsn, bytes: &[u8]) -> impl Iterator<Item = Lsn> {
 
 /// Start of the record that ends at boundary `end`, when the log held has one.
 pub(super) fn last_record_before(
-    segments: &Segments,
+    segments: &HeldSegments,
     state: &ControlState,
     end: Lsn,
 ) -> Result<Option<Lsn>, StorageError> {

@@ -18,7 +18,7 @@ use super::error::StorageError;
 
 /// The segments of a timeline's directory.
 #[derive(Debug)]
-pub struct Segments {
+pub struct HeldSegments {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     seg_size: SegSize,
@@ -43,16 +43,16 @@ pub(super) struct Segment {
     pub(super) file: Arc<dyn DiskFile>,
 }
 
-impl Segments {
+impl HeldSegments {
     /// Lists what is there. Of several files with one number the one that its first page vouches for is kept.
-    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, seg_size: SegSize) -> Result<Segments, StorageError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, seg_size: SegSize) -> Result<HeldSegments, StorageError> {
         let mut named: BTreeMap<u64, Vec<Tli>> = BTreeMap::new();
         for entry in disk.list(dir).map_err(StorageError::io("listing", dir))? {
             if let Some((tli, segno)) = seg_size.parse_file_name(&entry.name) {
                 named.entry(segno).or_default().push(tli);
             }
         }
-        let segments = Segments {
+        let segments = HeldSegments {
             disk,
             dir: dir.to_owned(),
             seg_size,
@@ -132,7 +132,7 @@ impl Segments {
     }
 
     /// Creates the first segment of a new timeline, without a length: whoever creates timelines and brings no WAL must
-    /// not fill the disk. Content and name are the caller's to sync; [`Segments::complete`] does the rest.
+    /// not fill the disk. Content and name are the caller's to sync; [`HeldSegments::complete`] does the rest.
     pub(super) fn create_short(&self, segno: u64, tli: Tli) -> Result<Segment, StorageError> {
         let segment = self.new_file(segno, tli)?;
         self.write_index().insert(segno, tli);

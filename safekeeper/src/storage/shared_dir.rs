@@ -14,12 +14,12 @@ use super::disk::Disk;
 #[derive(Debug)]
 pub struct SharedDir {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<SharedDirState>,
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SharedDirState {
     running: bool,
     /// Syncs begun.
     begun: u64,
@@ -79,7 +79,7 @@ impl SharedDir {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SharedDirState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -556,7 +556,7 @@ fn segments_are_named_for_the_tli_of_their_first_byte() {
     storage.flush().expect("synced");
     let stale = target().join("000000050000000000000006");
     disk.open(&stale, OpenMode::CreateNew).expect("created").allocate(u64::from(SEG)).expect("room");
-    let again = segment::Segments::open(Arc::new(disk.clone()), &target(), SegSize::new(SEG).expect("1 MiB"));
+    let again = segment::HeldSegments::open(Arc::new(disk.clone()), &target(), SegSize::new(SEG).expect("1 MiB"));
     assert_eq!(again.expect("opened").tli_of(6), Some(Tli(4)));
     assert!(disk.content(&stale).is_none());
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::control::ControlFile;
+use super::control::TimelineControlFile;
 use super::disk::Disk;
 use super::error::StorageError;
 use super::shared_dir::SharedDir;
@@ -16,12 +16,12 @@ use super::wal::WalStorage;
 use crate::core::{ControlState, LogEnd};
 
 /// What opening gives: the timeline, its state, and the end of its log when one was begun.
-pub type Found = (TimelineStorage, ControlState, Option<LogEnd>);
+pub type FoundTimeline = (TimelineStorage, ControlState, Option<LogEnd>);
 
 /// An open timeline directory.
 #[derive(Debug)]
 pub struct TimelineStorage {
-    control: ControlFile,
+    control: TimelineControlFile,
     /// As persisted.
     state: ControlState,
     wal: WalStorage,
@@ -113,7 +113,7 @@ impl TimelineStorage {
         disk.create_dir_all(staging).map_err(StorageError::io("creating", staging))?;
         // Each file's content is synced: the target's name must never be durable without it.
         WalStorage::create(Arc::clone(disk), staging, state, prehistory)?;
-        ControlFile::create(&**disk, staging, state)?;
+        TimelineControlFile::create(&**disk, staging, state)?;
         // And so must the names inside.
         disk.fsync_dir(staging).map_err(StorageError::io("fsync of", staging))
     }
@@ -122,7 +122,7 @@ impl TimelineStorage {
     ///
     /// # Errors
     /// See [`StorageError`]; [`StorageError::is_corruption`] when it must not be served.
-    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<FoundTimeline, StorageError> {
         Self::open_as(disk, dir, Opening::Anew)
     }
 
@@ -136,7 +136,7 @@ impl TimelineStorage {
     ///
     /// # Errors
     /// As for [`TimelineStorage::open`].
-    pub fn open_at_start(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+    pub fn open_at_start(disk: &Arc<dyn Disk>, dir: &Path) -> Result<FoundTimeline, StorageError> {
         Self::open_as(disk, dir, Opening::AtStart)
     }
 
@@ -144,12 +144,12 @@ impl TimelineStorage {
     ///
     /// # Errors
     /// As for [`TimelineStorage::open`].
-    pub fn open_fresh(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Found, StorageError> {
+    pub fn open_fresh(disk: &Arc<dyn Disk>, dir: &Path) -> Result<FoundTimeline, StorageError> {
         Self::open_as(disk, dir, Opening::Fresh)
     }
 
-    fn open_as(disk: &Arc<dyn Disk>, dir: &Path, opening: Opening) -> Result<Found, StorageError> {
-        let (control, state) = ControlFile::read(&**disk, dir)?;
+    fn open_as(disk: &Arc<dyn Disk>, dir: &Path, opening: Opening) -> Result<FoundTimeline, StorageError> {
+        let (control, state) = TimelineControlFile::read(&**disk, dir)?;
         if opening != Opening::Fresh {
             control.write_anew()?;
         }
@@ -226,7 +226,7 @@ impl TimelineStorage {
         Ok(())
     }
 
-    /// See [`ControlFile::persist`].
+    /// See [`TimelineControlFile::persist`].
     ///
     /// # Errors
     /// As there.

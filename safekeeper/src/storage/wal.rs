@@ -18,7 +18,7 @@ use pgformat::{Lsn, Tli};
 use super::disk::Disk;
 use super::error::StorageError;
 use super::scan::{find_log_end, last_record_before, overwrites, stream_config};
-use super::segment::{Segment, Segments};
+use super::segment::{HeldSegments, Segment};
 use crate::core::{ControlState, LogEnd};
 
 /// Bytes per step when uncertain WAL is written anew.
@@ -32,7 +32,7 @@ const REWRITE_PAGE: usize = 8192;
 /// An open log.
 #[derive(Debug)]
 pub struct WalStorage {
-    segments: Arc<Segments>,
+    segments: Arc<HeldSegments>,
     current: Option<Segment>,
     /// Written since the last sync, ascending.
     dirty: Vec<Segment>,
@@ -50,7 +50,7 @@ pub struct WalStorage {
 /// Prepares the next segment; run beside the writer.
 #[derive(Clone, Debug)]
 pub struct SpareJob {
-    segments: Arc<Segments>,
+    segments: Arc<HeldSegments>,
     segno: u64,
     tli: Tli,
     filled: bool,
@@ -85,7 +85,7 @@ impl WalStorage {
         if prehistory.is_empty() && first == start {
             return Ok(());
         }
-        let segments = Segments::open(disk, dir, state.seg_size)?;
+        let segments = HeldSegments::open(disk, dir, state.seg_size)?;
         let tli = tli_in_page(&prehistory).or(state.tli_at(first)).unwrap_or(Tli(1));
         let segment = segments.create_short(first.segment_no(state.seg_size), tli)?;
         segment.file.write_at(0, &[prehistory]).map_err(StorageError::io("writing", &segment.path))?;
@@ -93,8 +93,8 @@ impl WalStorage {
     }
 
     /// Opens the log: makes durable what is there, finds its end, and clears what lies behind. `durable` as in
-    /// [`ControlFile::durable_lsn`](super::control::ControlFile::durable_lsn). `names_durable`: the directory was
-    /// synced since the last process changed it, and need not be when nothing is removed from it.
+    /// [`TimelineControlFile::durable_lsn`](super::control::TimelineControlFile::durable_lsn). `names_durable`: the
+    /// directory was synced since the last process changed it, and need not be when nothing is removed from it.
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -149,7 +149,7 @@ impl WalStorage {
     }
 
     fn listed(disk: Arc<dyn Disk>, dir: &Path, state: &ControlState) -> Result<WalStorage, StorageError> {
-        let segments = Arc::new(Segments::open(disk, dir, state.seg_size)?);
+        let segments = Arc::new(HeldSegments::open(disk, dir, state.seg_size)?);
         Ok(WalStorage {
             segments,
             current: None,
@@ -163,7 +163,7 @@ impl WalStorage {
     }
 
     /// The segments, for readers.
-    pub fn segments(&self) -> &Arc<Segments> {
+    pub fn segments(&self) -> &Arc<HeldSegments> {
         &self.segments
     }
 

@@ -9,8 +9,8 @@ use proto::consensus::{AcceptorMessage, AppendResponse};
 use proto::pg::SqlError;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::port::PortEvent;
-use super::shared::Feedback;
+use super::commands::PortEvent;
+use super::shared::TimelineFeedback;
 use crate::core::{ConnId, WriteId};
 
 /// Below a proposer's heartbeat (1 s), above any pause between commits that is worth a saving.
@@ -23,12 +23,12 @@ const UNREAD_MAX: Duration = Duration::from_secs(10);
 /// All connections of a timeline.
 #[derive(Debug, Default)]
 pub(super) struct Conns {
-    conns: BTreeMap<ConnId, Conn>,
+    conns: BTreeMap<ConnId, ProposerConn>,
     done: Option<WriteId>,
 }
 
 #[derive(Debug)]
-struct Conn {
+struct ProposerConn {
     events: mpsc::Sender<PortEvent>,
     budget: Arc<Semaphore>,
     /// Answers that wait, in order.
@@ -50,7 +50,7 @@ struct Conn {
 
 impl Conns {
     pub(super) fn insert(&mut self, id: ConnId, events: mpsc::Sender<PortEvent>, budget: Arc<Semaphore>, lazy: bool) {
-        let conn = Conn {
+        let conn = ProposerConn {
             events,
             budget,
             waiting: VecDeque::new(),
@@ -70,7 +70,13 @@ impl Conns {
     }
 
     /// Queues an answer and sends what may be sent.
-    pub(super) fn reply(&mut self, id: ConnId, message: AcceptorMessage, after: Option<WriteId>, feedback: &Feedback) {
+    pub(super) fn reply(
+        &mut self,
+        id: ConnId,
+        message: AcceptorMessage,
+        after: Option<WriteId>,
+        feedback: &TimelineFeedback,
+    ) {
         let done = self.done;
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.waiting.push_back((after, message));
@@ -79,7 +85,7 @@ impl Conns {
     }
 
     /// Everything up to `write` is durable.
-    pub(super) fn completed(&mut self, write: WriteId, feedback: &Feedback) {
+    pub(super) fn completed(&mut self, write: WriteId, feedback: &TimelineFeedback) {
         self.done = Some(write);
         for conn in self.conns.values_mut() {
             conn.send_ready(self.done, feedback);
@@ -87,7 +93,7 @@ impl Conns {
     }
 
     /// Passes new feedback on to proposers whose appends were answered before.
-    pub(super) fn spread(&mut self, feedback: &Feedback) {
+    pub(super) fn spread(&mut self, feedback: &TimelineFeedback) {
         for conn in self.conns.values_mut() {
             conn.spread(feedback);
         }
@@ -112,8 +118,8 @@ impl Conns {
     }
 }
 
-impl Conn {
-    fn send_ready(&mut self, done: Option<WriteId>, feedback: &Feedback) {
+impl ProposerConn {
+    fn send_ready(&mut self, done: Option<WriteId>, feedback: &TimelineFeedback) {
         while let Some((_, mut message)) = self.waiting.pop_front_if(|(after, _)| *after <= done) {
             if let AcceptorMessage::Append(response) = &mut message {
                 if self.says_nothing_new(response) {
@@ -134,7 +140,7 @@ impl Conn {
 
     /// Adds what the standbys need kept, and feedback that this proposer has not seen. A deposed one, without
     /// positions, gets none.
-    fn complete(&mut self, response: &mut AppendResponse, feedback: &Feedback) {
+    fn complete(&mut self, response: &mut AppendResponse, feedback: &TimelineFeedback) {
         if response.flush_lsn.is_none() {
             self.last_append = None;
             return;
@@ -148,7 +154,7 @@ impl Conn {
         }
     }
 
-    fn spread(&mut self, feedback: &Feedback) {
+    fn spread(&mut self, feedback: &TimelineFeedback) {
         // A full queue of answers is no reason to wait: the next answer carries it.
         while self.events.capacity() > 0 && !self.closed && !self.lazy {
             let Some(last) = &self.last_append else { return };
@@ -235,7 +241,7 @@ mod tests {
     #[test]
     fn a_moment_without_room_ends_no_connection() {
         let (events, mut receiver) = mpsc::channel(2);
-        let (mut conns, feedback) = (Conns::default(), Feedback::default());
+        let (mut conns, feedback) = (Conns::default(), TimelineFeedback::default());
         conns.insert(ConnId(1), events, Arc::new(Semaphore::new(1)), false);
         for lsn in 1..=50 {
             conns.reply(ConnId(1), answer(lsn), None, &feedback);

@@ -7,7 +7,7 @@ use proto::api::{CreateTimelineRequest, PgHistoryEntry, TimelineSource};
 use proto::consensus::{MemberConf, ProposerGreeting};
 use proto::id::{Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
 
-use super::shared::Shared;
+use super::shared::TimelineShared;
 use crate::core::{ControlState, PG_HISTORY_ENTRIES_MAX};
 use crate::storage::control::{HOST_LEN_MAX, MEMBERS_MAX};
 use crate::storage::scan::stream_config;
@@ -59,7 +59,7 @@ pub enum CreateError {
 
 /// A checked request.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct CreationPlan {
     pub(super) state: ControlState,
     pub(super) prehistory: Bytes,
 }
@@ -69,7 +69,11 @@ fn invalid(problem: impl Into<String>) -> CreateError {
 }
 
 /// Checks an explicit request.
-pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Bytes) -> Result<Plan, CreateError> {
+pub(super) fn plan(
+    node: NodeId,
+    request: CreateTimelineRequest,
+    prehistory: Bytes,
+) -> Result<CreationPlan, CreateError> {
     let r = request;
     let ttid = TenantTimelineId::new(r.tenant_id, r.timeline_id);
     for (name, id) in [("tenant_id", r.tenant_id.to_string()), ("timeline_id", r.timeline_id.to_string())] {
@@ -119,11 +123,11 @@ pub(super) fn plan(node: NodeId, request: CreateTimelineRequest, prehistory: Byt
     );
     state.standing.incarnation = new_incarnation();
     let prehistory = check_bytes(&state, r.start_lsn, prehistory)?;
-    Ok(Plan { state, prehistory })
+    Ok(CreationPlan { state, prehistory })
 }
 
 /// Checks the greeting of a foreign walproposer whose timeline is not there.
-pub(super) fn plan_implicit(greeting: &ProposerGreeting) -> Result<Plan, CreateError> {
+pub(super) fn plan_implicit(greeting: &ProposerGreeting) -> Result<CreationPlan, CreateError> {
     let g = greeting;
     if g.mconf.generation != Generation::NONE {
         return Err(invalid("a timeline with a member set is created explicitly, never by a greeting"));
@@ -133,7 +137,7 @@ pub(super) fn plan_implicit(greeting: &ProposerGreeting) -> Result<Plan, CreateE
     }
     let mut state = ControlState::implicit(g.ttid, g.system_id, g.pg_version_num, g.seg_size);
     state.standing.incarnation = new_incarnation();
-    Ok(Plan { state, prehistory: Bytes::new() })
+    Ok(CreationPlan { state, prehistory: Bytes::new() })
 }
 
 /// Of a directory that is about to be made.
@@ -207,7 +211,7 @@ fn check_bytes(state: &ControlState, start: Lsn, prehistory: Bytes) -> Result<By
 }
 
 /// Whether a repeated request asks for what is there.
-pub(super) fn compare(plan: &Plan, held: &Shared) -> Result<(), CreateError> {
+pub(super) fn compare(plan: &CreationPlan, held: &TimelineShared) -> Result<(), CreateError> {
     let view = held.view();
     let (here, asked) = (&*view.control, &plan.state);
     let differs = |field, here: String, asked: String| {
@@ -239,7 +243,7 @@ pub(super) fn compare(plan: &Plan, held: &Shared) -> Result<(), CreateError> {
     compare_prehistory(plan, held)
 }
 
-fn compare_prehistory(plan: &Plan, held: &Shared) -> Result<(), CreateError> {
+fn compare_prehistory(plan: &CreationPlan, held: &TimelineShared) -> Result<(), CreateError> {
     let Some(start) = plan.state.timeline_start_lsn.filter(|_| !plan.prehistory.is_empty()) else { return Ok(()) };
     let ttid = held.ttid;
     let io = |e: std::io::Error| CreateError::Io { ttid, source: e };

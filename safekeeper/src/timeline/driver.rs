@@ -17,15 +17,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use super::commands::DriverCommand;
 use super::conns::Conns;
-use super::handle::{Positions, Stopped};
 use super::metrics::StorageMetrics;
-use super::shared::{Command, Shared};
-use super::worker::{Home, OpenFailure, Opened, Turn, TurnResult};
+use super::positions::{Stopped, TimelinePositions};
+use super::shared::TimelineShared;
+use super::worker::{DiskTurn, DiskTurnResult, OpenFailure, OpenedTimeline, TimelineHome};
 use crate::core::{Acceptor, Admission, Effect, Input};
 use crate::storage::{Op, StorageError, TimelineStorage};
 
 mod asks;
+mod backoff;
 mod heal;
 
 /// Commands taken before the disk gets its turn, at most.
@@ -46,12 +48,12 @@ const ALONE_AFTER: Duration = Duration::from_millis(1);
 
 /// The driver of one timeline.
 #[derive(Debug)]
-pub(super) struct Driver {
-    shared: Arc<Shared>,
-    home: Home,
+pub(super) struct TimelineDriver {
+    shared: Arc<TimelineShared>,
+    home: TimelineHome,
     metrics: StorageMetrics,
-    positions: watch::Sender<Positions>,
-    commands: mpsc::UnboundedReceiver<Command>,
+    positions: watch::Sender<TimelinePositions>,
+    commands: mpsc::UnboundedReceiver<DriverCommand>,
     asks: asks::Asks,
     /// Answers of other members that cannot be.
     doubted: RepeatLog,
@@ -68,9 +70,9 @@ pub(super) struct Driver {
     /// Duration of the last group.
     last_took: Option<Duration>,
     stopped: Option<Stopped>,
-    backoff: heal::Backoff,
+    backoff: backoff::DiskBackoff,
     spare: Option<(u64, JoinHandle<()>)>,
-    idle: Idle,
+    idle: IdleTimes,
     stopping: bool,
 }
 
@@ -78,7 +80,7 @@ pub(super) struct Driver {
 #[derive(Debug)]
 enum DiskState {
     Ready(Box<TimelineStorage>),
-    Working(JoinHandle<TurnResult>),
+    Working(JoinHandle<DiskTurnResult>),
     /// The disk is full: the same effects are tried again.
     Full {
         storage: Box<TimelineStorage>,
@@ -88,13 +90,13 @@ enum DiskState {
     Failed {
         reopen: Instant,
     },
-    Reopening(JoinHandle<Result<Opened, OpenFailure>>),
+    Reopening(JoinHandle<Result<OpenedTimeline, OpenFailure>>),
     /// Damaged: only an operator helps.
     Dead,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleTimes {
     /// The ring is given back so long after the last write: whoever follows has read it by then.
     recent_for: Duration,
     /// And everything else that only an active timeline needs so long after it.
@@ -108,24 +110,24 @@ struct Idle {
 
 /// What woke the driver.
 #[expect(clippy::large_enum_variant, reason = "one at a time, moved once")]
-enum Wake {
-    Command(Option<Command>),
-    Turn(Result<TurnResult, tokio::task::JoinError>),
-    Reopened(Result<Result<Opened, OpenFailure>, tokio::task::JoinError>),
+enum DriverWake {
+    Command(Option<DriverCommand>),
+    Turn(Result<DiskTurnResult, tokio::task::JoinError>),
+    Reopened(Result<Result<OpenedTimeline, OpenFailure>, tokio::task::JoinError>),
     Feedback,
     Timer,
 }
 
-impl Driver {
+impl TimelineDriver {
     pub(super) fn new(
-        shared: Arc<Shared>,
-        home: Home,
+        shared: Arc<TimelineShared>,
+        home: TimelineHome,
         metrics: StorageMetrics,
-        (positions, commands): (watch::Sender<Positions>, mpsc::UnboundedReceiver<Command>),
-        opened: Opened,
+        (positions, commands): (watch::Sender<TimelinePositions>, mpsc::UnboundedReceiver<DriverCommand>),
+        opened: OpenedTimeline,
         (recent_for, idle_after): (Duration, Duration),
-    ) -> Driver {
-        Driver {
+    ) -> TimelineDriver {
+        TimelineDriver {
             shared,
             home,
             metrics,
@@ -143,9 +145,9 @@ impl Driver {
             disk: DiskState::Ready(Box::new(opened.storage)),
             last_took: None,
             stopped: None,
-            backoff: heal::Backoff::new(),
+            backoff: backoff::DiskBackoff::new(),
             spare: None,
-            idle: Idle { recent_for, after: idle_after, active_since: None, holds_wal: false, rest_due: false },
+            idle: IdleTimes { recent_for, after: idle_after, active_since: None, holds_wal: false, rest_due: false },
             stopping: false,
         }
     }
@@ -158,13 +160,13 @@ impl Driver {
                 break;
             }
             match self.wake().await {
-                Wake::Command(Some(command)) => self.take_commands(command),
+                DriverWake::Command(Some(command)) => self.take_commands(command),
                 // The registry and every handle are gone.
-                Wake::Command(None) => self.begin_shutdown(),
-                Wake::Turn(result) => self.turn_done(result),
-                Wake::Reopened(result) => self.reopened(result),
-                Wake::Feedback => self.conns.spread(&self.shared.feedback),
-                Wake::Timer => self.timer(),
+                DriverWake::Command(None) => self.begin_shutdown(),
+                DriverWake::Turn(result) => self.turn_done(result),
+                DriverWake::Reopened(result) => self.reopened(result),
+                DriverWake::Feedback => self.conns.spread(&self.shared.feedback),
+                DriverWake::Timer => self.timer(),
             }
             self.publish();
         }
@@ -180,19 +182,19 @@ impl Driver {
         }
     }
 
-    async fn wake(&mut self) -> Wake {
+    async fn wake(&mut self) -> DriverWake {
         let takes_commands = !self.acceptor.busy() && self.gathered < GATHERED_MAX && !self.stopping;
         let timer = self.next_timer();
         tokio::select! {
             result = working(&mut self.disk) => result,
-            command = self.commands.recv(), if takes_commands => Wake::Command(command),
-            () = self.shared.feedback.arrived.notified() => Wake::Feedback,
-            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
+            command = self.commands.recv(), if takes_commands => DriverWake::Command(command),
+            () = self.shared.feedback.arrived.notified() => DriverWake::Feedback,
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => DriverWake::Timer,
         }
     }
 
     /// Takes the command and whatever waits behind it, within bounds.
-    fn take_commands(&mut self, first: Command) {
+    fn take_commands(&mut self, first: DriverCommand) {
         self.command(first);
         for _ in 1..BATCH_COMMANDS {
             if self.acceptor.busy() || self.gathered >= BATCH_BYTES || self.stopping {
@@ -205,30 +207,30 @@ impl Driver {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: DriverCommand) {
         #[cfg(test)]
         crate::planted::look(self.shared.ttid, "driver");
         match command {
-            Command::Connect { conn, command, events, budget } => {
+            DriverCommand::Connect { conn, command, events, budget } => {
                 self.conns.insert(conn, events, budget, command.lazy_feedback);
                 self.step(Input::Connected { conn, version: command.version, primary_epoch: command.primary_epoch });
             }
-            Command::Message { conn, message, permit } => {
+            DriverCommand::Message { conn, message, permit } => {
                 self.permits.0.push(permit);
                 self.step(Input::Message { conn, message });
             }
-            Command::Disconnect { conn } => {
+            DriverCommand::Disconnect { conn } => {
                 self.step(Input::Disconnected { conn });
                 self.conns.remove(conn);
             }
-            Command::Statement { answer } => self.state(answer),
-            Command::Told { statement, answer } => {
+            DriverCommand::Statement { answer } => self.state(answer),
+            DriverCommand::Told { statement, answer } => {
                 let ask = self.asks.put(answer);
                 self.step(Input::Told { ask, statement });
             }
-            Command::Answered(answer) => self.step(Input::Answered(answer)),
-            Command::Vouch => self.step(Input::Vouched),
-            Command::Shutdown => self.begin_shutdown(),
+            DriverCommand::Answered(answer) => self.step(Input::Answered(answer)),
+            DriverCommand::Vouch => self.step(Input::Vouched),
+            DriverCommand::Shutdown => self.begin_shutdown(),
         }
     }
 
@@ -291,7 +293,7 @@ impl Driver {
         let DiskState::Ready(storage) = std::mem::replace(&mut self.disk, DiskState::Dead) else {
             unreachable!("checked above");
         };
-        let turn = Turn { storage: *storage, ops: std::mem::take(&mut self.ops), rest };
+        let turn = DiskTurn { storage: *storage, ops: std::mem::take(&mut self.ops), rest };
         self.gathered = 0;
         self.permits.1.append(&mut self.permits.0);
         if on_the_spot {
@@ -314,7 +316,7 @@ impl Driver {
         alone && appends && fast && self.gathered <= ON_THE_SPOT_BYTES
     }
 
-    fn turn_done(&mut self, result: Result<TurnResult, tokio::task::JoinError>) {
+    fn turn_done(&mut self, result: Result<DiskTurnResult, tokio::task::JoinError>) {
         let mut result = match result {
             Ok(result) => result,
             Err(panic) => return self.fail(&StorageError::Misuse(format!("storage panicked: {panic}"))),
@@ -355,7 +357,7 @@ impl Driver {
 
     fn publish(&mut self) {
         let core = self.acceptor.positions();
-        let positions = Positions::new(&self.acceptor, self.stopped.clone());
+        let positions = TimelinePositions::new(&self.acceptor, self.stopped.clone());
         self.tell_admission(&positions.admission);
         if let Some(parted) = positions.parted.as_ref().filter(|_| positions.parted != self.positions.borrow().parted) {
             error!(ttid = %self.shared.ttid, "this member refuses the leader: {parted}");
@@ -414,15 +416,15 @@ impl Driver {
 }
 
 /// Waits for the disk; for ever when it does nothing.
-async fn working(disk: &mut DiskState) -> Wake {
+async fn working(disk: &mut DiskState) -> DriverWake {
     match disk {
-        DiskState::Working(turn) => Wake::Turn(turn.await),
-        DiskState::Reopening(opening) => Wake::Reopened(opening.await),
+        DiskState::Working(turn) => DriverWake::Turn(turn.await),
+        DiskState::Reopening(opening) => DriverWake::Reopened(opening.await),
         _ => std::future::pending().await,
     }
 }
 
-impl Drop for Driver {
+impl Drop for TimelineDriver {
     /// Also when the acceptor's assertions end the task: whoever watches must not take old positions for live ones.
     fn drop(&mut self) {
         if std::thread::panicking() {

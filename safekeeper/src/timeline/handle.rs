@@ -8,87 +8,23 @@ use proto::admission::{Answer, Statement};
 use proto::api::{SafekeeperTimelineStatus, shown};
 use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
-use proto::id::{NodeId, TenantTimelineId, Term};
+use proto::id::{NodeId, TenantTimelineId};
 use proto::pg::{SqlError, sqlstate};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::commands::DriverCommand;
 use super::hearsay::Hearsay;
 use super::port::{ANSWERS_MAX, ProposerPort};
-use super::reader::{ReadMode, WalReadError, WalReader};
-use super::shared::{Command, Shared};
+use super::positions::{Stopped, TimelinePositions};
+use super::reader::{ReadMode, TimelineWalReader, WalReadError};
+use super::shared::TimelineShared;
 use super::standbys::StandbyReader;
-use crate::core::{self, Admission, ControlState, Refusal};
-
-/// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Positions {
-    /// Current term.
-    pub term: Term,
-    /// Term that wrote the end of the log.
-    pub last_log_term: Term,
-    /// Durable end, a record boundary; `None` = no log yet.
-    pub flush_lsn: Option<Lsn>,
-    /// Committed.
-    pub commit_lsn: Option<Lsn>,
-    /// Below it no peer needs WAL.
-    pub peer_horizon_lsn: Option<Lsn>,
-    /// Whether an elected proposer is connected.
-    pub streaming: bool,
-    /// Whether this member votes and counts.
-    pub admission: Admission,
-    /// Why it refuses the leader, when that lacks what is committed here.
-    pub parted: Option<String>,
-    /// Entries of the term history that count towards its capacity.
-    pub history_entries: usize,
-    /// Why no WAL is accepted for the time being, when so (full disk, failed write).
-    pub stopped: Option<Stopped>,
-}
-
-/// Why a timeline accepts no WAL for the time being.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stopped {
-    /// SQLSTATE of the answer to proposers.
-    pub code: &'static str,
-    /// In words.
-    pub reason: Arc<str>,
-}
-
-impl std::fmt::Display for Stopped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl Positions {
-    /// Why this member takes no part, when it will not by itself, or not soon.
-    pub fn not_admitted(&self) -> Option<String> {
-        match &self.admission {
-            Admission::Barred { why, waits_for } => Some(format!("{why}; {waits_for}")),
-            Admission::Admitted | Admission::Asking => self.parted.clone(),
-        }
-    }
-
-    pub(super) fn new(acceptor: &core::Acceptor, stopped: Option<Stopped>) -> Positions {
-        let core = acceptor.positions();
-        Positions {
-            term: core.term,
-            last_log_term: core.last_log_term,
-            flush_lsn: core.flush_lsn,
-            commit_lsn: core.commit_lsn,
-            peer_horizon_lsn: core.peer_horizon_lsn,
-            streaming: core.streaming,
-            admission: acceptor.admission(),
-            parted: acceptor.parted(),
-            history_entries: core.history_entries,
-            stopped,
-        }
-    }
-}
+use crate::core::{ControlState, Refusal};
 
 /// A timeline. Clones share it.
 #[derive(Clone, Debug)]
 pub struct TimelineHandle {
-    shared: Arc<Shared>,
+    shared: Arc<TimelineShared>,
 }
 
 /// Why a proposer cannot connect now; the session turns it into an ErrorResponse.
@@ -97,11 +33,11 @@ pub struct TimelineHandle {
 pub struct ConnectRefused(pub SqlError);
 
 impl TimelineHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> TimelineHandle {
+    pub(super) fn new(shared: Arc<TimelineShared>) -> TimelineHandle {
         TimelineHandle { shared }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<TimelineShared> {
         &self.shared
     }
 
@@ -148,7 +84,7 @@ impl TimelineHandle {
         }
     }
 
-    /// Why no WAL is accepted, when so: what [`Positions`] say, or that a part of the timeline panicked.
+    /// Why no WAL is accepted, when so: what [`TimelinePositions`] say, or that a part of the timeline panicked.
     pub fn stopped(&self) -> Option<Stopped> {
         self.shared.stopped()
     }
@@ -162,7 +98,7 @@ impl TimelineHandle {
     #[cfg(test)]
     pub(crate) fn poke(&self) {
         // A driver that is gone needs none.
-        let _ = self.shared.commands.send(Command::Disconnect { conn: self.shared.next_conn() });
+        let _ = self.shared.commands.send(DriverCommand::Disconnect { conn: self.shared.next_conn() });
     }
 
     /// The persisted state as it was last made durable.
@@ -171,7 +107,7 @@ impl TimelineHandle {
     }
 
     /// Positions; the watch closes when the timeline is shut down.
-    pub fn positions(&self) -> watch::Receiver<Positions> {
+    pub fn positions(&self) -> watch::Receiver<TimelinePositions> {
         self.shared.positions.clone()
     }
 
@@ -187,7 +123,7 @@ impl TimelineHandle {
         let conn = self.shared.next_conn();
         let budget = Arc::new(Semaphore::new(self.shared.queue_bytes as usize));
         let (events, receiver) = mpsc::channel(ANSWERS_MAX);
-        let connect = Command::Connect { conn, command: *command, events, budget: Arc::clone(&budget) };
+        let connect = DriverCommand::Connect { conn, command: *command, events, budget: Arc::clone(&budget) };
         self.shared
             .commands
             .send(connect)
@@ -195,19 +131,19 @@ impl TimelineHandle {
         Ok(ProposerPort::new(Arc::clone(&self.shared), conn, budget, receiver))
     }
 
-    /// A reader from `start` on; see [`WalReader`].
+    /// A reader from `start` on; see [`TimelineWalReader`].
     ///
     /// # Errors
     /// [`WalReadError::BelowStart`] when `start` lies before the segment of the first byte held.
-    pub fn wal_reader(&self, mode: ReadMode, start: Lsn) -> Result<WalReader, WalReadError> {
-        WalReader::open(Arc::clone(&self.shared), mode, start)
+    pub fn wal_reader(&self, mode: ReadMode, start: Lsn) -> Result<TimelineWalReader, WalReadError> {
+        TimelineWalReader::open(Arc::clone(&self.shared), mode, start)
     }
 
     /// What this member says about itself to the others; `None` while something in it is not durable yet, or the
     /// timeline is stopped.
     pub async fn statement(&self) -> Option<Statement> {
         let (answer, told) = oneshot::channel();
-        self.shared.commands.send(Command::Statement { answer }).ok()?;
+        self.shared.commands.send(DriverCommand::Statement { answer }).ok()?;
         told.await.ok().flatten()
     }
 
@@ -215,7 +151,7 @@ impl TimelineHandle {
     /// timeline stopped meanwhile.
     pub async fn told(&self, statement: Box<Statement>) -> Option<Result<Answer, Refusal>> {
         let (answer, told) = oneshot::channel();
-        self.shared.commands.send(Command::Told { statement, answer }).ok()?;
+        self.shared.commands.send(DriverCommand::Told { statement, answer }).ok()?;
         told.await.ok()
     }
 
@@ -227,12 +163,12 @@ impl TimelineHandle {
     /// Takes what another member answered to this one's statement.
     pub fn answered(&self, answer: Answer) {
         // A driver that is gone needs no answer.
-        let _ = self.shared.commands.send(Command::Answered(Box::new(answer)));
+        let _ = self.shared.commands.send(DriverCommand::Answered(Box::new(answer)));
     }
 
     /// An operator decides that this member takes part again, whatever it may have forgotten.
     pub fn vouch(&self) {
-        let _ = self.shared.commands.send(Command::Vouch);
+        let _ = self.shared.commands.send(DriverCommand::Vouch);
     }
 
     /// Takes feedback of a pageserver; it goes to the connected proposers at once.
@@ -242,7 +178,7 @@ impl TimelineHandle {
 
     /// A place for what one reader says as a hot standby; dropping it takes that back.
     pub(crate) fn standby_reader(&self) -> StandbyReader {
-        StandbyReader::new(Arc::clone(&self.shared))
+        StandbyReader::new(Arc::clone(&self.shared.feedback.standbys))
     }
 
     /// Bytes of WAL files held.

@@ -10,8 +10,11 @@
 //! | `turns` | creations of one timeline, one after the other |
 //! | `tenants` | which tenants' directories are durable |
 //! | `load` | opening many timelines at a time |
-//! | `doubt` | WAL that a receiver refused, read back |
+//! | `check_wal` | WAL that a receiver refused, read back |
+//! | `doubt` | what is known of damaged WAL |
 //! | `hearsay` | how often another member is asked for its own statement |
+//! | `commands` | what the driver is asked, and what it says to a proposer |
+//! | [`positions`] | where a timeline stands |
 //! | `driver` | the task that owns acceptor and storage |
 //! | `conns` | answers, sent when what they wait for is durable |
 //! | `worker` | groups of disk effects on blocking threads |
@@ -20,6 +23,8 @@
 //! | `ring` | the newest WAL in memory |
 //! | `metrics` | counters of storage |
 
+mod check_wal;
+mod commands;
 mod conns;
 mod create;
 mod doubt;
@@ -29,6 +34,7 @@ mod hearsay;
 mod load;
 mod metrics;
 pub mod port;
+pub mod positions;
 pub mod reader;
 pub mod registry;
 mod ring;
@@ -39,11 +45,13 @@ mod tenants;
 mod turns;
 mod worker;
 
+pub use commands::PortEvent;
 pub use create::CreateError;
-pub use handle::{ConnectRefused, Positions, Stopped, TimelineHandle};
+pub use handle::{ConnectRefused, TimelineHandle};
 pub(crate) use hearsay::Unheard;
-pub use port::{PortClosed, PortEvent, PortReceiver, PortSender, ProposerPort};
-pub use reader::{ReadMode, WalChunk, WalReadError, WalReader};
+pub use port::{PortClosed, PortReceiver, PortSender, ProposerPort};
+pub use positions::{Stopped, TimelinePositions};
+pub use reader::{ReadMode, TimelineWalReader, WalChunk, WalReadError};
 pub use registry::{Creation, DeleteError, RegistryError, Timelines, TimelinesConfig};
 pub(crate) use standbys::StandbyReader;
 

@@ -2,26 +2,17 @@
 
 use std::sync::Arc;
 
-use proto::consensus::{AcceptorMessage, ProposerMessage};
-use proto::pg::SqlError;
+use proto::consensus::ProposerMessage;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::shared::{Command, Shared};
+use super::commands::{DriverCommand, PortEvent};
+use super::shared::TimelineShared;
 use crate::core::ConnId;
 
 /// Answers that wait for a proposer to read them, at most; more closes its connection. A few hundred bytes each.
 pub(super) const ANSWERS_MAX: usize = 1024;
 /// What a message without WAL counts against the budget of bytes.
 const MESSAGE_COST: usize = 512;
-
-/// What the acceptor says to a proposer.
-#[derive(Clone, PartialEq, Debug)]
-pub enum PortEvent {
-    /// Send this.
-    Message(AcceptorMessage),
-    /// Send this error and close the connection; nothing follows.
-    Close(SqlError),
-}
 
 /// A proposer's connection to the acceptor.
 #[derive(Debug)]
@@ -33,7 +24,7 @@ pub struct ProposerPort {
 /// The sending half, for the task that reads the socket. Dropping it disconnects; what was sent is still made durable.
 #[derive(Debug)]
 pub struct PortSender {
-    shared: Arc<Shared>,
+    shared: Arc<TimelineShared>,
     conn: ConnId,
     budget: Arc<Semaphore>,
 }
@@ -51,7 +42,7 @@ pub struct PortClosed;
 
 impl ProposerPort {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<TimelineShared>,
         conn: ConnId,
         budget: Arc<Semaphore>,
         events: mpsc::Receiver<PortEvent>,
@@ -74,14 +65,14 @@ impl PortSender {
         let cost = cost(&message).min(self.shared.queue_bytes as usize);
         let cost = u32::try_from(cost).unwrap_or(self.shared.queue_bytes);
         let permit = Arc::clone(&self.budget).acquire_many_owned(cost).await.map_err(|_| PortClosed)?;
-        self.shared.commands.send(Command::Message { conn: self.conn, message, permit }).map_err(|_| PortClosed)
+        self.shared.commands.send(DriverCommand::Message { conn: self.conn, message, permit }).map_err(|_| PortClosed)
     }
 }
 
 impl Drop for PortSender {
     fn drop(&mut self) {
         // When the driver is gone there is nobody to tell.
-        let _ = self.shared.commands.send(Command::Disconnect { conn: self.conn });
+        let _ = self.shared.commands.send(DriverCommand::Disconnect { conn: self.conn });
     }
 }
 

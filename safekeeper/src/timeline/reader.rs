@@ -13,10 +13,10 @@ use proto::id::Term;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::handle::Positions;
-use super::shared::Shared;
+use super::positions::TimelinePositions;
+use super::shared::TimelineShared;
 use crate::storage::disk::DiskFile;
-use crate::storage::segment::Segments;
+use crate::storage::segment::HeldSegments;
 
 /// How far a reader may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,9 +83,9 @@ pub struct WalChunk {
 
 /// Reads WAL in order, without gap or overlap, from the newest part kept in memory or from the files.
 #[derive(Debug)]
-pub struct WalReader {
-    shared: Arc<Shared>,
-    positions: watch::Receiver<Positions>,
+pub struct TimelineWalReader {
+    shared: Arc<TimelineShared>,
+    positions: watch::Receiver<TimelinePositions>,
     mode: ReadMode,
     position: Lsn,
     ahead: Ahead,
@@ -100,31 +100,35 @@ struct Ahead {
     /// Read and not handed out yet: where it starts, and the bytes, whole pages.
     read: Option<(Lsn, Bytes)>,
     /// Being read, from there on.
-    reading: Option<Turn>,
+    reading: Option<ReadAheadTurn>,
 }
 
 /// A turn under way, and where it starts.
-type Turn = (Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>);
+type ReadAheadTurn = (Lsn, JoinHandle<Result<(OpenSegment, Bytes), WalReadError>>);
 
 /// Bytes per turn: eight messages of the largest size.
 const READ_AHEAD: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 struct OpenSegment {
-    segments: Arc<Segments>,
+    segments: Arc<HeldSegments>,
     segno: u64,
     file: Arc<dyn DiskFile>,
 }
 
-impl WalReader {
-    pub(super) fn open(shared: Arc<Shared>, mode: ReadMode, start: Lsn) -> Result<WalReader, WalReadError> {
+impl TimelineWalReader {
+    pub(super) fn open(
+        shared: Arc<TimelineShared>,
+        mode: ReadMode,
+        start: Lsn,
+    ) -> Result<TimelineWalReader, WalReadError> {
         let control = shared.view().control;
         let held = control.local_start_lsn.ok_or(WalReadError::Empty)?.segment_start(control.seg_size);
         if start < held {
             return Err(WalReadError::BelowStart { start, held });
         }
         let positions = shared.positions.clone();
-        let reader = WalReader { shared, positions, mode, position: start, ahead: Ahead::default() };
+        let reader = TimelineWalReader { shared, positions, mode, position: start, ahead: Ahead::default() };
         reader.limit()?;
         Ok(reader)
     }
@@ -233,7 +237,7 @@ impl WalReader {
         Ok(out)
     }
 
-    fn start_reading(&mut self, start: Lsn, end: Lsn) -> Turn {
+    fn start_reading(&mut self, start: Lsn, end: Lsn) -> ReadAheadTurn {
         let view = self.shared.view();
         let seg = view.segments.seg_size();
         let end = end.min(seg.start_of(start.segment_no(seg) + 1));
@@ -254,7 +258,7 @@ fn io(at: Lsn, source: std::io::Error) -> WalReadError {
 
 fn read_segment(
     cached: Option<OpenSegment>,
-    segments: Arc<Segments>,
+    segments: Arc<HeldSegments>,
     start: Lsn,
     end: Lsn,
 ) -> Result<(OpenSegment, Bytes), WalReadError> {

@@ -21,15 +21,17 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::create::{self, CreateError, Plan};
-use super::driver::Driver;
-use super::handle::{Positions, TimelineHandle};
+use super::commands::DriverCommand;
+use super::create::{self, CreateError, CreationPlan};
+use super::driver::TimelineDriver;
+use super::handle::TimelineHandle;
 use super::metrics::StorageMetrics;
-use super::rings::Rings;
-use super::shared::{Command, Shared, View};
+use super::positions::TimelinePositions;
+use super::rings::WalRings;
+use super::shared::{TimelineShared, TimelineView};
 use super::tenants::Tenants;
-use super::turns::Turns;
-use super::worker::{Home, OpenFailure, Opened};
+use super::turns::CreationTurns;
+use super::worker::{OpenFailure, OpenedTimeline, TimelineHome};
 use super::{load, turns};
 use crate::core::ControlState;
 use crate::storage::disk::Disk;
@@ -139,13 +141,13 @@ pub enum RegistryError {
 /// The registry. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Timelines {
-    inner: Arc<Inner>,
+    inner: Arc<TimelinesInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct TimelinesInner {
     disk: Arc<dyn Disk>,
-    rings: Arc<Rings>,
+    rings: Arc<WalRings>,
     config: TimelinesConfig,
     metrics: StorageMetrics,
     last_turn: Arc<Mutex<Option<(TenantTimelineId, Instant)>>>,
@@ -153,7 +155,7 @@ struct Inner {
     /// The running drivers; held until they ended when the registry shuts down.
     drivers: tokio::sync::Mutex<Drivers>,
     /// Which timelines are being created.
-    turns: Turns,
+    turns: CreationTurns,
     tenants: Tenants,
     /// Where timelines are built.
     staging: SharedDir,
@@ -187,17 +189,17 @@ impl Timelines {
         disk.create_dir_all(&staging).map_err(io(&staging))?;
         disk.fsync_dir(&config.dir).map_err(io(&config.dir))?;
         let registry = Timelines {
-            inner: Arc::new(Inner {
+            inner: Arc::new(TimelinesInner {
                 disk,
                 tenants: Tenants::new(config.dir.clone()),
                 staging: SharedDir::new(config.dir.join(STAGING_DIR)),
-                rings: Rings::new(config.rings_bytes),
+                rings: WalRings::new(config.rings_bytes),
                 config,
                 metrics: StorageMetrics::default(),
                 last_turn: Arc::default(),
                 map: RwLock::default(),
                 drivers: tokio::sync::Mutex::default(),
-                turns: Turns::default(),
+                turns: CreationTurns::default(),
                 creations: Semaphore::new(CREATIONS_MAX),
                 begun: AtomicU64::new(0),
                 changes: watch::Sender::new(0),
@@ -291,7 +293,7 @@ impl Timelines {
         drivers.closed = true;
         for handle in self.list() {
             // A driver that is gone needs no telling.
-            let _ = handle.shared().commands.send(Command::Shutdown);
+            let _ = handle.shared().commands.send(DriverCommand::Shutdown);
         }
         let all = async { while drivers.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_MAX, all).await.is_err() {
@@ -300,11 +302,11 @@ impl Timelines {
         }
     }
 
-    fn home(&self, ttid: TenantTimelineId) -> Home {
+    fn home(&self, ttid: TenantTimelineId) -> TimelineHome {
         let dir = self.inner.config.dir.join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string());
         let inner = &self.inner;
         let last_turn = Arc::clone(&inner.last_turn);
-        Home { disk: Arc::clone(&inner.disk), dir, node_id: inner.config.node_id, last_turn }
+        TimelineHome { disk: Arc::clone(&inner.disk), dir, node_id: inner.config.node_id, last_turn }
     }
 
     /// Directories that are named like tenants and timelines.
@@ -324,7 +326,7 @@ impl Timelines {
         Ok(found)
     }
 
-    fn load(&self, ttid: TenantTimelineId) -> Result<(Home, Opened), RegistryError> {
+    fn load(&self, ttid: TenantTimelineId) -> Result<(TimelineHome, OpenedTimeline), RegistryError> {
         let home = self.home(ttid);
         let opened = home.open(TimelineStorage::open_at_start).map_err(|e| load_error(ttid, &e))?;
         if opened.storage.persisted().ttid != ttid {
@@ -335,7 +337,7 @@ impl Timelines {
     }
 
     /// Only in a turn of that timeline.
-    async fn build(&self, plan: Plan, turn: &turns::Turn<'_>) -> Result<(), CreateError> {
+    async fn build(&self, plan: CreationPlan, turn: &turns::CreationTurn<'_>) -> Result<(), CreateError> {
         let ttid = plan.state.ttid;
         debug_assert_eq!(turn.ttid(), ttid, "another timeline's turn");
         let stopping = || CreateError::Invalid("this safekeeper is being stopped".to_owned());
@@ -377,16 +379,17 @@ impl Timelines {
         Ok(())
     }
 
-    fn start(&self, drivers: &mut Drivers, ttid: TenantTimelineId, home: Home, opened: Opened) {
+    fn start(&self, drivers: &mut Drivers, ttid: TenantTimelineId, home: TimelineHome, opened: OpenedTimeline) {
         let core = opened.acceptor.positions();
-        let (positions, watching) = watch::channel(Positions::new(&opened.acceptor, None));
+        let (positions, watching) = watch::channel(TimelinePositions::new(&opened.acceptor, None));
         let (commands, receiver) = mpsc::unbounded_channel();
         let control: ControlState = opened.storage.persisted().clone();
-        let view = View { control: Arc::new(control), core, segments: Arc::clone(opened.storage.wal().segments()) };
+        let view =
+            TimelineView { control: Arc::new(control), core, segments: Arc::clone(opened.storage.wal().segments()) };
         let config = &self.inner.config;
         let limits = (self.inner.rings.timeline(config.ring_bytes), config.queue_bytes);
-        let shared = Arc::new(Shared::new(ttid, config.node_id, watching, commands, view, limits));
-        let driver = Driver::new(
+        let shared = Arc::new(TimelineShared::new(ttid, config.node_id, watching, commands, view, limits));
+        let driver = TimelineDriver::new(
             Arc::clone(&shared),
             home,
             self.inner.metrics.clone(),

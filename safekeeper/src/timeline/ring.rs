@@ -12,15 +12,15 @@ use pgformat::Lsn;
 
 /// Contiguous slices of WAL, bounded in bytes.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct WalRing {
     slices: VecDeque<(Lsn, Bytes)>,
     bytes: usize,
     bytes_max: usize,
 }
 
-impl Ring {
-    pub(super) fn new(bytes_max: usize) -> Ring {
-        Ring { slices: VecDeque::new(), bytes: 0, bytes_max }
+impl WalRing {
+    pub(super) fn new(bytes_max: usize) -> WalRing {
+        WalRing { slices: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// Appends; what does not continue the content replaces it.
@@ -96,8 +96,8 @@ mod tests {
     }
 
     /// A ring whose byte at position p is p.
-    fn filled(max: usize, pieces: &[std::ops::Range<u64>]) -> Ring {
-        let mut ring = Ring::new(max);
+    fn filled(max: usize, pieces: &[std::ops::Range<u64>]) -> WalRing {
+        let mut ring = WalRing::new(max);
         for p in pieces {
             ring.push(lsn(p.start), p.clone().map(|b| b as u8).collect());
         }

@@ -10,35 +10,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::ring::Ring;
+use super::ring::WalRing;
 
 /// The node's budget and who uses it.
 #[derive(Debug)]
-pub(super) struct Rings {
+pub(super) struct WalRings {
     bytes_max: usize,
-    used: Mutex<Used>,
+    used: Mutex<RingsInUse>,
 }
 
 #[derive(Debug, Default)]
-struct Used {
+struct RingsInUse {
     bytes: usize,
     /// Numbers the writes.
     last: u64,
     /// Rings that hold something, by the number of their last write.
-    by_write: BTreeMap<u64, Share>,
+    by_write: BTreeMap<u64, RingShare>,
 }
 
 #[derive(Debug)]
-struct Share {
-    ring: Weak<Mutex<Ring>>,
+struct RingShare {
+    ring: Weak<Mutex<WalRing>>,
     bytes: usize,
 }
 
 /// The newest WAL of one timeline.
 #[derive(Debug)]
 pub(super) struct RecentWal {
-    rings: Arc<Rings>,
-    ring: Arc<Mutex<Ring>>,
+    rings: Arc<WalRings>,
+    ring: Arc<Mutex<WalRing>>,
     /// Number of the last write; 0: none.
     written: Mutex<u64>,
 }
@@ -48,10 +48,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Rings {
+impl WalRings {
     /// A budget of so many bytes.
-    pub(super) fn new(bytes_max: usize) -> Arc<Rings> {
-        Arc::new(Rings { bytes_max, used: Mutex::default() })
+    pub(super) fn new(bytes_max: usize) -> Arc<WalRings> {
+        Arc::new(WalRings { bytes_max, used: Mutex::default() })
     }
 
     /// Bytes that all timelines hold now.
@@ -60,13 +60,13 @@ impl Rings {
     }
 
     /// The ring of one more timeline, of at most `bytes_max`.
-    pub(super) fn timeline(self: &Arc<Rings>, bytes_max: usize) -> RecentWal {
-        let ring = Arc::new(Mutex::new(Ring::new(bytes_max.min(self.bytes_max))));
+    pub(super) fn timeline(self: &Arc<WalRings>, bytes_max: usize) -> RecentWal {
+        let ring = Arc::new(Mutex::new(WalRing::new(bytes_max.min(self.bytes_max))));
         RecentWal { rings: Arc::clone(self), ring, written: Mutex::new(0) }
     }
 }
 
-impl Used {
+impl RingsInUse {
     fn take(&mut self, write: u64) {
         self.bytes -= self.by_write.remove(&write).map_or(0, |share| share.bytes);
     }
@@ -85,15 +85,15 @@ impl RecentWal {
 
     /// Forgets everything and gives the memory back.
     pub(super) fn clear(&self) {
-        self.change(Ring::clear);
+        self.change(WalRing::clear);
     }
 
-    /// See [`Ring::read`].
+    /// See [`WalRing::read`].
     pub(super) fn read(&self, from: Lsn, to: Lsn) -> Option<Vec<Bytes>> {
         lock(&self.ring).read(from, to)
     }
 
-    fn change(&self, how: impl FnOnce(&mut Ring)) {
+    fn change(&self, how: impl FnOnce(&mut WalRing)) {
         let mut written = lock(&self.written);
         let bytes = {
             let mut ring = lock(&self.ring);
@@ -108,7 +108,7 @@ impl RecentWal {
             used.last += 1;
             *written = used.last;
             used.bytes += bytes;
-            used.by_write.insert(*written, Share { ring: Arc::downgrade(&self.ring), bytes });
+            used.by_write.insert(*written, RingShare { ring: Arc::downgrade(&self.ring), bytes });
         }
         // The own one came last and fits the budget alone.
         while used.bytes > self.rings.bytes_max
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn thirty_timelines_one_after_the_other_hold_no_more_than_the_budget() {
-        let rings = Rings::new(10_000);
+        let rings = WalRings::new(10_000);
         let timelines: Vec<RecentWal> = (0..30).map(|_| rings.timeline(8_000)).collect();
         for wal in &timelines {
             for i in 0..20 {
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn who_wrote_nothing_for_longest_gives_back() {
-        let rings = Rings::new(5_000);
+        let rings = WalRings::new(5_000);
         let [a, b, c] = [(); 3].map(|()| rings.timeline(3_000));
         let held = |t: &RecentWal| t.read(lsn(0), lsn(1)).is_some();
         a.push(lsn(0), chunk());
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_budget_below_a_ring_bounds_the_ring() {
-        let rings = Rings::new(2_500);
+        let rings = WalRings::new(2_500);
         let wal = rings.timeline(8_000);
         (0..5).for_each(|i| wal.push(lsn(i * 1000), chunk()));
         assert_eq!(rings.bytes(), 2_000);

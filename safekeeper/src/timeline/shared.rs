@@ -4,36 +4,33 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use proto::admission::{Answer, Statement};
-use proto::command::StartWalPush;
-use proto::consensus::ProposerMessage;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
 use proto::pg::sqlstate;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
+use super::commands::DriverCommand;
 use super::doubt::Doubts;
-use super::handle::{Positions, Stopped};
 use super::hearsay::Hearsay;
-use super::port::PortEvent;
+use super::positions::{Stopped, TimelinePositions};
 use super::rings::RecentWal;
 use super::standbys::Standbys;
 use crate::core::{self, ConnId, ControlState};
-use crate::storage::segment::Segments;
+use crate::storage::segment::HeldSegments;
 
 /// Shared state of one timeline.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct TimelineShared {
     pub(super) ttid: TenantTimelineId,
     pub(super) node_id: NodeId,
-    pub(super) positions: watch::Receiver<Positions>,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-    pub(super) feedback: Feedback,
+    pub(super) positions: watch::Receiver<TimelinePositions>,
+    pub(super) commands: mpsc::UnboundedSender<DriverCommand>,
+    pub(super) feedback: TimelineFeedback,
     pub(super) queue_bytes: u32,
     next_conn: AtomicU64,
     /// Why the timeline is stopped until a restart: a part of it panicked.
     broken: OnceLock<Stopped>,
-    view: Mutex<View>,
+    view: Mutex<TimelineView>,
     /// The newest WAL in memory.
     pub(super) recent: RecentWal,
     pub(super) doubts: Doubts,
@@ -42,63 +39,30 @@ pub(super) struct Shared {
 
 /// What status and readers look at.
 #[derive(Clone, Debug)]
-pub(super) struct View {
+pub(super) struct TimelineView {
     /// As persisted.
     pub(super) control: Arc<ControlState>,
     pub(super) core: core::Positions,
     /// Replaced when the timeline is opened anew.
-    pub(super) segments: Arc<Segments>,
-}
-
-/// What handles ask of the driver. Unbounded as a channel, bounded by the ports' budgets of bytes.
-#[derive(Debug)]
-pub(super) enum Command {
-    Connect {
-        conn: ConnId,
-        command: StartWalPush,
-        events: mpsc::Sender<PortEvent>,
-        budget: Arc<Semaphore>,
-    },
-    Message {
-        conn: ConnId,
-        message: ProposerMessage,
-        permit: OwnedSemaphorePermit,
-    },
-    Disconnect {
-        conn: ConnId,
-    },
-    /// What this member says about itself; `None` while it is not durable.
-    Statement {
-        answer: oneshot::Sender<Option<Statement>>,
-    },
-    /// Another member says where it stands.
-    Told {
-        statement: Box<Statement>,
-        answer: oneshot::Sender<Result<Answer, core::Refusal>>,
-    },
-    /// Another member answered.
-    Answered(Box<Answer>),
-    /// An operator decides that this member takes part.
-    Vouch,
-    Shutdown,
+    pub(super) segments: Arc<HeldSegments>,
 }
 
 /// Newest feedback of each pageserver, and of the standbys: a slow driver skips what newer feedback replaced.
 #[derive(Debug, Default)]
-pub(super) struct Feedback {
-    newest: Mutex<Newest>,
-    pub(super) standbys: Standbys,
+pub(super) struct TimelineFeedback {
+    newest: Mutex<NewestFeedback>,
+    pub(super) standbys: Arc<Standbys>,
     pub(super) arrived: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Newest {
+struct NewestFeedback {
     /// Number of the newest one.
     last: u64,
     by_pageserver: BTreeMap<NodeId, (u64, PageserverFeedback)>,
 }
 
-impl Feedback {
+impl TimelineFeedback {
     pub(super) fn record(&self, pageserver: NodeId, feedback: PageserverFeedback) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         newest.last += 1;
@@ -115,21 +79,21 @@ impl Feedback {
     }
 }
 
-impl Shared {
+impl TimelineShared {
     pub(super) fn new(
         ttid: TenantTimelineId,
         node_id: NodeId,
-        positions: watch::Receiver<Positions>,
-        commands: mpsc::UnboundedSender<Command>,
-        view: View,
+        positions: watch::Receiver<TimelinePositions>,
+        commands: mpsc::UnboundedSender<DriverCommand>,
+        view: TimelineView,
         (recent, queue_bytes): (RecentWal, u32),
-    ) -> Shared {
-        Shared {
+    ) -> TimelineShared {
+        TimelineShared {
             ttid,
             node_id,
             positions,
             commands,
-            feedback: Feedback::default(),
+            feedback: TimelineFeedback::default(),
             queue_bytes,
             next_conn: AtomicU64::new(1),
             broken: OnceLock::new(),
@@ -150,7 +114,7 @@ impl Shared {
         // The first panic is the cause.
         let _ = self.broken.set(Stopped { code: sqlstate::TIMELINE_STOPPED, reason: why.into() });
         // A driver that is gone needs no telling.
-        let _ = self.commands.send(Command::Shutdown);
+        let _ = self.commands.send(DriverCommand::Shutdown);
     }
 
     /// Why no WAL is accepted.
@@ -158,15 +122,15 @@ impl Shared {
         self.broken.get().cloned().or_else(|| self.positions.borrow().stopped.clone())
     }
 
-    pub(super) fn view(&self) -> View {
+    pub(super) fn view(&self) -> TimelineView {
         self.lock_view().clone()
     }
 
-    pub(super) fn set_view(&self, change: impl FnOnce(&mut View)) {
+    pub(super) fn set_view(&self, change: impl FnOnce(&mut TimelineView)) {
         change(&mut self.lock_view());
     }
 
-    fn lock_view(&self) -> MutexGuard<'_, View> {
+    fn lock_view(&self) -> MutexGuard<'_, TimelineView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

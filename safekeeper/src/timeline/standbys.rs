@@ -8,16 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::consensus::HotStandbyFeedback;
 
-use super::shared::Shared;
-
 /// The newest word of each reader that has one.
 #[derive(Debug, Default)]
 pub(super) struct Standbys {
-    readers: Mutex<Readers>,
+    readers: Mutex<StandbyReaders>,
 }
 
 #[derive(Debug, Default)]
-struct Readers {
+struct StandbyReaders {
     next: u64,
     newest: BTreeMap<u64, HotStandbyFeedback>,
 }
@@ -28,7 +26,7 @@ impl Standbys {
         self.lock().newest.values().copied().fold(HotStandbyFeedback::default(), HotStandbyFeedback::with)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Readers> {
+    fn lock(&self) -> MutexGuard<'_, StandbyReaders> {
         // Only inserts, removals and reads happen under it: a panic elsewhere leaves it whole.
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,23 +35,23 @@ impl Standbys {
 /// One reader's place among the standbys; with it goes what the reader said.
 #[derive(Debug)]
 pub(crate) struct StandbyReader {
-    shared: Arc<Shared>,
+    standbys: Arc<Standbys>,
     number: u64,
 }
 
 impl StandbyReader {
-    pub(super) fn new(shared: Arc<Shared>) -> StandbyReader {
+    pub(super) fn new(standbys: Arc<Standbys>) -> StandbyReader {
         let number = {
-            let mut readers = shared.feedback.standbys.lock();
+            let mut readers = standbys.lock();
             readers.next += 1;
             readers.next
         };
-        StandbyReader { shared, number }
+        StandbyReader { standbys, number }
     }
 
     /// Takes the reader's word; it goes out with the next answer to each proposer.
     pub(crate) fn note(&self, feedback: HotStandbyFeedback) {
-        let mut readers = self.shared.feedback.standbys.lock();
+        let mut readers = self.standbys.lock();
         if feedback.is_none() {
             readers.newest.remove(&self.number);
         } else {
@@ -64,6 +62,6 @@ impl StandbyReader {
 
 impl Drop for StandbyReader {
     fn drop(&mut self) {
-        self.shared.feedback.standbys.lock().newest.remove(&self.number);
+        self.standbys.lock().newest.remove(&self.number);
     }
 }

@@ -70,7 +70,11 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Waits until positions are as asked.
-async fn until(handle: &TimelineHandle, what: &str, as_asked: impl FnMut(&Positions) -> bool) -> Positions {
+async fn until(
+    handle: &TimelineHandle,
+    what: &str,
+    as_asked: impl FnMut(&TimelinePositions) -> bool,
+) -> TimelinePositions {
     let mut positions = handle.positions();
     let found = within(what, positions.wait_for(as_asked)).await;
     found.unwrap_or_else(|_| panic!("{what}: the timeline ended")).clone()
@@ -191,7 +195,7 @@ impl Proposer {
     }
 }
 
-async fn read_to(reader: &mut WalReader, end: Lsn) -> Vec<u8> {
+async fn read_to(reader: &mut TimelineWalReader, end: Lsn) -> Vec<u8> {
     let mut out = Vec::new();
     while reader.position() < end {
         within("WAL", reader.wait()).await.expect("readable");

@@ -9,28 +9,28 @@ use proto::id::TenantTimelineId;
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct CreationTurns {
     taken: Mutex<BTreeSet<TenantTimelineId>>,
     ended: Notify,
 }
 
 /// A turn; ends when dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+pub(super) struct CreationTurn<'a> {
+    turns: &'a CreationTurns,
     ttid: TenantTimelineId,
 }
 
-impl Turns {
+impl CreationTurns {
     /// Waits until nobody else has this timeline's turn.
-    pub(super) async fn take(&self, ttid: TenantTimelineId) -> Turn<'_> {
+    pub(super) async fn take(&self, ttid: TenantTimelineId) -> CreationTurn<'_> {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             // Before the look at the set: a turn that ends in between is not missed.
             ended.as_mut().enable();
             if self.lock().insert(ttid) {
-                return Turn { turns: self, ttid };
+                return CreationTurn { turns: self, ttid };
             }
             ended.await;
         }
@@ -41,13 +41,13 @@ impl Turns {
     }
 }
 
-impl Turn<'_> {
+impl CreationTurn<'_> {
     pub(super) fn ttid(&self) -> TenantTimelineId {
         self.ttid
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for CreationTurn<'_> {
     fn drop(&mut self) {
         self.turns.lock().remove(&self.ttid);
         self.turns.ended.notify_waiters();

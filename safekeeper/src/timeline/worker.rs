@@ -11,13 +11,13 @@ use proto::id::{NodeId, TenantTimelineId};
 use super::metrics::StorageMetrics;
 use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
 use crate::storage::disk::Disk;
-use crate::storage::timeline::Found;
+use crate::storage::timeline::FoundTimeline;
 use crate::storage::wal::SpareJob;
 use crate::storage::{Op, StorageError, TimelineStorage, run_group};
 
 /// Where a timeline is, and whose it is.
 #[derive(Clone, Debug)]
-pub(super) struct Home {
+pub(super) struct TimelineHome {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) node_id: NodeId,
@@ -27,7 +27,7 @@ pub(super) struct Home {
 
 /// Acceptor and storage of a timeline that was just opened.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedTimeline {
     pub(super) acceptor: Acceptor,
     pub(super) storage: TimelineStorage,
 }
@@ -51,7 +51,7 @@ impl OpenFailure {
     }
 }
 
-impl Home {
+impl TimelineHome {
     /// Notes that `ttid` gives the disk work now; true when no other timeline of the node did so for `quiet`.
     pub(super) fn alone_since(&self, ttid: TenantTimelineId, quiet: Duration) -> bool {
         let mut last = self.last_turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,17 +62,17 @@ impl Home {
     /// Opens it; `how` is one of [`TimelineStorage`]'s.
     pub(super) fn open(
         &self,
-        how: fn(&Arc<dyn Disk>, &Path) -> Result<Found, StorageError>,
-    ) -> Result<Opened, OpenFailure> {
+        how: fn(&Arc<dyn Disk>, &Path) -> Result<FoundTimeline, StorageError>,
+    ) -> Result<OpenedTimeline, OpenFailure> {
         let (storage, state, end) = how(&self.disk, &self.dir)?;
         let acceptor = Acceptor::open(AcceptorConfig::new(self.node_id), state, end)?;
-        Ok(Opened { acceptor, storage })
+        Ok(OpenedTimeline { acceptor, storage })
     }
 }
 
 /// A turn of the disk.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct DiskTurn {
     pub(super) storage: TimelineStorage,
     pub(super) ops: VecDeque<Op>,
     /// Give back what only an active timeline needs.
@@ -81,7 +81,7 @@ pub(super) struct Turn {
 
 /// How a turn ended; ops that are left were not run.
 #[derive(Debug)]
-pub(super) struct TurnResult {
+pub(super) struct DiskTurnResult {
     pub(super) storage: TimelineStorage,
     pub(super) ops: VecDeque<Op>,
     pub(super) completions: Vec<Input>,
@@ -94,10 +94,10 @@ pub(super) struct TurnResult {
     pub(super) took: Duration,
 }
 
-impl Turn {
+impl DiskTurn {
     /// Runs one group: the driver learns of its completion before the next one starts.
-    pub(super) fn run(mut self, metrics: &StorageMetrics) -> TurnResult {
-        let mut result = TurnResult {
+    pub(super) fn run(mut self, metrics: &StorageMetrics) -> DiskTurnResult {
+        let mut result = DiskTurnResult {
             completions: Vec::new(),
             persisted: None,
             spare: None,

@@ -15,7 +15,7 @@ use proto::id::NodeId;
 use safekeeper::core::{Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Refusal, WriteId};
 use safekeeper::storage::disk::Disk;
 use safekeeper::storage::shared_dir::SharedDir;
-use safekeeper::storage::timeline::Found;
+use safekeeper::storage::timeline::FoundTimeline;
 use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
 
 use super::bug::Bug;
@@ -115,7 +115,7 @@ impl Node {
 
     fn open_storage(
         &self,
-        open: impl FnOnce(&Arc<dyn Disk>, &Path) -> Result<Found, StorageError>,
+        open: impl FnOnce(&Arc<dyn Disk>, &Path) -> Result<FoundTimeline, StorageError>,
     ) -> Result<(Live, ControlState, Option<Lsn>), OpenFailure> {
         let down = |e: StorageError| match e {
             // A name that is gone, or damaged bytes: no retry helps.

@@ -74,9 +74,9 @@ fn dir() -> &'static Path {
     Path::new("/data")
 }
 
-fn created() -> (FakeDisk, ControlFile) {
+fn created() -> (FakeDisk, TimelineControlFile) {
     let disk = FakeDisk::new(Lies::None);
-    let control = ControlFile::create(&disk, dir(), &sample()).expect("created");
+    let control = TimelineControlFile::create(&disk, dir(), &sample()).expect("created");
     disk.fsync_dir(dir()).expect("synced");
     (disk, control)
 }
@@ -99,7 +99,7 @@ fn states_of_every_size_come_back() {
     let (disk, mut control) = created();
     for state in [&sample(), &empty.clone(), &full] {
         control.persist(state).expect("written");
-        let (_, back) = ControlFile::open(&disk, dir()).expect("opened");
+        let (_, back) = TimelineControlFile::open(&disk, dir()).expect("opened");
         assert_eq!(&back, state);
     }
     empty.pg_history = vec![PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(8) }; PG_HISTORY_ENTRIES_MAX + 1];
@@ -132,7 +132,7 @@ fn the_golden_file_of_version_2_is_read() {
     expected.commit_lsn = Some(Lsn::new(0x0180_0000));
     assert_eq!(state, expected);
     disk.flip(&dir().join(CONTROL_FILE), SLOT_SIZE + 100);
-    assert_eq!(ControlFile::open(&disk, dir()).expect("the other slot").1, sample());
+    assert_eq!(TimelineControlFile::open(&disk, dir()).expect("the other slot").1, sample());
 }
 
 /// A disk with a golden file, and the state in it.
@@ -143,7 +143,7 @@ fn golden(path: &Path) -> (FakeDisk, ControlState) {
     file.allocate(2 * SLOT_SIZE as u64).expect("allocated");
     file.write_at(0, &[Bytes::copy_from_slice(&golden[..4096])]).expect("written");
     file.write_at(SLOT_SIZE as u64, &[Bytes::copy_from_slice(&golden[4096..])]).expect("written");
-    let (control, state) = ControlFile::open(&disk, dir()).expect("opened");
+    let (control, state) = TimelineControlFile::open(&disk, dir()).expect("opened");
     assert_eq!((control.slot, control.sequence), (1, 2));
     (disk, state)
 }
@@ -156,9 +156,9 @@ fn a_file_of_version_1_is_read_and_gets_a_life_of_its_own() {
     let standing = Standing { incarnation, ..Standing::default() };
     assert_ne!(incarnation, Standing::default().incarnation);
     assert_eq!(state, ControlState { commit_lsn: Some(Lsn::new(0x0180_0000)), standing, ..sample() });
-    let (mut control, _) = ControlFile::open(&disk, dir()).expect("opened");
+    let (mut control, _) = TimelineControlFile::open(&disk, dir()).expect("opened");
     control.persist(&state).expect("written");
-    assert_eq!(ControlFile::open(&disk, dir()).expect("opened").1, state, "now of version 2");
+    assert_eq!(TimelineControlFile::open(&disk, dir()).expect("opened").1, state, "now of version 2");
 }
 
 #[test]
@@ -174,21 +174,21 @@ fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
     for at in 0..used {
         let hurt = disk.after_kill();
         hurt.flip(&path, SLOT_SIZE + at);
-        let (mut file, state) = ControlFile::open(&hurt, dir()).unwrap_or_else(|e| panic!("byte {at}: {e}"));
+        let (mut file, state) = TimelineControlFile::open(&hurt, dir()).unwrap_or_else(|e| panic!("byte {at}: {e}"));
         let bar = state.standing.barred.clone().unwrap_or_else(|| panic!("byte {at}: a vote may be forgotten"));
         assert!(bar.why.contains("write 4 was completed and is damaged"), "{}", bar.why);
         assert_eq!(ControlState { standing: sound().standing, ..state }, sound(), "byte {at}");
         // An older slot that is damaged takes nothing away.
         let older = disk.after_kill();
         older.flip(&path, at);
-        assert_eq!(ControlFile::open(&older, dir()).expect("opened").1, newer);
+        assert_eq!(TimelineControlFile::open(&older, dir()).expect("opened").1, newer);
         // The damaged slot is written next.
         file.persist(&newer).expect("written");
-        assert_eq!(ControlFile::open(&hurt, dir()).expect("opened").1, newer);
+        assert_eq!(TimelineControlFile::open(&hurt, dir()).expect("opened").1, newer);
         let both = disk.after_kill();
         both.flip(&path, SLOT_SIZE + at);
         both.flip(&path, at);
-        let e = ControlFile::open(&both, dir()).expect_err("no slot is valid");
+        let e = TimelineControlFile::open(&both, dir()).expect_err("no slot is valid");
         assert!(e.is_corruption() && e.to_string().contains("slot 0") && e.to_string().contains("slot 1"), "{e}");
     }
 }
@@ -203,7 +203,7 @@ fn an_unknown_version_is_refused_even_when_the_other_slot_is_known() {
     raw[24..28].copy_from_slice(&crc.to_le_bytes());
     let file = disk.open(&dir().join(CONTROL_FILE), OpenMode::Write).expect("opened");
     file.write_at(SLOT_SIZE as u64, &[Bytes::from(raw)]).expect("written");
-    let e = ControlFile::open(&disk, dir()).expect_err("version 3");
+    let e = TimelineControlFile::open(&disk, dir()).expect_err("version 3");
     assert!(matches!(e, StorageError::UnknownVersion { found: 3, known: 2, .. }) && e.is_corruption(), "{e}");
 }
 
@@ -215,15 +215,17 @@ fn cut_everywhere(lies: Lies) -> Result<(), String> {
         let mut rng = fastrand::Rng::with_seed(seed);
         for cut in 0..12 {
             let disk = FakeDisk::new(lies);
-            let mut control = ControlFile::create(&disk, dir(), &with_term(9)).map_err(|e| e.to_string())?;
+            let mut control = TimelineControlFile::create(&disk, dir(), &with_term(9)).map_err(|e| e.to_string())?;
             disk.fsync_dir(dir()).expect("synced");
             disk.die_at(disk.operations() + cut);
             let reported = (10..20).take_while(|t| control.persist(&with_term(*t)).is_ok()).last().unwrap_or(9);
             let after = if rng.bool() { disk.after_power_loss(&mut rng) } else { disk.after_kill() };
-            let (_, found) = ControlFile::open(&after, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
+            let (_, found) =
+                TimelineControlFile::open(&after, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
             // What was given out by opening must itself survive.
             let again = after.after_power_loss(&mut rng);
-            let (_, kept) = ControlFile::open(&again, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
+            let (_, kept) =
+                TimelineControlFile::open(&again, dir()).map_err(|e| format!("seed {seed} cut {cut}: {e}"))?;
             if found.standing.barred.is_some() {
                 return Err(format!("seed {seed} cut {cut}: a write that never ended counts as damage"));
             }
@@ -251,20 +253,21 @@ fn a_failed_sync_counts_for_nothing_until_written_anew() {
         for seed in 0..20 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let disk = FakeDisk::new(lies);
-            let mut control = ControlFile::create(&disk, dir(), &sample()).expect("created");
+            let mut control = TimelineControlFile::create(&disk, dir(), &sample()).expect("created");
             disk.fsync_dir(dir()).expect("synced");
             disk.fail_fdatasyncs(1);
             let newer = ControlState { term: Term(10), ..sample() };
             control.persist(&newer).expect_err("the sync fails");
             // A restart reads the new slot from the page cache, and gives it out only after it wrote it again.
-            let (_, found) = ControlFile::open(&disk.after_kill(), dir()).expect("opened");
+            let (_, found) = TimelineControlFile::open(&disk.after_kill(), dir()).expect("opened");
             assert_eq!(found.term, Term(10));
             let reopened = disk.after_kill();
-            ControlFile::open(&reopened, dir()).expect("opened");
-            lost |= ControlFile::open(&reopened.after_power_loss(&mut rng), dir()).expect("opened").1.term != Term(10);
+            TimelineControlFile::open(&reopened, dir()).expect("opened");
+            lost |= TimelineControlFile::open(&reopened.after_power_loss(&mut rng), dir()).expect("opened").1.term
+                != Term(10);
             // Without a restart, writing again makes it durable.
             control.persist(&newer).expect("written");
-            let kept = ControlFile::open(&disk.after_power_loss(&mut rng), dir()).expect("opened").1;
+            let kept = TimelineControlFile::open(&disk.after_power_loss(&mut rng), dir()).expect("opened").1;
             assert!(lies != Lies::None || kept.term == Term(10));
         }
         assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
@@ -275,10 +278,10 @@ fn a_failed_sync_counts_for_nothing_until_written_anew() {
 fn no_room_shows_at_creation_and_never_later() {
     let disk = Arc::new(FakeDisk::new(Lies::None));
     disk.set_room(Some(1000));
-    assert!(ControlFile::create(&*disk, dir(), &sample()).expect_err("no room").is_no_space());
+    assert!(TimelineControlFile::create(&*disk, dir(), &sample()).expect_err("no room").is_no_space());
     disk.set_room(None);
     disk.remove(&dir().join(CONTROL_FILE)).expect("removed");
-    let mut control = ControlFile::create(&*disk, dir(), &sample()).expect("created");
+    let mut control = TimelineControlFile::create(&*disk, dir(), &sample()).expect("created");
     disk.set_room(Some(0));
     control.persist(&sample()).expect("needs no room");
 }

@@ -4,40 +4,17 @@
 //! beyond the last good sync counts until the timeline was opened anew, which writes and syncs every uncertain byte
 //! again.
 
+use super::backoff::{DiskBackoff, FAILED_MAX, FULL_MAX};
 use super::*;
 
-/// First delay before another attempt.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Longest delay after a failure: opening anew reads the log's end.
-const FAILED_MAX: Duration = Duration::from_secs(5);
-/// Longest delay while the disk is full: a look is one write that fails, and commits wait for the space.
-const FULL_MAX: Duration = Duration::from_millis(500);
-
-/// The delay before the next attempt, while stopped.
-#[derive(Debug)]
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    pub(super) const fn new() -> Backoff {
-        Backoff(BACKOFF_MIN)
-    }
-
-    /// The next delay, `longest` at most; the one after it is twice as long.
-    fn next(&mut self, longest: Duration) -> Duration {
-        let delay = self.0.min(longest);
-        self.0 = (delay * 2).min(longest);
-        delay
-    }
-}
-
-impl Idle {
+impl IdleTimes {
     /// How long after the last write something is given back next.
     fn next(&self) -> Duration {
         if self.holds_wal { self.recent_for.min(self.after) } else { self.after }
     }
 }
 
-impl Driver {
+impl TimelineDriver {
     /// The disk is full, nothing was written.
     pub(super) fn full(&mut self, e: &StorageError, storage: TimelineStorage) {
         let retry = Instant::now() + self.backoff.next(FULL_MAX);
@@ -71,10 +48,10 @@ impl Driver {
         if self.stopped.take().is_some() {
             info!(ttid = %self.shared.ttid, "timeline accepts WAL again");
         }
-        self.backoff = Backoff::new();
+        self.backoff = DiskBackoff::new();
     }
 
-    pub(super) fn reopened(&mut self, result: Result<Result<Opened, OpenFailure>, tokio::task::JoinError>) {
+    pub(super) fn reopened(&mut self, result: Result<Result<OpenedTimeline, OpenFailure>, tokio::task::JoinError>) {
         let opened = match result {
             Ok(Ok(opened)) => opened,
             Ok(Err(e)) if e.is_corruption() => return self.dead(&e.to_string()),
@@ -153,22 +130,5 @@ impl Driver {
             let opening = tokio::task::spawn_blocking(move || home.open(TimelineStorage::open)).await;
             opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_looked_at_twice_a_second_however_long_it_lasts() {
-        let mut backoff = Backoff::new();
-        let delays: Vec<u128> = (0..1000).map(|_| backoff.next(FULL_MAX).as_millis()).collect();
-        assert_eq!((&delays[..3], delays[999]), (&[200, 400, 500][..], 500));
-        for _ in 0..10 {
-            backoff.next(FAILED_MAX);
-        }
-        assert_eq!(backoff.next(FAILED_MAX), FAILED_MAX, "a failure is not tried that often");
-        assert_eq!(backoff.next(FULL_MAX), FULL_MAX, "space is short after a failure");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use proto::id::TenantTimelineId;
 use tracing::{info, warn};
 
-use super::{Command, PoisonError, SHUTDOWN_MAX, STAGING_DIR, Timelines};
+use super::{DriverCommand, PoisonError, SHUTDOWN_MAX, STAGING_DIR, Timelines};
 
 /// Why a timeline is not deleted.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ impl Timelines {
             return Err(DeleteError::Busy(ttid));
         }
         // A driver that is gone needs no telling; its watch is closed then.
-        let _ = handle.shared().commands.send(Command::Shutdown);
+        let _ = handle.shared().commands.send(DriverCommand::Shutdown);
         let ended = async { while positions.changed().await.is_ok() {} };
         tokio::time::timeout(SHUTDOWN_MAX, ended).await.map_err(|_| DeleteError::Stuck(ttid))?;
         let begun = self.inner.begun.fetch_add(1, Ordering::Relaxed);
