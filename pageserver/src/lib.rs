@@ -19,14 +19,13 @@
 //! | `metrics` | this process's metrics | |
 
 mod choose;
+mod cluster;
 pub mod config;
 mod delete;
-mod extent;
 mod follow;
 mod http;
 mod import;
 mod ingest;
-mod key;
 mod manager;
 mod metrics;
 mod net;

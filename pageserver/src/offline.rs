@@ -22,12 +22,12 @@ use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::id::{SystemId, TenantTimelineId};
 
-use crate::extent::Extent;
+use crate::cluster::extent::Extent;
+use crate::cluster::key::{Key, Kind};
 use crate::import::directory::{self, LoadError};
 use crate::ingest::Engine;
 use crate::ingest::engine::{Piece, Taken};
 use crate::ingest::recover::{self, OpenError};
-use crate::key::{Key, Kind};
 use crate::store::blobs::{Blobs, RealDisk, Storage};
 use crate::store::layer::Through;
 use crate::store::manifest::{Importing, Manifest};

@@ -18,11 +18,11 @@ use pgformat::twophase::{TwoPhase, TwoPhaseError, check_file};
 use pgformat::{Lsn, PgMajor};
 
 use super::backup::{Event, Tablespace};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::{ValueKind, encode_page};
 use crate::ingest::map::control::{ControlState, STATE_KEY};
 use crate::ingest::map::databases::WHOLE;
 use crate::ingest::map::xacts::two_phase_key;
-use crate::key::{Key, Kind};
-use crate::store::value::{ValueKind, encode_page};
 use crate::store::{AppendError, Batch, Intake, Store, WriteError};
 
 /// Bytes of a batch before it goes to the store.

@@ -30,8 +30,8 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::page::Page;
 
+use crate::cluster::key::Key;
 use crate::ingest::map::control::ControlState;
-use crate::key::Key;
 
 pub(crate) use at::At;
 pub(crate) use error::{Problem, ReadError, Readable};

@@ -10,8 +10,8 @@ use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
 
 use super::{Fault, Found, Io, LayerRow, TimelineReads, Versions};
+use crate::cluster::key::Key;
 use crate::ingest::map::control::ControlState;
-use crate::key::Key;
 
 /// One version.
 #[derive(Clone)]

@@ -7,11 +7,11 @@ use pgformat::page::Page;
 use pgformat::{Lsn, PgMajor};
 
 use super::{Fault, Found, Io, Versions};
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 use crate::store::pages::Pages;
 use crate::store::redo::redo_onto;
 use crate::store::snapshot::before;
-use crate::store::value::ValueKind;
 use crate::store::{History, Snapshot, StoreError};
 
 /// The layers of one moment, the major whose redo applies, and pages that were built before.

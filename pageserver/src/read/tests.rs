@@ -16,11 +16,11 @@ use super::model::{Model, ModelReads};
 use super::service::Answer;
 use super::store::Stored;
 use super::*;
-use crate::extent::{Extent, Reach};
+use crate::cluster::extent::{Extent, Reach};
+use crate::cluster::key::Kind;
+use crate::cluster::value::{ValueKind, encode_page};
 use crate::ingest::Position;
-use crate::key::Kind;
 use crate::store::pages::PageCache;
-use crate::store::value::{ValueKind, encode_page};
 use crate::store::{Batch, LayerMap};
 use crate::timeline::Trouble;
 

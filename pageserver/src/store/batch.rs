@@ -6,8 +6,8 @@
 
 use pgformat::Lsn;
 
-use super::value::ValueKind;
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 
 /// One version; its value is `buf[at..at + len]` of the batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::io;
 
 use pgformat::Lsn;
 
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// Keys from the first to the last, both included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

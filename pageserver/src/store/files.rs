@@ -18,7 +18,7 @@ use super::config::Shared;
 use super::error::{Damage, KeyBounds};
 use super::manifest::{HexKey, LayerEntry, Manifest};
 use super::{LAYERS, Layer, LayerSummary, LayerWriter, StoreError};
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// Bytes per part of a file in memory: no part is ever moved to grow.
 const PART_BYTES: usize = 1 << 20;

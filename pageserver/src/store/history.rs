@@ -4,8 +4,8 @@ use bytes::Bytes;
 use pgformat::Lsn;
 
 use super::layer::KeyHash;
-use super::value::ValueKind;
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 
 /// One version of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]

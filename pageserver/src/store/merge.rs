@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::history::Version;
 use super::layer::FileIter;
 use super::open::OpenIter;
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// The versions of one layer, by (key, LSN).
 pub(crate) enum LayerIter {

@@ -8,7 +8,6 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`value`] | what is stored under a key at an LSN |
 //! | [`batch`] | what ingest hands over in one go |
 //! | [`open`] | the layer in memory that is appended to |
 //! | [`layer`] | the immutable layer file: format, writer, reader |
@@ -47,7 +46,6 @@ pub(crate) mod set;
 pub(crate) mod snapshot;
 pub(crate) mod timeline;
 pub(crate) mod upkeep;
-pub(crate) mod value;
 
 pub(crate) use batch::Batch;
 pub(crate) use cache::BlockCache;

@@ -17,9 +17,9 @@ use rustc_hash::FxHashMap;
 use super::batch::{Batch, BatchEntry};
 use super::error::StoreError;
 use super::history::{Gather, Version};
-use super::value::ValueKind;
-use crate::extent::Extent;
-use crate::key::{Key, Kind};
+use crate::cluster::extent::Extent;
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::ValueKind;
 
 /// Marks the oldest version of a chain.
 const NONE: u32 = u32::MAX;

@@ -12,7 +12,7 @@ use pgformat::page::{PAGE_SIZE, Page};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// Changes that make a page worth keeping: to redo so many takes longer than to copy a page.
 const LONG_CHAIN: usize = 8;
@@ -83,7 +83,7 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Kind;
+    use crate::cluster::key::Kind;
 
     /// Goal: only the newest build of a long chain is kept, for reads at or behind it, for its own timeline.
     #[test]

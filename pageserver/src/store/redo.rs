@@ -6,8 +6,8 @@ use pgformat::rel::Fork;
 use pgformat::{Lsn, PgMajor};
 
 use super::history::{History, Version};
-use super::value::{ValueKind, decode_image};
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::{ValueKind, decode_image};
 
 /// Why a page cannot be rebuilt: the version at `lsn` does not apply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,8 +12,8 @@ use super::layer::Through;
 use super::merge::{LayerIter, merge};
 use super::open::OpenLayer;
 use super::set::LayerSet;
-use super::value::ValueKind;
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 
 /// The layers of one moment. Cheap to clone; keeps its layers alive.
 #[derive(Clone)]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::value::ValueKind;
 use super::{BlockCache, History, Layer, LayerWriter, ReadAt, Version, WriteOptions};
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 
 /// A file in memory.
 pub(crate) struct MemoryFile {

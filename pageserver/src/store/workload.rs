@@ -20,9 +20,9 @@ use super::manifest::{Clock, FOLDER, Manifest};
 use super::redo::materialise;
 use super::testing::Model;
 use super::timeline::{AppendError, Position, Store};
-use super::value::{ValueKind, encode_page};
 use super::{Batch, BlockCache, History, LAYERS, Snapshot, WriteOptions};
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::{ValueKind, encode_page};
 
 /// Where the log starts.
 pub(crate) const START: u64 = 0x1000;

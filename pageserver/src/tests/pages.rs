@@ -12,7 +12,7 @@ use proto::pagestream::{Ask, Reply, Request, Version};
 use proto::pg::sqlstate;
 
 use super::fabric::*;
-use crate::key::Key;
+use crate::cluster::key::Key;
 use crate::read::model::{Model, ModelReads};
 use crate::read::tests::{LATE, REL, VM, cleared, model, position, tag};
 

@@ -12,8 +12,8 @@ use pgformat::wal::image::Image;
 use super::look::LookError;
 use super::out::Out;
 use super::rels::{Place, Rels, map_change};
-use crate::key::Key;
-use crate::store::value::{ValueKind, encode_image};
+use crate::cluster::key::Key;
+use crate::cluster::value::{ValueKind, encode_image};
 
 /// What is the same for all blocks of a record.
 pub(super) struct Source<'r, 'a> {

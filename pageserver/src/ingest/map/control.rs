@@ -1,9 +1,9 @@
 //! The control state of a timeline: what PostgreSQL keeps in its control file and in shared memory, at every LSN.
 //!
-//! Two keys of [`Kind::Control`](crate::key::Kind::Control) hold it. The *state* (number 0) is written whenever
-//! anything in it changes. The *counters* (number 1) are what single transactions move; they are few bytes and newer
-//! than the state, or as old. The next transaction's number is in neither for every record: the list of transactions
-//! ([`super::ends`]) has it. [`ControlState::load`] puts the three together.
+//! Two keys of [`Kind::Control`] hold it. The *state* (number 0) is written whenever anything in it changes. The
+//! *counters* (number 1) are what single transactions move; they are few bytes and newer than the state, or as old. The
+//! next transaction's number is in neither for every record: the list of transactions ([`super::ends`]) has it.
+//! [`ControlState::load`] puts the three together.
 //!
 //! Rules are those of redo, with one exception: a shutdown checkpoint's counters are taken exactly, all of them.
 //!
@@ -19,7 +19,7 @@ use pgformat::{Lsn, Tli};
 
 use super::ends::next_xid_at;
 use super::look::{Look, LookError};
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 
 /// Version of the stored forms.
 const FORMAT: u8 = 1;

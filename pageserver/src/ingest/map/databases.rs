@@ -15,8 +15,8 @@ use smallvec::smallvec;
 use super::Mapper;
 use super::look::{LookError, of_space};
 use super::out::Out;
-use crate::extent::Extent;
-use crate::key::{Key, Kind};
+use crate::cluster::extent::Extent;
+use crate::cluster::key::{Key, Kind};
 
 /// A database's directory holds relations only: the database itself is in another tablespace.
 pub(crate) const ONLY_RELATIONS: u8 = 0;

@@ -1,5 +1,4 @@
-//! What became of transactions, and when: chunks of [`Kind::XactIndex`](crate::key::Kind::XactIndex), one for about
-//! 64 KiB of the log.
+//! What became of transactions, and when: chunks of [`Kind::XactIndex`], one for about 64 KiB of the log.
 //!
 //! A chunk lists every commit, abort, prepare, commit and abort of a prepared transaction, and where the next
 //! transaction's number rose. With it a time or a transaction becomes an LSN, and the next transaction's number is
@@ -18,7 +17,7 @@ use smallvec::SmallVec;
 use super::leb;
 use super::look::{Look, LookError};
 use super::out::Out;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 
 const FORMAT: u8 = 1;
 /// Log that a chunk covers at most, in bytes: what chunks are made for, and one record of the longest kind.

@@ -8,7 +8,7 @@ use pgformat::rel::{BlockNumber, RelFork};
 use pgformat::{Lsn, PgMajor};
 
 use super::control::StateError;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 use crate::store::batch::{BATCH_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::store::layer::Through;
 use crate::store::merge::merge;
@@ -65,8 +65,8 @@ pub(crate) trait Look {
     /// When it cannot be read.
     fn scan(&self, range: Range<Key>) -> Result<Vec<(Key, Bytes)>, LookError>;
 
-    /// A page, rebuilt of the versions since `since` (see [`Extent::since`](crate::extent::Extent::since)); `None` when
-    /// there is none.
+    /// A page, rebuilt of the versions since `since` (see [`Extent::since`](crate::cluster::extent::Extent::since));
+    /// `None` when there is none.
     ///
     /// # Errors
     /// When it cannot be read or rebuilt.

@@ -56,7 +56,7 @@ use self::rels::Rels;
 use self::slrus::Slrus;
 use self::starts::{Place, Starts};
 use self::xacts::Origins;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 use crate::store::Batch;
 
 /// Why a record cannot be taken in.

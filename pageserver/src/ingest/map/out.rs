@@ -5,9 +5,9 @@ use pgformat::page::Page;
 use pgformat::redo::Change;
 
 use super::look::Look;
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::Batch;
-use crate::store::value::{ValueKind, encode_page};
 
 /// The batch at one record's end. A key gets one version per record; a base may replace another one.
 pub(super) struct Out<'a> {

@@ -16,8 +16,8 @@ use smallvec::smallvec;
 
 use super::look::{LookError, of_database};
 use super::out::Out;
-use crate::extent::{Extent, FILL_BLOCKS, Reach};
-use crate::key::{Key, Kind};
+use crate::cluster::extent::{Extent, FILL_BLOCKS, Reach};
+use crate::cluster::key::{Key, Kind};
 
 /// Forks that are known by heart: about 100 bytes each. The others are in the store.
 const KNOWN_MAX: usize = 1 << 18;

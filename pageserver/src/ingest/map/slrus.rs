@@ -15,8 +15,8 @@ use rustc_hash::FxHashMap;
 
 use super::look::{LookError, of_space};
 use super::out::Out;
-use crate::extent::{Extent, Reach};
-use crate::key::{Key, Kind};
+use crate::cluster::extent::{Extent, Reach};
+use crate::cluster::key::{Key, Kind};
 
 /// Pages of segments, as far as they were asked for or changed; `None` is a segment that does not exist.
 #[derive(Default, Debug)]

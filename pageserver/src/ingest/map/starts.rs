@@ -1,4 +1,4 @@
-//! Where records are: chunks of [`Kind::RecordIndex`](crate::key::Kind::RecordIndex), one for about 64 KiB of the log.
+//! Where records are: chunks of [`Kind::RecordIndex`], one for about 64 KiB of the log.
 //!
 //! A chunk lists the lengths of its records, from one boundary to the next, a byte or two each: about one per cent of
 //! the log. So the last record at or below any LSN is found, with its start, which the next record names as its
@@ -13,7 +13,7 @@ use pgformat::{Lsn, SegSize};
 use super::leb;
 use super::look::{Look, LookError};
 use super::out::Out;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 
 const FORMAT: u8 = 1;
 /// Log that a chunk covers at least, in bytes, unless a batch ends before.

@@ -18,8 +18,8 @@ use super::control::ControlState;
 use super::look::{At, Look, LookError};
 use super::starts::Place;
 use super::{MapError, Mapper, Progress};
-use crate::extent::Extent;
-use crate::key::{Key, Kind};
+use crate::cluster::extent::Extent;
+use crate::cluster::key::{Key, Kind};
 use crate::store::{Batch, LayerMap, Snapshot};
 
 /// Behind every position.

@@ -13,7 +13,7 @@ use super::Mapper;
 use super::ends::{EndKind, XactEntry};
 use super::look::LookError;
 use super::out::Out;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 
 /// No transaction (`InvalidTransactionId`).
 const NO_XID: u32 = 0;

@@ -15,7 +15,7 @@ use pgformat::twophase::{self, TWO_PHASE_DIR};
 use pgformat::{Lsn, PgMajor};
 
 use super::View;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 use crate::read::{Found, Problem};
 
 /// Before the state of a prepared transaction: where its record begins.

@@ -22,10 +22,10 @@ use super::manifest::Manifest;
 use super::merge::{LayerIter, merge};
 use super::redo::materialise_into;
 use super::timeline::{Store, WriteError, lock};
-use super::value::encode_page;
 use super::{History, LayerWriter, Snapshot, StoreError, Version};
-use crate::extent::Extent;
-use crate::key::{Key, Kind};
+use crate::cluster::extent::Extent;
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::encode_page;
 use plan::{Rules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
 

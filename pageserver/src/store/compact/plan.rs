@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use pgformat::Lsn;
 
-use crate::key::Key;
+use crate::cluster::key::Key;
 use crate::store::manifest::LayerEntry;
 
 /// What decides.
@@ -127,7 +127,7 @@ fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Kind;
+    use crate::cluster::key::Kind;
     use crate::store::manifest::HexKey;
 
     fn layer(name: &str, keys: [u32; 2], lsns: [u64; 2], level: u32) -> LayerEntry {

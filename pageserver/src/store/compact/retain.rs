@@ -6,8 +6,8 @@
 
 use pgformat::Lsn;
 
-use crate::key::Key;
-use crate::store::value::ValueKind;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 use crate::store::{History, Version};
 
 /// How long a chain may be.

@@ -14,10 +14,10 @@ use super::super::manifest::Lease;
 use super::super::timeline::Store;
 use super::super::workload::{Workload, empty, feed, shared, small};
 use super::*;
-use crate::extent::Reach;
+use crate::cluster::extent::Reach;
+use crate::cluster::value::ValueKind;
 use crate::read::store::Stored;
 use crate::read::{Io, View};
-use crate::store::value::ValueKind;
 use crate::store::{Batch, Position};
 
 /// Storage that fails at random: before the work, after it, or, for a creation, much later.

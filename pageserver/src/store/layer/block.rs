@@ -7,8 +7,8 @@ use bytes::Bytes;
 use pgformat::Lsn;
 
 use super::super::history::{Gather, Version};
-use super::super::value::ValueKind;
-use crate::key::{KEY_LEN, Key};
+use crate::cluster::key::{KEY_LEN, Key};
+use crate::cluster::value::ValueKind;
 
 /// Bits of a version's number that hold its [`ValueKind`]; the rest is the value's length.
 const KIND_BITS: u32 = 3;

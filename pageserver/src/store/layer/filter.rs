@@ -5,7 +5,7 @@
 //!
 //! Source: Apache Parquet, `BloomFilter.md` (split block Bloom filter); the hash is our own, see docs/formats.md.
 
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// Bits per key: about 1 % wrong answers.
 const BITS_PER_KEY: u64 = 10;
@@ -86,7 +86,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Kind;
+    use crate::cluster::key::Kind;
 
     /// Goal: no key of the layer is denied, few others are not. Method: 100,000 neighbouring blocks in, as many out.
     #[test]

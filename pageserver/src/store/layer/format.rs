@@ -5,7 +5,7 @@ use pgformat::Lsn;
 
 use super::super::error::KeyBounds;
 use super::LayerSummary;
-use crate::key::{KEY_LEN, Key};
+use crate::cluster::key::{KEY_LEN, Key};
 
 /// Version that is written and read.
 pub(super) const VERSION: u32 = 1;

@@ -9,7 +9,7 @@ use super::super::error::StoreError;
 use super::super::history::Version;
 use super::block::Block;
 use super::{Layer, read};
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// Bytes that a bulk read asks for at once.
 const READ_AHEAD_BYTES: u64 = 1024 * 1024;

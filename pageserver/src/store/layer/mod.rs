@@ -30,7 +30,7 @@ use self::format::{BlockRef, FOOTER_BYTES, Footer, HEADER_BYTES, Refusal};
 use super::cache::{BlockCache, LayerId};
 use super::error::{Damage, KeyBounds, StoreError};
 use super::history::Gather;
-use crate::key::Key;
+use crate::cluster::key::Key;
 
 /// How much of a file's end is read at once when it is opened.
 const TAIL_READ_BYTES: u64 = 256 * 1024;

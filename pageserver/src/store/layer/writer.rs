@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use pgformat::Lsn;
 
 use super::super::error::KeyBounds;
-use super::super::value::ValueKind;
 use super::LayerSummary;
 use super::block::BlockBuilder;
 use super::filter::{Filter, KeyHash};
 use super::format::{self, BlockRef, FEATURE_LZ4, Footer, HEADER_BYTES, VALUE_BYTES_MAX};
-use crate::key::Key;
+use crate::cluster::key::Key;
+use crate::cluster::value::ValueKind;
 
 /// How blocks are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]

@@ -6,7 +6,7 @@ use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::key::{KEY_LEN, Key};
+use crate::cluster::key::{KEY_LEN, Key};
 
 /// Fields of a newer program.
 type Rest = Map<String, Value>;

@@ -16,7 +16,7 @@ use super::document::Manifest;
 
 const MAGIC: &[u8; 8] = b"WFMANIF\0";
 const VERSION: u32 = 1;
-/// Required feature: a size in a layer may have steps ([`crate::extent`]).
+/// Required feature: a size in a layer may have steps ([`crate::cluster::extent`]).
 const FEATURE_STEPS: u32 = 1;
 /// Feature bits that this program knows.
 const FEATURES: u32 = FEATURE_STEPS;

@@ -9,7 +9,7 @@ use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
 use serde_json::json;
 
 use super::*;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 use crate::store::blobs::memory::MemoryBlobs;
 
 const GRACE: Duration = Duration::from_secs(60);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::ValueKind;
 use crate::store::layer::{Compression, Through};
 use crate::store::testing::{MemoryFile, Model, layer_bytes};
-use crate::store::value::ValueKind;
 use crate::store::{BlockCache, Layer, LayerWriter, StoreError, WriteOptions};
 
 fn block(rel: u32, blk: u32) -> Key {

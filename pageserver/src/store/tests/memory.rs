@@ -8,10 +8,10 @@ use pgformat::page::Page;
 use pgformat::redo::RedoError;
 use pgformat::{PgMajor, redo::rmid};
 
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::redo::materialise;
 use crate::store::testing::layer;
-use crate::store::value::{ValueKind, encode_page};
 use crate::store::{Batch, BlockCache, History, LayerMap, StoreError, Version, WriteOptions};
 
 fn block(blk: u32) -> Key {

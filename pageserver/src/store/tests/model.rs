@@ -7,12 +7,12 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use proptest::prelude::*;
 
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::ValueKind;
 use crate::store::layer::{Compression, Through};
 use crate::store::merge::{LayerIter, merge};
 use crate::store::snapshot::Snapshot;
 use crate::store::testing::{Model, layer};
-use crate::store::value::ValueKind;
 use crate::store::{Batch, BlockCache, Layer, LayerMap, Version, WriteOptions};
 
 /// One thing that happens to a store. Numbers pick among what there is.

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgformat::Lsn;
 
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
+use crate::cluster::value::ValueKind;
 use crate::store::layer::Through;
 use crate::store::merge::{LayerIter, merge};
 use crate::store::testing::layer;
-use crate::store::value::ValueKind;
 use crate::store::{Batch, BlockCache, LayerMap, WriteOptions};
 
 /// Batches, each with one version of every key.

@@ -10,7 +10,7 @@ use super::super::config::StoreConfig;
 use super::super::manifest::Importing;
 use super::super::workload::{HandClock, START, Workload, empty, feed, on, shared, small};
 use super::*;
-use crate::key::{Key, Kind};
+use crate::cluster::key::{Key, Kind};
 
 fn memory_store(config: StoreConfig) -> (Store, Arc<dyn Blobs>, HandClock) {
     let (shared, hand) = shared(config);

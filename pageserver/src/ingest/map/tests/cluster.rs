@@ -18,12 +18,12 @@ use pgformat::twophase;
 use pgformat::wal::{StreamConfig, WalDecoder, body};
 
 use super::*;
+use crate::cluster::key::Kind;
+use crate::cluster::value::{ValueKind, encode_page};
 use crate::ingest::map::compare::{self, Difference};
 use crate::ingest::map::control::ControlState;
 use crate::ingest::map::ends::{EndKind, XactChunk};
 use crate::ingest::map::starts::floor_record;
-use crate::key::Kind;
-use crate::store::value::{ValueKind, encode_page};
 
 /// Blocks of a relation's file.
 const SEGMENT_BLOCKS: u32 = 131_072;

@@ -8,16 +8,16 @@ use pgformat::slru::Slru;
 use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder};
 
 use super::*;
-use crate::extent::Extent;
+use crate::cluster::extent::Extent;
+use crate::cluster::key::Kind;
+use crate::cluster::value::ValueKind;
 use crate::ingest::map::StopReason;
 use crate::ingest::map::control::ControlState;
 use crate::ingest::map::ends::{EndKind, XactChunk, ends_between};
 use crate::ingest::map::starts::floor_record;
 use crate::ingest::map::xacts::two_phase_key;
-use crate::key::Kind;
 use crate::store::layer::Through;
 use crate::store::redo::RedoFailure;
-use crate::store::value::ValueKind;
 
 const REL: RelFileLocator = RelFileLocator { spc: 1663, db: 5, rel: 16384 };
 const MAIN: RelFork = RelFork { rel: REL, fork: Fork::Main };
