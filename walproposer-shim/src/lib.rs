@@ -10,50 +10,36 @@
 //! | `config` | settings, checked | |
 //! | [`sql`] | ordinary SQL to the primary | |
 //! | [`names`] | names that a timeline has inside PostgreSQL | yes |
-//! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
 //! | `attach` | attempts, one after the other | no |
-//! | `patience` | the pause between them, and what is said about duels and endless elections | yes |
-//! | `survey` | what the safekeepers say before a vote | `judge` yes |
-//! | `proof` | the attach proof | `plan` yes |
-//! | `upstream` | the one replication connection to PostgreSQL | no |
-//! | `wal_reader`, `safekeeper` | WAL of a stretch; how a safekeeper is asked | no |
-//! | `driver` | one session: owner of core, ring and stream | no |
-//! | `downstream` | one task per safekeeper | no |
-//! | `donors`, `doubt` | whose WAL a laggard gets; asking who lent WAL that was refused | `donors` yes |
-//! | `ring`, `report`, `standbys` | WAL in memory; what PostgreSQL is told, about standbys too | yes |
+//! | `attach::patience` | the pause between them, and what is said about duels and endless elections | yes |
+//! | `attach::survey` | what the safekeepers say before a vote | `judge` yes |
+//! | `attach::proof` | the attach proof | `plan` yes |
+//! | `attach::doubt` | asking who lent WAL that was refused | no |
+//! | `session` | one session: owner of core, ring and stream | no |
+//! | `session::downstream` | one task per safekeeper | no |
+//! | `session::{ring, report, standbys}` | WAL in memory; what PostgreSQL is told, about standbys too | yes |
 //! | `guard` | whether commits really wait for the quorum | `judge` yes |
-//! | `pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
-//! | `shared`, `http`, `metrics`, `announce` | what others see | |
+//! | `guard::pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
+//! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
+//! | `dial` | whom the shim calls: the primary, a safekeeper, either for a stretch of WAL | no |
+//! | `status` | what the shim knows about itself, about safekeepers that have less, and about donors | |
+//! | `http`, `metrics`, `announce` | what others see of it | |
 
 mod announce;
 mod attach;
 mod config;
 pub mod core;
-mod donors;
-mod doubt;
-mod downstream;
-mod driver;
+mod dial;
 mod guard;
 mod http;
-mod memory;
 mod metrics;
 pub mod names;
-mod patience;
-mod pin;
-mod proof;
-mod report;
-mod ring;
-mod safekeeper;
-mod shared;
+mod session;
 pub mod sql;
-mod standbys;
+mod status;
 mod stop;
-mod survey;
-pub mod sync_names;
 #[cfg(test)]
 mod testing;
-mod upstream;
-mod wal_reader;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -68,6 +54,7 @@ use proto::broker::Keys;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
+pub use guard::sync_names;
 
 /// Time to live of the shim's lease on the broker, seconds; kept alive every third of it.
 const LEASE_TTL_S: i64 = 10;
@@ -86,7 +73,7 @@ struct Cli {
 /// What the parts of the process share.
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
-    pub(crate) shared: shared::Shared,
+    pub(crate) shared: status::Shared,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) broker: Session,
     pub(crate) broker_keys: Keys,
@@ -95,7 +82,7 @@ pub(crate) struct Context {
     /// The same for each safekeeper, by the number of its address.
     pub(crate) away: Vec<RepeatLog>,
     /// Those that ask doubted donors; they end with the process.
-    pub(crate) doubts: doubt::Asking,
+    pub(crate) doubts: attach::doubt::Asking,
 }
 
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
@@ -223,12 +210,12 @@ fn parts(
 fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context>, BrokerError> {
     let broker = Broker::new(&config.broker, &config.broker_prefix)?;
     let broker_keys = broker.keys().clone();
-    let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", safekeeper::shown(address)));
+    let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", dial::safekeeper::shown(address)));
     Ok(Arc::new(Context {
         outage: RepeatLog::outage("no WAL flows, trying again"),
         away: config.safekeepers.iter().map(away).collect(),
-        doubts: doubt::Asking::default(),
-        shared: shared::Shared::new(&config),
+        doubts: attach::doubt::Asking::default(),
+        shared: status::Shared::new(&config),
         metrics: metrics::Metrics::new(),
         broker: Session::start(broker, LEASE_TTL_S, broker_stop),
         broker_keys,

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::shared::{Phase, State};
+use crate::status::{Phase, State};
 
 /// Counters and the registry that shows them.
 pub(crate) struct Metrics {
@@ -119,7 +119,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::Shared;
+    use crate::status::Shared;
     use crate::testing::config;
 
     #[test]

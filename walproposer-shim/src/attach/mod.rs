@@ -3,18 +3,23 @@
 //! Everything that may pass by itself is waited out with back-off and jitter; a refusal ends the shim with its exit
 //! code.
 
+pub(crate) mod doubt;
+mod patience;
+pub(crate) mod proof;
+pub(crate) mod survey;
+
 use std::sync::Arc;
 
 use proto::id::Term;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{self, Attached};
-use crate::patience::Patience;
-use crate::shared::{Identity, Phase};
+use crate::Context;
+use crate::dial::upstream::{SlotState, Upstream};
+use crate::session::{self, Attached};
+use crate::status::{Identity, Phase};
 use crate::stop::Stop;
-use crate::upstream::{SlotState, Upstream};
-use crate::{Context, doubt, proof, survey};
+use patience::Patience;
 
 /// Tries until it is cancelled or refused; returns the exit code.
 pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
@@ -78,7 +83,7 @@ async fn attempt(ctx: &Arc<Context>, highest: &mut Term, cancel: &CancellationTo
         attached = attach(ctx, *highest) => attached,
     };
     match attached {
-        Ok(attached) => driver::run(ctx, attached, highest, cancel).await,
+        Ok(attached) => session::run(ctx, attached, highest, cancel).await,
         Err(stop) => stop,
     }
 }

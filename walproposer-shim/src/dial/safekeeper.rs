@@ -16,8 +16,8 @@ use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
-use crate::donors::Verdict;
-use crate::wal_reader::{ReadError, WalReader};
+use crate::dial::wal_reader::{ReadError, WalReader};
+use crate::status::donors::Verdict;
 
 /// Limit for one question to a safekeeper that accepted the connection.
 const QUESTION: Duration = Duration::from_secs(5);

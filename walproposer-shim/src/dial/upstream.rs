@@ -12,11 +12,11 @@ use proto::id::SystemId;
 use proto::pg::sqlstate;
 use tokio::time::timeout;
 
+use crate::attach::proof::plan::{Part, Primary, parse_history};
 use crate::config::Config;
+use crate::dial::wal_reader::{ReadError, WalReader};
 use crate::names;
-use crate::proof::plan::{Part, Primary, parse_history};
 use crate::stop::{Refusal, Stop};
-use crate::wal_reader::{ReadError, WalReader};
 
 /// Limit for one question to a server that is up.
 const QUESTION: Duration = Duration::from_secs(10);

@@ -14,9 +14,9 @@ use proto::id::{NodeId, Term};
 use proto::pg::sqlstate;
 use tokio::time::{Instant, sleep_until};
 
+use crate::attach::proof::plan::LogView;
 use crate::config::Config;
-use crate::proof::plan::LogView;
-use crate::safekeeper::{self, Account, NoAccount};
+use crate::dial::safekeeper::{self, Account, NoAccount};
 use crate::stop::{Refusal, Stop};
 
 /// The answers of one round, by address.
@@ -201,5 +201,4 @@ fn not_enough(config: &Config, answers: &Answers, mconf: Option<&MemberConf>) ->
 }
 
 #[cfg(test)]
-#[path = "survey_tests.rs"]
 mod tests;

@@ -4,6 +4,9 @@
 //! Owner of the SQL connection. [`judge`] is pure. The guard refuses nothing: it says what is wrong, and who opens the
 //! gates to clients decides. What must never be attached at all is refused before the proof.
 
+mod pin;
+pub mod sync_names;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +17,9 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::pin::{self, Kept, Slot};
-use crate::shared::{Identity, Verdict};
-use crate::{Context, names, sync_names};
+use crate::status::{Identity, Verdict};
+use crate::{Context, names};
+use pin::{Kept, Slot};
 
 /// Between two checks. Twice of it is the age at which a verdict counts as none.
 pub(crate) const PERIOD: Duration = Duration::from_secs(3);

@@ -15,12 +15,12 @@ use pgformat::wal::{StreamConfig, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
 use proto::id::Term;
 
+use crate::attach::survey::Survey;
 use crate::config::Config;
-use crate::safekeeper;
+use crate::dial::safekeeper;
+use crate::dial::upstream::{Reading, Upstream};
+use crate::dial::wal_reader::{ReadError, WalReader};
 use crate::stop::{Refusal, Stop};
-use crate::survey::Survey;
-use crate::upstream::{Reading, Upstream};
-use crate::wal_reader::{ReadError, WalReader};
 use plan::LogView;
 
 /// How far behind the log's end the primary is read to see the first record's prev link: a record header and its page

@@ -7,6 +7,11 @@
 //! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the
 //! connection to PostgreSQL is closed before anything else happens.
 
+mod downstream;
+mod report;
+mod ring;
+mod standbys;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,17 +32,20 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::Context;
+use crate::attach::doubt;
+use crate::attach::proof::{self, Chosen, LinkCheck, Proved};
+use crate::attach::survey::Survey;
 use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
-use crate::downstream::{self, Command, EVENTS, Event, Failure, FailureKind, Happened, Source};
-use crate::proof::{self, Chosen, LinkCheck, Proved};
-use crate::report::Report;
-use crate::ring::Ring;
-use crate::shared::Phase;
-use crate::standbys::{self, StandbyReport};
+use crate::dial::safekeeper;
+use crate::dial::upstream::{Origin, Stream, Upstream};
+use crate::metrics::Metrics;
+use crate::status::Phase;
 use crate::stop::{Refusal, Stop};
-use crate::survey::Survey;
-use crate::upstream::{Origin, Stream, Upstream};
-use crate::{Context, doubt, metrics::Metrics, safekeeper};
+use downstream::{Command, EVENTS, Event, Failure, FailureKind, Happened, Source};
+use report::Report;
+use ring::Ring;
+use standbys::StandbyReport;
 
 /// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
 const BATCH: usize = 1 << 20;

@@ -21,10 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::core::PeerId;
-use crate::donors::Lent;
-use crate::safekeeper;
-use crate::upstream::{self, Origin};
-use crate::wal_reader::{ReadError, WalReader};
+use crate::dial::safekeeper;
+use crate::dial::upstream::{self, Origin};
+use crate::dial::wal_reader::{ReadError, WalReader};
+use crate::status::donors::Lent;
 
 /// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
 /// the rest. A queue that is full closes the session: the safekeeper is fed again after it reconnects.

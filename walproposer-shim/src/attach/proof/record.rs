@@ -5,9 +5,9 @@ use pgformat::wal::{StreamConfig, WalDecoder, next_record_start};
 use pgformat::{Lsn, WAL_PAGE_SIZE};
 use proto::id::Term;
 
+use crate::attach::survey::Survey;
 use crate::config::Config;
-use crate::safekeeper;
-use crate::survey::Survey;
+use crate::dial::safekeeper;
 
 /// Start of the record that holds the byte at `at` in the log of the safekeeper `donor`; with `term` also where it is
 /// not committed. `None` when it began in an earlier segment, or cannot be read: a divergence is told without it.

@@ -6,7 +6,7 @@
 use pgformat::{Lsn, SegSize};
 use tokio_postgres::{Client, Error};
 
-use crate::proof::plan::COMPARE_BYTES;
+use crate::attach::proof::plan::COMPARE_BYTES;
 
 /// A row of pg_replication_slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

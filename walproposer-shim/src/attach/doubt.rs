@@ -1,15 +1,16 @@
 //! Asks safekeepers whose WAL was refused to read it back, until they say that it is sound.
 //!
-//! Owner of the tasks that ask, one for each doubted donor at most. What is known lies in [`crate::donors`].
+//! Owner of the tasks that ask, one for each doubted donor at most. What is known lies in [`crate::status::donors`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::donors::{Lent, Verdict};
+use crate::Context;
+use crate::dial::safekeeper;
+use crate::status::donors::{Lent, Verdict};
 use crate::stop::{Refusal, Stop};
-use crate::{Context, safekeeper};
 
 /// Between two questions: somebody has to repair it meanwhile.
 const AGAIN: Duration = Duration::from_secs(30);

@@ -3,6 +3,9 @@
 //! Owner of nothing that decides: the driver, the guard and the attach loop write here, HTTP and the announcer read.
 //! The lock is held for copies only, never across I/O.
 
+pub(crate) mod donors;
+mod memory;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,9 +20,10 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::core::{PeerId, PeerStatus};
-use crate::donors::Donors;
-use crate::memory::Memory;
-use crate::{guard, safekeeper};
+use crate::dial::safekeeper;
+use crate::guard;
+use donors::Donors;
+use memory::Memory;
 
 /// Where the shim stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
