@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
+use crate::context::ShimContext;
 
 /// What grows old changes without a word: the record is looked at so often. Equal ones are published once.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Publishes every change until cancelled; the broker session coalesces, and retries while the broker is away.
-pub(crate) async fn run(ctx: Arc<Context>, http: String, cancel: CancellationToken) {
+pub(crate) async fn run(ctx: Arc<ShimContext>, http: String, cancel: CancellationToken) {
     let key = ctx.broker_keys.primary(ctx.config.ttid);
     loop {
         match ctx.shared.record(&ctx.config, &http).map(|record| serde_json::to_vec(&record)) {

@@ -10,13 +10,13 @@ use axum::{Json, Router};
 use node::{HttpError, health_router, probe_router};
 use proto::api::ShimStatus;
 
-use crate::Context;
+use crate::context::ShimContext;
 
 /// Content type of the exposition format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The routes. Ready means: synchronous commits are known to wait for the quorum.
-pub(crate) fn router(ctx: &Arc<Context>) -> Router {
+pub(crate) fn router(ctx: &Arc<ShimContext>) -> Router {
     let (readiness, primary, writable) = (Arc::clone(ctx), Arc::clone(ctx), Arc::clone(ctx));
     Router::new()
         .route("/v1/status", get(status))
@@ -27,11 +27,11 @@ pub(crate) fn router(ctx: &Arc<Context>) -> Router {
         .merge(health_router(move || readiness.shared.readiness()))
 }
 
-async fn status(State(ctx): State<Arc<Context>>) -> Json<ShimStatus> {
+async fn status(State(ctx): State<Arc<ShimContext>>) -> Json<ShimStatus> {
     Json(ctx.shared.status(&ctx.config))
 }
 
-async fn metrics(State(ctx): State<Arc<Context>>) -> Result<impl IntoResponse, HttpError> {
+async fn metrics(State(ctx): State<Arc<ShimContext>>) -> Result<impl IntoResponse, HttpError> {
     let encoded = ctx.metrics.encode(&ctx.shared.snapshot(), ctx.broker.is_connected());
     let text = encoded.map_err(|e| HttpError::internal(format!("metrics cannot be written: {e}")))?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text))

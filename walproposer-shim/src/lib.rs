@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`core`] | the proposer: consensus of one session | yes |
 //! | `config` | settings, checked | |
+//! | `context` | what the parts of the process share | |
 //! | [`sql`] | ordinary SQL to the primary | |
 //! | [`names`] | names that a timeline has inside PostgreSQL | yes |
 //! | `attach` | attempts, one after the other | no |
@@ -28,6 +29,7 @@
 mod announce;
 mod attach;
 mod config;
+mod context;
 pub mod core;
 mod dial;
 mod guard;
@@ -45,19 +47,15 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use broker::{Broker, BrokerError, Session};
 use clap::Parser;
 use libpq::Environment;
 use node::parts::{Part, Parts};
-use node::{BoundHttp, RepeatLog, exit};
-use proto::broker::Keys;
+use node::{BoundHttp, exit};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
+use context::ShimContext;
 pub use guard::sync_names;
-
-/// Time to live of the shim's lease on the broker, seconds; kept alive every third of it.
-const LEASE_TTL_S: i64 = 10;
 
 /// How long the end of the process waits for the broker.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -68,21 +66,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 struct Cli {
     #[command(flatten)]
     args: Args,
-}
-
-/// What the parts of the process share.
-pub(crate) struct Context {
-    pub(crate) config: Arc<Config>,
-    pub(crate) shared: status::Shared,
-    pub(crate) metrics: metrics::Metrics,
-    pub(crate) broker: Session,
-    pub(crate) broker_keys: Keys,
-    /// From the loss of a session until WAL flows again.
-    pub(crate) outage: RepeatLog,
-    /// The same for each safekeeper, by the number of its address.
-    pub(crate) away: Vec<RepeatLog>,
-    /// Those that ask doubted donors; they end with the process.
-    pub(crate) doubts: attach::doubt::Asking,
 }
 
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
@@ -144,7 +127,7 @@ async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnO
     let http = config.advertise_http.clone().unwrap_or_else(|| bound.address().to_string());
     // The broker outlives the rest by a moment, so that the record is withdrawn at the end.
     let broker_stop = CancellationToken::new();
-    let ctx = match context(config, broker_stop.clone()) {
+    let ctx = match ShimContext::start(config, broker_stop.clone()) {
         Ok(ctx) => ctx,
         Err(e) => {
             tracing::error!(error = %e, "--broker cannot be used");
@@ -172,7 +155,7 @@ async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnO
 
 /// Everything that must not die. `code` is set by the one that may end the process.
 fn parts(
-    ctx: &Arc<Context>,
+    ctx: &Arc<ShimContext>,
     bound: BoundHttp,
     http: String,
     stop: &CancellationToken,
@@ -205,22 +188,6 @@ fn parts(
         Part::new("proposer", proposer),
         Part::new("broker session", broker),
     ]
-}
-
-fn context(config: Config, broker_stop: CancellationToken) -> Result<Arc<Context>, BrokerError> {
-    let broker = Broker::new(&config.broker, &config.broker_prefix)?;
-    let broker_keys = broker.keys().clone();
-    let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", dial::safekeeper::shown(address)));
-    Ok(Arc::new(Context {
-        outage: RepeatLog::outage("no WAL flows, trying again"),
-        away: config.safekeepers.iter().map(away).collect(),
-        doubts: attach::doubt::Asking::default(),
-        shared: status::Shared::new(&config),
-        metrics: metrics::Metrics::new(),
-        broker: Session::start(broker, LEASE_TTL_S, broker_stop),
-        broker_keys,
-        config: Arc::new(config),
-    }))
 }
 
 #[cfg(test)]

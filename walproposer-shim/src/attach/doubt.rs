@@ -1,13 +1,11 @@
 //! Asks safekeepers whose WAL was refused to read it back, until they say that it is sound.
 //!
-//! Owner of the tasks that ask, one for each doubted donor at most. What is known lies in [`crate::status::donors`].
+//! One task asks for each doubted donor at most; the context owns it. What is known lies in [`crate::status::donors`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-
-use crate::Context;
+use crate::context::ShimContext;
 use crate::dial::safekeeper;
 use crate::status::donors::{Lent, Verdict};
 use crate::stop::{Refusal, Stop};
@@ -15,15 +13,9 @@ use crate::stop::{Refusal, Stop};
 /// Between two questions: somebody has to repair it meanwhile.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// The tasks.
-#[derive(Debug, Default)]
-pub(crate) struct Asking {
-    tasks: Mutex<JoinSet<()>>,
-}
-
 /// A difference between the primary and a donor whose own WAL is damaged there says nothing about the primary: another
 /// attempt compares with another donor.
-pub(crate) async fn instead(ctx: &Arc<Context>, stop: Stop, donor: usize) -> Stop {
+pub(crate) async fn instead(ctx: &Arc<ShimContext>, stop: Stop, donor: usize) -> Stop {
     let Stop::Refused(Refusal::Diverged { at, .. }) = &stop else { return stop };
     let Some(address) = ctx.config.safekeepers.get(donor) else { return stop };
     let lent = Lent { donor, from: *at, to: at.add(1) };
@@ -38,7 +30,7 @@ pub(crate) async fn instead(ctx: &Arc<Context>, stop: Stop, donor: usize) -> Sto
 }
 
 /// What a safekeeper lent was refused: it is not used until it says that it reads back well.
-pub(crate) fn ask(ctx: &Arc<Context>, lent: Lent, refused: String) {
+pub(crate) fn ask(ctx: &Arc<ShimContext>, lent: Lent, refused: String) {
     let Some(address) = ctx.config.safekeepers.get(lent.donor).cloned() else { return };
     let Lent { donor, from, to } = lent;
     if !ctx.shared.donors(|donors| donors.refused(lent, refused.clone())) {
@@ -64,7 +56,5 @@ pub(crate) fn ask(ctx: &Arc<Context>, lent: Lent, refused: String) {
             tokio::time::sleep(AGAIN).await;
         }
     };
-    let mut tasks = ctx.doubts.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-    while tasks.try_join_next().is_some() {}
-    tasks.spawn(asking);
+    ctx.questions.start(asking);
 }

@@ -14,7 +14,7 @@ use proto::id::Term;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
+use crate::context::ShimContext;
 use crate::dial::upstream::{SlotState, Upstream};
 use crate::session::{self, Attached};
 use crate::status::{Identity, Phase};
@@ -22,7 +22,7 @@ use crate::stop::Stop;
 use patience::Patience;
 
 /// Tries until it is cancelled or refused; returns the exit code.
-pub(crate) async fn run(ctx: &Arc<Context>, cancel: &CancellationToken) -> u8 {
+pub(crate) async fn run(ctx: &Arc<ShimContext>, cancel: &CancellationToken) -> u8 {
     let mut highest = Term::ZERO;
     let mut patience = Patience::new();
     let mut looked_again = false;
@@ -77,7 +77,7 @@ fn look_again(stop: Stop, elected: bool, looked_again: &mut bool) -> Stop {
 }
 
 /// One attempt, and the session that it leads to.
-async fn attempt(ctx: &Arc<Context>, highest: &mut Term, cancel: &CancellationToken) -> Stop {
+async fn attempt(ctx: &Arc<ShimContext>, highest: &mut Term, cancel: &CancellationToken) -> Stop {
     let attached = tokio::select! {
         () = cancel.cancelled() => return Stop::Shutdown,
         attached = attach(ctx, *highest) => attached,
@@ -89,7 +89,7 @@ async fn attempt(ctx: &Arc<Context>, highest: &mut Term, cancel: &CancellationTo
 }
 
 /// Everything that comes before a vote is asked for; changes nothing at the safekeepers.
-async fn attach(ctx: &Arc<Context>, min_term: Term) -> Result<Attached, Stop> {
+async fn attach(ctx: &Arc<ShimContext>, min_term: Term) -> Result<Attached, Stop> {
     let config = &ctx.config;
     let mut upstream = Upstream::connect(config).await?;
     let primary = &upstream.primary;

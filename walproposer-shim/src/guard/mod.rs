@@ -17,12 +17,10 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::status::{Identity, Verdict};
-use crate::{Context, names};
+use crate::context::ShimContext;
+use crate::names;
+use crate::status::{CHECK_PERIOD, Identity, Verdict};
 use pin::{Kept, Slot};
-
-/// Between two checks. Twice of it is the age at which a verdict counts as none.
-pub(crate) const PERIOD: Duration = Duration::from_secs(3);
 
 /// After a session has begun, checks come this soon until they find nothing wrong: `up` and `demo` wait for it.
 const PROMPT: Duration = Duration::from_millis(200);
@@ -225,7 +223,7 @@ fn sender_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
 }
 
 /// Checks until cancelled.
-pub(crate) async fn run(ctx: Arc<Context>, cancel: CancellationToken) {
+pub(crate) async fn run(ctx: Arc<ShimContext>, cancel: CancellationToken) {
     let mut connection: Option<Connection> = None;
     let (mut seen, mut prompt) = (None, PROMPT_CHECKS);
     loop {
@@ -251,7 +249,7 @@ pub(crate) async fn run(ctx: Arc<Context>, cancel: CancellationToken) {
         }
         let soon = prompt > 0 && !ctx.shared.readiness().ready;
         prompt = prompt.saturating_sub(1);
-        let pause = if soon { PROMPT } else { PERIOD };
+        let pause = if soon { PROMPT } else { CHECK_PERIOD };
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
@@ -263,7 +261,7 @@ fn full(e: &tokio_postgres::Error) -> String {
     e.as_db_error().map_or_else(|| e.to_string(), |e| e.message().to_owned())
 }
 
-fn note(ctx: &Context, verdict: Verdict) {
+fn note(ctx: &ShimContext, verdict: Verdict) {
     let Verdict { reasons, warnings } = verdict.clone();
     if ctx.shared.set_verdict(verdict) {
         if reasons.is_empty() {
@@ -279,7 +277,7 @@ struct Connection {
     client: Client,
 }
 
-async fn connect(ctx: &Context) -> Result<Connection, tokio_postgres::Error> {
+async fn connect(ctx: &ShimContext) -> Result<Connection, tokio_postgres::Error> {
     let (client, connection) = ctx.config.sql.connect(NoTls).await?;
     // Ends by itself when the client is dropped.
     tokio::spawn(async move {
@@ -290,7 +288,7 @@ async fn connect(ctx: &Context) -> Result<Connection, tokio_postgres::Error> {
     Ok(Connection { client })
 }
 
-async fn check(ctx: &Context, held: &mut Option<Connection>) -> Result<Verdict, tokio_postgres::Error> {
+async fn check(ctx: &ShimContext, held: &mut Option<Connection>) -> Result<Verdict, tokio_postgres::Error> {
     if held.as_ref().is_none_or(|c| c.client.is_closed()) {
         *held = Some(connect(ctx).await?);
     }

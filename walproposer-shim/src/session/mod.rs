@@ -32,10 +32,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::Context;
 use crate::attach::doubt;
 use crate::attach::proof::{self, Chosen, LinkCheck, Proved};
 use crate::attach::survey::Survey;
+use crate::context::ShimContext;
 use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
 use crate::dial::safekeeper;
 use crate::dial::upstream::{Origin, Stream, Upstream};
@@ -98,7 +98,7 @@ struct Peer {
 }
 
 struct Driver {
-    ctx: Arc<Context>,
+    ctx: Arc<ShimContext>,
     core: Proposer,
     effects: Vec<Effect>,
     peers: Vec<Peer>,
@@ -129,7 +129,7 @@ enum Picked {
 
 /// Runs a session to its end and says why it ended. `highest` is raised to the highest term used or seen.
 pub(crate) async fn run(
-    ctx: &Arc<Context>,
+    ctx: &Arc<ShimContext>,
     attached: Attached,
     highest: &mut Term,
     cancel: &CancellationToken,
@@ -165,7 +165,7 @@ pub(crate) async fn run(
 }
 
 impl Driver {
-    fn new(ctx: &Arc<Context>, attached: Attached) -> Result<Driver, Stop> {
+    fn new(ctx: &Arc<ShimContext>, attached: Attached) -> Result<Driver, Stop> {
         let Attached { upstream, survey, proved, min_term } = attached;
         let primary = &upstream.primary;
         let config = ProposerConfig {

@@ -21,7 +21,6 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::core::{PeerId, PeerStatus};
 use crate::dial::safekeeper;
-use crate::guard;
 use donors::Donors;
 use memory::Memory;
 
@@ -69,8 +68,11 @@ impl Phase {
     }
 }
 
+/// Between two checks of the guard.
+pub(crate) const CHECK_PERIOD: Duration = Duration::from_secs(3);
+
 /// A verdict of the guard that is older counts as none: two of its periods.
-const VERDICT_AGE_MAX: Duration = Duration::from_secs(2 * guard::PERIOD.as_secs());
+const VERDICT_AGE_MAX: Duration = Duration::from_secs(2 * CHECK_PERIOD.as_secs());
 
 /// A proposer that leads says where it stands at each heartbeat; silent for so long it does not run.
 const SEEN_AGE_MAX: Duration = Duration::from_secs(4);

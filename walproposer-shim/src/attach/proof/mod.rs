@@ -11,8 +11,8 @@ pub(crate) mod plan;
 mod record;
 
 use bytes::{Buf, Bytes};
-use pgformat::wal::{StreamConfig, WalDecoder, WalError};
-use pgformat::{Lsn, PgMajor};
+use pgformat::Lsn;
+use pgformat::wal::{WalDecoder, WalError};
 use proto::id::Term;
 
 use crate::attach::survey::Survey;
@@ -196,21 +196,6 @@ fn from_primary(e: ReadError, at: Lsn) -> Stop {
     Stop::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 
-/// What the log's WAL looks like.
-fn stream_config(log: &LogView) -> Result<StreamConfig, Refusal> {
-    let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
-        what: "PostgreSQL version",
-        primary: log.version_num.to_string(),
-        timeline: "14 to 18".to_owned(),
-    })?;
-    Ok(StreamConfig {
-        version,
-        seg_size: log.seg_size,
-        system_id: Some(log.system_id.0),
-        tlis: log.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
-    })
-}
-
 /// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last
 /// one.
 #[derive(Debug)]
@@ -221,7 +206,7 @@ pub(crate) struct LinkCheck {
 
 impl LinkCheck {
     fn new(log: &LogView, end: Lsn, last_record_start: Option<Lsn>) -> Result<LinkCheck, Stop> {
-        Ok(LinkCheck { decoder: Some(WalDecoder::new(stream_config(log)?, end, last_record_start)), end })
+        Ok(LinkCheck { decoder: Some(WalDecoder::new(plan::stream_config(log)?, end, last_record_start)), end })
     }
 
     /// The next bytes; does nothing once the first record was seen.
@@ -237,8 +222,9 @@ impl LinkCheck {
 
 #[cfg(test)]
 mod tests {
+    use pgformat::wal::StreamConfig;
     use pgformat::wal::build::WalBuilder;
-    use pgformat::{SegSize, Tli};
+    use pgformat::{PgMajor, SegSize, Tli};
     use proto::api::PgHistoryEntry;
     use proto::id::SystemId;
 

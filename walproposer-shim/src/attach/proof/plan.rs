@@ -5,7 +5,8 @@
 //! incarnation of a primary, and a different one differs in it: pages carry the tli, records carry transaction ids,
 //! times, prev links and checksums.
 
-use pgformat::{Lsn, SegSize, Tli};
+use pgformat::wal::StreamConfig;
+use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::PgHistoryEntry;
 use proto::id::SystemId;
 
@@ -65,6 +66,21 @@ pub(crate) struct Part {
     pub(crate) from: Lsn,
     /// Position after the last byte.
     pub(crate) to: Lsn,
+}
+
+/// What the log's WAL looks like.
+pub(super) fn stream_config(log: &LogView) -> Result<StreamConfig, Refusal> {
+    let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
+        what: "PostgreSQL version",
+        primary: log.version_num.to_string(),
+        timeline: "14 to 18".to_owned(),
+    })?;
+    Ok(StreamConfig {
+        version,
+        seg_size: log.seg_size,
+        system_id: Some(log.system_id.0),
+        tlis: log.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
+    })
 }
 
 /// Checks identity: cluster, format, tli, end of WAL.

@@ -5,6 +5,7 @@ use pgformat::wal::{StreamConfig, WalDecoder, next_record_start};
 use pgformat::{Lsn, WAL_PAGE_SIZE};
 use proto::id::Term;
 
+use super::plan;
 use crate::attach::survey::Survey;
 use crate::config::Config;
 use crate::dial::safekeeper;
@@ -18,7 +19,7 @@ pub(super) async fn record_at(
     term: Option<Term>,
     at: Lsn,
 ) -> Option<Lsn> {
-    let stream = super::stream_config(&survey.log).ok()?;
+    let stream = plan::stream_config(&survey.log).ok()?;
     let from = at.segment_start(stream.seg_size);
     let mut wal =
         safekeeper::read(config, config.safekeepers.get(donor)?, from, at.checked_add(1)?, term).await.ok()?;
