@@ -15,14 +15,14 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) async fn run(ctx: Arc<ShimContext>, http: String, cancel: CancellationToken) {
     let key = ctx.broker_keys.primary(ctx.config.ttid);
     loop {
-        match ctx.shared.record(&ctx.config, &http).map(|record| serde_json::to_vec(&record)) {
+        match ctx.board.record(&ctx.config, &http).map(|record| serde_json::to_vec(&record)) {
             None => ctx.broker.withdraw(&key),
             Some(Ok(value)) => ctx.broker.publish(key.clone(), value),
             Some(Err(e)) => tracing::error!(error = %e, "the primary record cannot be written as JSON"),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = ctx.shared.changed() => {}
+            () = ctx.board.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::dial::safekeeper;
-use crate::metrics::Metrics;
-use crate::status::Shared;
+use crate::metrics::ShimMetrics;
+use crate::status::StatusBoard;
 
 /// Time to live of the shim's lease on the broker, seconds; kept alive every third of it.
 const LEASE_TTL_S: i64 = 10;
@@ -20,8 +20,8 @@ const LEASE_TTL_S: i64 = 10;
 /// One of them for the whole process, behind an [`Arc`] that every part holds.
 pub(crate) struct ShimContext {
     pub(crate) config: Arc<Config>,
-    pub(crate) shared: Shared,
-    pub(crate) metrics: Metrics,
+    pub(crate) board: StatusBoard,
+    pub(crate) metrics: ShimMetrics,
     pub(crate) broker: Session,
     pub(crate) broker_keys: Keys,
     /// From the loss of a session until WAL flows again.
@@ -45,8 +45,8 @@ impl ShimContext {
             outage: RepeatLog::outage("no WAL flows, trying again"),
             away: config.safekeepers.iter().map(away).collect(),
             questions: Questions::default(),
-            shared: Shared::new(&config),
-            metrics: Metrics::new(),
+            board: StatusBoard::new(&config),
+            metrics: ShimMetrics::new(),
             broker: Session::start(broker, LEASE_TTL_S, broker_stop),
             broker_keys,
             config: Arc::new(config),

@@ -22,17 +22,17 @@ pub(crate) fn router(ctx: &Arc<ShimContext>) -> Router {
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(Arc::clone(ctx))
-        .merge(probe_router("/primary", move || primary.shared.writable()))
-        .merge(probe_router("/writable", move || writable.shared.writable()))
-        .merge(health_router(move || readiness.shared.readiness()))
+        .merge(probe_router("/primary", move || primary.board.writable()))
+        .merge(probe_router("/writable", move || writable.board.writable()))
+        .merge(health_router(move || readiness.board.readiness()))
 }
 
 async fn status(State(ctx): State<Arc<ShimContext>>) -> Json<ShimStatus> {
-    Json(ctx.shared.status(&ctx.config))
+    Json(ctx.board.status(&ctx.config))
 }
 
 async fn metrics(State(ctx): State<Arc<ShimContext>>) -> Result<impl IntoResponse, HttpError> {
-    let encoded = ctx.metrics.encode(&ctx.shared.snapshot(), ctx.broker.is_connected());
+    let encoded = ctx.metrics.encode(&ctx.board.snapshot(), ctx.broker.is_connected());
     let text = encoded.map_err(|e| HttpError::internal(format!("metrics cannot be written: {e}")))?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text))
 }

@@ -147,7 +147,7 @@ async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnO
     ctx.broker.close(FAREWELL).await;
     broker_stop.cancel();
     if code != exit::OK {
-        let reason = died.or(ctx.shared.snapshot().last_stop).unwrap_or_default();
+        let reason = died.or(ctx.board.snapshot().last_stop).unwrap_or_default();
         tracing::error!(exit_code = code, reason, "walproposer-shim ends");
     }
     code

@@ -7,10 +7,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::status::{Phase, State};
+use crate::status::{ShimPhase, ShimState};
 
 /// Counters and the registry that shows them.
-pub(crate) struct Metrics {
+pub(crate) struct ShimMetrics {
     registry: Registry,
     gauges: Gauges,
     /// WAL received from PostgreSQL, bytes.
@@ -43,8 +43,8 @@ struct Gauges {
     broker_connected: Gauge,
 }
 
-impl Metrics {
-    pub(crate) fn new() -> Metrics {
+impl ShimMetrics {
+    pub(crate) fn new() -> ShimMetrics {
         let mut registry = Registry::with_prefix("walfabric_shim");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
@@ -77,7 +77,7 @@ impl Metrics {
             registry.register(name, help, counter.clone());
             counter
         };
-        Metrics {
+        ShimMetrics {
             received_bytes: counter("received_bytes", "WAL received from PostgreSQL"),
             donor_bytes: counter("donor_bytes", "WAL fetched from a safekeeper for another one"),
             reread_bytes: counter("reread_bytes", "WAL read from PostgreSQL once more for a safekeeper"),
@@ -90,13 +90,13 @@ impl Metrics {
     }
 
     /// Everything, in the exposition format.
-    pub(crate) fn encode(&self, state: &State, broker_connected: bool) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(&self, state: &ShimState, broker_connected: bool) -> Result<String, fmt::Error> {
         let position = |l: Option<pgformat::Lsn>| l.map_or(0, |l| i64::try_from(l.get()).unwrap_or(i64::MAX));
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let g = &self.gauges;
         g.protected.set(i64::from(state.reasons().is_empty()));
-        g.streaming.set(i64::from(state.phase == Phase::Streaming));
-        let phase = Phase::ALL.iter().position(|p| *p == state.phase).unwrap_or_default();
+        g.streaming.set(i64::from(state.phase == ShimPhase::Streaming));
+        let phase = ShimPhase::ALL.iter().position(|p| *p == state.phase).unwrap_or_default();
         g.state.set(number(phase as u64));
         g.term.set(number(state.term.0));
         g.commit_lsn.set(position(state.commit));
@@ -119,14 +119,14 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Shared;
+    use crate::status::StatusBoard;
     use crate::testing::config;
 
     #[test]
     fn the_exposition_shows_counters_and_the_present_state() {
-        let metrics = Metrics::new();
+        let metrics = ShimMetrics::new();
         metrics.received_bytes.inc_by(42);
-        let text = metrics.encode(&Shared::new(&config(&[])).snapshot(), true).expect("encodes");
+        let text = metrics.encode(&StatusBoard::new(&config(&[])).snapshot(), true).expect("encodes");
         assert!(text.contains("walfabric_shim_received_bytes_total 42"), "{text}");
         assert!(text.contains("walfabric_shim_protected 0"), "{text}");
         assert!(text.contains("walfabric_shim_broker_connected 1"), "{text}");

@@ -1,7 +1,7 @@
 //! Why an attempt to attach, or a session, ended, and what follows from it.
 //!
-//! Pure data. A [`Refusal`] says what is wrong and what to do: it ends the shim. Everything that may pass by itself is
-//! [`Stop::Retry`]: the shim backs off and begins again.
+//! Pure data. An [`AttachRefusal`] says what is wrong and what to do: it ends the shim. Everything that may pass by
+//! itself is [`StopCause::Retry`]: the shim backs off and begins again.
 
 use libpq::NetError;
 use node::exit;
@@ -13,7 +13,7 @@ use crate::core::Fatal;
 
 /// Why an attempt or a session ended.
 #[derive(Debug)]
-pub(crate) enum Stop {
+pub(crate) enum StopCause {
     /// Somebody is away or busy; begin again after a pause.
     Retry(String),
     /// The primary takes no connections yet: it is down or starting. Looked at again very soon.
@@ -21,55 +21,55 @@ pub(crate) enum Stop {
     /// A higher term exists; begin again after a pause, with a term above it.
     Deposed(Term),
     /// Beginning again would not help.
-    Refused(Refusal),
+    Refused(AttachRefusal),
     /// The core found something that should not exist, or a wrong address list.
     Fatal(Fatal),
     /// The shim was asked to end.
     Shutdown,
 }
 
-impl Stop {
+impl StopCause {
     /// Exit code, when this ends the shim.
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {
-            Stop::Retry(_) | Stop::PrimaryAway(_) | Stop::Deposed(_) => None,
-            Stop::Refused(refusal) => Some(refusal.exit_code()),
-            Stop::Fatal(fatal) => fatal.exit_code(),
-            Stop::Shutdown => Some(exit::OK),
+            StopCause::Retry(_) | StopCause::PrimaryAway(_) | StopCause::Deposed(_) => None,
+            StopCause::Refused(refusal) => Some(refusal.exit_code()),
+            StopCause::Fatal(fatal) => fatal.exit_code(),
+            StopCause::Shutdown => Some(exit::OK),
         }
     }
 }
 
-impl std::fmt::Display for Stop {
+impl std::fmt::Display for StopCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Stop::Retry(why) | Stop::PrimaryAway(why) => f.write_str(why),
-            Stop::Deposed(term) => write!(f, "deposed: a safekeeper knows term {term}"),
-            Stop::Refused(refusal) => write!(f, "{refusal}. What to do: {}", refusal.advice()),
-            Stop::Fatal(fatal) => match fatal.advice() {
+            StopCause::Retry(why) | StopCause::PrimaryAway(why) => f.write_str(why),
+            StopCause::Deposed(term) => write!(f, "deposed: a safekeeper knows term {term}"),
+            StopCause::Refused(refusal) => write!(f, "{refusal}. What to do: {}", refusal.advice()),
+            StopCause::Fatal(fatal) => match fatal.advice() {
                 Some(advice) => write!(f, "{fatal}. What to do: {advice}"),
                 None => write!(f, "{fatal}"),
             },
-            Stop::Shutdown => f.write_str("asked to stop"),
+            StopCause::Shutdown => f.write_str("asked to stop"),
         }
     }
 }
 
-impl From<NetError> for Stop {
-    fn from(e: NetError) -> Stop {
-        Stop::Retry(e.to_string())
+impl From<NetError> for StopCause {
+    fn from(e: NetError) -> StopCause {
+        StopCause::Retry(e.to_string())
     }
 }
 
-impl From<Refusal> for Stop {
-    fn from(r: Refusal) -> Stop {
-        Stop::Refused(r)
+impl From<AttachRefusal> for StopCause {
+    fn from(r: AttachRefusal) -> StopCause {
+        StopCause::Refused(r)
     }
 }
 
 /// Why this primary must not extend this log.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum AttachRefusal {
     #[error("the primary belongs to system {primary}, the timeline to system {timeline}")]
     ForeignSystem { primary: SystemId, timeline: SystemId },
     #[error("the primary's {what} is {primary}, the timeline's is {timeline}")]
@@ -119,46 +119,46 @@ fn in_record(start: Option<Lsn>) -> String {
     )
 }
 
-impl Refusal {
+impl AttachRefusal {
     /// What to do next.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
-            Refusal::ForeignSystem { .. } | Refusal::OtherFormat { .. } => {
+            AttachRefusal::ForeignSystem { .. } | AttachRefusal::OtherFormat { .. } => {
                 "check --primary, --tenant-id and --timeline-id; for a new cluster create a timeline of its own \
                  with `walfabric timeline create`"
             }
-            Refusal::Standby => {
+            AttachRefusal::Standby => {
                 "point --primary at the primary; a standby is attached after its promotion, never before"
             }
-            Refusal::SettingOff("fsync") => {
+            AttachRefusal::SettingOff("fsync") => {
                 "set fsync = on and restart PostgreSQL, or start the shim with --allow-fsync-off and rebuild the \
                  node after any crash of its operating system"
             }
-            Refusal::SettingOff(_) => {
+            AttachRefusal::SettingOff(_) => {
                 "set full_page_writes = on and reload: page reconstruction needs full-page images"
             }
-            Refusal::WalLevel(_) => "set wal_level = replica (or logical) and restart PostgreSQL",
-            Refusal::Behind { .. } => REBUILD,
-            Refusal::OtherTli { .. } | Refusal::OtherHistory { .. } => {
+            AttachRefusal::WalLevel(_) => "set wal_level = replica (or logical) and restart PostgreSQL",
+            AttachRefusal::Behind { .. } => REBUILD,
+            AttachRefusal::OtherTli { .. } | AttachRefusal::OtherHistory { .. } => {
                 "a promoted server does not continue this timeline by itself; create a timeline of its own for \
                  it, or attach the server that was not promoted"
             }
-            Refusal::Diverged { .. } | Refusal::DoesNotFollow(_) => REBUILD,
-            Refusal::NothingToCompare { .. } => {
+            AttachRefusal::Diverged { .. } | AttachRefusal::DoesNotFollow(_) => REBUILD,
+            AttachRefusal::NothingToCompare { .. } => {
                 "the primary has removed the WAL below the quorum's end: rebuild it from a base backup, and keep \
                  the slot whose name ends in _pin"
             }
-            Refusal::WalRemoved(_) => {
+            AttachRefusal::WalRemoved(_) => {
                 "this primary cannot be reattached: create a new timeline for it with `walfabric timeline \
                  create`; keep max_slot_wal_keep_size = -1"
             }
-            Refusal::Members(_) => "correct --safekeepers: it must lead to the timeline's members, each once",
-            Refusal::StaleEpoch { .. } | Refusal::Epoch(_) => {
+            AttachRefusal::Members(_) => "correct --safekeepers: it must lead to the timeline's members, each once",
+            AttachRefusal::StaleEpoch { .. } | AttachRefusal::Epoch(_) => {
                 "another primary was designated; if this one is right, start the shim with that --primary-epoch \
                  or a higher one"
             }
-            Refusal::NotVanilla(_) => "use another timeline: this one takes no WAL from a shim",
-            Refusal::Corrupt(_) => "stop everything that writes to the timeline and inspect the safekeepers",
+            AttachRefusal::NotVanilla(_) => "use another timeline: this one takes no WAL from a shim",
+            AttachRefusal::Corrupt(_) => "stop everything that writes to the timeline and inspect the safekeepers",
         }
     }
 
@@ -168,7 +168,7 @@ impl Refusal {
     }
 
     fn exit_code(&self) -> u8 {
-        if matches!(self, Refusal::Corrupt(_)) { exit::CORRUPTION } else { exit::REFUSED }
+        if matches!(self, AttachRefusal::Corrupt(_)) { exit::CORRUPTION } else { exit::REFUSED }
     }
 }
 
@@ -178,35 +178,39 @@ mod tests {
 
     #[test]
     fn only_refusals_end_the_shim() {
-        assert_eq!(Stop::Retry(String::new()).exit_code(), None);
-        assert_eq!(Stop::PrimaryAway(String::new()).exit_code(), None);
-        assert_eq!(Stop::Deposed(Term(3)).exit_code(), None);
-        assert_eq!(Stop::Refused(Refusal::Standby).exit_code(), Some(6));
-        assert_eq!(Stop::Refused(Refusal::Corrupt(String::new())).exit_code(), Some(5));
+        assert_eq!(StopCause::Retry(String::new()).exit_code(), None);
+        assert_eq!(StopCause::PrimaryAway(String::new()).exit_code(), None);
+        assert_eq!(StopCause::Deposed(Term(3)).exit_code(), None);
+        assert_eq!(StopCause::Refused(AttachRefusal::Standby).exit_code(), Some(6));
+        assert_eq!(StopCause::Refused(AttachRefusal::Corrupt(String::new())).exit_code(), Some(5));
         let said = "primary_epoch 1 is older than 2".to_owned();
-        let fenced = Stop::Fatal(Fatal::Fenced { refused: 2, said });
+        let fenced = StopCause::Fatal(Fatal::Fenced { refused: 2, said });
         assert_eq!(fenced.exit_code(), Some(6));
         let text = fenced.to_string();
         assert!(
             text.contains("2 safekeepers") && text.contains("older than 2") && text.contains("What to do"),
             "{text}"
         );
-        assert_eq!(Stop::Fatal(Fatal::TooFew { given: 1, members: 3 }).exit_code(), Some(6));
+        assert_eq!(StopCause::Fatal(Fatal::TooFew { given: 1, members: 3 }).exit_code(), Some(6));
     }
 
     #[test]
     fn only_what_ends_in_a_rebuild_is_looked_at_twice() {
         let at = Lsn::new(0x10);
-        assert!(Refusal::Behind { primary: at, log: at }.is_destructive());
-        let diverged = Refusal::Diverged { at, record: Some(Lsn::new(8)), from: at, to: at };
+        assert!(AttachRefusal::Behind { primary: at, log: at }.is_destructive());
+        let diverged = AttachRefusal::Diverged { at, record: Some(Lsn::new(8)), from: at, to: at };
         assert!(diverged.is_destructive());
         assert!(diverged.to_string().contains("at 0/10, in the record at 0/8 (compared"), "{diverged}");
-        assert!(!Refusal::Standby.is_destructive() && !Refusal::StaleEpoch { known: 2, given: 1 }.is_destructive());
+        assert!(
+            !AttachRefusal::Standby.is_destructive()
+                && !AttachRefusal::StaleEpoch { known: 2, given: 1 }.is_destructive()
+        );
     }
 
     #[test]
     fn a_refusal_says_what_is_wrong_and_what_to_do() {
-        let said = Stop::Refused(Refusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) }).to_string();
+        let said =
+            StopCause::Refused(AttachRefusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) }).to_string();
         assert!(said.contains("0/10") && said.contains("0/20") && said.contains("rebuild"), "{said}");
     }
 }

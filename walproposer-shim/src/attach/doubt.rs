@@ -7,25 +7,27 @@ use std::time::Duration;
 
 use crate::context::ShimContext;
 use crate::dial::safekeeper;
-use crate::status::donors::{Lent, Verdict};
-use crate::stop::{Refusal, Stop};
+use crate::status::donors::{DonorAnswer, Lent};
+use crate::stop::{AttachRefusal, StopCause};
 
 /// Between two questions: somebody has to repair it meanwhile.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// A difference between the primary and a donor whose own WAL is damaged there says nothing about the primary: another
 /// attempt compares with another donor.
-pub(crate) async fn instead(ctx: &Arc<ShimContext>, stop: Stop, donor: usize) -> Stop {
-    let Stop::Refused(Refusal::Diverged { at, .. }) = &stop else { return stop };
+pub(crate) async fn instead(ctx: &Arc<ShimContext>, stop: StopCause, donor: usize) -> StopCause {
+    let StopCause::Refused(AttachRefusal::Diverged { at, .. }) = &stop else { return stop };
     let Some(address) = ctx.config.safekeepers.get(donor) else { return stop };
     let lent = Lent { donor, from: *at, to: at.add(1) };
     match safekeeper::check_wal(&ctx.config, address, (lent.from, lent.to)).await {
-        Verdict::Damaged(problem) => {
+        DonorAnswer::Damaged(problem) => {
             ask(ctx, lent, "by the attach proof: it differs from the primary's".to_owned());
             let name = safekeeper::shown(address);
-            Stop::Retry(format!("the WAL of safekeeper {name} differs from the primary's, and is damaged {problem}"))
+            StopCause::Retry(format!(
+                "the WAL of safekeeper {name} differs from the primary's, and is damaged {problem}"
+            ))
         }
-        Verdict::Sound | Verdict::Unknown(_) => stop,
+        DonorAnswer::Sound | DonorAnswer::Unknown(_) => stop,
     }
 }
 
@@ -33,7 +35,7 @@ pub(crate) async fn instead(ctx: &Arc<ShimContext>, stop: Stop, donor: usize) ->
 pub(crate) fn ask(ctx: &Arc<ShimContext>, lent: Lent, refused: String) {
     let Some(address) = ctx.config.safekeepers.get(lent.donor).cloned() else { return };
     let Lent { donor, from, to } = lent;
-    if !ctx.shared.donors(|donors| donors.refused(lent, refused.clone())) {
+    if !ctx.board.donors(|donors| donors.refused(lent, refused.clone())) {
         return;
     }
     let name = safekeeper::shown(&address);
@@ -45,11 +47,11 @@ pub(crate) fn ask(ctx: &Arc<ShimContext>, lent: Lent, refused: String) {
             let Some(ctx) = weak.upgrade() else { return };
             let verdict = safekeeper::check_wal(&ctx.config, &address, (from, to)).await;
             match &verdict {
-                Verdict::Sound => tracing::warn!(donor = name, %from, %to, "the refused WAL reads back well there"),
-                Verdict::Damaged(problem) => tracing::error!(donor = name, problem, "its WAL is damaged"),
-                Verdict::Unknown(why) => tracing::warn!(donor = name, why, "it cannot read its WAL back"),
+                DonorAnswer::Sound => tracing::warn!(donor = name, %from, %to, "the refused WAL reads back well there"),
+                DonorAnswer::Damaged(problem) => tracing::error!(donor = name, problem, "its WAL is damaged"),
+                DonorAnswer::Unknown(why) => tracing::warn!(donor = name, why, "it cannot read its WAL back"),
             }
-            if !ctx.shared.donors(|donors| donors.answered(donor, verdict)) {
+            if !ctx.board.donors(|donors| donors.answered(donor, verdict)) {
                 return;
             }
             drop(ctx);

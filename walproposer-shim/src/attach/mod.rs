@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::ShimContext;
 use crate::dial::upstream::{SlotState, Upstream};
-use crate::session::{self, Attached};
-use crate::status::{Identity, Phase};
-use crate::stop::Stop;
+use crate::session::{self, AttachedPrimary};
+use crate::status::ShimPhase;
+use crate::stop::StopCause;
 use patience::Patience;
 
 /// Tries until it is cancelled or refused; returns the exit code.
@@ -34,11 +34,11 @@ pub(crate) async fn run(ctx: &Arc<ShimContext>, cancel: &CancellationToken) -> u
         let won = ctx.metrics.elections.get() - elections;
         let stop = look_again(stop, won > 0, &mut looked_again);
         if let Some(code) = stop.exit_code() {
-            if matches!(stop, Stop::Shutdown) {
+            if matches!(stop, StopCause::Shutdown) {
                 tracing::info!("stopping");
             } else {
                 tracing::error!(exit_code = code, "{stop}");
-                ctx.shared.stopped(stop.to_string(), true);
+                ctx.board.stopped(stop.to_string(), true);
             }
             return code;
         }
@@ -46,11 +46,11 @@ pub(crate) async fn run(ctx: &Arc<ShimContext>, cancel: &CancellationToken) -> u
         if !ctx.outage.warn(&text) {
             tracing::debug!(reason = text, "still not attached");
         }
-        ctx.shared.stopped(text, false);
+        ctx.board.stopped(text, false);
         let next = patience.after(&stop, began, won, Instant::now());
         if let Some(say) = next.say {
             tracing::error!("{say}");
-            ctx.shared.stopped(say, false);
+            ctx.board.stopped(say, false);
         }
         tokio::select! {
             () = cancel.cancelled() => return node::exit::OK,
@@ -61,14 +61,14 @@ pub(crate) async fn run(ctx: &Arc<ShimContext>, cancel: &CancellationToken) -> u
 
 /// A primary that must be rebuilt is told so only when a second look, over a new connection and with new accounts of
 /// the safekeepers, says the same.
-fn look_again(stop: Stop, elected: bool, looked_again: &mut bool) -> Stop {
+fn look_again(stop: StopCause, elected: bool, looked_again: &mut bool) -> StopCause {
     match stop {
-        Stop::Refused(refusal) if refusal.is_destructive() && !*looked_again => {
+        StopCause::Refused(refusal) if refusal.is_destructive() && !*looked_again => {
             *looked_again = true;
-            Stop::Retry(format!("{refusal}; looking again before anything is decided"))
+            StopCause::Retry(format!("{refusal}; looking again before anything is decided"))
         }
         // Somebody being away says nothing about it.
-        Stop::Retry(_) | Stop::PrimaryAway(_) if !elected => stop,
+        StopCause::Retry(_) | StopCause::PrimaryAway(_) if !elected => stop,
         stop => {
             *looked_again = false;
             stop
@@ -77,9 +77,9 @@ fn look_again(stop: Stop, elected: bool, looked_again: &mut bool) -> Stop {
 }
 
 /// One attempt, and the session that it leads to.
-async fn attempt(ctx: &Arc<ShimContext>, highest: &mut Term, cancel: &CancellationToken) -> Stop {
+async fn attempt(ctx: &Arc<ShimContext>, highest: &mut Term, cancel: &CancellationToken) -> StopCause {
     let attached = tokio::select! {
-        () = cancel.cancelled() => return Stop::Shutdown,
+        () = cancel.cancelled() => return StopCause::Shutdown,
         attached = attach(ctx, *highest) => attached,
     };
     match attached {
@@ -89,7 +89,7 @@ async fn attempt(ctx: &Arc<ShimContext>, highest: &mut Term, cancel: &Cancellati
 }
 
 /// Everything that comes before a vote is asked for; changes nothing at the safekeepers.
-async fn attach(ctx: &Arc<ShimContext>, min_term: Term) -> Result<Attached, Stop> {
+async fn attach(ctx: &Arc<ShimContext>, min_term: Term) -> Result<AttachedPrimary, StopCause> {
     let config = &ctx.config;
     let mut upstream = Upstream::connect(config).await?;
     let primary = &upstream.primary;
@@ -98,19 +98,19 @@ async fn attach(ctx: &Arc<ShimContext>, min_term: Term) -> Result<Attached, Stop
     if !ctx.outage.is_running() {
         tracing::info!(%system_id, %tli, end = %primary.end, pid, "connected to the primary");
     }
-    ctx.shared.set_identity(Identity { system_id, tli, pid });
-    ctx.shared.set_phase(Phase::Validating);
+    ctx.board.set_identity(upstream.identity());
+    ctx.board.set_phase(ShimPhase::Validating);
     // Two shims on one primary: the slot is exclusive, and who does not have it must not depose who does.
     let slot = upstream.slot(&config.slot).await?;
-    ctx.shared.set_at_work(!matches!(slot, SlotState::Active(_)));
+    ctx.board.set_at_work(!matches!(slot, SlotState::Active(_)));
     if let SlotState::Active(by) = &slot {
-        return Err(Stop::Retry(format!(
+        return Err(StopCause::Retry(format!(
             "replication slot {} is in use by walsender {by}: another shim is at work, or PostgreSQL has not noticed \
              the end of the last one yet",
             config.slot
         )));
     }
-    let usable = |index| ctx.shared.donors(|donors| donors.rank(index).is_some());
+    let usable = |index| ctx.board.donors(|donors| donors.rank(index).is_some());
     let survey = survey::judge(config, &survey::ask(config).await, usable)?;
     let (mut upstream, proved) = match proof::before_vote(config, upstream, &survey).await {
         Ok(proved) => proved,
@@ -122,7 +122,7 @@ async fn attach(ctx: &Arc<ShimContext>, min_term: Term) -> Result<Attached, Stop
         tracing::warn!(slot = config.slot, state = ?slot, "the replication slot is gone and is created anew");
         upstream.recreate_slot(&config.slot, slot == SlotState::Lost).await?;
     }
-    Ok(Attached { upstream, survey, proved, min_term })
+    Ok(AttachedPrimary { upstream, survey, proved, min_term })
 }
 
 #[cfg(test)]
@@ -130,21 +130,24 @@ mod tests {
     use pgformat::Lsn;
 
     use super::*;
-    use crate::stop::Refusal;
+    use crate::stop::AttachRefusal;
 
     #[test]
     fn a_rebuild_is_asked_for_after_a_second_look_only() {
-        let behind = || Stop::Refused(Refusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) });
+        let behind = || StopCause::Refused(AttachRefusal::Behind { primary: Lsn::new(0x10), log: Lsn::new(0x20) });
         let mut again = false;
         let first = look_again(behind(), false, &mut again);
         assert_eq!(first.exit_code(), None);
         assert!(!first.to_string().contains("rebuild"), "{first}");
-        assert!(matches!(look_again(Stop::PrimaryAway(String::new()), false, &mut again), Stop::PrimaryAway(_)));
+        assert!(matches!(
+            look_again(StopCause::PrimaryAway(String::new()), false, &mut again),
+            StopCause::PrimaryAway(_)
+        ));
         assert_eq!(look_again(behind(), false, &mut again).exit_code(), Some(6));
         look_again(behind(), false, &mut again);
-        look_again(Stop::Retry("PostgreSQL closed the stream".to_owned()), true, &mut again);
+        look_again(StopCause::Retry("PostgreSQL closed the stream".to_owned()), true, &mut again);
         assert_eq!(look_again(behind(), true, &mut again).exit_code(), None, "a session came between the two looks");
-        let standby = look_again(Stop::Refused(Refusal::Standby), false, &mut false);
+        let standby = look_again(StopCause::Refused(AttachRefusal::Standby), false, &mut false);
         assert_eq!(standby.exit_code(), Some(6), "what destroys nothing is said at once");
     }
 }

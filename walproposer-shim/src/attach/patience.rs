@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::stop::Stop;
+use crate::stop::StopCause;
 
 /// First pause between two attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ const REMEMBERED: usize = 256;
 
 /// What comes before the next attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Next {
+pub(crate) struct NextAttempt {
     /// Wait so long, before jitter.
     pub(crate) pause: Duration,
     /// Tell the operator.
@@ -59,7 +59,7 @@ impl Patience {
     }
 
     /// An attempt that began at `began` and won `elections` ended with `stop`.
-    pub(crate) fn after(&mut self, stop: &Stop, began: Instant, elections: u64, now: Instant) -> Next {
+    pub(crate) fn after(&mut self, stop: &StopCause, began: Instant, elections: u64, now: Instant) -> NextAttempt {
         if now.duration_since(began) > LASTED {
             self.pause = PAUSE_MIN;
         }
@@ -68,8 +68,8 @@ impl Patience {
         }
         let mut say = None;
         let mut pause = match stop {
-            Stop::PrimaryAway(_) => PRIMARY_AWAY,
-            Stop::Deposed(term) => {
+            StopCause::PrimaryAway(_) => PRIMARY_AWAY,
+            StopCause::Deposed(term) => {
                 remember(&mut self.deposed, now);
                 let n = within(&self.deposed, now, DUEL_WINDOW);
                 if n >= DUEL {
@@ -105,7 +105,7 @@ impl Patience {
         if say.is_some() {
             self.said_at = Some(now);
         }
-        Next { pause, say }
+        NextAttempt { pause, say }
     }
 }
 
@@ -135,17 +135,17 @@ mod tests {
         let (mut patience, start) = (Patience::new(), Instant::now());
         for i in 0..100 {
             let now = start + secs(i);
-            let next = patience.after(&Stop::PrimaryAway("starting up".to_owned()), now, 0, now);
-            assert_eq!(next, Next { pause: PRIMARY_AWAY, say: None });
+            let next = patience.after(&StopCause::PrimaryAway("starting up".to_owned()), now, 0, now);
+            assert_eq!(next, NextAttempt { pause: PRIMARY_AWAY, say: None });
         }
-        let next = patience.after(&Stop::Retry("no quorum".to_owned()), start, 0, start);
+        let next = patience.after(&StopCause::Retry("no quorum".to_owned()), start, 0, start);
         assert_eq!(next.pause, PAUSE_MIN, "and the next trouble begins with the first pause");
     }
 
     #[test]
     fn other_trouble_is_waited_out_with_growing_pauses() {
         let (mut patience, now) = (Patience::new(), Instant::now());
-        let retry = Stop::Retry("no quorum".to_owned());
+        let retry = StopCause::Retry("no quorum".to_owned());
         let pauses: Vec<Duration> = (0..20).map(|_| patience.after(&retry, now, 0, now).pause).collect();
         assert_eq!((pauses[0], pauses[19]), (PAUSE_MIN, PAUSE_MAX));
         let later = now + LASTED + secs(1);
@@ -159,7 +159,7 @@ mod tests {
         let mut pauses = Vec::new();
         for i in 0..20 {
             let now = start + secs(i * 10);
-            let next = patience.after(&Stop::Deposed(Term(i)), now, 0, now);
+            let next = patience.after(&StopCause::Deposed(Term(i)), now, 0, now);
             pauses.push(next.pause);
             said.extend(next.say);
         }
@@ -167,13 +167,13 @@ mod tests {
         assert_eq!(said.len(), 3, "once a minute: {said:?}");
         assert!(said[0].contains("deposed 3 times") && said[0].contains("What to do"), "{said:?}");
         let calm = start + secs(1_000);
-        assert_eq!(patience.after(&Stop::Deposed(Term(99)), calm, 0, calm).pause, PAUSE_MIN, "long ago");
+        assert_eq!(patience.after(&StopCause::Deposed(Term(99)), calm, 0, calm).pause, PAUSE_MIN, "long ago");
     }
 
     #[test]
     fn endless_elections_are_told_and_slowed_down() {
         let (mut patience, start) = (Patience::new(), Instant::now());
-        let retry = Stop::Retry("PostgreSQL closed the stream".to_owned());
+        let retry = StopCause::Retry("PostgreSQL closed the stream".to_owned());
         let mut now = start;
         let mut said = Vec::new();
         for i in 0..=60 {
@@ -186,7 +186,7 @@ mod tests {
             said.len() == 1 && said[0].contains("61 elections") && said[0].contains("closed the stream"),
             "{said:?}"
         );
-        let away = patience.after(&Stop::PrimaryAway(String::new()), now, 0, now);
+        let away = patience.after(&StopCause::PrimaryAway(String::new()), now, 0, now);
         assert_eq!(away.pause, PRIMARY_AWAY, "an attempt without an election costs nothing");
     }
 }

@@ -16,8 +16,8 @@ use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
-use crate::dial::wal_reader::{ReadError, WalReader};
-use crate::status::donors::Verdict;
+use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::status::donors::DonorAnswer;
 
 /// Limit for one question to a safekeeper that accepted the connection.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -153,7 +153,7 @@ pub(crate) async fn read(
     from: Lsn,
     end: Lsn,
     term: Option<Term>,
-) -> Result<WalReader, ReadError> {
+) -> Result<WalReader, WalReadError> {
     let connection = ClientConnection::dial(&options(config, address)).await?;
     let command = match term {
         Some(term) => format!("START_REPLICATION PHYSICAL {from} (term='{term}')"),
@@ -163,20 +163,20 @@ pub(crate) async fn read(
 }
 
 /// Asks a safekeeper to read back WAL that came from it.
-pub(crate) async fn check_wal(config: &Config, address: &(String, u16), (from, to): (Lsn, Lsn)) -> Verdict {
+pub(crate) async fn check_wal(config: &Config, address: &(String, u16), (from, to): (Lsn, Lsn)) -> DonorAnswer {
     let asked = timeout(READ_BACK, async {
         let mut connection = ClientConnection::dial(&options(config, address)).await?;
         connection.simple_query(&format!("CHECK_WAL {from} {to}")).await
     });
     let row = match asked.await {
         Ok(Ok(answer)) => answer.into_iter().next().and_then(|result| result.rows.into_iter().next()),
-        Ok(Err(e)) => return Verdict::Unknown(e.to_string()),
-        Err(_) => return Verdict::Unknown(format!("no answer within {READ_BACK:?}")),
+        Ok(Err(e)) => return DonorAnswer::Unknown(e.to_string()),
+        Err(_) => return DonorAnswer::Unknown(format!("no answer within {READ_BACK:?}")),
     };
     let mut cells = row.unwrap_or_default().into_iter();
     match (cells.next(), cells.next()) {
-        (Some(None), Some(None)) => Verdict::Sound,
-        (Some(Some(at)), Some(Some(problem))) => Verdict::Damaged(format!("at {at}: {problem}")),
-        _ => Verdict::Unknown("its answer is not understood".to_owned()),
+        (Some(None), Some(None)) => DonorAnswer::Sound,
+        (Some(Some(at)), Some(Some(problem))) => DonorAnswer::Damaged(format!("at {at}: {problem}")),
+        _ => DonorAnswer::Unknown("its answer is not understood".to_owned()),
     }
 }

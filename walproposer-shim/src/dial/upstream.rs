@@ -12,11 +12,11 @@ use proto::id::SystemId;
 use proto::pg::sqlstate;
 use tokio::time::timeout;
 
-use crate::attach::proof::plan::{Part, Primary, parse_history};
+use crate::attach::proof::plan::{PrimaryView, WalPart, parse_history};
 use crate::config::Config;
-use crate::dial::wal_reader::{ReadError, WalReader};
+use crate::dial::wal_reader::{WalReadError, WalReader};
 use crate::names;
-use crate::stop::{Refusal, Stop};
+use crate::stop::{AttachRefusal, StopCause};
 
 /// Limit for one question to a server that is up.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const OLDEST: &str = "SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name
 pub(crate) struct Upstream {
     connection: ClientConnection,
     /// What the primary said.
-    pub(crate) primary: Primary,
+    pub(crate) primary: PrimaryView,
     /// wal_sender_timeout; zero: none.
     pub(crate) wal_sender_timeout: Duration,
     /// Process id of the walsender.
@@ -43,17 +43,17 @@ pub(crate) struct Upstream {
 
 /// Which server a session streams from: enough to know it again on another connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Origin {
-    /// The cluster.
+pub(crate) struct PrimaryIdentity {
+    /// The system identifier, which every cluster gets at initdb.
     pub(crate) system_id: SystemId,
-    /// PostgreSQL's tli.
+    /// PostgreSQL's own timeline number.
     pub(crate) tli: Tli,
     /// Process id of the session's walsender.
     pub(crate) pid: i32,
 }
 
 /// The streaming halves.
-pub(crate) struct Stream {
+pub(crate) struct PrimaryStream {
     pub(crate) reader: CopyReader,
     pub(crate) writer: CopyWriter,
     /// First byte that comes.
@@ -61,19 +61,19 @@ pub(crate) struct Stream {
 }
 
 impl Upstream {
-    /// The server.
-    pub(crate) fn origin(&self) -> Origin {
-        Origin { system_id: self.primary.system_id, tli: self.primary.tli, pid: self.pid }
+    /// The server, to be known again by.
+    pub(crate) fn identity(&self) -> PrimaryIdentity {
+        PrimaryIdentity { system_id: self.primary.system_id, tli: self.primary.tli, pid: self.pid }
     }
 
     /// Dials and asks who is there. Refuses a server that cannot be a primary of any timeline.
-    pub(crate) async fn connect(config: &Config) -> Result<Upstream, Stop> {
+    pub(crate) async fn connect(config: &Config) -> Result<Upstream, StopCause> {
         let dialled = ClientConnection::dial(&config.replication).await;
         let mut connection = dialled.map_err(|e| away(e, &config.replication))?;
         let row = one_row(ask(&mut connection, SETTINGS).await?)?;
         let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
         if text(0) == "t" {
-            return Err(Refusal::Standby.into());
+            return Err(AttachRefusal::Standby.into());
         }
         check_settings(config, text(1), text(2), text(3))?;
         let number = |i: usize| text(i).parse::<u32>().map_err(|_| unexpected("settings", text(i)));
@@ -83,22 +83,22 @@ impl Upstream {
         let (system_id, tli, end) = identify(&mut connection).await?;
         let history = history(&mut connection, tli).await?;
         let oldest = oldest(&mut connection, config, seg_size).await?;
-        let primary = Primary { system_id, tli, end, history, version_num, seg_size, oldest };
+        let primary = PrimaryView { system_id, tli, end, history, version_num, seg_size, oldest };
         Ok(Upstream { connection, primary, wal_sender_timeout: Duration::from_millis(timeout_ms.into()), pid })
     }
 
     /// Asks for the end of WAL again: it moves while the primary works.
-    pub(crate) async fn refresh_end(&mut self) -> Result<(), Stop> {
+    pub(crate) async fn refresh_end(&mut self) -> Result<(), StopCause> {
         let (system_id, tli, end) = identify(&mut self.connection).await?;
         if (system_id, tli) != (self.primary.system_id, self.primary.tli) {
-            return Err(Stop::Retry("the primary changed its identity on an open connection".to_owned()));
+            return Err(StopCause::Retry("the primary changed its identity on an open connection".to_owned()));
         }
         self.primary.end = end;
         Ok(())
     }
 
     /// Whether the slot `name` can be streamed from; creates nothing.
-    pub(crate) async fn slot(&mut self, name: &str) -> Result<SlotState, Stop> {
+    pub(crate) async fn slot(&mut self, name: &str) -> Result<SlotState, StopCause> {
         let query = format!(
             "SELECT coalesce(wal_status, 'lost'), active, coalesce(active_pid, 0), coalesce(restart_lsn::text, '') \
              FROM pg_replication_slots WHERE slot_name = '{name}' AND slot_type = 'physical'"
@@ -114,7 +114,7 @@ impl Upstream {
     }
 
     /// Creates the slot anew, with WAL reserved from the last checkpoint on.
-    pub(crate) async fn recreate_slot(&mut self, name: &str, drop_first: bool) -> Result<(), Stop> {
+    pub(crate) async fn recreate_slot(&mut self, name: &str, drop_first: bool) -> Result<(), StopCause> {
         if drop_first {
             ask(&mut self.connection, &format!("SELECT pg_drop_replication_slot('{name}')")).await?;
         }
@@ -123,8 +123,8 @@ impl Upstream {
     }
 
     /// Starts to read a part of the WAL, without a slot and without counting as a standby.
-    pub(crate) async fn read(self, part: Part) -> Result<Reading, ReadError> {
-        let Part { tli, from, to } = part;
+    pub(crate) async fn read(self, part: WalPart) -> Result<Reading, WalReadError> {
+        let WalPart { tli, from, to } = part;
         let command = format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}");
         let Upstream { connection, primary, wal_sender_timeout, pid } = self;
         let wal = WalReader::start(connection, &command, from, to).await?;
@@ -132,15 +132,15 @@ impl Upstream {
     }
 
     /// Becomes the standby that commits wait for: takes its name and streams from `start` through the slot.
-    pub(crate) async fn stream(mut self, config: &Config, start: Lsn) -> Result<Stream, Stop> {
+    pub(crate) async fn stream(mut self, config: &Config, start: Lsn) -> Result<PrimaryStream, StopCause> {
         let name = names::standby_name(config.ttid.timeline_id);
         ask(&mut self.connection, &format!("SET application_name = '{name}'")).await?;
         let command = format!("START_REPLICATION SLOT {} PHYSICAL {start} TIMELINE {}", config.slot, self.primary.tli);
         let started = timeout(QUESTION, self.connection.copy_both(&command)).await;
-        match started.map_err(|_| Stop::Retry("the primary did not start to stream in time".to_owned()))? {
-            Ok((reader, writer)) => Ok(Stream { reader, writer, start }),
+        match started.map_err(|_| StopCause::Retry("the primary did not start to stream in time".to_owned()))? {
+            Ok((reader, writer)) => Ok(PrimaryStream { reader, writer, start }),
             Err(e) if e.server_error().is_some_and(|e| e.code == sqlstate::UNDEFINED_FILE) => {
-                Err(Refusal::WalRemoved(start).into())
+                Err(AttachRefusal::WalRemoved(start).into())
             }
             Err(e) => Err(e.into()),
         }
@@ -152,7 +152,12 @@ impl Upstream {
 ///
 /// The address may lead elsewhere by now, to a promoted or restored copy. The server is the session's own only while
 /// the session's walsender holds the slot there.
-pub(crate) async fn reread(config: &Config, origin: Origin, from: Lsn, end: Lsn) -> Result<WalReader, ReadError> {
+pub(crate) async fn reread(
+    config: &Config,
+    origin: PrimaryIdentity,
+    from: Lsn,
+    end: Lsn,
+) -> Result<WalReader, WalReadError> {
     let mut connection = ClientConnection::dial(&config.replication).await?;
     let query = format!("SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '{}'", config.slot);
     let asked = timeout(QUESTION, async {
@@ -166,7 +171,7 @@ pub(crate) async fn reread(config: &Config, origin: Origin, from: Lsn, end: Lsn)
     let expected = (origin.pid.to_string(), origin.system_id.to_string(), origin.tli.to_string());
     if (held_by.as_ref(), system_id.as_ref(), tli.as_ref()) != (Some(&expected.0), Some(&expected.1), Some(&expected.2))
     {
-        return Err(ReadError::Protocol {
+        return Err(WalReadError::Protocol {
             from: "the primary's address".to_owned(),
             problem: format!(
                 "another server answers than the one that streams: slot {} is held by process {held_by:?} of system \
@@ -183,7 +188,7 @@ pub(crate) async fn reread(config: &Config, origin: Origin, from: Lsn, end: Lsn)
 pub(crate) struct Reading {
     /// The bytes.
     pub(crate) wal: WalReader,
-    primary: Primary,
+    primary: PrimaryView,
     wal_sender_timeout: Duration,
     pid: i32,
 }
@@ -210,45 +215,45 @@ pub(crate) enum SlotState {
 }
 
 /// A server that is down or starting comes back by itself, and clients wait for it: no growing pause then.
-fn away(e: NetError, options: &ConnectOptions) -> Stop {
+fn away(e: NetError, options: &ConnectOptions) -> StopCause {
     let text = format!("the shim cannot connect to the primary at {}: {e}", options.target());
     let starting = e.server_error().is_some_and(|e| e.code == sqlstate::CANNOT_CONNECT_NOW);
     match e {
-        NetError::Io { .. } => Stop::PrimaryAway(text),
-        _ if starting => Stop::PrimaryAway(text),
-        _ => Stop::Retry(text),
+        NetError::Io { .. } => StopCause::PrimaryAway(text),
+        _ if starting => StopCause::PrimaryAway(text),
+        _ => StopCause::Retry(text),
     }
 }
 
-fn check_settings(config: &Config, fsync: &str, full_page_writes: &str, wal_level: &str) -> Result<(), Refusal> {
+fn check_settings(config: &Config, fsync: &str, full_page_writes: &str, wal_level: &str) -> Result<(), AttachRefusal> {
     if fsync != "on" && !config.allow_fsync_off {
-        return Err(Refusal::SettingOff("fsync"));
+        return Err(AttachRefusal::SettingOff("fsync"));
     }
     if full_page_writes != "on" {
-        return Err(Refusal::SettingOff("full_page_writes"));
+        return Err(AttachRefusal::SettingOff("full_page_writes"));
     }
     if wal_level == "minimal" {
-        return Err(Refusal::WalLevel(wal_level.to_owned()));
+        return Err(AttachRefusal::WalLevel(wal_level.to_owned()));
     }
     Ok(())
 }
 
-async fn ask(connection: &mut ClientConnection, query: &str) -> Result<Vec<QueryResult>, Stop> {
+async fn ask(connection: &mut ClientConnection, query: &str) -> Result<Vec<QueryResult>, StopCause> {
     let answer = timeout(QUESTION, connection.simple_query(query)).await;
-    let answer = answer.map_err(|_| Stop::Retry(format!("the primary did not answer within {QUESTION:?}")))?;
+    let answer = answer.map_err(|_| StopCause::Retry(format!("the primary did not answer within {QUESTION:?}")))?;
     Ok(answer?)
 }
 
-fn one_row(results: Vec<QueryResult>) -> Result<Vec<Option<String>>, Stop> {
+fn one_row(results: Vec<QueryResult>) -> Result<Vec<Option<String>>, StopCause> {
     let row = results.into_iter().next().and_then(|r| r.rows.into_iter().next());
-    row.ok_or_else(|| Stop::Retry("the primary answered without a row".to_owned()))
+    row.ok_or_else(|| StopCause::Retry("the primary answered without a row".to_owned()))
 }
 
-fn unexpected(what: &str, text: &str) -> Stop {
-    Stop::Retry(format!("the primary's {what} is {text:?}, which cannot be read"))
+fn unexpected(what: &str, text: &str) -> StopCause {
+    StopCause::Retry(format!("the primary's {what} is {text:?}, which cannot be read"))
 }
 
-async fn identify(connection: &mut ClientConnection) -> Result<(SystemId, Tli, Lsn), Stop> {
+async fn identify(connection: &mut ClientConnection) -> Result<(SystemId, Tli, Lsn), StopCause> {
     let row = one_row(ask(connection, "IDENTIFY_SYSTEM").await?)?;
     let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
     let parsed = (text(0).parse().ok(), text(1).parse().ok(), text(2).parse().ok());
@@ -258,7 +263,7 @@ async fn identify(connection: &mut ClientConnection) -> Result<(SystemId, Tli, L
     }
 }
 
-async fn history(connection: &mut ClientConnection, tli: Tli) -> Result<Vec<(Tli, Lsn)>, Stop> {
+async fn history(connection: &mut ClientConnection, tli: Tli) -> Result<Vec<(Tli, Lsn)>, StopCause> {
     // The first tli has no history file, and asking for it is an error.
     if tli == Tli(1) {
         return Ok(vec![(tli, Lsn::new(0))]);
@@ -269,10 +274,10 @@ async fn history(connection: &mut ClientConnection, tli: Tli) -> Result<Vec<(Tli
 }
 
 /// First byte of WAL that the server holds: from its directory, or, where the role may not look there, from the slots.
-async fn oldest(connection: &mut ClientConnection, config: &Config, seg: SegSize) -> Result<Lsn, Stop> {
+async fn oldest(connection: &mut ClientConnection, config: &Config, seg: SegSize) -> Result<Lsn, StopCause> {
     let listed = match ask(connection, OLDEST).await {
         Ok(results) => one_row(results)?.into_iter().next().flatten(),
-        Err(Stop::Retry(why)) => {
+        Err(StopCause::Retry(why)) => {
             tracing::debug!(%why, "pg_ls_waldir is not allowed: the slots tell what is held");
             None
         }
@@ -308,8 +313,8 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let down = NetError::Io { peer: "db".to_owned(), source: refused };
         for e in [said(sqlstate::CANNOT_CONNECT_NOW), down] {
-            assert!(matches!(away(e, &options), Stop::PrimaryAway(_)));
+            assert!(matches!(away(e, &options), StopCause::PrimaryAway(_)));
         }
-        assert!(matches!(away(said("28P01"), &options), Stop::Retry(_)));
+        assert!(matches!(away(said("28P01"), &options), StopCause::Retry(_)));
     }
 }

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::context::ShimContext;
+use crate::dial::upstream::PrimaryIdentity;
 use crate::names;
-use crate::status::{CHECK_PERIOD, Identity, Verdict};
-use pin::{Kept, Slot};
+use crate::status::{CHECK_PERIOD, GuardVerdict};
+use pin::{PinUpkeep, ReplicationSlot};
 
 /// After a session has begun, checks come this soon until they find nothing wrong: `up` and `demo` wait for it.
 const PROMPT: Duration = Duration::from_millis(200);
@@ -69,7 +70,7 @@ pub(crate) struct Findings {
     next_xid: Option<u64>,
     seg_size: Option<SegSize>,
     senders: Vec<Sender>,
-    slots: Vec<Slot>,
+    slots: Vec<ReplicationSlot>,
 }
 
 /// A row of pg_stat_replication.
@@ -112,7 +113,7 @@ impl Override {
 }
 
 /// What the findings are judged by.
-pub(crate) struct Expected<'a> {
+pub(crate) struct ExpectedSettings<'a> {
     /// application_name of the stream.
     pub(crate) name: &'a str,
     /// Streaming slot.
@@ -124,11 +125,11 @@ pub(crate) struct Expected<'a> {
     /// Whether roles and databases may commit without the quorum.
     pub(crate) allow_async_commits: bool,
     /// The primary of the present session, if there is one.
-    pub(crate) identity: Option<Identity>,
+    pub(crate) identity: Option<PrimaryIdentity>,
 }
 
 /// Why synchronous commits do not, or may not, wait for the quorum and nobody else.
-pub(crate) fn judge(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
+pub(crate) fn judge(found: &Findings, expected: &ExpectedSettings<'_>) -> Vec<String> {
     let mut reasons = settings_reasons(found, expected);
     reasons.extend(sync_names::problem(&found.sync_names, expected.name));
     reasons.extend(sender_reasons(found, expected));
@@ -144,7 +145,7 @@ pub(crate) fn judge(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
 }
 
 /// What protects commits today and may not tomorrow.
-pub(crate) fn warnings(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
+pub(crate) fn warnings(found: &Findings, expected: &ExpectedSettings<'_>) -> Vec<String> {
     let overrides = found.overrides.iter().filter(|_| expected.allow_async_commits).filter_map(Override::problem);
     let limits = found.limits.iter().filter_map(|(name, value)| match name.as_str() {
         "max_slot_wal_keep_size" if value != "-1" => Some(format!(
@@ -161,7 +162,7 @@ pub(crate) fn warnings(found: &Findings, expected: &Expected<'_>) -> Vec<String>
     overrides.chain(limits).collect()
 }
 
-fn settings_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
+fn settings_reasons(found: &Findings, expected: &ExpectedSettings<'_>) -> Vec<String> {
     let mut reasons = Vec::new();
     if found.in_recovery {
         reasons.push("the server is in recovery: nothing is committed there".to_owned());
@@ -198,7 +199,7 @@ fn settings_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
     reasons
 }
 
-fn sender_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
+fn sender_reasons(found: &Findings, expected: &ExpectedSettings<'_>) -> Vec<String> {
     let mut reasons = Vec::new();
     let Some(identity) = expected.identity else { return reasons };
     match found.senders.iter().find(|s| s.pid == identity.pid) {
@@ -224,7 +225,7 @@ fn sender_reasons(found: &Findings, expected: &Expected<'_>) -> Vec<String> {
 
 /// Checks until cancelled.
 pub(crate) async fn run(ctx: Arc<ShimContext>, cancel: CancellationToken) {
-    let mut connection: Option<Connection> = None;
+    let mut connection: Option<Client> = None;
     let (mut seen, mut prompt) = (None, PROMPT_CHECKS);
     loop {
         let checked = timeout(LIMIT, check(&ctx, &mut connection)).await;
@@ -234,20 +235,20 @@ pub(crate) async fn run(ctx: Arc<ShimContext>, cancel: CancellationToken) {
                 connection = None;
                 let options = &ctx.config.replication;
                 let why = crate::sql::explain(&e, options);
-                Verdict::because(format!("the primary at {} cannot be checked over SQL: {why}", options.target()))
+                GuardVerdict::because(format!("the primary at {} cannot be checked over SQL: {why}", options.target()))
             }
             Err(_) => {
                 connection = None;
-                Verdict::because(format!("the primary did not answer a check within {LIMIT:?}"))
+                GuardVerdict::because(format!("the primary did not answer a check within {LIMIT:?}"))
             }
         };
         note(&ctx, verdict);
-        let identity = ctx.shared.snapshot().identity;
+        let identity = ctx.board.snapshot().identity;
         // A session that has just begun is looked at soon, so that `protected` does not lag a period behind.
         if identity != seen {
             (seen, prompt) = (identity, PROMPT_CHECKS);
         }
-        let soon = prompt > 0 && !ctx.shared.readiness().ready;
+        let soon = prompt > 0 && !ctx.board.readiness().ready;
         prompt = prompt.saturating_sub(1);
         let pause = if soon { PROMPT } else { CHECK_PERIOD };
         tokio::select! {
@@ -261,9 +262,9 @@ fn full(e: &tokio_postgres::Error) -> String {
     e.as_db_error().map_or_else(|| e.to_string(), |e| e.message().to_owned())
 }
 
-fn note(ctx: &ShimContext, verdict: Verdict) {
-    let Verdict { reasons, warnings } = verdict.clone();
-    if ctx.shared.set_verdict(verdict) {
+fn note(ctx: &ShimContext, verdict: GuardVerdict) {
+    let GuardVerdict { reasons, warnings } = verdict.clone();
+    if ctx.board.set_verdict(verdict) {
         if reasons.is_empty() {
             tracing::info!(?warnings, "the settings protect synchronous commits");
         } else {
@@ -272,12 +273,8 @@ fn note(ctx: &ShimContext, verdict: Verdict) {
     }
 }
 
-/// The SQL connection; its other half ends with it.
-struct Connection {
-    client: Client,
-}
-
-async fn connect(ctx: &ShimContext) -> Result<Connection, tokio_postgres::Error> {
+/// The connection's other half ends with the client.
+async fn connect(ctx: &ShimContext) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = ctx.config.sql.connect(NoTls).await?;
     // Ends by itself when the client is dropped.
     tokio::spawn(async move {
@@ -285,19 +282,19 @@ async fn connect(ctx: &ShimContext) -> Result<Connection, tokio_postgres::Error>
             tracing::debug!(error = %e, "the guard's connection ended");
         }
     });
-    Ok(Connection { client })
+    Ok(client)
 }
 
-async fn check(ctx: &ShimContext, held: &mut Option<Connection>) -> Result<Verdict, tokio_postgres::Error> {
-    if held.as_ref().is_none_or(|c| c.client.is_closed()) {
+async fn check(ctx: &ShimContext, held: &mut Option<Client>) -> Result<GuardVerdict, tokio_postgres::Error> {
+    if held.as_ref().is_none_or(Client::is_closed) {
         *held = Some(connect(ctx).await?);
     }
-    let Some(connection) = held else { return Ok(Verdict::default()) };
+    let Some(client) = held else { return Ok(GuardVerdict::default()) };
     let config = &ctx.config;
-    let mut found = look(&connection.client, config).await?;
-    let state = ctx.shared.snapshot();
+    let mut found = look(client, config).await?;
+    let state = ctx.board.snapshot();
     let name = names::standby_name(config.ttid.timeline_id);
-    let expected = Expected {
+    let expected = ExpectedSettings {
         name: &name,
         slot: &config.slot,
         pin_slot: &config.pin_slot,
@@ -306,22 +303,22 @@ async fn check(ctx: &ShimContext, held: &mut Option<Connection>) -> Result<Verdi
         identity: state.identity,
     };
     let same = state.identity.is_some_and(|i| i.system_id.to_string() == found.system_id);
-    ctx.shared.set_next_xid(found.next_xid.filter(|_| same));
+    ctx.board.set_next_xid(found.next_xid.filter(|_| same));
     let mut upkeep = None;
     let before = state.commit_before.unwrap_or(Lsn::new(0));
     let committed = state.commit.filter(|_| !found.in_recovery).map(|commit| (commit, before));
     if let (true, Some(committed), Some(seg)) = (same, committed, found.seg_size) {
         // What fails here is one more reason; it does not hide the others.
-        match pin::keep(&connection.client, &config.pin_slot, &found.slots, committed, seg).await {
-            Ok(Kept::Unchanged) => {}
-            Ok(Kept::Changed) => found = look(&connection.client, config).await?,
-            Err(e) if connection.client.is_closed() => return Err(e),
+        match pin::keep(client, &config.pin_slot, &found.slots, committed, seg).await {
+            Ok(PinUpkeep::Unchanged) => {}
+            Ok(PinUpkeep::Changed) => found = look(client, config).await?,
+            Err(e) if client.is_closed() => return Err(e),
             Err(e) => upkeep = Some(format!("replication slot {} cannot be kept: {}", config.pin_slot, full(&e))),
         }
     }
     let mut reasons = judge(&found, &expected);
     reasons.extend(upkeep);
-    Ok(Verdict { reasons, warnings: warnings(&found, &expected) })
+    Ok(GuardVerdict { reasons, warnings: warnings(&found, &expected) })
 }
 
 /// Where PostgreSQL says that a session's value comes from, when it hides the server's default.
@@ -373,7 +370,7 @@ async fn look(client: &Client, config: &Config) -> Result<Findings, tokio_postgr
         state: text(row, 2),
         sync_state: text(row, 3),
     };
-    let slot = |row: &SimpleQueryRow| Slot {
+    let slot = |row: &SimpleQueryRow| ReplicationSlot {
         name: text(row, 0),
         wal_status: text(row, 1),
         invalidation: text(row, 2),
@@ -404,8 +401,8 @@ mod tests {
 
     const NAME: &str = "walfabric_0011223344556677";
 
-    fn slot(name: &str) -> Slot {
-        Slot { name: name.to_owned(), wal_status: "reserved".to_owned(), ..Slot::default() }
+    fn slot(name: &str) -> ReplicationSlot {
+        ReplicationSlot { name: name.to_owned(), wal_status: "reserved".to_owned(), ..ReplicationSlot::default() }
     }
 
     fn sound() -> Findings {
@@ -430,10 +427,10 @@ mod tests {
         }
     }
 
-    fn expected(allow_async_commits: bool) -> Expected<'static> {
-        let identity = Some(Identity { system_id: SystemId(7), tli: Tli(1), pid: 42 });
+    fn expected(allow_async_commits: bool) -> ExpectedSettings<'static> {
+        let identity = Some(PrimaryIdentity { system_id: SystemId(7), tli: Tli(1), pid: 42 });
         let (slot, pin_slot) = ("own", "own_pin");
-        Expected { name: NAME, slot, pin_slot, allow_fsync_off: false, allow_async_commits, identity }
+        ExpectedSettings { name: NAME, slot, pin_slot, allow_fsync_off: false, allow_async_commits, identity }
     }
 
     fn reasons(change: impl FnOnce(&mut Findings)) -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::attach::proof::plan::COMPARE_BYTES;
 
 /// A row of pg_replication_slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct ReplicationSlot {
     /// slot_name.
     pub(crate) name: String,
     /// wal_status: reserved, extended, unreserved, lost; empty when nothing was reserved yet.
@@ -21,7 +21,7 @@ pub(crate) struct Slot {
     pub(crate) restart_lsn: Option<Lsn>,
 }
 
-impl Slot {
+impl ReplicationSlot {
     /// Whether PostgreSQL has given it up: it keeps no WAL any more and never will again.
     pub(crate) fn is_lost(&self) -> bool {
         self.wal_status == "lost" || !self.invalidation.is_empty()
@@ -56,7 +56,7 @@ pub(crate) fn target(commit: Lsn, before: Lsn, seg: SegSize) -> Option<Lsn> {
 
 /// What the upkeep of the pin slot did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kept {
+pub(crate) enum PinUpkeep {
     /// Nothing had to be done.
     Unchanged,
     /// It was moved or made anew.
@@ -68,10 +68,10 @@ pub(crate) enum Kept {
 pub(crate) async fn keep(
     client: &Client,
     name: &str,
-    slots: &[Slot],
+    slots: &[ReplicationSlot],
     (commit, before): (Lsn, Lsn),
     seg: SegSize,
-) -> Result<Kept, Error> {
+) -> Result<PinUpkeep, Error> {
     let held = slots.iter().find(|s| s.name == name);
     let Some(slot) = held.filter(|s| !s.is_lost()) else {
         if let Some(lost) = held {
@@ -82,27 +82,32 @@ pub(crate) async fn keep(
         }
         // Reserves WAL from the last checkpoint's redo pointer on: the next attach proof compares at least that.
         client.simple_query(&format!("SELECT pg_create_physical_replication_slot('{name}', true)")).await?;
-        return Ok(Kept::Changed);
+        return Ok(PinUpkeep::Changed);
     };
     let target = target(commit, before, seg).filter(|target| slot.restart_lsn.is_some_and(|at| at < *target));
-    let Some(target) = target else { return Ok(Kept::Unchanged) };
+    let Some(target) = target else { return Ok(PinUpkeep::Unchanged) };
     client.simple_query(&format!("SELECT pg_replication_slot_advance('{name}', '{target}')")).await?;
     tracing::debug!(slot = name, %target, "the pin slot was moved");
-    Ok(Kept::Changed)
+    Ok(PinUpkeep::Changed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn slot(wal_status: &str, invalidation: &str) -> Slot {
+    fn slot(wal_status: &str, invalidation: &str) -> ReplicationSlot {
         let name = "own".to_owned();
-        Slot { name, wal_status: wal_status.to_owned(), invalidation: invalidation.to_owned(), restart_lsn: None }
+        ReplicationSlot {
+            name,
+            wal_status: wal_status.to_owned(),
+            invalidation: invalidation.to_owned(),
+            restart_lsn: None,
+        }
     }
 
     #[test]
     fn a_slot_that_postgres_gave_up_names_the_setting_that_did_it() {
-        let said = |s: Slot| s.problem().unwrap_or_default();
+        let said = |s: ReplicationSlot| s.problem().unwrap_or_default();
         assert_eq!(slot("reserved", "").problem(), None);
         assert_eq!(slot("extended", "").problem(), None);
         assert!(said(slot("lost", "")).contains("max_slot_wal_keep_size"));

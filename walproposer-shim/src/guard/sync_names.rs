@@ -26,7 +26,7 @@ pub struct SyncNames {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Token {
+enum NameToken {
     /// A name or number without quotes.
     Word(String),
     /// A name in double quotes.
@@ -45,12 +45,12 @@ pub fn parse(text: &str) -> Result<Option<SyncNames>, String> {
     if tokens.is_empty() {
         return Ok(None);
     }
-    let number = |t: Option<&Token>| match t {
-        Some(Token::Word(w)) => w.parse::<u32>().ok(),
+    let number = |t: Option<&NameToken>| match t {
+        Some(NameToken::Word(w)) => w.parse::<u32>().ok(),
         _ => None,
     };
-    let keyword = |t: Option<&Token>, k: &str| matches!(t, Some(Token::Word(w)) if w.eq_ignore_ascii_case(k));
-    let open = |i: usize| tokens.get(i) == Some(&Token::Open);
+    let keyword = |t: Option<&NameToken>, k: &str| matches!(t, Some(NameToken::Word(w)) if w.eq_ignore_ascii_case(k));
+    let open = |i: usize| tokens.get(i) == Some(&NameToken::Open);
     let (method, count, list) = if number(tokens.first()).is_some() && open(1) {
         (Method::First, number(tokens.first()), inside(&tokens, 2)?)
     } else if keyword(tokens.first(), "any") && number(tokens.get(1)).is_some() && open(2) {
@@ -63,37 +63,37 @@ pub fn parse(text: &str) -> Result<Option<SyncNames>, String> {
     Ok(Some(SyncNames { method, count: count.unwrap_or(1), names: names(list)? }))
 }
 
-fn inside(tokens: &[Token], from: usize) -> Result<&[Token], String> {
+fn inside(tokens: &[NameToken], from: usize) -> Result<&[NameToken], String> {
     match tokens.split_last() {
-        Some((Token::Close, _)) => Ok(tokens.get(from..tokens.len() - 1).unwrap_or(&[])),
+        Some((NameToken::Close, _)) => Ok(tokens.get(from..tokens.len() - 1).unwrap_or(&[])),
         _ => Err("the list is not closed".to_owned()),
     }
 }
 
-fn names(list: &[Token]) -> Result<Vec<String>, String> {
+fn names(list: &[NameToken]) -> Result<Vec<String>, String> {
     let mut out = Vec::new();
     for (i, token) in list.iter().enumerate() {
         match (i % 2, token) {
-            (0, Token::Word(name) | Token::Quoted(name)) => out.push(name.clone()),
-            (1, Token::Comma) => {}
+            (0, NameToken::Word(name) | NameToken::Quoted(name)) => out.push(name.clone()),
+            (1, NameToken::Comma) => {}
             (_, other) => return Err(format!("{other:?} does not belong into a list of names")),
         }
     }
     if list.len().is_multiple_of(2) { Err("a name is missing".to_owned()) } else { Ok(out) }
 }
 
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
+fn tokens(text: &str) -> Result<Vec<NameToken>, String> {
     let mut out = Vec::new();
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
             ' ' | '\t' | '\n' | '\r' | '\x0c' | '\x0b' => {}
-            '(' => out.push(Token::Open),
-            ')' => out.push(Token::Close),
-            ',' => out.push(Token::Comma),
-            '*' => out.push(Token::Word("*".to_owned())),
-            '"' => out.push(Token::Quoted(quoted(&mut chars)?)),
-            c if is_word(c) => out.push(Token::Word(word(c, &mut chars))),
+            '(' => out.push(NameToken::Open),
+            ')' => out.push(NameToken::Close),
+            ',' => out.push(NameToken::Comma),
+            '*' => out.push(NameToken::Word("*".to_owned())),
+            '"' => out.push(NameToken::Quoted(quoted(&mut chars)?)),
+            c if is_word(c) => out.push(NameToken::Word(word(c, &mut chars))),
             c => return Err(format!("{c:?} is not allowed outside quotes")),
         }
     }

@@ -5,7 +5,7 @@
 //! decides: what is sent, and when, comes from the core. Reading never waits for writing.
 //!
 //! A session is numbered by the driver. Events carry the number, so that those of a session that was closed are
-//! ignored, and commands of a session that is gone are dropped until the next [`Command::Dial`].
+//! ignored, and commands of a session that is gone are dropped until the next [`PeerCommand::Dial`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,8 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::Config;
 use crate::core::PeerId;
 use crate::dial::safekeeper;
-use crate::dial::upstream::{self, Origin};
-use crate::dial::wal_reader::{ReadError, WalReader};
+use crate::dial::upstream::{self, PrimaryIdentity};
+use crate::dial::wal_reader::{WalReadError, WalReader};
 use crate::status::donors::Lent;
 
 /// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
@@ -39,7 +39,7 @@ const GATHER: usize = 2 * proto::consensus::MAX_SEND_SIZE;
 
 /// From the driver.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum PeerCommand {
     /// Open a session under this number.
     Dial(u64),
     /// Close the session.
@@ -60,7 +60,7 @@ pub(crate) enum Command {
         /// The message, without WAL.
         head: AppendRequest,
         /// From where.
-        source: Source,
+        source: WalSource,
     },
 }
 
@@ -69,16 +69,16 @@ const PARTED: &str = "below the committed";
 
 /// Where WAL is fetched that is not in memory any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Source {
+pub(crate) enum WalSource {
     /// The safekeeper at this index of the address list.
     Donor(usize),
     /// The primary of the session.
-    Primary(Origin),
+    Primary(PrimaryIdentity),
 }
 
 /// To the driver.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct PeerEvent {
     /// Whose.
     pub(crate) peer: PeerId,
     /// Of which session.
@@ -154,13 +154,13 @@ impl From<NetError> for Failure {
 pub(crate) fn start(
     config: Arc<Config>,
     peer: PeerId,
-    events: mpsc::Sender<Event>,
-) -> (mpsc::Sender<Command>, AbortOnDropHandle<()>) {
+    events: mpsc::Sender<PeerEvent>,
+) -> (mpsc::Sender<PeerCommand>, AbortOnDropHandle<()>) {
     let (sender, commands) = mpsc::channel(COMMANDS);
     let task = tokio::spawn(async move {
-        let mut task = Task { config, peer, commands, events, session: 0 };
+        let mut task = PeerTask { config, peer, commands, events, session: 0 };
         while let Some(command) = task.commands.recv().await {
-            if let Command::Dial(session) = command {
+            if let PeerCommand::Dial(session) = command {
                 task.session = session;
                 if task.serve().await.is_none() {
                     return;
@@ -171,29 +171,29 @@ pub(crate) fn start(
     (sender, AbortOnDropHandle::new(task))
 }
 
-type Fetching = Pin<Box<dyn Future<Output = (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>)> + Send>>;
+type Fetching = Pin<Box<dyn Future<Output = (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>)> + Send>>;
 
 /// An open stream from a donor or from the primary; kept while appends follow each other.
-struct Donor {
-    source: Source,
+struct OpenSource {
+    source: WalSource,
     wal: WalReader,
 }
 
-struct Task {
+struct PeerTask {
     config: Arc<Config>,
     peer: PeerId,
-    commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<Event>,
+    commands: mpsc::Receiver<PeerCommand>,
+    events: mpsc::Sender<PeerEvent>,
     session: u64,
 }
 
 /// A session that is open.
-struct Open {
+struct OpenSession {
     reader: CopyReader,
     writer: CopyWriter,
     /// End of the last append in the writer's queue.
     unwritten: Option<Lsn>,
-    donor: Option<Box<Donor>>,
+    donor: Option<Box<OpenSource>>,
     /// The WAL that was sent last in this session of another safekeeper's.
     lent: Option<Lent>,
     /// Where the WAL that is being fetched comes from.
@@ -202,22 +202,22 @@ struct Open {
 }
 
 /// What the select of a session picked.
-enum Picked {
-    Command(Option<Command>),
+enum PeerPick {
+    Command(Option<PeerCommand>),
     Received(Result<CopyEvent, NetError>),
     Flushed(Result<(), NetError>),
-    Fetched(Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>),
+    Fetched(Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>),
 }
 
 /// How a session ended.
-enum Ended {
+enum SessionEnd {
     /// The driver closed it, or is gone itself.
     Closed,
     /// Something failed.
     Failed(Failure),
 }
 
-impl Task {
+impl PeerTask {
     /// One session from dialling to its end; `None` when the driver is gone.
     async fn serve(&mut self) -> Option<()> {
         let opened = tokio::select! {
@@ -229,50 +229,50 @@ impl Task {
                 self.tell(Happened::Connected).await?;
                 self.run(&mut open).await?
             }
-            Err(e) => Ended::Failed(e.into()),
+            Err(e) => SessionEnd::Failed(e.into()),
         };
         match ended {
-            Ended::Closed => Some(()),
-            Ended::Failed(reason) => self.tell(Happened::Disconnected(reason)).await,
+            SessionEnd::Closed => Some(()),
+            SessionEnd::Failed(reason) => self.tell(Happened::Disconnected(reason)).await,
         }
     }
 
     async fn tell(&self, what: Happened) -> Option<()> {
-        self.events.send(Event { peer: self.peer, session: self.session, what }).await.ok()
+        self.events.send(PeerEvent { peer: self.peer, session: self.session, what }).await.ok()
     }
 
-    async fn run(&mut self, open: &mut Open) -> Option<Ended> {
+    async fn run(&mut self, open: &mut OpenSession) -> Option<SessionEnd> {
         loop {
             let outcome = match self.pick(open).await {
-                Picked::Command(None) => return None,
-                Picked::Command(Some(Command::Close)) => return Some(Ended::Closed),
-                Picked::Command(Some(command)) => {
+                PeerPick::Command(None) => return None,
+                PeerPick::Command(Some(PeerCommand::Close)) => return Some(SessionEnd::Closed),
+                PeerPick::Command(Some(command)) => {
                     self.take(open, command);
                     Ok(())
                 }
-                Picked::Received(Ok(event)) => self.received(open.lent, event).await?,
-                Picked::Received(Err(e)) | Picked::Flushed(Err(e)) => Err(e.into()),
-                Picked::Flushed(Ok(())) => {
+                PeerPick::Received(Ok(event)) => self.received(open.lent, event).await?,
+                PeerPick::Received(Err(e)) | PeerPick::Flushed(Err(e)) => Err(e.into()),
+                PeerPick::Flushed(Ok(())) => {
                     if let Some(end) = open.unwritten.take() {
                         self.tell(Happened::Written(end)).await?;
                     }
                     Ok(())
                 }
-                Picked::Fetched(donor, Ok(parts)) => {
+                PeerPick::Fetched(donor, Ok(parts)) => {
                     open.fetched(donor, parts);
                     Ok(())
                 }
-                Picked::Fetched(_, Err(e)) => Err(open.not_fetched(&e)),
+                PeerPick::Fetched(_, Err(e)) => Err(open.not_fetched(&e)),
             };
             if let Err(failure) = outcome {
-                return Some(Ended::Failed(failure));
+                return Some(SessionEnd::Failed(failure));
             }
         }
     }
 
-    async fn pick(&mut self, open: &mut Open) -> Picked {
+    async fn pick(&mut self, open: &mut OpenSession) -> PeerPick {
         let ready_for_more = open.fetching.is_none() && open.writer.queued_bytes() < GATHER;
-        let Open { reader, writer, fetching, .. } = open;
+        let OpenSession { reader, writer, fetching, .. } = open;
         let fetched = async {
             match fetching {
                 Some((_, future)) => future.await,
@@ -282,32 +282,32 @@ impl Task {
         // Commands first, so that what is queued is gathered before it is written.
         tokio::select! {
             biased;
-            command = self.commands.recv(), if ready_for_more => Picked::Command(command),
-            event = reader.next() => Picked::Received(event),
-            (donor, result) = fetched => Picked::Fetched(donor, result),
-            result = writer.flush(), if writer.queued_bytes() > 0 => Picked::Flushed(result),
+            command = self.commands.recv(), if ready_for_more => PeerPick::Command(command),
+            event = reader.next() => PeerPick::Received(event),
+            (donor, result) = fetched => PeerPick::Fetched(donor, result),
+            result = writer.flush(), if writer.queued_bytes() > 0 => PeerPick::Flushed(result),
         }
     }
 
-    fn take(&self, open: &mut Open, command: Command) {
+    fn take(&self, open: &mut OpenSession, command: PeerCommand) {
         match command {
-            Command::Send(message) => open.writer.queue(&message, Bytes::new()),
-            Command::Wal { head, parts, end } => {
+            PeerCommand::Send(message) => open.writer.queue(&message, Bytes::new()),
+            PeerCommand::Wal { head, parts, end } => {
                 open.donor = None; // caught up
                 open.writer.queue_parts(&head, parts);
                 open.unwritten = Some(end);
             }
-            Command::Fetch { head, source } => {
+            PeerCommand::Fetch { head, source } => {
                 let held = open.donor.take();
                 open.fetched_from = match source {
-                    Source::Donor(index) => Some(index),
-                    Source::Primary(_) => None,
+                    WalSource::Donor(index) => Some(index),
+                    WalSource::Primary(_) => None,
                 };
                 let future = fetch(Arc::clone(&self.config), held, source, head.clone());
                 open.fetching = Some((head, Box::pin(future)));
             }
             // The driver closes a session before it dials again.
-            Command::Dial(_) | Command::Close => {}
+            PeerCommand::Dial(_) | PeerCommand::Close => {}
         }
     }
 
@@ -325,14 +325,14 @@ impl Task {
     }
 }
 
-impl Open {
-    fn not_fetched(&self, e: &ReadError) -> Failure {
+impl OpenSession {
+    fn not_fetched(&self, e: &WalReadError) -> Failure {
         let kind = self.fetched_from.map_or(FailureKind::Primary, FailureKind::Donor);
         Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
     }
 
     /// The WAL of the append that waited has come.
-    fn fetched(&mut self, donor: Option<Box<Donor>>, parts: Vec<Bytes>) {
+    fn fetched(&mut self, donor: Option<Box<OpenSource>>, parts: Vec<Bytes>) {
         self.donor = donor;
         if let Some((head, _)) = self.fetching.take() {
             let (begin, end) = (head.begin_lsn, head.end_lsn);
@@ -353,17 +353,17 @@ pub(crate) fn encode_head(head: AppendRequest) -> Bytes {
     out.freeze()
 }
 
-async fn open(config: &Config, peer: PeerId) -> Result<Open, NetError> {
+async fn open(config: &Config, peer: PeerId) -> Result<OpenSession, NetError> {
     let address = config.safekeepers.get(peer.0).expect("the driver numbers the addresses of the list");
     let connection = ClientConnection::dial(&safekeeper::options(config, address)).await?;
     let (reader, writer) = connection.copy_both(&safekeeper::push_command(config)).await?;
-    Ok(Open { reader, writer, unwritten: None, donor: None, lent: None, fetched_from: None, fetching: None })
+    Ok(OpenSession { reader, writer, unwritten: None, donor: None, lent: None, fetched_from: None, fetching: None })
 }
 
 /// Drops what was meant for a session that has not come about, until the driver gives it up.
-async fn until_close(commands: &mut mpsc::Receiver<Command>) {
+async fn until_close(commands: &mut mpsc::Receiver<PeerCommand>) {
     while let Some(command) = commands.recv().await {
-        if matches!(command, Command::Close) {
+        if matches!(command, PeerCommand::Close) {
             return;
         }
     }
@@ -372,10 +372,10 @@ async fn until_close(commands: &mut mpsc::Receiver<Command>) {
 /// Reads the WAL of one append from its source, on the stream that is open when it fits.
 async fn fetch(
     config: Arc<Config>,
-    held: Option<Box<Donor>>,
-    source: Source,
+    held: Option<Box<OpenSource>>,
+    source: WalSource,
     head: AppendRequest,
-) -> (Option<Box<Donor>>, Result<Vec<Bytes>, ReadError>) {
+) -> (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>) {
     let (begin, end) = (head.begin_lsn, head.end_lsn);
     let fitting = held.filter(|d| d.source == source && d.wal.position() == begin);
     let mut donor = match fitting {
@@ -385,14 +385,14 @@ async fn fetch(
         }
         None => {
             let opened = match &source {
-                Source::Donor(index) => {
+                WalSource::Donor(index) => {
                     let address = config.safekeepers.get(*index).expect("donors are addresses of the list");
                     safekeeper::read(&config, address, begin, end, Some(head.term)).await
                 }
-                Source::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
+                WalSource::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
             };
             match opened {
-                Ok(wal) => Box::new(Donor { source, wal }),
+                Ok(wal) => Box::new(OpenSource { source, wal }),
                 Err(e) => return (None, Err(e)),
             }
         }

@@ -38,12 +38,12 @@ use crate::attach::survey::Survey;
 use crate::context::ShimContext;
 use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
 use crate::dial::safekeeper;
-use crate::dial::upstream::{Origin, Stream, Upstream};
-use crate::metrics::Metrics;
-use crate::status::Phase;
-use crate::stop::{Refusal, Stop};
-use downstream::{Command, EVENTS, Event, Failure, FailureKind, Happened, Source};
-use report::Report;
+use crate::dial::upstream::{PrimaryIdentity, PrimaryStream, Upstream};
+use crate::metrics::ShimMetrics;
+use crate::status::ShimPhase;
+use crate::stop::{AttachRefusal, StopCause};
+use downstream::{EVENTS, Failure, FailureKind, Happened, PeerCommand, PeerEvent, WalSource};
+use report::PositionReport;
 use ring::Ring;
 use standbys::StandbyReport;
 
@@ -56,7 +56,7 @@ const FAREWELL_MAX: Duration = Duration::from_millis(200);
 const UPSTREAM_SILENCE: Duration = Duration::from_secs(30);
 
 /// What an attached primary brings into a session.
-pub(crate) struct Attached {
+pub(crate) struct AttachedPrimary {
     pub(crate) upstream: Upstream,
     pub(crate) survey: Survey,
     pub(crate) proved: Proved,
@@ -66,19 +66,19 @@ pub(crate) struct Attached {
 
 /// The stream from PostgreSQL with what belongs to it.
 struct Streaming {
-    stream: Stream,
+    stream: PrimaryStream,
     ring: Ring,
     link: LinkCheck,
-    report: Report,
+    report: PositionReport,
     standbys: StandbyReport,
     /// When PostgreSQL was heard last.
     heard: Instant,
 }
 
-type Proving = Pin<Box<dyn Future<Output = Result<Box<Streaming>, Stop>> + Send>>;
+type Proving = Pin<Box<dyn Future<Output = Result<Box<Streaming>, StopCause>> + Send>>;
 
 /// Where the connection to PostgreSQL is.
-enum Stage {
+enum UpstreamStage {
     /// Proved up to the commit position; waits for the election.
     Waiting(Box<Upstream>),
     /// The rest is being proved, then the stream is started.
@@ -89,25 +89,25 @@ enum Stage {
     Gone,
 }
 
-struct Peer {
-    commands: mpsc::Sender<Command>,
+struct PeerHandle {
+    commands: mpsc::Sender<PeerCommand>,
     task_guard: AbortOnDropHandle<()>,
     session: u64,
     /// Last failure, for the status page.
     problem: Option<String>,
 }
 
-struct Driver {
+struct SessionDriver {
     ctx: Arc<ShimContext>,
     core: Proposer,
     effects: Vec<Effect>,
-    peers: Vec<Peer>,
-    events: mpsc::Receiver<Event>,
+    peers: Vec<PeerHandle>,
+    events: mpsc::Receiver<PeerEvent>,
     /// For tasks that are started later.
-    events_sender: mpsc::Sender<Event>,
-    stage: Stage,
+    events_sender: mpsc::Sender<PeerEvent>,
+    stage: UpstreamStage,
     /// The primary of this session.
-    origin: Origin,
+    origin: PrimaryIdentity,
     survey: Survey,
     proved: Proved,
     started: Instant,
@@ -117,12 +117,12 @@ struct Driver {
 }
 
 /// What the select picked.
-enum Picked {
+enum SessionPick {
     Cancelled,
     Timer,
     Reply,
-    Peer(Option<Event>),
-    Proved(Result<Box<Streaming>, Stop>),
+    Peer(Option<PeerEvent>),
+    Proved(Result<Box<Streaming>, StopCause>),
     Upstream(Result<CopyEvent, NetError>),
     Replied(Result<(), NetError>),
 }
@@ -130,11 +130,11 @@ enum Picked {
 /// Runs a session to its end and says why it ended. `highest` is raised to the highest term used or seen.
 pub(crate) async fn run(
     ctx: &Arc<ShimContext>,
-    attached: Attached,
+    attached: AttachedPrimary,
     highest: &mut Term,
     cancel: &CancellationToken,
-) -> Stop {
-    let mut driver = match Driver::new(ctx, attached) {
+) -> StopCause {
+    let mut driver = match SessionDriver::new(ctx, attached) {
         Ok(driver) => driver,
         Err(stop) => return stop,
     };
@@ -150,23 +150,23 @@ pub(crate) async fn run(
         driver.show();
     };
     match stop {
-        Stop::Retry(_) => driver.farewell(cancel).await,
-        Stop::Shutdown => driver.release_slot().await,
+        StopCause::Retry(_) => driver.farewell(cancel).await,
+        StopCause::Shutdown => driver.release_slot().await,
         _ => {}
     }
     // PostgreSQL first: from here on nothing may be reported any more.
-    driver.stage = Stage::Gone;
+    driver.stage = UpstreamStage::Gone;
     *highest = (*highest).max(driver.core.term());
-    if let Stop::Deposed(term) = stop {
+    if let StopCause::Deposed(term) = stop {
         *highest = (*highest).max(term);
     }
-    ctx.shared.session_over();
+    ctx.board.session_over();
     stop
 }
 
-impl Driver {
-    fn new(ctx: &Arc<ShimContext>, attached: Attached) -> Result<Driver, Stop> {
-        let Attached { upstream, survey, proved, min_term } = attached;
+impl SessionDriver {
+    fn new(ctx: &Arc<ShimContext>, attached: AttachedPrimary) -> Result<SessionDriver, StopCause> {
+        let AttachedPrimary { upstream, survey, proved, min_term } = attached;
         let primary = &upstream.primary;
         let config = ProposerConfig {
             ttid: ctx.config.ttid,
@@ -190,18 +190,18 @@ impl Driver {
             let (commands, task) = downstream::start(Arc::clone(&ctx.config), PeerId(i), sender.clone());
             // What was told of an earlier session is over when WAL flows there again, not before.
             let problem = ctx.away.get(i).filter(|away| away.is_running()).map(|_| "away before".to_owned());
-            Peer { commands, task_guard: task, session: 0, problem }
+            PeerHandle { commands, task_guard: task, session: 0, problem }
         };
         let third = upstream.wal_sender_timeout / 3;
         let longest = Duration::from_secs(10);
-        Ok(Driver {
-            core: Proposer::new(config).map_err(Stop::Fatal)?,
+        Ok(SessionDriver {
+            core: Proposer::new(config).map_err(StopCause::Fatal)?,
             effects: Vec::new(),
             peers: (0..ctx.config.safekeepers.len()).map(start).collect(),
             events,
             events_sender: sender,
-            origin: upstream.origin(),
-            stage: Stage::Waiting(Box::new(upstream)),
+            origin: upstream.identity(),
+            stage: UpstreamStage::Waiting(Box::new(upstream)),
             survey,
             proved,
             started: Instant::now(),
@@ -252,63 +252,63 @@ impl Driver {
 
     /// Before an orderly end the slot is released: it would keep rows for standbys for as long as no shim runs.
     async fn release_slot(&mut self) {
-        let Stage::Streaming(s) = &mut self.stage else { return };
+        let UpstreamStage::Streaming(s) = &mut self.stage else { return };
         if s.standbys.may_hold() && tokio::time::timeout(FAREWELL_MAX, s.release_slot()).await.is_err() {
             tracing::warn!("PostgreSQL did not take back in time what its slot keeps for standbys");
         }
     }
 
-    async fn pick(&mut self, cancel: &CancellationToken) -> Picked {
+    async fn pick(&mut self, cancel: &CancellationToken) -> SessionPick {
         let timer = self.timer();
         let upstream = async {
             match &mut self.stage {
-                Stage::Waiting(_) | Stage::Gone => std::future::pending().await,
-                Stage::Proving(future) => Picked::Proved(future.await),
-                Stage::Streaming(s) => s.pick(self.reply_every).await,
+                UpstreamStage::Waiting(_) | UpstreamStage::Gone => std::future::pending().await,
+                UpstreamStage::Proving(future) => SessionPick::Proved(future.await),
+                UpstreamStage::Streaming(s) => s.pick(self.reply_every).await,
             }
         };
         tokio::select! {
-            () = cancel.cancelled() => Picked::Cancelled,
-            () = timer => Picked::Timer,
-            event = self.events.recv() => Picked::Peer(event),
+            () = cancel.cancelled() => SessionPick::Cancelled,
+            () = timer => SessionPick::Timer,
+            event = self.events.recv() => SessionPick::Peer(event),
             picked = upstream => picked,
         }
     }
 
-    fn on(&mut self, picked: Picked) -> Result<(), Stop> {
+    fn on(&mut self, picked: SessionPick) -> Result<(), StopCause> {
         match picked {
-            Picked::Cancelled => return Err(Stop::Shutdown),
-            Picked::Timer => self.step(Input::Tick),
-            Picked::Peer(Some(event)) => {
+            SessionPick::Cancelled => return Err(StopCause::Shutdown),
+            SessionPick::Timer => self.step(Input::Tick),
+            SessionPick::Peer(Some(event)) => {
                 let unfed = self.unfed(&event);
                 self.on_peer(event);
                 if let Some(reason) = unfed.filter(|_| !self.core.has_quorum(self.now())) {
                     // A new session gets everything from the log's end on by its own stream.
-                    return Err(Stop::Retry(format!("too few safekeepers are left without it: {reason}")));
+                    return Err(StopCause::Retry(format!("too few safekeepers are left without it: {reason}")));
                 }
             }
-            Picked::Peer(None) => return Err(Stop::Retry("every safekeeper task has ended".to_owned())),
-            Picked::Proved(outcome) => {
+            SessionPick::Peer(None) => return Err(StopCause::Retry("every safekeeper task has ended".to_owned())),
+            SessionPick::Proved(outcome) => {
                 let streaming = outcome?;
                 tracing::info!(start = %streaming.stream.start, term = %self.core.term(), "streaming from the primary");
                 self.ctx.outage.over();
-                self.stage = Stage::Streaming(streaming);
+                self.stage = UpstreamStage::Streaming(streaming);
                 self.step(Input::SendElected);
             }
-            Picked::Upstream(event) => self.on_upstream(event)?,
-            Picked::Replied(outcome) => {
+            SessionPick::Upstream(event) => self.on_upstream(event)?,
+            SessionPick::Replied(outcome) => {
                 outcome?;
-                if let Stage::Streaming(s) = &mut self.stage {
+                if let UpstreamStage::Streaming(s) = &mut self.stage {
                     s.report.flushed(&mut s.stream.writer);
                 }
             }
-            Picked::Reply => self.on_reply_timer()?,
+            SessionPick::Reply => self.on_reply_timer()?,
         }
         Ok(())
     }
 
-    fn on_peer(&mut self, event: Event) {
-        let Event { peer, session, what } = event;
+    fn on_peer(&mut self, event: PeerEvent) {
+        let PeerEvent { peer, session, what } = event;
         if self.peers.get(peer.0).is_none_or(|p| p.session != session) {
             return;
         }
@@ -317,7 +317,7 @@ impl Driver {
             Happened::Message(message) => match self.lost(peer, &message) {
                 Some(reason) => {
                     self.note_problem(peer, reason);
-                    self.command(peer, Command::Close);
+                    self.command(peer, PeerCommand::Close);
                     Input::Disconnected { peer }
                 }
                 None => Input::Message { peer, message },
@@ -329,7 +329,7 @@ impl Driver {
     }
 
     /// Why a safekeeper gets nothing from the primary's second connection, when the event says so.
-    fn unfed(&self, event: &Event) -> Option<String> {
+    fn unfed(&self, event: &PeerEvent) -> Option<String> {
         let current = self.peers.get(event.peer.0).is_some_and(|p| p.session == event.session);
         match &event.what {
             Happened::Disconnected(Failure { reason, kind: FailureKind::Primary }) if current => Some(reason.clone()),
@@ -346,7 +346,7 @@ impl Driver {
         let known = self.core.peers().into_iter().nth(peer.0)?;
         let end = LogPosition::of(&vote.history, vote.flush_lsn);
         // The term that it greeted with: the vote has raised its own since.
-        self.ctx.shared.stands(known.node?, known.term, (end.last_log_term, proto::api::shown(end.flush_lsn)))
+        self.ctx.board.stands(known.node?, known.term, (end.last_log_term, proto::api::shown(end.flush_lsn)))
     }
 
     fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
@@ -357,10 +357,10 @@ impl Driver {
         // A member that was opened a moment ago asks the others first, and has lost nothing.
         let forgot = forgot && !reason.contains("just opened");
         if let Some(node) = self.core.peers().get(peer.0).and_then(|p| p.node).filter(|_| forgot) {
-            self.ctx.shared.absent(node, &format!("takes no part: {reason}"));
+            self.ctx.board.absent(node, &format!("takes no part: {reason}"));
         }
         if matches!(kind, FailureKind::Fenced | FailureKind::Parted) {
-            self.ctx.shared.apart(peer, &reason);
+            self.ctx.board.apart(peer, &reason);
         }
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
@@ -386,7 +386,7 @@ impl Driver {
                 )
             }
             FailureKind::Donor(donor) => {
-                self.ctx.shared.donors(|donors| donors.failed(donor));
+                self.ctx.board.donors(|donors| donors.failed(donor));
                 format!("the donor {} failed: {reason}", name(donor))
             }
             _ => reason,
@@ -402,8 +402,8 @@ impl Driver {
         self.ctx.metrics.disconnects.inc();
     }
 
-    fn on_upstream(&mut self, event: Result<CopyEvent, NetError>) -> Result<(), Stop> {
-        let Stage::Streaming(s) = &mut self.stage else { return Ok(()) };
+    fn on_upstream(&mut self, event: Result<CopyEvent, NetError>) -> Result<(), StopCause> {
+        let UpstreamStage::Streaming(s) = &mut self.stage else { return Ok(()) };
         let before = s.ring.end();
         s.heard = Instant::now();
         s.take(event?, &self.ctx.metrics)?;
@@ -420,11 +420,11 @@ impl Driver {
         Ok(())
     }
 
-    fn on_reply_timer(&mut self) -> Result<(), Stop> {
-        if let Stage::Streaming(s) = &mut self.stage {
+    fn on_reply_timer(&mut self) -> Result<(), StopCause> {
+        if let UpstreamStage::Streaming(s) = &mut self.stage {
             // While the ring is full nothing is read, so silence says nothing.
             if s.ring.has_room() && s.heard.elapsed() > UPSTREAM_SILENCE {
-                return Err(Stop::Retry(format!("PostgreSQL was silent for {UPSTREAM_SILENCE:?}")));
+                return Err(StopCause::Retry(format!("PostgreSQL was silent for {UPSTREAM_SILENCE:?}")));
             }
             let ask = s.heard.elapsed() >= self.reply_every;
             s.report.queue(&mut s.stream.writer, ask);
@@ -433,7 +433,7 @@ impl Driver {
     }
 
     /// Carries out what the core asked for.
-    fn carry_out(&mut self) -> Result<(), Stop> {
+    fn carry_out(&mut self) -> Result<(), StopCause> {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 self.effect(effect)?;
@@ -443,10 +443,10 @@ impl Driver {
     }
 
     /// Carries out what the core asked for, and reports what came of it to PostgreSQL.
-    fn obey(&mut self) -> Result<(), Stop> {
+    fn obey(&mut self) -> Result<(), StopCause> {
         self.carry_out()?;
-        let (needed, next_xid) = (self.core.standbys(self.now()), self.ctx.shared.next_xid());
-        if let Stage::Streaming(s) = &mut self.stage {
+        let (needed, next_xid) = (self.core.standbys(self.now()), self.ctx.board.next_xid());
+        if let UpstreamStage::Streaming(s) = &mut self.stage {
             // Also in the midst of a record, which may be longer than the ring.
             if s.ring.is_full()
                 && let Some(given) = self.core.given()
@@ -466,51 +466,51 @@ impl Driver {
         Ok(())
     }
 
-    fn effect(&mut self, effect: Effect) -> Result<(), Stop> {
+    fn effect(&mut self, effect: Effect) -> Result<(), StopCause> {
         match effect {
             Effect::Dial { peer } => {
                 if let Some(known) = self.peers.get_mut(peer.0) {
                     known.session += 1;
                     let session = known.session;
-                    self.command(peer, Command::Dial(session));
+                    self.command(peer, PeerCommand::Dial(session));
                 }
             }
             Effect::Close { peer, reason } => {
                 self.note_problem(peer, reason.to_string());
-                self.command(peer, Command::Close);
+                self.command(peer, PeerCommand::Close);
             }
-            Effect::Send { peer, message } => self.command(peer, Command::Send(message.encode(ProtoVersion::V3))),
+            Effect::Send { peer, message } => self.command(peer, PeerCommand::Send(message.encode(ProtoVersion::V3))),
             Effect::Append { peer, head } => self.append(peer, head),
             Effect::ReadyToCampaign { greeted } => {
                 tracing::info!(quorum = ?greeted, "a quorum has greeted: asking for votes");
-                self.ctx.shared.set_phase(Phase::Campaign);
+                self.ctx.board.set_phase(ShimPhase::Campaign);
                 self.step(Input::Campaign);
             }
             Effect::WonElection { term, donor, donor_node, end, .. } => {
                 tracing::info!(%term, donor = %donor_node, %end, "the election is won");
-                self.ctx.shared.elected(term, end);
+                self.ctx.board.elected(term, end);
                 self.ctx.metrics.elections.inc();
                 self.prove(Chosen { term, donor: donor.0, end })?;
             }
             Effect::Committed { commit_lsn } => {
-                if let Stage::Streaming(s) = &mut self.stage {
+                if let UpstreamStage::Streaming(s) = &mut self.stage {
                     s.ring.release(commit_lsn);
                 }
             }
             Effect::Feedback { feedback, .. } => self.feedback(&feedback),
-            Effect::Deposed { term } => return Err(Stop::Deposed(term)),
-            Effect::Fatal(fatal) => return Err(Stop::Fatal(fatal)),
+            Effect::Deposed { term } => return Err(StopCause::Deposed(term)),
+            Effect::Fatal(fatal) => return Err(StopCause::Fatal(fatal)),
         }
         Ok(())
     }
 
     /// Starts the second half of the proof; the election is announced when it has passed.
-    fn prove(&mut self, chosen: Chosen) -> Result<(), Stop> {
-        let Stage::Waiting(upstream) = std::mem::replace(&mut self.stage, Stage::Gone) else {
-            return Err(Stop::Retry("an election was won without a proved primary".to_owned()));
+    fn prove(&mut self, chosen: Chosen) -> Result<(), StopCause> {
+        let UpstreamStage::Waiting(upstream) = std::mem::replace(&mut self.stage, UpstreamStage::Gone) else {
+            return Err(StopCause::Retry("an election was won without a proved primary".to_owned()));
         };
         let (ctx, survey, proved) = (Arc::clone(&self.ctx), self.survey.clone(), self.proved);
-        self.stage = Stage::Proving(Box::pin(async move {
+        self.stage = UpstreamStage::Proving(Box::pin(async move {
             let config = &ctx.config;
             let (upstream, _, link) = match proof::before_elected(config, *upstream, &survey, proved, chosen).await {
                 Ok(proved) => proved,
@@ -518,7 +518,7 @@ impl Driver {
             };
             let stream = upstream.stream(config, chosen.end).await?;
             let ring = Ring::new(chosen.end, config.ring_bytes);
-            let (report, heard) = (Report::default(), Instant::now());
+            let (report, heard) = (PositionReport::default(), Instant::now());
             Ok(Box::new(Streaming { stream, ring, link, report, standbys: StandbyReport::default(), heard }))
         }));
         Ok(())
@@ -526,17 +526,17 @@ impl Driver {
 
     fn append(&mut self, peer: PeerId, head: AppendRequest) {
         let from_ring = match &self.stage {
-            Stage::Streaming(s) => s.ring.slices(head.begin_lsn, head.end_lsn),
+            UpstreamStage::Streaming(s) => s.ring.slices(head.begin_lsn, head.end_lsn),
             _ => None,
         };
         let end = head.end_lsn;
         let command = match from_ring {
-            Some(parts) => Command::Wal { head: downstream::encode_head(head), parts, end },
+            Some(parts) => PeerCommand::Wal { head: downstream::encode_head(head), parts, end },
             None => match self.source_of(&head) {
-                Some(source) => Command::Fetch { head, source },
+                Some(source) => PeerCommand::Fetch { head, source },
                 None => {
                     let name = |i: usize| self.ctx.config.safekeepers.get(i).map(safekeeper::shown).unwrap_or_default();
-                    let doubts = self.ctx.shared.donors(|donors| donors.describe(name));
+                    let doubts = self.ctx.board.donors(|donors| donors.describe(name));
                     let why: String = doubts.into_iter().map(|doubt| format!("; {doubt}")).collect();
                     return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks{why}"));
                 }
@@ -547,22 +547,22 @@ impl Driver {
 
     /// Who has WAL that is not in the ring: a safekeeper that holds it durably, else the primary, which keeps what was
     /// not reported to it.
-    fn source_of(&self, head: &AppendRequest) -> Option<Source> {
+    fn source_of(&self, head: &AppendRequest) -> Option<WalSource> {
         let len = head.end_lsn.bytes_since(head.begin_lsn);
-        let donors = self.ctx.shared.donors(|donors| donors.clone());
+        let donors = self.ctx.board.donors(|donors| donors.clone());
         if let Some(donor) = self.core.donor_for(head.end_lsn, |peer| donors.rank(peer.0)) {
             self.ctx.metrics.donor_bytes.inc_by(len);
-            return Some(Source::Donor(donor.0));
+            return Some(WalSource::Donor(donor.0));
         }
-        let Stage::Streaming(s) = &self.stage else { return None };
+        let UpstreamStage::Streaming(s) = &self.stage else { return None };
         // What lies before the stream was proved, not sent; and the proof needs no second connection.
         (s.stream.start <= head.begin_lsn).then(|| {
             self.ctx.metrics.reread_bytes.inc_by(len);
-            Source::Primary(self.origin)
+            WalSource::Primary(self.origin)
         })
     }
 
-    fn command(&mut self, peer: PeerId, command: Command) {
+    fn command(&mut self, peer: PeerId, command: PeerCommand) {
         let Some(known) = self.peers.get(peer.0) else { return };
         if known.commands.try_send(command).is_err() {
             self.give_up(peer, "it does not take what is sent to it".to_owned());
@@ -587,7 +587,7 @@ impl Driver {
     /// Brings the status page up to date.
     fn show(&mut self) {
         let received = match &self.stage {
-            Stage::Streaming(s) => Some((s.ring.end(), s.ring.bytes(), s.report.flush(), s.report.apply())),
+            UpstreamStage::Streaming(s) => Some((s.ring.end(), s.ring.bytes(), s.report.flush(), s.report.apply())),
             _ => None,
         };
         let peers = self.core.peers();
@@ -601,19 +601,19 @@ impl Driver {
         }
         let rows = peers.iter().zip(&self.peers).map(|(p, known)| (p, known.problem.as_deref()));
         let quorum = self.core.has_quorum(self.now());
-        self.ctx.shared.progress(self.core.commit_lsn(), quorum, received, rows);
+        self.ctx.board.progress(self.core.commit_lsn(), quorum, received, rows);
     }
 }
 
 impl Streaming {
-    async fn pick(&mut self, reply_every: Duration) -> Picked {
+    async fn pick(&mut self, reply_every: Duration) -> SessionPick {
         let room = self.ring.has_room();
         let reply_at = self.report.sent_at() + reply_every;
-        let Stream { reader, writer, .. } = &mut self.stream;
+        let PrimaryStream { reader, writer, .. } = &mut self.stream;
         tokio::select! {
-            result = writer.flush(), if writer.queued_bytes() > 0 => Picked::Replied(result),
-            event = reader.next(), if room => Picked::Upstream(event),
-            () = sleep_until(reply_at) => Picked::Reply,
+            result = writer.flush(), if writer.queued_bytes() > 0 => SessionPick::Replied(result),
+            event = reader.next(), if room => SessionPick::Upstream(event),
+            () = sleep_until(reply_at) => SessionPick::Reply,
         }
     }
 
@@ -632,7 +632,7 @@ impl Streaming {
 
     /// Takes back what the slot keeps for standbys; over when PostgreSQL has read it, or has ended the stream.
     async fn release_slot(&mut self) {
-        let Stream { reader, writer, .. } = &mut self.stream;
+        let PrimaryStream { reader, writer, .. } = &mut self.stream;
         writer.queue(&standbys::encode(HotStandbyFeedback::default(), pg_now()), Bytes::new());
         // Its answer says that the word before was read: closing at once may throw that away.
         self.report.queue(writer, true);
@@ -646,16 +646,16 @@ impl Streaming {
         }
     }
 
-    fn take(&mut self, event: CopyEvent, metrics: &Metrics) -> Result<(), Stop> {
+    fn take(&mut self, event: CopyEvent, metrics: &ShimMetrics) -> Result<(), StopCause> {
         let data = match event {
             CopyEvent::Data(data) => data,
-            CopyEvent::Error(e) => return Err(Stop::Retry(format!("PostgreSQL ended the stream: {e}"))),
+            CopyEvent::Error(e) => return Err(StopCause::Retry(format!("PostgreSQL ended the stream: {e}"))),
             CopyEvent::Done | CopyEvent::Closed | CopyEvent::Fail(_) => {
-                return Err(Stop::Retry("PostgreSQL closed the stream".to_owned()));
+                return Err(StopCause::Retry("PostgreSQL closed the stream".to_owned()));
             }
         };
         let message = SenderMessage::decode(data);
-        match message.map_err(|e| Stop::Retry(format!("PostgreSQL broke the protocol: {e}")))? {
+        match message.map_err(|e| StopCause::Retry(format!("PostgreSQL broke the protocol: {e}")))? {
             SenderMessage::XLogData { start, wal, .. } => self.wal(start, wal, metrics),
             SenderMessage::Keepalive { reply_requested, .. } => {
                 if reply_requested {
@@ -666,9 +666,9 @@ impl Streaming {
         }
     }
 
-    fn wal(&mut self, start: Lsn, wal: Bytes, metrics: &Metrics) -> Result<(), Stop> {
-        self.link.feed(start, &wal).map_err(Refusal::DoesNotFollow)?;
+    fn wal(&mut self, start: Lsn, wal: Bytes, metrics: &ShimMetrics) -> Result<(), StopCause> {
+        self.link.feed(start, &wal).map_err(AttachRefusal::DoesNotFollow)?;
         metrics.received_bytes.inc_by(wal.len() as u64);
-        self.ring.push(start, wal).map_err(|gap| Stop::Retry(gap.to_string()))
+        self.ring.push(start, wal).map_err(|gap| StopCause::Retry(gap.to_string()))
     }
 }

@@ -14,7 +14,7 @@ use crate::config::ApplySource;
 
 /// Positions reported in this session.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct PositionReport {
     flush: Option<Lsn>,
     apply: Option<Lsn>,
     sent_at: Instant,
@@ -25,13 +25,13 @@ pub(crate) struct Report {
 /// Status updates that wait for the socket, bytes: when PostgreSQL does not read, newer positions replace older ones.
 const QUEUE_MAX: usize = 1 << 10;
 
-impl Default for Report {
-    fn default() -> Report {
-        Report { flush: None, apply: None, sent_at: Instant::now(), held_back: false }
+impl Default for PositionReport {
+    fn default() -> PositionReport {
+        PositionReport { flush: None, apply: None, sent_at: Instant::now(), held_back: false }
     }
 }
 
-impl Report {
+impl PositionReport {
     /// Takes over new positions; whether PostgreSQL should be told at once.
     pub(crate) fn update(&mut self, reportable: Option<Lsn>, applied: Option<Lsn>, source: ApplySource) -> bool {
         let flush = self.flush.max(reportable);
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn positions_never_fall_and_apply_never_passes_flush() {
-        let mut report = Report::default();
+        let mut report = PositionReport::default();
         assert!(!report.update(None, at(50), ApplySource::Pageserver), "nothing is committed yet");
         assert_eq!(report.message(0, false).flush, None);
         assert!(report.update(at(100), at(50), ApplySource::Pageserver));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn write_and_flush_are_one() {
-        let mut report = Report::default();
+        let mut report = PositionReport::default();
         report.update(at(7), None, ApplySource::Flush);
         let m = report.message(1, true);
         assert_eq!((m.write, m.flush, m.apply, m.reply_requested), (at(7), at(7), at(7), true));

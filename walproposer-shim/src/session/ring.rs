@@ -28,7 +28,7 @@ pub(crate) struct Ring {
 /// Bytes that do not follow what the ring holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("PostgreSQL sent WAL at {at} while {expected} comes next")]
-pub(crate) struct Gap {
+pub(crate) struct RingGap {
     /// Where the bytes are.
     pub(crate) at: Lsn,
     /// Where they should be.
@@ -70,9 +70,9 @@ impl Ring {
     ///
     /// # Errors
     /// When it does not start where the ring ends.
-    pub(crate) fn push(&mut self, at: Lsn, wal: Bytes) -> Result<(), Gap> {
+    pub(crate) fn push(&mut self, at: Lsn, wal: Bytes) -> Result<(), RingGap> {
         if at != self.end {
-            return Err(Gap { at, expected: self.end });
+            return Err(RingGap { at, expected: self.end });
         }
         if wal.is_empty() {
             return Ok(());
@@ -161,7 +161,7 @@ mod tests {
         let mut ring = ring_with(&[(100, 10)], 1000);
         for at in [109, 111] {
             let (at, wal) = chunk(at, 5);
-            assert_eq!(ring.push(at, wal), Err(Gap { at, expected: Lsn::new(110) }));
+            assert_eq!(ring.push(at, wal), Err(RingGap { at, expected: Lsn::new(110) }));
         }
         assert_eq!(ring.end(), Lsn::new(110));
     }

@@ -20,7 +20,7 @@ pub(crate) struct Lent {
 
 /// What a donor said when it was asked to read WAL back.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum DonorAnswer {
     /// It reads back well.
     Sound,
     /// It does not.
@@ -35,7 +35,7 @@ struct Doubt {
     lent: Lent,
     /// Who refused it, and why.
     refused: String,
-    verdict: Option<Verdict>,
+    verdict: Option<DonorAnswer>,
 }
 
 /// See the module.
@@ -69,8 +69,8 @@ impl Donors {
     }
 
     /// It was asked. True when it is to be asked again later: only a sound answer ends the doubt.
-    pub(crate) fn answered(&mut self, donor: usize, verdict: Verdict) -> bool {
-        if verdict == Verdict::Sound {
+    pub(crate) fn answered(&mut self, donor: usize, verdict: DonorAnswer) -> bool {
+        if verdict == DonorAnswer::Sound {
             self.doubts.remove(&donor);
             return false;
         }
@@ -92,9 +92,9 @@ impl Donors {
             let Lent { donor, from, to } = doubt.lent;
             let said = match &doubt.verdict {
                 None => "it is being asked to read it back".to_owned(),
-                Some(Verdict::Damaged(problem)) => format!("it reads back damaged there {problem}"),
-                Some(Verdict::Unknown(why)) => format!("it could not tell whether it is sound: {why}"),
-                Some(Verdict::Sound) => "it reads back well there".to_owned(),
+                Some(DonorAnswer::Damaged(problem)) => format!("it reads back damaged there {problem}"),
+                Some(DonorAnswer::Unknown(why)) => format!("it could not tell whether it is sound: {why}"),
+                Some(DonorAnswer::Sound) => "it reads back well there".to_owned(),
             };
             let refused = &doubt.refused;
             format!("safekeeper {} is no donor: its WAL of {from}..{to} was refused ({refused}); {said}", name(donor))
@@ -118,12 +118,14 @@ mod tests {
         assert!(donors.refused(lent(0), "bad checksum".to_owned()), "it is asked");
         assert!(!donors.refused(lent(0), "bad checksum".to_owned()), "once");
         assert_eq!((donors.rank(0), donors.doubted()), (None, 1));
-        assert!(donors.answered(0, Verdict::Unknown("away".to_owned())) && donors.rank(0).is_none());
-        assert!(donors.answered(0, Verdict::Damaged("at 0/10: bad checksum".to_owned())) && donors.rank(0).is_none());
+        assert!(donors.answered(0, DonorAnswer::Unknown("away".to_owned())) && donors.rank(0).is_none());
+        assert!(
+            donors.answered(0, DonorAnswer::Damaged("at 0/10: bad checksum".to_owned())) && donors.rank(0).is_none()
+        );
         let said = donors.describe(|i| format!("h:{i}"));
         let refused = "safekeeper h:0 is no donor: its WAL of 0/8..0/40 was refused (bad checksum); ";
         assert_eq!(said, [format!("{refused}it reads back damaged there at 0/10: bad checksum")]);
-        assert!(!donors.answered(0, Verdict::Sound));
+        assert!(!donors.answered(0, DonorAnswer::Sound));
         assert_eq!(donors.rank(0), Some(2), "behind those that never failed");
     }
 
@@ -135,6 +137,6 @@ mod tests {
         donors.failed(1);
         donors.failed(1);
         assert!(donors.rank(0) < donors.rank(1));
-        assert!(!donors.answered(5, Verdict::Unknown(String::new())), "nobody doubts it");
+        assert!(!donors.answered(5, DonorAnswer::Unknown(String::new())), "nobody doubts it");
     }
 }

@@ -9,13 +9,13 @@ use proto::id::{NodeId, Term};
 
 /// See the module.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Memory {
+pub(crate) struct AcknowledgedWal {
     acknowledged: BTreeMap<NodeId, (Term, Lsn)>,
     /// Who has less, in words.
     less: BTreeMap<NodeId, String>,
 }
 
-impl Memory {
+impl AcknowledgedWal {
     /// `node` acknowledged `flush` in `term`.
     pub(crate) fn acknowledged(&mut self, node: NodeId, term: Term, flush: Lsn) {
         let known = self.acknowledged.entry(node).or_insert((term, flush));
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn who_has_less_is_named_until_it_has_as_much_again() {
-        let mut memory = Memory::default();
+        let mut memory = AcknowledgedWal::default();
         let (node, at) = (NodeId(3), Lsn::new(0x306_1460));
         assert_eq!(memory.compare(node, Term(0), (Term(0), Lsn::new(8))), None, "nothing is known of it");
         memory.acknowledged(node, Term(1), at);

@@ -12,21 +12,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use node::Aged;
-use pgformat::{Lsn, Tli};
+use pgformat::Lsn;
 use proto::api::{Readiness, ShimSafekeeperStatus, ShimStatus, shown};
 use proto::broker::records::{PrimaryRecord, SCHEMA};
-use proto::id::{NodeId, SystemId, Term};
+use proto::id::{NodeId, Term};
 use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::core::{PeerId, PeerStatus};
 use crate::dial::safekeeper;
+use crate::dial::upstream::PrimaryIdentity;
 use donors::Donors;
-use memory::Memory;
+use memory::AcknowledgedWal;
 
 /// Where the shim stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum ShimPhase {
     /// No connection to the primary, or to a quorum.
     Detached,
     /// The attach proof runs.
@@ -43,27 +44,27 @@ pub(crate) enum Phase {
     Refused,
 }
 
-impl Phase {
-    pub(crate) const ALL: [Phase; 7] = [
-        Phase::Detached,
-        Phase::Validating,
-        Phase::Campaign,
-        Phase::Elected,
-        Phase::Streaming,
-        Phase::Refused,
-        Phase::NoQuorum,
+impl ShimPhase {
+    pub(crate) const ALL: [ShimPhase; 7] = [
+        ShimPhase::Detached,
+        ShimPhase::Validating,
+        ShimPhase::Campaign,
+        ShimPhase::Elected,
+        ShimPhase::Streaming,
+        ShimPhase::Refused,
+        ShimPhase::NoQuorum,
     ];
 
     /// Word for status pages.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Phase::Detached => "detached",
-            Phase::Validating => "validating",
-            Phase::Campaign => "campaign",
-            Phase::Elected => "elected",
-            Phase::Streaming => "streaming",
-            Phase::NoQuorum => "no_quorum",
-            Phase::Refused => "refused",
+            ShimPhase::Detached => "detached",
+            ShimPhase::Validating => "validating",
+            ShimPhase::Campaign => "campaign",
+            ShimPhase::Elected => "elected",
+            ShimPhase::Streaming => "streaming",
+            ShimPhase::NoQuorum => "no_quorum",
+            ShimPhase::Refused => "refused",
         }
     }
 }
@@ -85,40 +86,29 @@ const STALL: Duration = Duration::from_secs(3);
 /// record that PostgreSQL has yet to finish.
 const TAIL_MAX: u64 = 256 << 10;
 
-/// Identity of the primary of the present session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Identity {
-    /// The cluster.
-    pub(crate) system_id: SystemId,
-    /// PostgreSQL's tli.
-    pub(crate) tli: Tli,
-    /// Process id of our walsender.
-    pub(crate) pid: i32,
-}
-
 /// The guard's last verdict.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Verdict {
+pub(crate) struct GuardVerdict {
     /// Why commits are not protected; empty: they are.
     pub(crate) reasons: Vec<String>,
     /// What does no harm today and may tomorrow.
     pub(crate) warnings: Vec<String>,
 }
 
-impl Verdict {
+impl GuardVerdict {
     /// Not protected, for one reason.
-    pub(crate) fn because(reason: String) -> Verdict {
-        Verdict { reasons: vec![reason], warnings: Vec::new() }
+    pub(crate) fn because(reason: String) -> GuardVerdict {
+        GuardVerdict { reasons: vec![reason], warnings: Vec::new() }
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct State {
-    pub(crate) phase: Phase,
-    pub(crate) identity: Option<Identity>,
+pub(crate) struct ShimState {
+    pub(crate) phase: ShimPhase,
+    pub(crate) identity: Option<PrimaryIdentity>,
     /// The identity of the last session in which the slot was ours to take: what the broker is told about. A shim that
     /// waits for the slot tells nothing, since the record belongs to the one that has it.
-    known: Option<Identity>,
+    known: Option<PrimaryIdentity>,
     pub(crate) term: Term,
     pub(crate) elected_at: Option<Lsn>,
     pub(crate) commit: Option<Lsn>,
@@ -129,9 +119,9 @@ pub(crate) struct State {
     pub(crate) reported: Option<Lsn>,
     pub(crate) reported_apply: Option<Lsn>,
     pub(crate) peers: Vec<ShimSafekeeperStatus>,
-    pub(crate) verdict: Aged<Verdict>,
+    pub(crate) verdict: Aged<GuardVerdict>,
     /// What the safekeepers acknowledged.
-    memory: Memory,
+    memory: AcknowledgedWal,
     /// Who refuses this primary, or the log elected, while others take it, by address: an operator must look.
     apart: BTreeMap<usize, String>,
     /// Whose WAL laggards get.
@@ -145,16 +135,16 @@ pub(crate) struct State {
 }
 
 /// See the module's words.
-pub(crate) struct Shared {
-    state: Mutex<State>,
+pub(crate) struct StatusBoard {
+    state: Mutex<ShimState>,
     /// Told when something changed that the broker should know.
     changed: Notify,
     /// The primary's next transaction id, epoch included, as the guard saw it last; 0 = never.
     next_xid: AtomicU64,
 }
 
-impl Shared {
-    pub(crate) fn new(config: &Config) -> Shared {
+impl StatusBoard {
+    pub(crate) fn new(config: &Config) -> StatusBoard {
         let row = |address| ShimSafekeeperStatus {
             id: NodeId(0),
             address: safekeeper::shown(address),
@@ -162,8 +152,8 @@ impl Shared {
             flush_lsn: shown(None),
             problem: None,
         };
-        let state = State {
-            phase: Phase::Detached,
+        let state = ShimState {
+            phase: ShimPhase::Detached,
             identity: None,
             known: None,
             term: Term::ZERO,
@@ -175,15 +165,15 @@ impl Shared {
             reported: None,
             reported_apply: None,
             peers: config.safekeepers.iter().map(row).collect(),
-            memory: Memory::default(),
+            memory: AcknowledgedWal::default(),
             apart: BTreeMap::new(),
             donors: Donors::default(),
-            verdict: Aged::now(Verdict::because("not checked yet".to_owned())),
+            verdict: Aged::now(GuardVerdict::because("not checked yet".to_owned())),
             seen: Instant::now(),
             waiting_since: None,
             last_stop: None,
         };
-        Shared { state: Mutex::new(state), changed: Notify::new(), next_xid: AtomicU64::new(0) }
+        StatusBoard { state: Mutex::new(state), changed: Notify::new(), next_xid: AtomicU64::new(0) }
     }
 
     /// The primary's next transaction id, or one of a little earlier; `None` while unknown.
@@ -195,13 +185,13 @@ impl Shared {
         self.next_xid.store(xid.unwrap_or(0), Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ShimState> {
         // Every write is a plain assignment, so a panic elsewhere cannot leave a half-written state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A copy of everything.
-    pub(crate) fn snapshot(&self) -> State {
+    pub(crate) fn snapshot(&self) -> ShimState {
         self.lock().clone()
     }
 
@@ -210,7 +200,7 @@ impl Shared {
         self.changed.notified().await;
     }
 
-    pub(crate) fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: ShimPhase) {
         let mut state = self.lock();
         if state.phase != phase {
             state.phase = phase;
@@ -218,7 +208,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn set_identity(&self, identity: Identity) {
+    pub(crate) fn set_identity(&self, identity: PrimaryIdentity) {
         self.lock().identity = Some(identity);
         self.changed.notify_one();
     }
@@ -232,7 +222,7 @@ impl Shared {
 
     pub(crate) fn elected(&self, term: Term, end: Lsn) {
         let mut state = self.lock();
-        (state.phase, state.term, state.elected_at) = (Phase::Elected, term, Some(end));
+        (state.phase, state.term, state.elected_at) = (ShimPhase::Elected, term, Some(end));
         self.changed.notify_one();
     }
 
@@ -255,7 +245,7 @@ impl Shared {
         if let Some((end, bytes, flush, apply)) = received {
             (state.received, state.ring_bytes) = (Some(end), bytes);
             (state.reported, state.reported_apply) = (flush, apply);
-            let phase = if quorum { Phase::Streaming } else { Phase::NoQuorum };
+            let phase = if quorum { ShimPhase::Streaming } else { ShimPhase::NoQuorum };
             if state.phase != phase {
                 state.phase = phase;
                 state.last_stop = None;
@@ -316,7 +306,7 @@ impl Shared {
     /// The session is over: nothing is received or reported any more.
     pub(crate) fn session_over(&self) {
         let mut state = self.lock();
-        (state.phase, state.identity) = (Phase::Detached, None);
+        (state.phase, state.identity) = (ShimPhase::Detached, None);
         (state.received, state.ring_bytes) = (None, 0);
         state.waiting_since = None;
         (state.reported, state.reported_apply) = (None, None);
@@ -328,13 +318,13 @@ impl Shared {
 
     pub(crate) fn stopped(&self, why: String, refused: bool) {
         let mut state = self.lock();
-        state.phase = if refused { Phase::Refused } else { Phase::Detached };
+        state.phase = if refused { ShimPhase::Refused } else { ShimPhase::Detached };
         state.last_stop = Some(why);
         self.changed.notify_one();
     }
 
     /// Takes over the guard's verdict; whether it differs from the last one.
-    pub(crate) fn set_verdict(&self, verdict: Verdict) -> bool {
+    pub(crate) fn set_verdict(&self, verdict: GuardVerdict) -> bool {
         let mut state = self.lock();
         let changed = *state.verdict.value() != verdict;
         state.verdict = Aged::now(verdict);
@@ -395,7 +385,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl ShimState {
     /// What does no harm to commits now.
     fn warnings(&self, config: &Config) -> Vec<String> {
         let name = |index: usize| config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default();
@@ -441,13 +431,13 @@ impl State {
     /// Why commits do not reach the quorum.
     fn quorum_reasons(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if self.phase == Phase::NoQuorum {
+        if self.phase == ShimPhase::NoQuorum {
             out.push(self.no_quorum());
-        } else if self.phase != Phase::Streaming {
+        } else if self.phase != ShimPhase::Streaming {
             let why = self.last_stop.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
             out.push(format!("not streaming, the shim is {}{why}", self.phase.name()));
         }
-        let streams = matches!(self.phase, Phase::Streaming | Phase::NoQuorum);
+        let streams = matches!(self.phase, ShimPhase::Streaming | ShimPhase::NoQuorum);
         if streams && self.seen.elapsed() > SEEN_AGE_MAX {
             out.push(format!("the proposer has said nothing for {} s", self.seen.elapsed().as_secs()));
         } else if let Some(waits) = self.waiting_since.map(|since| since.elapsed()).filter(|w| *w > STALL) {
@@ -459,15 +449,18 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use pgformat::Tli;
+    use proto::id::SystemId;
+
     use super::*;
     use crate::testing::config;
 
     #[test]
     fn protected_needs_a_stream_and_a_clean_verdict() {
         let config = config(&[]);
-        let shared = Shared::new(&config);
+        let shared = StatusBoard::new(&config);
         assert!(!shared.readiness().ready);
-        shared.set_verdict(Verdict::default());
+        shared.set_verdict(GuardVerdict::default());
         shared.stopped("the primary is away".to_owned(), false);
         assert!(shared.readiness().reasons[0].contains("away"));
         let at = Some(Lsn::new(9));
@@ -489,9 +482,9 @@ mod tests {
         Instant::now().checked_sub(Duration::from_secs(seconds)).expect("up for a minute")
     }
 
-    fn streaming() -> Shared {
-        let shared = Shared::new(&config(&[]));
-        shared.set_verdict(Verdict::default());
+    fn streaming() -> StatusBoard {
+        let shared = StatusBoard::new(&config(&[]));
+        shared.set_verdict(GuardVerdict::default());
         let at = Some(Lsn::new(16));
         shared.progress(at, true, Some((Lsn::new(16), 0, at, at)), std::iter::empty());
         assert!(shared.readiness().ready && shared.writable().ready);
@@ -501,13 +494,13 @@ mod tests {
     #[test]
     fn an_old_verdict_counts_as_none() {
         let shared = streaming();
-        shared.lock().verdict = Aged::at(Verdict::default(), before(5));
+        shared.lock().verdict = Aged::at(GuardVerdict::default(), before(5));
         assert!(shared.readiness().ready, "younger than two periods");
-        shared.lock().verdict = Aged::at(Verdict::default(), before(8));
+        shared.lock().verdict = Aged::at(GuardVerdict::default(), before(8));
         assert_eq!(shared.readiness().reasons, ["not checked for 8 s"]);
         assert!(!shared.status(&config(&[])).protected);
         assert!(shared.writable().ready, "commits reach the quorum all the same");
-        assert!(!shared.set_verdict(Verdict::default()), "nothing new");
+        assert!(!shared.set_verdict(GuardVerdict::default()), "nothing new");
         assert!(shared.readiness().ready, "but new enough");
     }
 
@@ -584,20 +577,20 @@ mod tests {
     #[test]
     fn the_broker_hears_of_a_primary_only_when_there_is_one() {
         let config = config(&[]);
-        let shared = Shared::new(&config);
+        let shared = StatusBoard::new(&config);
         assert!(shared.record(&config, "x").is_none());
-        shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
+        shared.set_identity(PrimaryIdentity { system_id: SystemId(7), tli: Tli(1), pid: 3 });
         assert!(shared.record(&config, "x").is_none(), "another shim may have the slot");
         shared.set_at_work(true);
         let record = shared.record(&config, "127.0.0.1:9").expect("a primary is known");
         assert_eq!((record.term, record.protected), (None, false));
-        shared.set_verdict(Verdict::default());
+        shared.set_verdict(GuardVerdict::default());
         shared.progress(None, true, Some((Lsn::new(10), 1, None, None)), std::iter::empty());
         assert!(shared.record(&config, "x").is_some_and(|r| r.protected));
         shared.session_over();
         let record = shared.record(&config, "x").expect("the primary is still known");
         assert!(!record.protected, "a session that is over must not leave a good record behind");
-        shared.set_identity(Identity { system_id: SystemId(7), tli: Tli(1), pid: 4 });
+        shared.set_identity(PrimaryIdentity { system_id: SystemId(7), tli: Tli(1), pid: 4 });
         shared.set_at_work(false);
         assert!(shared.record(&config, "x").is_none(), "the record belongs to the shim that has the slot");
     }

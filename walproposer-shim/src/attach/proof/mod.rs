@@ -19,8 +19,8 @@ use crate::attach::survey::Survey;
 use crate::config::Config;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{Reading, Upstream};
-use crate::dial::wal_reader::{ReadError, WalReader};
-use crate::stop::{Refusal, Stop};
+use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::stop::{AttachRefusal, StopCause};
 use plan::LogView;
 
 /// How far behind the log's end the primary is read to see the first record's prev link: a record header and its page
@@ -41,7 +41,7 @@ pub(crate) async fn before_vote(
     config: &Config,
     mut upstream: Upstream,
     survey: &Survey,
-) -> Result<(Upstream, Proved), Stop> {
+) -> Result<(Upstream, Proved), StopCause> {
     // The safekeepers were asked after the primary was: on a busy one another shim may have brought them further.
     upstream.refresh_end().await?;
     let log = &survey.log;
@@ -71,12 +71,14 @@ pub(crate) async fn before_elected(
     survey: &Survey,
     proved: Proved,
     chosen: Chosen,
-) -> Result<(Upstream, Proved, LinkCheck), Stop> {
+) -> Result<(Upstream, Proved, LinkCheck), StopCause> {
     upstream.refresh_end().await?;
     plan::check_end(upstream.primary.end, chosen.end)?;
     if chosen.end < survey.log.commit {
         let (end, commit) = (chosen.end, survey.log.commit);
-        return Err(Refusal::Corrupt(format!("an election ended at {end}, but {commit} was committed before")).into());
+        return Err(
+            AttachRefusal::Corrupt(format!("an election ended at {end}, but {commit} was committed before")).into()
+        );
     }
     let last_record_start = last_record_of(config, survey, chosen).await?;
     plan::check_whole_record(proved.from, chosen.end, last_record_start)?;
@@ -87,7 +89,7 @@ pub(crate) async fn before_elected(
     for part in plan::parts(&upstream.primary.history, chosen.end, ahead) {
         let mut reading = upstream.read(part).await.map_err(|e| from_primary(e, part.from))?;
         while let Some((at, wal)) = reading.wal.next().await.map_err(|e| from_primary(e, part.from))? {
-            link.feed(at, &wal).map_err(Refusal::DoesNotFollow)?;
+            link.feed(at, &wal).map_err(AttachRefusal::DoesNotFollow)?;
         }
         upstream = reading.finish().await?;
     }
@@ -99,18 +101,18 @@ pub(crate) async fn before_elected(
 }
 
 /// Start of the last record of the elected log, as its holder tells it.
-async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Result<Option<Lsn>, Stop> {
+async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Result<Option<Lsn>, StopCause> {
     if chosen.end == survey.log.start {
         return Ok(None);
     }
     let Some(address) = config.safekeepers.get(chosen.donor) else {
-        return Err(Stop::Retry("the donor is not in the address list".to_owned()));
+        return Err(StopCause::Retry("the donor is not in the address list".to_owned()));
     };
     let account = safekeeper::account(config, address).await;
-    let status = account.map_err(|e| Stop::Retry(format!("the donor does not answer: {e}")))?.status;
+    let status = account.map_err(|e| StopCause::Retry(format!("the donor does not answer: {e}")))?.status;
     if status.flush_lsn != chosen.end {
         let (flush, end) = (status.flush_lsn, chosen.end);
-        return Err(Stop::Retry(format!("the donor's log ended at {end} when it voted and ends at {flush} now")));
+        return Err(StopCause::Retry(format!("the donor's log ended at {end} when it voted and ends at {flush} now")));
     }
     Ok(Some(status.last_record_start_lsn).filter(|l| *l != Lsn::new(0)))
 }
@@ -123,12 +125,12 @@ async fn compare(
     (donor, term): (usize, Option<Term>),
     from: Lsn,
     to: Lsn,
-) -> Result<Upstream, Stop> {
+) -> Result<Upstream, StopCause> {
     if from >= to {
         return Ok(upstream);
     }
     let Some(address) = config.safekeepers.get(donor) else {
-        return Err(Stop::Retry("the donor is not in the address list".to_owned()));
+        return Err(StopCause::Retry("the donor is not in the address list".to_owned()));
     };
     let mut theirs = safekeeper::read(config, address, from, to, term).await.map_err(from_donor)?;
     let mut rest = Bytes::new();
@@ -138,7 +140,7 @@ async fn compare(
             Compared::Equal(rest) => rest,
             Compared::Differs(at) => {
                 let record = record::record_at(config, survey, donor, term, at).await;
-                return Err(Refusal::Diverged { at, record, from, to }.into());
+                return Err(AttachRefusal::Diverged { at, record, from, to }.into());
             }
         };
         upstream = reading.finish().await?;
@@ -160,7 +162,7 @@ async fn compare_part(
     theirs: &mut WalReader,
     mut theirs_left: Bytes,
     to: Lsn,
-) -> Result<Compared, Stop> {
+) -> Result<Compared, StopCause> {
     let start = ours.wal.position();
     while let Some((mut at, mut wal)) = ours.wal.next().await.map_err(|e| from_primary(e, start))? {
         while !wal.is_empty() {
@@ -168,7 +170,7 @@ async fn compare_part(
                 let chunk = theirs.next().await.map_err(from_donor)?;
                 theirs_left = chunk.map(|(_, wal)| wal).unwrap_or_default();
                 if theirs_left.is_empty() {
-                    return Err(Stop::Retry(format!("the donor's WAL ended at {at} instead of {to}")));
+                    return Err(StopCause::Retry(format!("the donor's WAL ended at {at} instead of {to}")));
                 }
             }
             let len = wal.len().min(theirs_left.len());
@@ -187,13 +189,13 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) }
 }
 
-fn from_donor(e: ReadError) -> Stop {
-    Stop::Retry(format!("the proof could not read a safekeeper's WAL: {e}"))
+fn from_donor(e: WalReadError) -> StopCause {
+    StopCause::Retry(format!("the proof could not read a safekeeper's WAL: {e}"))
 }
 
 /// Also when a segment was removed meanwhile: the next attempt sees what is left, and judges that.
-fn from_primary(e: ReadError, at: Lsn) -> Stop {
-    Stop::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
+fn from_primary(e: WalReadError, at: Lsn) -> StopCause {
+    StopCause::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 
 /// Follows the WAL behind the log's end up to its first record boundary: that record must link back to the log's last
@@ -205,7 +207,7 @@ pub(crate) struct LinkCheck {
 }
 
 impl LinkCheck {
-    fn new(log: &LogView, end: Lsn, last_record_start: Option<Lsn>) -> Result<LinkCheck, Stop> {
+    fn new(log: &LogView, end: Lsn, last_record_start: Option<Lsn>) -> Result<LinkCheck, StopCause> {
         Ok(LinkCheck { decoder: Some(WalDecoder::new(plan::stream_config(log)?, end, last_record_start)), end })
     }
 

@@ -10,14 +10,14 @@ use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::PgHistoryEntry;
 use proto::id::SystemId;
 
-use crate::stop::Refusal;
+use crate::stop::AttachRefusal;
 
 /// The most WAL that is compared below the end of the log, and what the pin slot keeps for it: bytes.
 pub(crate) const COMPARE_BYTES: u64 = 16 << 20;
 
 /// What a server says about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Primary {
+pub(crate) struct PrimaryView {
     /// The cluster.
     pub(crate) system_id: SystemId,
     /// Its present tli.
@@ -59,7 +59,7 @@ pub(crate) struct LogView {
 
 /// A stretch of WAL to be asked for under one tli.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Part {
+pub(crate) struct WalPart {
     /// The tli whose files hold it.
     pub(crate) tli: Tli,
     /// First byte.
@@ -69,8 +69,8 @@ pub(crate) struct Part {
 }
 
 /// What the log's WAL looks like.
-pub(super) fn stream_config(log: &LogView) -> Result<StreamConfig, Refusal> {
-    let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| Refusal::OtherFormat {
+pub(super) fn stream_config(log: &LogView) -> Result<StreamConfig, AttachRefusal> {
+    let version = PgMajor::from_version_num(log.version_num).ok_or_else(|| AttachRefusal::OtherFormat {
         what: "PostgreSQL version",
         primary: log.version_num.to_string(),
         timeline: "14 to 18".to_owned(),
@@ -84,11 +84,11 @@ pub(super) fn stream_config(log: &LogView) -> Result<StreamConfig, Refusal> {
 }
 
 /// Checks identity: cluster, format, tli, end of WAL.
-pub(crate) fn check_identity(primary: &Primary, log: &LogView) -> Result<(), Refusal> {
+pub(crate) fn check_identity(primary: &PrimaryView, log: &LogView) -> Result<(), AttachRefusal> {
     if primary.system_id != log.system_id {
-        return Err(Refusal::ForeignSystem { primary: primary.system_id, timeline: log.system_id });
+        return Err(AttachRefusal::ForeignSystem { primary: primary.system_id, timeline: log.system_id });
     }
-    let other = |what, primary: String, timeline: String| Err(Refusal::OtherFormat { what, primary, timeline });
+    let other = |what, primary: String, timeline: String| Err(AttachRefusal::OtherFormat { what, primary, timeline });
     let (ours, theirs) = (primary.version_num / 10_000, log.version_num / 10_000);
     if ours != theirs {
         return other("PostgreSQL major version", ours.to_string(), theirs.to_string());
@@ -101,11 +101,11 @@ pub(crate) fn check_identity(primary: &Primary, log: &LogView) -> Result<(), Ref
 }
 
 /// Checks that the primary has all that the log has.
-pub(crate) fn check_end(primary: Lsn, log: Lsn) -> Result<(), Refusal> {
-    if primary < log { Err(Refusal::Behind { primary, log }) } else { Ok(()) }
+pub(crate) fn check_end(primary: Lsn, log: Lsn) -> Result<(), AttachRefusal> {
+    if primary < log { Err(AttachRefusal::Behind { primary, log }) } else { Ok(()) }
 }
 
-fn check_tli(primary: &Primary, log: &LogView) -> Result<(), Refusal> {
+fn check_tli(primary: &PrimaryView, log: &LogView) -> Result<(), AttachRefusal> {
     for ours in &log.pg_history {
         let theirs = primary.history.iter().find(|(tli, _)| *tli == ours.tli).map(|(_, begin)| *begin);
         // The first entry of a log says which tli it starts on, not where that tli began.
@@ -115,11 +115,13 @@ fn check_tli(primary: &Primary, log: &LogView) -> Result<(), Refusal> {
         };
         if !agrees {
             let primary = theirs.map_or("nothing of it".to_owned(), |l| l.to_string());
-            return Err(Refusal::OtherHistory { tli: ours.tli, primary, timeline: ours.start_lsn });
+            return Err(AttachRefusal::OtherHistory { tli: ours.tli, primary, timeline: ours.start_lsn });
         }
     }
     match log.pg_history.last() {
-        Some(last) if last.tli != primary.tli => Err(Refusal::OtherTli { primary: primary.tli, timeline: last.tli }),
+        Some(last) if last.tli != primary.tli => {
+            Err(AttachRefusal::OtherTli { primary: primary.tli, timeline: last.tli })
+        }
         _ => Ok(()),
     }
 }
@@ -127,11 +129,11 @@ fn check_tli(primary: &Primary, log: &LogView) -> Result<(), Refusal> {
 /// Where the comparison starts: at most [`COMPARE_BYTES`] below the committed position, further down when the last
 /// record starts there, never below what both sides hold. With nothing committed: the start of the first segment,
 /// whose bytes before the log's start both sides hold.
-pub(crate) fn compare_from(primary: &Primary, log: &LogView) -> Result<Lsn, Refusal> {
+pub(crate) fn compare_from(primary: &PrimaryView, log: &LogView) -> Result<Lsn, AttachRefusal> {
     let oldest = primary.oldest.max(log.oldest);
     let segment = log.start.segment_start(log.seg_size);
     if log.commit <= log.start {
-        let nothing = Refusal::NothingToCompare { oldest, end: log.start };
+        let nothing = AttachRefusal::NothingToCompare { oldest, end: log.start };
         return if oldest > segment { Err(nothing) } else { Ok(segment) };
     }
     let back = Lsn::new(log.commit.get().saturating_sub(COMPARE_BYTES));
@@ -141,10 +143,10 @@ pub(crate) fn compare_from(primary: &Primary, log: &LogView) -> Result<Lsn, Refu
 }
 
 /// Checks that `[from, end)` holds at least one whole record.
-pub(crate) fn check_whole_record(from: Lsn, end: Lsn, last_record_start: Option<Lsn>) -> Result<(), Refusal> {
+pub(crate) fn check_whole_record(from: Lsn, end: Lsn, last_record_start: Option<Lsn>) -> Result<(), AttachRefusal> {
     match last_record_start {
         Some(start) if from <= start => Ok(()),
-        Some(_) => Err(Refusal::NothingToCompare { oldest: from, end }),
+        Some(_) => Err(AttachRefusal::NothingToCompare { oldest: from, end }),
         // An empty log: the bytes before its start are compared instead.
         None => Ok(()),
     }
@@ -152,13 +154,13 @@ pub(crate) fn check_whole_record(from: Lsn, end: Lsn, last_record_start: Option<
 
 /// Cuts `[from, to)` where PostgreSQL's files change from one tli to the next: the segment that holds a switchpoint
 /// exists under both, earlier ones only under the older tli.
-pub(crate) fn parts(history: &[(Tli, Lsn)], from: Lsn, to: Lsn) -> Vec<Part> {
+pub(crate) fn parts(history: &[(Tli, Lsn)], from: Lsn, to: Lsn) -> Vec<WalPart> {
     let mut out = Vec::new();
     for (i, (tli, begin)) in history.iter().enumerate() {
         let end = history.get(i + 1).map_or(to, |(_, next)| (*next).min(to));
         let first = if i == 0 { from } else { from.max(*begin) };
         if first < end {
-            out.push(Part { tli: *tli, from: first, to: end });
+            out.push(WalPart { tli: *tli, from: first, to: end });
         }
     }
     out
@@ -188,8 +190,8 @@ mod tests {
         Lsn::new(mib * MIB)
     }
 
-    fn primary() -> Primary {
-        Primary {
+    fn primary() -> PrimaryView {
+        PrimaryView {
             system_id: SystemId(7),
             tli: Tli(1),
             end: lsn(100),
@@ -217,28 +219,32 @@ mod tests {
     #[test]
     fn a_sound_primary_passes_and_every_other_is_named() {
         assert_eq!(check_identity(&primary(), &log()), Ok(()));
-        let foreign = Primary { system_id: SystemId(8), ..primary() };
-        assert!(matches!(check_identity(&foreign, &log()), Err(Refusal::ForeignSystem { .. })));
-        let behind = Primary { end: lsn(94), ..primary() };
-        assert_eq!(check_identity(&behind, &log()), Err(Refusal::Behind { primary: lsn(94), log: lsn(95) }));
-        let major = Primary { version_num: 160_000, ..primary() };
-        assert!(matches!(check_identity(&major, &log()), Err(Refusal::OtherFormat { .. })));
+        let foreign = PrimaryView { system_id: SystemId(8), ..primary() };
+        assert!(matches!(check_identity(&foreign, &log()), Err(AttachRefusal::ForeignSystem { .. })));
+        let behind = PrimaryView { end: lsn(94), ..primary() };
+        assert_eq!(check_identity(&behind, &log()), Err(AttachRefusal::Behind { primary: lsn(94), log: lsn(95) }));
+        let major = PrimaryView { version_num: 160_000, ..primary() };
+        assert!(matches!(check_identity(&major, &log()), Err(AttachRefusal::OtherFormat { .. })));
         let seg_size = SegSize::new(1 << 20).expect("1 MiB");
-        let segments = Primary { seg_size, ..primary() };
-        assert!(matches!(check_identity(&segments, &log()), Err(Refusal::OtherFormat { .. })));
+        let segments = PrimaryView { seg_size, ..primary() };
+        assert!(matches!(check_identity(&segments, &log()), Err(AttachRefusal::OtherFormat { .. })));
     }
 
     #[test]
     fn a_promoted_server_is_refused_and_a_timeline_born_on_tli_2_is_not() {
-        let promoted = Primary { tli: Tli(2), history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(96))], ..primary() };
-        assert_eq!(check_identity(&promoted, &log()), Err(Refusal::OtherTli { primary: Tli(2), timeline: Tli(1) }));
+        let promoted =
+            PrimaryView { tli: Tli(2), history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(96))], ..primary() };
+        assert_eq!(
+            check_identity(&promoted, &log()),
+            Err(AttachRefusal::OtherTli { primary: Tli(2), timeline: Tli(1) })
+        );
         let born = |at| LogView { pg_history: vec![PgHistoryEntry { tli: Tli(2), start_lsn: at }], ..log() };
-        let earlier = Primary { history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(18))], ..promoted.clone() };
+        let earlier = PrimaryView { history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(18))], ..promoted.clone() };
         assert_eq!(check_identity(&earlier, &born(lsn(20))), Ok(()));
-        let other = Primary { history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(40))], ..promoted };
-        assert!(matches!(check_identity(&other, &born(lsn(20))), Err(Refusal::OtherHistory { .. })));
+        let other = PrimaryView { history: vec![(Tli(1), Lsn::new(0)), (Tli(2), lsn(40))], ..promoted };
+        assert!(matches!(check_identity(&other, &born(lsn(20))), Err(AttachRefusal::OtherHistory { .. })));
         let old = primary();
-        assert!(matches!(check_identity(&old, &born(lsn(20))), Err(Refusal::OtherHistory { .. })));
+        assert!(matches!(check_identity(&old, &born(lsn(20))), Err(AttachRefusal::OtherHistory { .. })));
     }
 
     #[test]
@@ -248,16 +254,16 @@ mod tests {
         assert_eq!(compare_from(&primary(), &short), Ok(lsn(20)), "not below the start of the log");
         let huge = LogView { last_record_start: Some(lsn(60)), ..log() };
         assert_eq!(compare_from(&primary(), &huge), Ok(lsn(60)), "down to the start of a record longer than that");
-        let recycled = Primary { oldest: lsn(80), ..primary() };
+        let recycled = PrimaryView { oldest: lsn(80), ..primary() };
         assert_eq!(compare_from(&recycled, &log()), Ok(lsn(80)));
-        assert!(matches!(compare_from(&recycled, &huge), Err(Refusal::NothingToCompare { .. })));
+        assert!(matches!(compare_from(&recycled, &huge), Err(AttachRefusal::NothingToCompare { .. })));
     }
 
     #[test]
     fn an_empty_log_compares_what_lies_before_its_start() {
         let empty = LogView { commit: lsn(20), end: lsn(20), last_record_start: None, ..log() };
         assert_eq!(compare_from(&primary(), &empty), Ok(lsn(16)));
-        let recycled = Primary { oldest: lsn(32), ..primary() };
+        let recycled = PrimaryView { oldest: lsn(32), ..primary() };
         assert!(compare_from(&recycled, &empty).is_err());
         let uncommitted = LogView { commit: lsn(20), ..log() };
         assert_eq!(compare_from(&primary(), &uncommitted), Ok(lsn(16)), "the rest is compared after the election");
@@ -266,7 +272,7 @@ mod tests {
     #[test]
     fn ranges_are_cut_at_switchpoints() {
         let history = [(Tli(1), Lsn::new(0)), (Tli(2), lsn(50)), (Tli(3), lsn(60))];
-        let part = |tli, from, to| Part { tli: Tli(tli), from: lsn(from), to: lsn(to) };
+        let part = |tli, from, to| WalPart { tli: Tli(tli), from: lsn(from), to: lsn(to) };
         assert_eq!(parts(&history, lsn(40), lsn(70)), [part(1, 40, 50), part(2, 50, 60), part(3, 60, 70)]);
         assert_eq!(parts(&history, lsn(61), lsn(70)), [part(3, 61, 70)]);
         assert_eq!(parts(&history, lsn(10), lsn(20)), [part(1, 10, 20)]);

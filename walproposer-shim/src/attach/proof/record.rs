@@ -23,7 +23,7 @@ pub(super) async fn record_at(
     let from = at.segment_start(stream.seg_size);
     let mut wal =
         safekeeper::read(config, config.safekeepers.get(donor)?, from, at.checked_add(1)?, term).await.ok()?;
-    let mut search = Search::new(stream, from);
+    let mut search = RecordSearch::new(stream, from);
     while let Some((at, bytes)) = wal.next().await.ok()? {
         search.feed(at, &bytes);
     }
@@ -31,15 +31,15 @@ pub(super) async fn record_at(
 }
 
 /// Follows the WAL from the start of a segment on.
-struct Search {
+struct RecordSearch {
     stream: StreamConfig,
     from: Lsn,
     decoder: Option<WalDecoder>,
 }
 
-impl Search {
-    fn new(stream: StreamConfig, from: Lsn) -> Search {
-        Search { stream, from, decoder: None }
+impl RecordSearch {
+    fn new(stream: StreamConfig, from: Lsn) -> RecordSearch {
+        RecordSearch { stream, from, decoder: None }
     }
 
     fn feed(&mut self, at: Lsn, bytes: &[u8]) {
@@ -106,7 +106,7 @@ mod tests {
         let skipped = usize::try_from(segment.bytes_since(begin)).expect("small");
         let wal = &wal[skipped..];
         let find = |at: Lsn| {
-            let mut search = Search::new(stream.clone(), segment);
+            let mut search = RecordSearch::new(stream.clone(), segment);
             let end = usize::try_from(at.bytes_since(segment)).expect("small") + 1;
             for (i, piece) in wal[..end].chunks(777).enumerate() {
                 search.feed(segment.add(i as u64 * 777), piece);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::attach::proof::plan::LogView;
 use crate::config::Config;
 use crate::dial::safekeeper::{self, Account, NoAccount};
-use crate::stop::{Refusal, Stop};
+use crate::stop::{AttachRefusal, StopCause};
 
 /// The answers of one round, by address.
 pub(crate) type Answers = Vec<Result<Account, NoAccount>>;
@@ -77,16 +77,16 @@ pub(crate) async fn ask(config: &Config) -> Answers {
 
 /// Judges a round of answers. `usable`: whose WAL may be compared with, of the addresses; others only when nobody else
 /// is there.
-pub(crate) fn judge(config: &Config, answers: &Answers, usable: impl Fn(usize) -> bool) -> Result<Survey, Stop> {
+pub(crate) fn judge(config: &Config, answers: &Answers, usable: impl Fn(usize) -> bool) -> Result<Survey, StopCause> {
     refused(config, answers)?;
     let accounts = || answers.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref().ok()?)));
     let newest = accounts().max_by_key(|(_, a)| a.greeting.mconf.generation);
-    let Some((_, newest)) = newest else { return Err(Stop::Retry(not_enough(config, answers, None))) };
+    let Some((_, newest)) = newest else { return Err(StopCause::Retry(not_enough(config, answers, None))) };
     let mconf = newest.greeting.mconf.clone();
     check_members(config, answers, &mconf)?;
     let nodes: Vec<Option<NodeId>> = answers.iter().map(|a| Some(a.as_ref().ok()?.greeting.node_id)).collect();
     if !mconf.is_quorum(|node| nodes.contains(&Some(node))) {
-        return Err(Stop::Retry(not_enough(config, answers, Some(&mconf))));
+        return Err(StopCause::Retry(not_enough(config, answers, Some(&mconf))));
     }
     check_agreement(answers)?;
     // At another generation its log does not count; it will learn the set from the proposer.
@@ -94,7 +94,7 @@ pub(crate) fn judge(config: &Config, answers: &Answers, usable: impl Fn(usize) -
     let best = accounts().filter(|(_, a)| member(a)).max_by_key(|(_, a)| position(a));
     let donor = accounts().filter(|(_, a)| member(a)).max_by_key(|(i, a)| (usable(*i), a.status.commit_lsn));
     let (Some((_, best)), Some((donor, holder))) = (best, donor) else {
-        return Err(Stop::Retry(not_enough(config, answers, Some(&mconf))));
+        return Err(StopCause::Retry(not_enough(config, answers, Some(&mconf))));
     };
     let (b, h) = (&best.status, &holder.status);
     let whole = h.local_start_lsn <= h.timeline_start_lsn;
@@ -123,18 +123,18 @@ fn position(a: &Account) -> LogPosition {
 }
 
 /// Answers that name this shim as the wrong one.
-fn refused(config: &Config, answers: &Answers) -> Result<(), Refusal> {
+fn refused(config: &Config, answers: &Answers) -> Result<(), AttachRefusal> {
     for (address, answer) in config.safekeepers.iter().zip(answers) {
         match answer {
             Ok(a) if a.status.source != TimelineSource::Vanilla => {
-                return Err(Refusal::NotVanilla(format!("safekeeper {}", a.greeting.node_id)));
+                return Err(AttachRefusal::NotVanilla(format!("safekeeper {}", a.greeting.node_id)));
             }
             Ok(a) if a.status.primary_epoch > config.primary_epoch => {
                 let (known, given) = (a.status.primary_epoch.0, config.primary_epoch.0);
-                return Err(Refusal::StaleEpoch { known, given });
+                return Err(AttachRefusal::StaleEpoch { known, given });
             }
             Err(NoAccount::Net(e)) if e.server_error().is_some_and(|e| e.code == sqlstate::STALE_PRIMARY_EPOCH) => {
-                return Err(Refusal::Epoch(format!("{}: {e}", safekeeper::shown(address))));
+                return Err(AttachRefusal::Epoch(format!("{}: {e}", safekeeper::shown(address))));
             }
             _ => {}
         }
@@ -143,7 +143,7 @@ fn refused(config: &Config, answers: &Answers) -> Result<(), Refusal> {
 }
 
 /// The address list must lead to members, each once, and to enough of them.
-fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Result<(), Refusal> {
+fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Result<(), AttachRefusal> {
     let mut seen: Vec<(NodeId, String)> = Vec::new();
     for (address, answer) in config.safekeepers.iter().zip(answers) {
         let node = match answer {
@@ -153,10 +153,12 @@ fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Resu
         };
         let address = safekeeper::shown(address);
         if !mconf.contains(node) {
-            return Err(Refusal::Members(format!("safekeeper {node} at {address} is not a member of the timeline")));
+            return Err(AttachRefusal::Members(format!(
+                "safekeeper {node} at {address} is not a member of the timeline"
+            )));
         }
         if let Some((_, other)) = seen.iter().find(|(n, _)| *n == node) {
-            return Err(Refusal::Members(format!("{other} and {address} both lead to safekeeper {node}")));
+            return Err(AttachRefusal::Members(format!("{other} and {address} both lead to safekeeper {node}")));
         }
         seen.push((node, address));
     }
@@ -164,7 +166,7 @@ fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Resu
     for set in [&mconf.members, &mconf.new_members] {
         if !set.is_empty() && given < set.len() / 2 + 1 {
             let members = set.len();
-            return Err(Refusal::Members(format!(
+            return Err(AttachRefusal::Members(format!(
                 "{given} safekeeper addresses cannot form a quorum of {members} members"
             )));
         }
@@ -173,12 +175,12 @@ fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Resu
 }
 
 /// What never differs between members.
-fn check_agreement(answers: &Answers) -> Result<(), Refusal> {
+fn check_agreement(answers: &Answers) -> Result<(), AttachRefusal> {
     let mut accounts = answers.iter().flatten();
     let Some(first) = accounts.next() else { return Ok(()) };
     let fixed = |a: &Account| (a.status.system_id, a.status.wal_seg_size, a.status.timeline_start_lsn);
     match accounts.find(|a| fixed(a) != fixed(first)) {
-        Some(other) => Err(Refusal::Corrupt(format!(
+        Some(other) => Err(AttachRefusal::Corrupt(format!(
             "safekeeper {} has (system, segment size, start) {:?}, safekeeper {} has {:?}",
             first.greeting.node_id,
             fixed(first),

@@ -80,7 +80,7 @@ fn a_quorum_gives_the_most_advanced_log_and_the_committed_donor() {
 #[test]
 fn too_few_answers_are_worth_another_try_and_say_who_is_missing() {
     let answers = vec![Ok(account(1, &[(0, 100)], 200, 100)), lost(2), away()];
-    let Err(Stop::Retry(why)) = judge(&three(), &answers, |_| true) else { panic!("one of three is no quorum") };
+    let Err(StopCause::Retry(why)) = judge(&three(), &answers, |_| true) else { panic!("one of three is no quorum") };
     assert!(why.contains("127.0.0.1:2") && why.contains("does not exist"), "{why}");
 }
 
@@ -105,7 +105,7 @@ fn a_stale_epoch_and_a_foreign_source_are_refused() {
     let mut epoch = account(1, &[(0, 100)], 200, 100);
     epoch.status.primary_epoch = PrimaryEpoch(2);
     let stop = judge(&three(), &vec![Ok(epoch), away(), away()], |_| true).expect_err("refused even without a quorum");
-    assert!(matches!(stop, Stop::Refused(Refusal::StaleEpoch { known: 2, given: 1 })), "{stop}");
+    assert!(matches!(stop, StopCause::Refused(AttachRefusal::StaleEpoch { known: 2, given: 1 })), "{stop}");
     let mut source = account(1, &[(0, 100)], 200, 100);
     source.status.source = TimelineSource::Walproposer;
     assert_eq!(judge(&three(), &vec![Ok(source), away(), away()], |_| true).expect_err("refused").exit_code(), Some(6));
