@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the page store's storage tests against moto_server as well, which is installed below target/moto.
+# Runs the tests of storage against moto_server as well, which is installed below target/moto.
 # moto is asked about the protocol, not about races: it is not atomic enough to judge those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,5 +21,6 @@ for _ in $(seq 150); do
 done
 [ -n "$up" ] || { echo "s3-moto: moto_server did not answer within 30 s; its log is $venv/log" >&2; exit 1; }
 curl -sf -X PUT "$url/bucket" >/dev/null
-WALFABRIC_TEST_S3_URL=$url cargo test -p pageserver --lib -- \
-    store::blobs::tests::every_backend_conforms store::timeline::tests::a_timeline_lives_in_every_backend
+export WALFABRIC_TEST_S3_URL=$url
+cargo test -p blobs --test conformance -- every_implementation_conforms
+cargo test -p pageserver --lib -- store::timeline::tests::a_timeline_lives_in_every_backend

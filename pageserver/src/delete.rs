@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobs::Storage;
 use node::datadir::sync_dir;
 use proto::id::TenantTimelineId;
 
 use crate::ingest::recover;
 use crate::node::Node;
-use crate::store::blobs::Storage;
+use crate::store::storage;
 
 /// How long its tasks and its stream may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Node {
 }
 
 fn remove(storage: &Storage, ttid: TenantTimelineId, dir: &Path) -> Result<(), String> {
-    storage.remove_timeline(ttid).map_err(|e| e.to_string())?;
+    storage::remove_timeline(storage, ttid).map_err(|e| e.to_string())?;
     let error = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut unfinished = dir.as_os_str().to_owned();
     unfinished.push(recover::UNFINISHED);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use blobs::Storage;
 use broker::{Broker, Session};
 use node::{RepeatLogs, parts};
 use proto::api::{AttachRequest, PageserverTimelineStatus, Readiness};
@@ -25,7 +26,6 @@ use crate::manager;
 use crate::manager::view::Directory;
 use crate::metrics::{Levels, Metrics};
 use crate::net::pace::Awake;
-use crate::store::blobs::Storage;
 use crate::store::{Shared, upkeep};
 use crate::timeline::{Opened, Timeline};
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 
+use blobs::{Blobs, RealDisk, Storage};
 use bytes::Bytes;
 use node::datadir::create_dir_durably;
 use pgformat::control::{ControlError, ControlFile, DbState};
@@ -28,7 +29,6 @@ use crate::import::directory::{self, LoadError};
 use crate::ingest::Engine;
 use crate::ingest::engine::{Piece, Taken};
 use crate::ingest::recover::{self, OpenError};
-use crate::store::blobs::{Blobs, RealDisk, Storage};
 use crate::store::layer::Through;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::merge::merge;
@@ -71,8 +71,8 @@ enum Cause {
     Refused(String),
 }
 
-impl From<crate::store::blobs::BlobError> for Cause {
-    fn from(e: crate::store::blobs::BlobError) -> Cause {
+impl From<blobs::BlobError> for Cause {
+    fn from(e: blobs::BlobError) -> Cause {
         Cause::Open(e.into())
     }
 }
@@ -349,5 +349,5 @@ fn shared() -> Shared {
 
 fn blobs(storage: &Path, id: TenantTimelineId) -> Result<Arc<dyn Blobs>, Cause> {
     create_dir_durably(storage).map_err(|e| Cause::Io(storage.to_owned(), e))?;
-    Ok(Storage::local(storage.to_owned(), Arc::new(RealDisk)).timeline(id)?)
+    Ok(crate::store::storage::timeline(&Storage::local(storage.to_owned(), Arc::new(RealDisk)), id)?)
 }

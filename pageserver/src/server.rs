@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobs::Storage;
 use broker::Broker;
 use node::datadir::{DataDir, DataDirError, create_dir_durably};
 use node::parts::{Part, Parts};
@@ -17,7 +18,6 @@ use crate::config::Config;
 use crate::ingest::disk::RealDisk;
 use crate::manager;
 use crate::node::Node;
-use crate::store::blobs::{self, Storage};
 use crate::store::{BlockCache, Shared};
 use crate::{http, net};
 

@@ -232,7 +232,7 @@ fn append(store: &Store, batch: &mut Batch) -> Result<(), Blocked> {
 
 /// Whether repeating does not help.
 pub(super) fn is_final(e: &WriteError) -> bool {
-    use crate::store::blobs::BlobErrorKind;
+    use blobs::BlobErrorKind;
     matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound)
 }
 

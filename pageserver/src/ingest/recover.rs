@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use blobs::{BlobError, BlobErrorKind, Storage};
 use node::datadir::{create_dir_durably, sync_dir};
 use pgformat::checkpoint::CheckPoint;
 use pgformat::control::{ControlFile, DbState};
@@ -23,9 +24,8 @@ use super::map::control::ControlState;
 use super::map::look::{At, LookError};
 use super::map::starts::Place;
 use super::stream_config;
-use crate::store::blobs::{BlobError, BlobErrorKind, Storage};
 use crate::store::manifest::{Importing, Manifest, ManifestError};
-use crate::store::{Shared, Store, StoreError, WriteError};
+use crate::store::{Shared, Store, StoreError, WriteError, storage};
 
 /// Where an earlier version kept WAL, inside a timeline's directory.
 const SPOOL_DIR: &str = "wal";
@@ -115,7 +115,7 @@ pub(crate) fn open(
 ) -> Result<Recovered, OpenError> {
     let (_, control) = LocalControl::open(dir, disk.clone())?;
     config(&control)?;
-    let blobs = storage.timeline(control.ttid)?;
+    let blobs = storage::timeline(storage, control.ttid)?;
     let store = match Store::open(shared.clone(), blobs.clone()) {
         Err(WriteError::Manifest(ManifestError::Missing)) => {
             let start = control.attach.start_lsn;

@@ -10,10 +10,10 @@ use std::io::{self, Write};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use blobs::{BlobError, BlobErrorKind, Blobs};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::blobs::{BlobError, BlobErrorKind, Blobs};
 use super::config::Shared;
 use super::error::{Damage, KeyBounds};
 use super::manifest::{HexKey, LayerEntry, Manifest};

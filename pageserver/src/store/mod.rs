@@ -18,7 +18,7 @@
 //! | [`snapshot`] | reads |
 //! | [`merge`] | several layers as one ordered stream |
 //! | [`redo`] | from a history to a page |
-//! | [`blobs`] | storage: named bytes, durable once created, in a directory or a bucket |
+//! | [`storage`] | where in storage (`libs/blobs`) a timeline is |
 //! | [`manifest`] | which layers there are; advanced by one writer |
 //! | [`files`] | layer files: writing, opening, deleting |
 //! | [`timeline`] | the store of one timeline: append, flush, restart |
@@ -28,7 +28,6 @@
 //! | [`config`] | sizes and bounds |
 
 pub(crate) mod batch;
-pub(crate) mod blobs;
 pub(crate) mod cache;
 pub(crate) mod compact;
 pub(crate) mod config;
@@ -44,6 +43,7 @@ pub(crate) mod pages;
 pub(crate) mod redo;
 pub(crate) mod set;
 pub(crate) mod snapshot;
+pub(crate) mod storage;
 pub(crate) mod timeline;
 pub(crate) mod upkeep;
 
@@ -52,9 +52,9 @@ pub(crate) use cache::BlockCache;
 pub(crate) use config::{Shared, StoreConfig};
 pub(crate) use error::StoreError;
 pub(crate) use history::{History, Version};
-pub(crate) use layer::{Layer, LayerSummary, LayerWriter};
 #[cfg(test)]
-pub(crate) use layer::{ReadAt, WriteOptions};
+pub(crate) use layer::WriteOptions;
+pub(crate) use layer::{Layer, LayerSummary, LayerWriter};
 pub(crate) use manifest::Durable;
 pub(crate) use set::LayerMap;
 pub(crate) use snapshot::Snapshot;

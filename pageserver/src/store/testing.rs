@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use blobs::ReadAt;
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::{BlockCache, History, Layer, LayerWriter, ReadAt, Version, WriteOptions};
+use super::{BlockCache, History, Layer, LayerWriter, Version, WriteOptions};
 use crate::cluster::key::Key;
 use crate::cluster::value::ValueKind;
 

@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use blobs::{BlobErrorKind, Blobs};
 use pgformat::Lsn;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::batch::Batch;
-use super::blobs::{BlobErrorKind, Blobs};
 use super::config::Shared;
 use super::files::{self, File, FileError, Files, Place};
 use super::manifest::{Durable, Manifest, ManifestError, Manifests};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use blobs::BlobErrorKind;
 use node::parts::blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::blobs::BlobErrorKind;
 use super::timeline::Store;
 
 /// Looked at so often without being told that something was flushed: a horizon moves too, and files grow old.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use blobs::{BlobError, Blobs, FakeDisk, LocalBlobs};
 use bytes::Bytes;
 use pgformat::page::Page;
 use pgformat::redo::{Change, rmid};
@@ -13,8 +14,6 @@ use pgformat::{Lsn, PgMajor, SegSize};
 use proto::api::AttachRequest;
 use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
 
-use super::blobs::fake::FakeDisk;
-use super::blobs::{BlobError, Blobs, LocalBlobs};
 use super::config::{Shared, StoreConfig};
 use super::manifest::{Clock, FOLDER, Manifest};
 use super::redo::materialise;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobs::{Disk, RealDisk};
 use broker::{Broker, Session};
 use bytes::{Bytes, BytesMut};
 use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Args, Config};
 use crate::node::Node;
 use crate::server::Server;
-use crate::store::blobs::{Disk, RealDisk};
 
 pub(super) const START: Lsn = Lsn::new((3 << 20) + 0x28);
 const PREFIX: &str = "/walfabric";

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::store::blobs::{Disk, NewFile, OldFile, RealDisk};
+use blobs::{Disk, NewFile, OldFile, RealDisk};
 
 /// The operating system's files, with faults.
 #[derive(Debug, Default)]

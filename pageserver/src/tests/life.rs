@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use blobs::RealDisk;
 use bytes::Bytes;
 use libpq::{Auth, CopyEvent, ServerConnection};
 use node::exit;
@@ -22,7 +23,6 @@ use super::fabric::*;
 use super::faulty::FaultyDisk;
 use crate::config::Config;
 use crate::server::{Server, StartError};
-use crate::store::blobs::RealDisk;
 
 #[tokio::test]
 async fn a_timeline_attached_when_the_broker_has_nothing_new_to_show_gets_its_choice() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use blobs::RealDisk;
 use node::exit;
 use node::parts::Part;
 use proto::api::AttachRequest;
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::fabric::*;
 use crate::planted;
 use crate::server::Server;
-use crate::store::blobs::RealDisk;
 
 #[tokio::test]
 async fn a_panic_in_any_part_ends_the_process_with_an_error() {

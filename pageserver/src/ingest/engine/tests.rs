@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use blobs::MemoryBlobs;
 use pgformat::wal::WalBuilder;
 
 use super::*;
 use crate::ingest::stream_config;
-use crate::store::blobs::memory::MemoryBlobs;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::workload::{empty, shared};
 use crate::store::{Shared, StoreConfig};

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
+use blobs::{BlobEntry, BlobError, BlobErrorKind, Blobs, Creation, MemoryBlobs, ReadAt};
 use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{Slru, XidStatus};
 
-use super::super::blobs::memory::MemoryBlobs;
-use super::super::blobs::{BlobError, BlobErrorKind, Blobs, Created, Entry};
-use super::super::layer::ReadAt;
 use super::super::manifest::Lease;
 use super::super::timeline::Store;
 use super::super::workload::{Workload, empty, feed, shared, small};
@@ -51,7 +49,7 @@ impl Flaky {
 }
 
 impl Blobs for Flaky {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         self.carry_out_late();
         match self.fate() {
             1 => Err(Flaky::error(name)),
@@ -72,7 +70,7 @@ impl Blobs for Flaky {
         if self.fate() == 1 { Err(Flaky::error(name)) } else { self.inner.get(name) }
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         if self.fate() == 1 { Err(Flaky::error(folder)) } else { self.inner.list(folder) }
     }
 

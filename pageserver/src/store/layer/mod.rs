@@ -14,6 +14,7 @@ use std::io;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
+use blobs::ReadAt;
 use bytes::Bytes;
 use pgformat::Lsn;
 
@@ -34,19 +35,6 @@ use crate::cluster::key::Key;
 
 /// How much of a file's end is read at once when it is opened.
 const TAIL_READ_BYTES: u64 = 256 * 1024;
-
-/// Where a layer's bytes are: a file, an object, memory. Never changes while it is open.
-pub(crate) trait ReadAt: Send + Sync {
-    /// Exactly `len` bytes from `offset`; blocks the calling thread.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` beyond the end.
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
-    /// Length in bytes.
-    fn len(&self) -> u64;
-    /// What messages call it: path or object name.
-    fn name(&self) -> &str;
-}
 
 /// What a layer holds: known without reading a block, and returned by the writer for the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

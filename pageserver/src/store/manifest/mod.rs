@@ -32,10 +32,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blobs::{BlobError, BlobErrorKind, Blobs, Creation};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::blobs::{BlobError, BlobErrorKind, Blobs, Created};
 #[cfg(test)]
 pub(crate) use document::Lease;
 pub(crate) use document::{HexKey, Importing, LayerEntry, Manifest};
@@ -138,7 +138,7 @@ pub(crate) struct Manifests {
     changes: u64,
     number: u64,
     current: Manifest,
-    /// Created, or not: see invariant 4.
+    /// Creation, or not: see invariant 4.
     unknown: Option<(u64, Manifest, Bytes)>,
     /// Older numbers, and since when they are known to be replaced.
     replaced: BTreeMap<u64, Duration>,
@@ -290,7 +290,7 @@ impl Manifests {
     }
 
     fn try_create(&self, number: u64, bytes: &Bytes) -> Result<(), ManifestError> {
-        if self.blobs.create(&name(number), std::slice::from_ref(bytes))? == Created::AlreadyExists {
+        if self.blobs.create(&name(number), std::slice::from_ref(bytes))? == Creation::AlreadyExists {
             // Ours, when the answer to an earlier request was lost.
             match self.blobs.get(&name(number)) {
                 Ok(found) if found == *bytes => {}

@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use blobs::{BlobEntry, MemoryBlobs, ReadAt};
+
 use super::tests::{Hand, first};
 use super::*;
-use crate::store::blobs::Entry;
-use crate::store::blobs::memory::MemoryBlobs;
-use crate::store::layer::ReadAt;
 
 const GRACE: Duration = Duration::from_secs(60);
 const WRITERS: usize = 3;
@@ -138,7 +137,7 @@ fn lost(name: &str) -> BlobError {
 }
 
 impl Blobs for Stepped {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         let world = &self.world;
         world.pause(self.me);
         if world.bug == Bug::CheckThenWrite && world.blobs.get(name).is_err() {
@@ -167,11 +166,12 @@ impl Blobs for Stepped {
     }
 
     /// No snapshot: some names are looked for before others.
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         let world = &self.world;
         world.pause(self.me);
         let salt = world.random(1 << 20) as u64;
-        let early = |e: &Entry| (number(&e.name).unwrap_or(0) ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0;
+        let early =
+            |e: &BlobEntry| (number(&e.name).unwrap_or(0) ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0;
         let mut found = world.blobs.list(folder)?;
         found.retain(early);
         world.pause(self.me);

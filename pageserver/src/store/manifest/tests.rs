@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use blobs::MemoryBlobs;
 use pgformat::{SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
@@ -10,7 +11,6 @@ use serde_json::json;
 
 use super::*;
 use crate::cluster::key::{Key, Kind};
-use crate::store::blobs::memory::MemoryBlobs;
 
 const GRACE: Duration = Duration::from_secs(60);
 

@@ -176,7 +176,7 @@ fn the_writer_refuses_what_is_out_of_order() {
 fn a_cached_answer_reads_nothing() {
     /// Fails once it was told to.
     struct Gone(MemoryFile, Arc<std::sync::atomic::AtomicBool>);
-    impl crate::store::ReadAt for Gone {
+    impl blobs::ReadAt for Gone {
         fn read_at(&self, offset: u64, len: usize) -> std::io::Result<Bytes> {
             let gone = self.1.load(std::sync::atomic::Ordering::Relaxed);
             if gone { Err(std::io::ErrorKind::PermissionDenied.into()) } else { self.0.read_at(offset, len) }

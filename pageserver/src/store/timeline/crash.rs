@@ -8,11 +8,9 @@
 
 use std::sync::Mutex;
 
+use blobs::{BlobEntry, BlobError, Creation, FakeDisk, Lies, ReadAt};
 use bytes::Bytes;
 
-use super::super::blobs::fake::{FakeDisk, Lies};
-use super::super::blobs::{BlobError, Created, Entry};
-use super::super::layer::ReadAt;
 use super::super::manifest::{Importing, Lease};
 use super::super::workload::{HandClock, Record, START, Workload, empty, feed, on, shared, small};
 use super::*;
@@ -36,13 +34,13 @@ struct Buggy {
 }
 
 impl Blobs for Buggy {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         let is_manifest = name.starts_with("manifest/");
         if self.bug == Bug::LateManifest && is_manifest && !name.ends_with("0000001") {
             if let Some((name, parts)) = lock(&self.late).replace((name.to_owned(), parts.to_vec())) {
                 self.inner.create(&name, &parts)?;
             }
-            return Ok(Created::New);
+            return Ok(Creation::New);
         }
         if self.bug == Bug::EarlyDelete && is_manifest {
             let text = String::from_utf8_lossy(&parts[0]).into_owned();
@@ -62,7 +60,7 @@ impl Blobs for Buggy {
         self.inner.get(name)
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         self.inner.list(folder)
     }
 

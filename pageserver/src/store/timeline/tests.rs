@@ -1,13 +1,12 @@
 //! One timeline's store: bounds, errors, restart, import.
 
+use blobs::{FakeDisk, Lies, MemoryBlobs, RealDisk, Storage};
 use bytes::Bytes;
+use s3_server::{S3Server, variables};
 
-use super::super::blobs::fake::{FakeDisk, Lies};
-use super::super::blobs::memory::MemoryBlobs;
-use super::super::blobs::s3_server::{S3Server, Serves};
-use super::super::blobs::{RealDisk, Storage};
 use super::super::config::StoreConfig;
 use super::super::manifest::Importing;
+use super::super::storage;
 use super::super::workload::{HandClock, START, Workload, empty, feed, on, shared, small};
 use super::*;
 use crate::cluster::key::{Key, Kind};
@@ -47,10 +46,13 @@ fn lives(blobs: &Arc<dyn Blobs>) {
 fn a_timeline_lives_in_every_backend() {
     let dir = tempfile::tempdir().expect("a directory");
     let storage = Storage::local(dir.path().to_owned(), Arc::new(RealDisk));
-    lives(&storage.timeline(empty().id()).expect("directories"));
+    lives(&storage::timeline(&storage, empty().id()).expect("directories"));
     lives(&(Arc::new(MemoryBlobs::default()) as Arc<dyn Blobs>));
     for server in S3Server::all() {
-        lives(&server.blobs("", empty().id()));
+        let url = format!("s3://bucket/{:016x}", fastrand::u64(..));
+        let runtime = server.runtime.handle().clone();
+        let storage = Storage::from_url(&url, variables(&server.url), Arc::new(RealDisk), runtime).expect("a good URL");
+        lives(&storage::timeline(&storage, empty().id()).expect("nothing to make"));
     }
 }
 

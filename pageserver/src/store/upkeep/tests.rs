@@ -1,9 +1,8 @@
 //! The task: compacts what was flushed, and ends when it is told to, also in the middle of a job.
 
+use blobs::{Blobs, MemoryBlobs};
 use pgformat::Lsn;
 
-use super::super::blobs::Blobs;
-use super::super::blobs::memory::MemoryBlobs;
 use super::super::manifest::Clock;
 use super::super::workload::{Workload, empty, feed, shared, small};
 use super::*;

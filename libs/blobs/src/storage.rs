@@ -1,4 +1,4 @@
-//! Where a pageserver keeps its timelines: a local directory or `s3://bucket/prefix`, from a URL.
+//! A place for many sets of blobs: a local directory or `s3://bucket/prefix`, from a URL.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
-use proto::id::TenantTimelineId;
 use tokio::runtime::Handle;
 
-use super::s3::S3Blobs;
-use super::{BlobError, Blobs, Disk, LocalBlobs};
-use crate::store::manifest;
+use crate::contract::Blobs;
+use crate::disk::Disk;
+use crate::error::BlobError;
+use crate::local::LocalBlobs;
+use crate::names::is_part;
+use crate::s3::S3Blobs;
 
 /// One request, from its first byte to the answer's last: a layer of 64 MiB at 1 MB/s, and an end to a dead connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,12 +24,12 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Repetitions of one request.
 const RETRIES_MAX: usize = 5;
 
-/// The backend of a pageserver.
+/// A place for sets of blobs. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Storage(Place);
+pub struct Storage(StoragePlace);
 
 #[derive(Clone, Debug)]
-enum Place {
+enum StoragePlace {
     Local { root: PathBuf, disk: Arc<dyn Disk> },
     S3 { store: Arc<dyn ObjectStore>, bucket: String, prefix: String, runtime: Handle },
 }
@@ -35,17 +37,17 @@ enum Place {
 /// A URL that names no storage.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("storage {url:?}: {problem}")]
-pub(crate) struct StorageError {
-    /// What was given.
-    pub(crate) url: String,
+pub struct BadStorageUrl {
+    /// The URL that was given.
+    pub url: String,
     /// What is wrong with it, and what would be right.
-    pub(crate) problem: String,
+    pub problem: String,
 }
 
 impl Storage {
     /// Storage below a local directory, which must exist.
-    pub(crate) fn local(root: PathBuf, disk: Arc<dyn Disk>) -> Storage {
-        Storage(Place::Local { root, disk })
+    pub fn local(root: PathBuf, disk: Arc<dyn Disk>) -> Storage {
+        Storage(StoragePlace::Local { root, disk })
     }
 
     /// Storage at `file:///dir` or `s3://bucket/prefix`. Of the environment (`variables`), names that begin with
@@ -53,13 +55,13 @@ impl Storage {
     ///
     /// # Errors
     /// When the URL or a variable is of no use. No connection is made.
-    pub(crate) fn from_url(
+    pub fn from_url(
         url: &str,
         variables: impl IntoIterator<Item = (String, String)>,
         disk: Arc<dyn Disk>,
         runtime: Handle,
-    ) -> Result<Storage, StorageError> {
-        let bad = |problem: String| StorageError { url: url.to_owned(), problem };
+    ) -> Result<Storage, BadStorageUrl> {
+        let bad = |problem: String| BadStorageUrl { url: url.to_owned(), problem };
         if let Some(path) = url.strip_prefix("file://") {
             let root = PathBuf::from(path);
             if !root.is_absolute() {
@@ -76,45 +78,45 @@ impl Storage {
             return Err(bad("lacks a bucket, or a part of its prefix is empty".into()));
         }
         let store = s3(bucket, variables).map_err(|e| bad(e.to_string()))?;
-        Ok(Storage(Place::S3 { store, bucket: bucket.into(), prefix: prefix.into(), runtime }))
+        Ok(Storage(StoragePlace::S3 { store, bucket: bucket.into(), prefix: prefix.into(), runtime }))
     }
 
-    /// The blobs of a timeline.
+    /// The set of blobs below the directories or prefix `below`, with the folders `folders`.
     ///
     /// # Errors
-    /// When the local directories cannot be made.
-    pub(crate) fn timeline(&self, id: TenantTimelineId) -> Result<Arc<dyn Blobs>, BlobError> {
-        let (tenant, timeline) = (id.tenant_id.to_string(), id.timeline_id.to_string());
+    /// When a part of the name is none, or the local directories cannot be made.
+    pub fn blobs(&self, below: &[&str], folders: &[&str]) -> Result<Arc<dyn Blobs>, BlobError> {
+        if let Some(bad) = below.iter().chain(folders).find(|part| !is_part(part)) {
+            return Err(BlobError::bad_name(bad));
+        }
         match &self.0 {
-            Place::Local { root, disk } => {
-                let folders = [manifest::FOLDER, crate::store::LAYERS];
-                Ok(Arc::new(LocalBlobs::new(disk.clone(), Path::new(root), &[&tenant, &timeline], &folders)?))
+            StoragePlace::Local { root, disk } => {
+                Ok(Arc::new(LocalBlobs::new(disk.clone(), Path::new(root), below, folders)?))
             }
-            Place::S3 { store, bucket, prefix, runtime } => {
-                let prefix = if prefix.is_empty() { tenant } else { format!("{prefix}/{tenant}") };
-                let place = format!("s3://{bucket}");
-                Ok(Arc::new(S3Blobs::new(store.clone(), place, format!("{prefix}/{timeline}"), runtime.clone())))
+            StoragePlace::S3 { store, bucket, prefix, runtime } => {
+                let parts = Some(prefix.as_str()).into_iter().filter(|p| !p.is_empty()).chain(below.iter().copied());
+                let prefix = parts.collect::<Vec<_>>().join("/");
+                Ok(Arc::new(S3Blobs::new(store.clone(), format!("s3://{bucket}"), prefix, runtime.clone())))
             }
         }
     }
-}
 
-impl Storage {
-    /// Deletes everything that a timeline has in storage. Repeating it after an error goes on where it stopped.
+    /// Deletes a set of blobs, folder by folder in the order of `folders`. Repeating it after an error goes on where it
+    /// stopped.
     ///
     /// # Errors
-    /// Those of the backend.
-    pub(crate) fn remove_timeline(&self, id: TenantTimelineId) -> Result<(), BlobError> {
-        let blobs = self.timeline(id)?;
-        for folder in [crate::store::LAYERS, manifest::FOLDER] {
+    /// Those of the file system or the service.
+    pub fn remove(&self, below: &[&str], folders: &[&str]) -> Result<(), BlobError> {
+        let blobs = self.blobs(below, folders)?;
+        for folder in folders {
             blobs.clean(folder)?;
             for entry in blobs.list(folder)? {
                 blobs.delete(&entry.name)?;
             }
         }
-        if let Place::Local { root, .. } = &self.0 {
-            let dir = root.join(id.tenant_id.to_string()).join(id.timeline_id.to_string());
-            for folder in [crate::store::LAYERS, manifest::FOLDER] {
+        if let StoragePlace::Local { root, .. } = &self.0 {
+            let dir = below.iter().fold(root.clone(), |dir, part| dir.join(part));
+            for folder in folders {
                 // Empty folders do no harm: one that cannot be removed stays.
                 let _ = std::fs::remove_dir(dir.join(folder));
             }
@@ -128,7 +130,8 @@ fn s3(
     bucket: &str,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
-    node::use_ring();
+    // The library's own default would build another implementation. An error says that one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let retry =
         RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT };
     let client = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);

@@ -15,14 +15,15 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Handle;
 
-use super::{BlobError, BlobErrorKind, Blobs, Created, Entry, is_part, split};
-use crate::store::layer::ReadAt;
+use crate::contract::{BlobEntry, Blobs, Creation, ReadAt};
+use crate::error::{BlobError, BlobErrorKind};
+use crate::names::{is_part, split};
 
-/// Blobs below a prefix.
+/// One set of blobs below a prefix.
 #[derive(Debug)]
 pub(crate) struct S3Blobs {
     store: Arc<dyn ObjectStore>,
-    /// Of every name, without a slash at its end.
+    /// What every name begins with, without a slash at its end.
     prefix: String,
     /// For messages: `s3://bucket`.
     place: String,
@@ -54,15 +55,15 @@ impl S3Blobs {
 }
 
 impl Blobs for S3Blobs {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         let path = self.path(name)?;
         let payload: PutPayload = parts.iter().cloned().collect();
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.runtime.block_on(self.store.put_opts(&path, payload, options)) {
-            Ok(_) => Ok(Created::New),
+            Ok(_) => Ok(Creation::New),
             // The service also answers so (409) to a creation that ran at the same time and failed: the caller finds
             // nothing then and tries again.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Created::AlreadyExists),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Creation::AlreadyExists),
             Err(e) => Err(self.error("create", &path, &e)),
         }
     }
@@ -70,7 +71,7 @@ impl Blobs for S3Blobs {
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>, BlobError> {
         let path = self.path(name)?;
         let meta = self.runtime.block_on(self.store.head(&path)).map_err(|e| self.error("open", &path, &e))?;
-        Ok(Arc::new(Opened {
+        Ok(Arc::new(S3Blob {
             name: format!("{}/{path}", self.place),
             len: meta.size,
             path,
@@ -85,7 +86,7 @@ impl Blobs for S3Blobs {
         self.runtime.block_on(all).map_err(|e| self.error("read", &path, &e))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         if !is_part(folder) {
             return Err(BlobError::bad_name(folder));
         }
@@ -96,9 +97,9 @@ impl Blobs for S3Blobs {
             let name = meta.location.filename().filter(|name| is_part(name))?;
             let name = format!("{folder}/{name}");
             // Only the folder itself, no folders below it.
-            (meta.location.as_ref() == format!("{}/{name}", self.prefix)).then_some(Entry { name, len: meta.size })
+            (meta.location.as_ref() == format!("{}/{name}", self.prefix)).then_some(BlobEntry { name, len: meta.size })
         });
-        let mut entries: Vec<Entry> = ours.collect();
+        let mut entries: Vec<BlobEntry> = ours.collect();
         entries.sort();
         Ok(entries)
     }
@@ -119,7 +120,7 @@ impl Blobs for S3Blobs {
 
 /// An object, read in ranges.
 #[derive(Debug)]
-struct Opened {
+struct S3Blob {
     name: String,
     len: u64,
     path: Path,
@@ -127,7 +128,7 @@ struct Opened {
     runtime: Handle,
 }
 
-impl ReadAt for Opened {
+impl ReadAt for S3Blob {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let range = offset..offset.saturating_add(len as u64);
         if len == 0 {

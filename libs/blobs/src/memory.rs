@@ -1,25 +1,30 @@
-//! Blobs in memory, for tests: the plainest implementation of the contract.
+//! Blobs in memory: the plainest implementation of the contract, which tests of other crates use.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{BlobError, Blobs, Created, Entry, is_part, split};
-use crate::store::layer::ReadAt;
+use crate::contract::{BlobEntry, Blobs, Creation, ReadAt};
+use crate::error::BlobError;
+use crate::names::{is_part, split};
 
-/// Blobs that clones share.
+/// One set of blobs in memory; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryBlobs(Arc<Mutex<BTreeMap<String, Bytes>>>);
+pub struct MemoryBlobs(Arc<Mutex<BTreeMap<String, Bytes>>>);
 
 impl MemoryBlobs {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.0.lock().expect("no test panics while it holds the blobs")
+        // Every change is one insertion or removal: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Flips a bit.
-    pub(crate) fn flip(&self, name: &str, at: usize) {
+    /// Flips a bit of the byte `at` of a blob, so that a test can damage it.
+    ///
+    /// # Panics
+    /// When there is no such blob or byte.
+    pub fn flip(&self, name: &str, at: usize) {
         let mut blobs = self.lock();
         let mut bytes = blobs[name].to_vec();
         bytes[at] ^= 0x10;
@@ -28,19 +33,19 @@ impl MemoryBlobs {
 }
 
 impl Blobs for MemoryBlobs {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         split(name)?;
         let mut blobs = self.lock();
         if blobs.contains_key(name) {
-            return Ok(Created::AlreadyExists);
+            return Ok(Creation::AlreadyExists);
         }
         blobs.insert(name.to_owned(), parts.concat().into());
-        Ok(Created::New)
+        Ok(Creation::New)
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>, BlobError> {
         let bytes = self.get(name)?;
-        Ok(Arc::new(Opened { name: format!("memory:{name}"), bytes }))
+        Ok(Arc::new(MemoryBlob { name: format!("memory:{name}"), bytes }))
     }
 
     fn get(&self, name: &str) -> Result<Bytes, BlobError> {
@@ -49,14 +54,14 @@ impl Blobs for MemoryBlobs {
         found.ok_or_else(|| BlobError::io("open", name, &io::ErrorKind::NotFound.into()))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         if !is_part(folder) {
             return Err(BlobError::bad_name(folder));
         }
         let within = |name: &str| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         let blobs = self.lock();
         let found = blobs.iter().filter(|(name, _)| within(name));
-        Ok(found.map(|(name, bytes)| Entry { name: name.clone(), len: bytes.len() as u64 }).collect())
+        Ok(found.map(|(name, bytes)| BlobEntry { name: name.clone(), len: bytes.len() as u64 }).collect())
     }
 
     fn delete(&self, name: &str) -> Result<(), BlobError> {
@@ -70,13 +75,14 @@ impl Blobs for MemoryBlobs {
     }
 }
 
+/// A blob that was opened.
 #[derive(Debug)]
-struct Opened {
+struct MemoryBlob {
     name: String,
     bytes: Bytes,
 }
 
-impl ReadAt for Opened {
+impl ReadAt for MemoryBlob {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         match start.checked_add(len).filter(|end| *end <= self.bytes.len()) {

@@ -1,29 +1,30 @@
-//! The contract of [`Blobs`], checked for every backend, and what is special to one.
+//! The contract of [`Blobs`], checked for every implementation, and what is special to one.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 
+use blobs::{BlobError, BlobErrorKind, Blobs, Creation, FakeDisk, Lies, LocalBlobs, MemoryBlobs, RealDisk, Storage};
 use bytes::Bytes;
-use proto::id::{TenantId, TenantTimelineId, TimelineId};
+use s3_server::{S3Server, variables};
 
-use super::fake::{FakeDisk, Lies};
-use super::memory::MemoryBlobs;
-use super::s3_server::{S3Server, Serves, variables};
-use super::{BlobErrorKind, Blobs, Created, LocalBlobs, RealDisk, Storage};
-
+const BELOW: [&str; 2] = ["tenant", "timeline"];
 const FOLDERS: [&str; 2] = ["manifest", "layers"];
 
-fn id() -> TenantTimelineId {
-    TenantTimelineId::new(TenantId::new([1; 16]), TimelineId::new([2; 16]))
-}
-
 fn local(dir: &Path) -> Arc<dyn Blobs> {
-    Storage::local(dir.to_owned(), Arc::new(RealDisk)).timeline(id()).expect("directories")
+    Storage::local(dir.to_owned(), Arc::new(RealDisk)).blobs(&BELOW, &FOLDERS).expect("directories")
 }
 
 fn fake(disk: &FakeDisk) -> LocalBlobs {
-    LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &["tenant", "timeline"], &FOLDERS).expect("directories")
+    LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &BELOW, &FOLDERS).expect("directories")
+}
+
+/// Blobs on a service, below a prefix that is made unique.
+fn s3(server: &S3Server, prefix: &str) -> Arc<dyn Blobs> {
+    let url = format!("s3://bucket/{prefix}{:016x}", fastrand::u64(..));
+    let runtime = server.runtime.handle().clone();
+    let storage = Storage::from_url(&url, variables(&server.url), Arc::new(RealDisk), runtime).expect("a good URL");
+    storage.blobs(&BELOW, &FOLDERS).expect("nothing to make")
 }
 
 fn one(text: &'static str) -> [Bytes; 1] {
@@ -32,23 +33,23 @@ fn one(text: &'static str) -> [Bytes; 1] {
 
 /// Everything that one process sees of the contract.
 fn conforms(blobs: &dyn Blobs) {
-    let kind = |r: Result<Bytes, super::BlobError>| r.expect_err("an error").kind;
+    let kind = |r: Result<Bytes, BlobError>| r.expect_err("an error").kind;
     assert_eq!(blobs.list("layers").expect("a listing"), []);
     assert_eq!(kind(blobs.get("layers/a")), BlobErrorKind::NotFound);
     assert_eq!(blobs.open("layers/a").err().expect("nothing there").kind, BlobErrorKind::NotFound);
     blobs.delete("layers/a").expect("nothing to delete is no error");
 
     let parts = [&b"one "[..], &b""[..], &b"two"[..]].map(Bytes::from_static);
-    assert_eq!(blobs.create("layers/a", &parts).expect("creates"), Created::New);
-    assert_eq!(blobs.create("layers/a", &one("other")).expect("decides"), Created::AlreadyExists);
+    assert_eq!(blobs.create("layers/a", &parts).expect("creates"), Creation::New);
+    assert_eq!(blobs.create("layers/a", &one("other")).expect("decides"), Creation::AlreadyExists);
     assert_eq!(blobs.get("layers/a").expect("reads"), "one two");
-    assert_eq!(blobs.create("layers/empty", &[]).expect("creates"), Created::New);
+    assert_eq!(blobs.create("layers/empty", &[]).expect("creates"), Creation::New);
     assert_eq!(blobs.get("layers/empty").expect("reads"), "");
 
     // Larger than one write, and in parts of all sizes.
     let pattern: Bytes = (0..3_000_001_u32).map(|i| ((i * 7) >> 3) as u8).collect::<Vec<_>>().into();
     let parts = [pattern.slice(..5), pattern.slice(5..2_200_000), pattern.slice(2_200_000..)];
-    assert_eq!(blobs.create("layers/large", &parts).expect("creates"), Created::New);
+    assert_eq!(blobs.create("layers/large", &parts).expect("creates"), Creation::New);
     let large = blobs.open("layers/large").expect("opens");
     assert_eq!(large.len(), 3_000_001);
     assert!(large.name().contains("layers/large"));
@@ -60,7 +61,7 @@ fn conforms(blobs: &dyn Blobs) {
     assert!(blobs.get("layers/large").expect("reads") == pattern);
 
     for i in 0..20 {
-        assert_eq!(blobs.create(&format!("manifest/{i:016x}"), &one("m")).expect("creates"), Created::New);
+        assert_eq!(blobs.create(&format!("manifest/{i:016x}"), &one("m")).expect("creates"), Creation::New);
     }
     let names: Vec<String> = blobs.list("manifest").expect("lists").into_iter().map(|e| e.name).collect();
     assert_eq!(names, (0..20).map(|i| format!("manifest/{i:016x}")).collect::<Vec<_>>());
@@ -69,7 +70,7 @@ fn conforms(blobs: &dyn Blobs) {
 
     blobs.delete("layers/a").expect("deletes");
     assert_eq!(kind(blobs.get("layers/a")), BlobErrorKind::NotFound);
-    assert_eq!(blobs.create("layers/a", &one("again")).expect("creates"), Created::New);
+    assert_eq!(blobs.create("layers/a", &one("again")).expect("creates"), Creation::New);
     blobs.clean("layers").expect("nothing to clean");
     for bad in ["a", "layers/../a", "layers/.a", "/a", "layers/", "layers/a/b", "layers/a b", ""] {
         assert_eq!(kind(blobs.get(bad)), BlobErrorKind::Terminal, "{bad}");
@@ -90,7 +91,7 @@ fn wrong_rounds(blobs: &dyn Blobs, rounds: u32) -> u32 {
                 scope.spawn(move || {
                     barrier.wait();
                     let created = blobs.create(name, &[body(writer)]).expect("decides");
-                    (created == Created::New).then_some(writer)
+                    (created == Creation::New).then_some(writer)
                 })
             };
             let threads: Vec<_> = (0..WRITERS).map(spawn).collect();
@@ -102,14 +103,14 @@ fn wrong_rounds(blobs: &dyn Blobs, rounds: u32) -> u32 {
 }
 
 #[test]
-fn every_backend_conforms() {
+fn every_implementation_conforms() {
     let dir = tempfile::tempdir().expect("a directory");
     conforms(&*local(dir.path()));
     conforms(&fake(&FakeDisk::new(Lies::None)));
     conforms(&MemoryBlobs::default());
     for server in S3Server::all() {
-        conforms(&*server.blobs("deep/prefix/", id()));
-        conforms(&*server.blobs("", id()));
+        conforms(&*s3(&server, "deep/prefix/"));
+        conforms(&*s3(&server, ""));
     }
 }
 
@@ -119,7 +120,7 @@ fn exactly_one_creation_wins() {
     assert_eq!(wrong_rounds(&*local(dir.path()), 100), 0);
     assert_eq!(wrong_rounds(&MemoryBlobs::default(), 200), 0);
     // The service of this test decides; others are asked about the protocol, not about races.
-    assert_eq!(wrong_rounds(&*S3Server::start().blobs("race/", id()), 150), 0);
+    assert_eq!(wrong_rounds(&*s3(&S3Server::start(), "race/"), 150), 0);
 }
 
 #[test]
@@ -127,16 +128,16 @@ fn the_race_test_notices_creations_that_replace() {
     assert!(wrong_rounds(&fake(&FakeDisk::new(Lies::LinkReplaces)), 50) > 0);
     let server = S3Server::start();
     server.objects.races.store(true, Ordering::Relaxed);
-    assert!(wrong_rounds(&*server.blobs("race/", id()), 150) > 0);
+    assert!(wrong_rounds(&*s3(&server, "race/"), 150) > 0);
 }
 
 #[test]
 fn a_lost_answer_shows_as_existing_with_our_bytes() {
     let server = S3Server::start();
-    let blobs = server.blobs("lost/", id());
+    let blobs = s3(&server, "lost/");
     server.objects.lost_answers.store(1, Ordering::Relaxed);
     // The library repeats the request after the error.
-    assert_eq!(blobs.create("layers/a", &one("mine")).expect("decides"), Created::AlreadyExists);
+    assert_eq!(blobs.create("layers/a", &one("mine")).expect("decides"), Creation::AlreadyExists);
     assert_eq!(blobs.get("layers/a").expect("reads"), "mine");
 }
 
@@ -215,4 +216,23 @@ fn a_url_says_where() {
         let error = parse(bad).expect_err("refused").to_string();
         assert!(error.contains(bad), "{error}");
     }
+}
+
+#[test]
+fn a_removed_set_leaves_nothing_and_touches_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let storage = Storage::local(dir.path().to_owned(), Arc::new(RealDisk));
+    let (gone, kept) = (["tenant", "gone"], ["tenant", "kept"]);
+    for below in [gone, kept] {
+        let blobs = storage.blobs(&below, &FOLDERS).expect("directories");
+        for name in ["layers/a", "manifest/1"] {
+            assert_eq!(blobs.create(name, &one("x")).expect("creates"), Creation::New);
+        }
+    }
+    for _ in 0..2 {
+        storage.remove(&gone, &FOLDERS).expect("removes, also what is gone already");
+        assert!(!dir.path().join("tenant/gone").exists());
+    }
+    assert_eq!(storage.blobs(&kept, &FOLDERS).expect("directories").get("layers/a").expect("there"), "x");
+    assert_eq!(storage.blobs(&["..", "x"], &FOLDERS).expect_err("no name").kind, BlobErrorKind::Terminal);
 }

@@ -14,32 +14,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BlobError, Blobs, Created, Disk, Entry, is_part, split};
-use crate::store::layer::ReadAt;
+use crate::contract::{BlobEntry, Blobs, Creation, ReadAt};
+use crate::disk::{Disk, OldFile};
+use crate::error::BlobError;
+use crate::names::{is_part, split};
 
 /// Bytes per write: large enough that calls do not show, small enough that a full disk shows early.
 const WRITE_BYTES: usize = 1 << 20;
 /// How the name of an unfinished file begins; listings leave them out.
 const TEMPORARY: &str = ".tmp-";
 
-/// Blobs below a directory.
+/// One set of blobs below a directory.
 #[derive(Debug)]
-pub(crate) struct LocalBlobs {
+pub struct LocalBlobs {
     root: PathBuf,
     disk: Arc<dyn Disk>,
 }
 
 impl LocalBlobs {
-    /// Blobs in folders of `root`, which is made durably below `base`, an existing directory, when it is missing.
+    /// Blobs in `folders` of `root`, which is made durably below `base`, an existing directory, when it is missing.
     ///
     /// # Errors
     /// When the directories cannot be made.
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        base: &Path,
-        below: &[&str],
-        folders: &[&str],
-    ) -> Result<LocalBlobs, BlobError> {
+    pub fn new(disk: Arc<dyn Disk>, base: &Path, below: &[&str], folders: &[&str]) -> Result<LocalBlobs, BlobError> {
         let mut root = base.to_owned();
         let make = |parent: &Path, name: &str| {
             let path = parent.join(name);
@@ -93,16 +90,16 @@ impl LocalBlobs {
 }
 
 impl Blobs for LocalBlobs {
-    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Created, BlobError> {
+    fn create(&self, name: &str, parts: &[Bytes]) -> Result<Creation, BlobError> {
         let (path, dir) = self.path(name)?;
         let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let temporary = dir.join(format!("{TEMPORARY}{file}-{:016x}", fastrand::u64(..)));
         let linked = self.write(&temporary, parts).and_then(|()| match self.disk.link(&temporary, &path) {
-            Ok(()) => Ok(Created::New),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Created::AlreadyExists),
+            Ok(()) => Ok(Creation::New),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Creation::AlreadyExists),
             Err(e) => Err(BlobError::io("create", path.display(), &e)),
         });
-        if !matches!(linked, Err(_) | Ok(Created::AlreadyExists)) {
+        if !matches!(linked, Err(_) | Ok(Creation::AlreadyExists)) {
             self.disk.sync_dir(&dir).map_err(|e| BlobError::unsynced(dir.display(), &e))?;
         }
         if let Err(e) = self.disk.remove(&temporary)
@@ -119,7 +116,7 @@ impl Blobs for LocalBlobs {
         let error = |e| BlobError::io("open", path.display(), &e);
         let file = self.disk.open(&path).map_err(error)?;
         let len = file.len().map_err(error)?;
-        Ok(Arc::new(Opened { name: path.display().to_string(), len, file }))
+        Ok(Arc::new(LocalBlob { name: path.display().to_string(), len, file }))
     }
 
     fn get(&self, name: &str) -> Result<Bytes, BlobError> {
@@ -128,11 +125,12 @@ impl Blobs for LocalBlobs {
         file.read_at(0, len).map_err(|e| BlobError::io("read", file.name(), &e))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, BlobError> {
+    fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         let dir = self.folder(folder)?;
         let found = self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))?;
         let ours = found.into_iter().filter(|(name, _)| is_part(name));
-        let mut entries: Vec<Entry> = ours.map(|(name, len)| Entry { name: format!("{folder}/{name}"), len }).collect();
+        let mut entries: Vec<BlobEntry> =
+            ours.map(|(name, len)| BlobEntry { name: format!("{folder}/{name}"), len }).collect();
         entries.sort();
         Ok(entries)
     }
@@ -157,15 +155,15 @@ impl Blobs for LocalBlobs {
     }
 }
 
-/// An open blob.
+/// An open file, and its length when it was opened.
 #[derive(Debug)]
-struct Opened {
+struct LocalBlob {
     name: String,
     len: u64,
-    file: Arc<dyn super::disk::OldFile>,
+    file: Arc<dyn OldFile>,
 }
 
-impl ReadAt for Opened {
+impl ReadAt for LocalBlob {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut buf = vec![0; len];
         self.file.read_exact_at(&mut buf, offset)?;

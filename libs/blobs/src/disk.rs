@@ -10,15 +10,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A new file that is being written.
-pub(crate) trait NewFile: Send + Debug {
-    /// Appends.
+pub trait NewFile: Send + Debug {
+    /// Appends all of `bytes`.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes bytes and length durable (fsync).
     fn sync(&mut self) -> io::Result<()>;
 }
 
 /// A file that is being read.
-pub(crate) trait OldFile: Send + Sync + Debug {
+#[expect(clippy::len_without_is_empty, reason = "the length costs a call that may fail")]
+pub trait OldFile: Send + Sync + Debug {
     /// Reads exactly `buf.len()` bytes.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// Length in bytes.
@@ -26,7 +27,7 @@ pub(crate) trait OldFile: Send + Sync + Debug {
 }
 
 /// A file system.
-pub(crate) trait Disk: Send + Sync + Debug {
+pub trait Disk: Send + Sync + Debug {
     /// Creates a directory whose parent exists; no error when it is there. Not durable until the parent is synced.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Creates a file; an existing one is an error.
@@ -45,7 +46,7 @@ pub(crate) trait Disk: Send + Sync + Debug {
 
 /// The operating system's files.
 #[derive(Debug)]
-pub(crate) struct RealDisk;
+pub struct RealDisk;
 
 impl NewFile for File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

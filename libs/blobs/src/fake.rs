@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, NewFile, OldFile};
+use crate::disk::{Disk, NewFile, OldFile};
 
 /// Ways in which this disk does less than it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Lies {
+pub enum Lies {
+    /// It does all that it says.
     #[default]
     None,
     /// fsync of a file does nothing.
@@ -25,7 +26,7 @@ pub(crate) enum Lies {
 
 /// Handles to one disk.
 #[derive(Clone, Debug)]
-pub(crate) struct FakeDisk(Arc<Mutex<State>>);
+pub struct FakeDisk(Arc<Mutex<State>>);
 
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -64,7 +65,7 @@ struct Content {
 
 impl FakeDisk {
     /// An empty disk with the directory `/data`.
-    pub(crate) fn new(lies: Lies) -> FakeDisk {
+    pub fn new(lies: Lies) -> FakeDisk {
         let mut state = State { lies, ..State::default() };
         for dir in ["/", "/data"] {
             state.names.insert(dir.into(), Node::Dir);
@@ -78,27 +79,27 @@ impl FakeDisk {
     }
 
     /// Operations so far.
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.lock().operations
     }
 
     /// The process dies after so many operations.
-    pub(crate) fn die_at(&self, operation: u64) {
+    pub fn die_at(&self, operation: u64) {
         self.lock().dead_from = Some(operation);
     }
 
     /// So many bytes fit yet.
-    pub(crate) fn set_room(&self, room: Option<u64>) {
+    pub fn set_room(&self, room: Option<u64>) {
         self.lock().room = room;
     }
 
     /// The next operation of a kind (`write`, `sync`, `link`, `sync_dir`, `remove`) fails.
-    pub(crate) fn fail(&self, operation: &'static str) {
+    pub fn fail(&self, operation: &'static str) {
         self.lock().failing = Some(operation);
     }
 
     /// The process was killed: the page cache stays.
-    pub(crate) fn after_kill(&self) -> FakeDisk {
+    pub fn after_kill(&self) -> FakeDisk {
         let mut state = self.lock().clone();
         state.dead_from = None;
         FakeDisk(Arc::new(Mutex::new(state)))
@@ -106,7 +107,7 @@ impl FakeDisk {
 
     /// The power went: of what was not synced some is there. Names come and go independently of each other; of a
     /// file's bytes a part, with zeros where blocks were allocated and not written.
-    pub(crate) fn after_power_loss(&self, rng: &mut fastrand::Rng) -> FakeDisk {
+    pub fn after_power_loss(&self, rng: &mut fastrand::Rng) -> FakeDisk {
         let mut state = self.lock().clone();
         for op in std::mem::take(&mut state.pending) {
             if rng.bool() {
@@ -128,7 +129,7 @@ impl FakeDisk {
     }
 
     /// Every file.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         let state = self.lock();
         state.names.iter().filter(|(_, node)| matches!(node, Node::File(_))).map(|(path, _)| path.clone()).collect()
     }
