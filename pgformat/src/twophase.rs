@@ -3,7 +3,7 @@
 //! Source: PostgreSQL 14-18, `TwoPhaseFileHeader` (`xl_xact_prepare`), `EndPrepare`, `ReadTwoPhaseFile` and
 //! `TwoPhaseFilePath` in `src/backend/access/transam/twophase.c`.
 
-use crate::effect::{EffectError, Rels, Words};
+use crate::effect::{CountError, Rels, Words};
 use crate::page::maxalign;
 use crate::read::{Short, Take};
 use crate::{Lsn, PgMajor};
@@ -70,8 +70,10 @@ impl From<Short> for TwoPhaseError {
     }
 }
 
-fn short(_: EffectError) -> TwoPhaseError {
-    TwoPhaseError::Short
+impl From<CountError> for TwoPhaseError {
+    fn from(_: CountError) -> TwoPhaseError {
+        TwoPhaseError::Short
+    }
 }
 
 /// Takes `len` bytes and the padding behind them.
@@ -108,9 +110,9 @@ impl<'a> TwoPhase<'a> {
         let (origin_lsn, origin_time) = (Lsn::new(take.u64()?), take.i64()?);
         let gid = aligned(&mut take, gid_len)?;
         let gid = gid.strip_suffix(&[0]).unwrap_or(gid);
-        let subxids = Words::take(&mut padded(&mut take, subxids, 4)?, subxids, "subtransactions").map_err(short)?;
-        let commit_dropped = Rels::take(&mut padded(&mut take, commit_rels, 12)?, commit_rels).map_err(short)?;
-        let abort_dropped = Rels::take(&mut padded(&mut take, abort_rels, 12)?, abort_rels).map_err(short)?;
+        let subxids = Words::take(&mut padded(&mut take, subxids, 4)?, subxids, "subtransactions")?;
+        let commit_dropped = Rels::take(&mut padded(&mut take, commit_rels, 12)?, commit_rels)?;
+        let abort_dropped = Rels::take(&mut padded(&mut take, abort_rels, 12)?, abort_rels)?;
         Ok(TwoPhase {
             xid,
             db,

@@ -3,7 +3,8 @@
 //! Source: PostgreSQL 14-18, `smgr_redo` in `storage.c`, `dbase_redo` in `dbcommands.c`, `tblspc_redo` in
 //! `tablespace.c`, `relmap_redo` in `relmapper.c`, and the headers of their records.
 
-use super::{DatabaseDir, Effect, EffectError, Words, counted, unknown};
+use super::array::{Words, counted};
+use super::kind::{DatabaseDir, Effect, EffectError, unknown};
 use crate::PgMajor;
 use crate::read::{Short, Take};
 use crate::redo::rmid;

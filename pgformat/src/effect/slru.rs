@@ -3,44 +3,12 @@
 //! Source: PostgreSQL 14-18, `clog_redo` in `clog.c`, `commit_ts_redo` in `commit_ts.c`, `multixact_redo` in
 //! `multixact.c`.
 
-use super::{Effect, EffectError, counted, unknown};
+use super::array::Members;
+use super::kind::{Effect, EffectError, unknown};
 use crate::PgMajor;
 use crate::read::Take;
 use crate::redo::rmid;
 use crate::slru::Slru;
-
-const MEMBER_LEN: usize = 8;
-
-/// A member of a multixact.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// The transaction.
-    pub xid: u32,
-    /// What it does to the row (`MultiXactStatus`); stored in one byte.
-    pub status: u8,
-}
-
-/// Members of a multixact, as a record has them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Members<'a>(&'a [u8]);
-
-impl<'a> Members<'a> {
-    /// How many.
-    pub const fn len(&self) -> usize {
-        self.0.len() / MEMBER_LEN
-    }
-
-    /// Whether there are none.
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Them.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Member> + Clone + 'a {
-        let members = self.0.chunks_exact(MEMBER_LEN);
-        members.map(|b| Member { xid: u32::from_le_bytes([b[0], b[1], b[2], b[3]]), status: b[4] })
-    }
-}
 
 /// A page number: signed, of a width that depends on the major, and far below 2^32 in every SLRU.
 fn page(take: &mut Take<'_>, version: PgMajor) -> Result<u32, EffectError> {
@@ -74,9 +42,8 @@ pub(super) fn multixact<'a>(info: u8, mut take: Take<'a>, version: PgMajor) -> R
         0x10 => Ok(Effect::SlruZero { slru: Slru::MultixactMembers, page: page(&mut take, version)? }),
         0x20 => {
             let (multi, offset, n) = (take.u32()?, take.u32()?, take.i32()?);
-            let members = Members(counted(&mut take, n, MEMBER_LEN, "number of members")?);
-            let fits = members.0.chunks_exact(MEMBER_LEN).all(|b| b[5..8] == [0; 3]);
-            if !fits {
+            let members = Members::take(&mut take, n)?;
+            if !members.have_short_statuses() {
                 return Err(EffectError::Value { what: "member's status beyond", value: 255 });
             }
             Ok(Effect::MultixactCreate { multi, offset, members })

@@ -3,25 +3,11 @@
 //! Source: PostgreSQL 14-18, `standby_redo` in `standby.c`, `src/include/storage/standbydefs.h`, `replorigin_redo` in
 //! `origin.c`, `src/include/replication/message.h`.
 
-use super::{Effect, EffectError, Words, unknown};
+use super::array::Words;
+use super::kind::{Effect, EffectError, RunningXacts, unknown};
 use crate::Lsn;
 use crate::read::Take;
 use crate::redo::rmid;
-
-/// The transactions that ran at a position.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RunningXacts<'a> {
-    /// Whether the list of subtransactions is incomplete.
-    pub overflowed: bool,
-    /// The next transaction to be.
-    pub next_xid: u32,
-    /// The oldest that ran.
-    pub oldest: u32,
-    /// The newest that had ended.
-    pub latest_completed: u32,
-    /// Top transactions, then subtransactions.
-    pub xids: Words<'a>,
-}
 
 pub(super) fn standby<'a>(info: u8, mut take: Take<'a>) -> Result<Effect<'a>, EffectError> {
     match info {

@@ -1,8 +1,12 @@
 //! Records without page effects, by hand, in the layouts of each major.
 
+use super::kind::unknown;
 use super::*;
 use crate::rel::Fork;
+use crate::rel::{RelFileLocator, RelFork};
+use crate::slru::Slru;
 use crate::twophase;
+use crate::{Lsn, Tli};
 
 const V14: usize = 0;
 const V15: usize = 1;

@@ -3,7 +3,8 @@
 //! Source: PostgreSQL 14-18, `src/include/access/xact.h`, `ParseCommitRecord` and `ParseAbortRecord` in `xactdesc.c`,
 //! `xact_redo` in `xact.c`.
 
-use super::{Effect, EffectError, Rels, Words, counted, unknown};
+use super::array::{Rels, Words, counted};
+use super::kind::{Assignment, Effect, EffectError, OriginProgress, XactEnd, unknown};
 use crate::read::Take;
 use crate::redo::rmid;
 use crate::twophase::TwoPhase;
@@ -35,50 +36,6 @@ const HAS_DROPPED_STATS: u32 = 1 << 8;
 const COMPLETION: u32 = 7 << 29;
 /// Length of a shared invalidation message.
 const INVAL_LEN: usize = 16;
-
-/// How a transaction ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct XactEnd<'a> {
-    /// The transaction: for a prepared one not the record's own.
-    pub xid: u32,
-    /// Whether it had been prepared.
-    pub prepared: bool,
-    /// When, in microseconds since 2000.
-    pub time: i64,
-    /// Its subtransactions, which share its fate.
-    pub subxids: Words<'a>,
-    /// Relations whose files are removed.
-    pub dropped: Rels<'a>,
-    /// The replication origin in the record, 0 for none. It may be set without [`XactEnd::progress`].
-    pub origin: u16,
-    /// What that origin has got to.
-    pub progress: Option<OriginProgress>,
-}
-
-impl XactEnd<'_> {
-    /// What `pg_xact_commit_timestamp` shows: when it committed where it was first done.
-    pub fn commit_timestamp(&self) -> i64 {
-        self.progress.map_or(self.time, |p| p.time)
-    }
-}
-
-/// A replication origin's progress.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OriginProgress {
-    /// Applied up to here, in the origin's positions.
-    pub remote_lsn: Lsn,
-    /// When it committed there, in microseconds since 2000.
-    pub time: i64,
-}
-
-/// Subtransactions and their top transaction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Assignment<'a> {
-    /// The top transaction.
-    pub top: u32,
-    /// Its subtransactions.
-    pub subxids: Words<'a>,
-}
 
 pub(super) fn of<'a>(header: &RecordHeader, body: &Body<'a>, version: PgMajor) -> Result<Effect<'a>, EffectError> {
     let mut take = Take::new(body.main);

@@ -3,7 +3,7 @@
 //! Source: PostgreSQL 14-18, `xlog_redo` in `xlog.c`, `src/include/access/xlog_internal.h`,
 //! `src/include/catalog/pg_control.h`.
 
-use super::{Effect, EffectError, unknown};
+use super::kind::{Effect, EffectError, Parameters, unknown};
 use crate::checkpoint::CheckPoint;
 use crate::read::{Short, Take};
 use crate::redo::rmid;
@@ -23,27 +23,6 @@ const FPI: u8 = 0xB0;
 const CHECKPOINT_REDO: u8 = 0xE0;
 /// Length of a restore point's name with the zeros behind it (`MAXFNAMELEN`).
 const RESTORE_POINT_NAME_LEN: usize = 64;
-
-/// Settings that the control file holds, because a standby must know them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Parameters {
-    /// `max_connections`.
-    pub max_connections: i32,
-    /// `max_worker_processes`.
-    pub max_worker_processes: i32,
-    /// `max_wal_senders`.
-    pub max_wal_senders: i32,
-    /// `max_prepared_transactions`.
-    pub max_prepared_xacts: i32,
-    /// `max_locks_per_transaction`.
-    pub max_locks_per_xact: i32,
-    /// `wal_level`: 0 minimal, 1 replica, 2 logical.
-    pub wal_level: i32,
-    /// `wal_log_hints`.
-    pub wal_log_hints: bool,
-    /// `track_commit_timestamp`.
-    pub track_commit_timestamp: bool,
-}
 
 impl Parameters {
     fn parse(take: &mut Take<'_>) -> Result<Parameters, Short> {

@@ -4,21 +4,13 @@
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/heapam.c`, 18 `heapam_xlog.c`, `heap_redo`.
 
+use super::opcode::{CONFIRM, DELETE, HOT_UPDATE, INPLACE, INSERT, LOCK, OPCODE, UPDATE};
 use super::tuple::{Logged, Tid, tuple_mut};
 use super::{Change, Context, RedoError, vm};
 use crate::page::items::Place;
 use crate::page::{PD_ALL_VISIBLE, Page};
 use crate::read::{Short, Take};
 
-/// Bits of `info` that say what is done (`XLOG_HEAP_OPMASK`).
-pub(super) const OPCODE: u8 = 0x70;
-pub(super) const INSERT: u8 = 0x00;
-pub(super) const DELETE: u8 = 0x10;
-pub(super) const UPDATE: u8 = 0x20;
-pub(super) const HOT_UPDATE: u8 = 0x40;
-pub(super) const CONFIRM: u8 = 0x50;
-pub(super) const LOCK: u8 = 0x60;
-pub(super) const INPLACE: u8 = 0x70;
 /// Bit of `info`: the page is made anew (`XLOG_HEAP_INIT_PAGE`).
 const INIT_PAGE: u8 = 0x80;
 

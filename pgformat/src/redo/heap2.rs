@@ -2,22 +2,13 @@
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/heapam.c`, 18 `heapam_xlog.c`, `heap2_redo`.
 
-use super::heap::{ALL_VISIBLE_CLEARED, Link, OPCODE, lock, prepare};
+use super::heap::{ALL_VISIBLE_CLEARED, Link, lock, prepare};
+use super::opcode::{FREEZE, LOCK_UPDATED, MULTI_INSERT, OPCODE, PRUNE, VACUUM, VISIBLE};
 use super::tuple::{Logged, Tid};
 use super::{Change, Context, RedoError, prune, vm};
 use crate::page::items::Place;
 use crate::page::{PD_ALL_VISIBLE, Page};
 use crate::read::Take;
-
-/// Pruning; since 17 while a page is read.
-pub(super) const PRUNE: u8 = 0x10;
-/// Vacuum's second pass; since 17 its first.
-pub(super) const VACUUM: u8 = 0x20;
-/// Freezing; since 17 vacuum's second pass.
-pub(super) const FREEZE: u8 = 0x30;
-const VISIBLE: u8 = 0x40;
-pub(super) const MULTI_INSERT: u8 = 0x50;
-pub(super) const LOCK_UPDATED: u8 = 0x60;
 
 /// Flag of inserts: all tuples of the page are frozen, and so visible.
 const ALL_FROZEN_SET: u8 = 0x20;

@@ -11,6 +11,7 @@
 //! | module | resource managers |
 //! |---|---|
 //! | [`change`] | what is stored of a record for one block, and its encoding |
+//! | [`rmid`] | the numbers of the resource managers |
 //! | [`heap`], [`heap2`], [`vm`] | tables, visibility map |
 //! | [`btree`], [`hash`], [`gin`], [`gist`], [`spgist`], [`brin`] | indexes |
 //! | `index` | what several indexes share |
@@ -22,6 +23,7 @@
 pub mod brin;
 pub mod btree;
 pub mod change;
+mod error;
 pub mod generic;
 pub mod gin;
 pub mod gist;
@@ -30,7 +32,9 @@ pub mod heap;
 pub mod heap2;
 mod index;
 mod itup;
+mod opcode;
 mod prune;
+pub mod rmid;
 pub mod seq;
 pub mod slru;
 pub mod spgist;
@@ -44,113 +48,9 @@ mod fuzz;
 mod testing;
 
 pub use change::{Change, Ref};
+pub use error::{Context, RedoError};
 
-use crate::page::{Page, PageError};
-use crate::read::Short;
-use crate::wal::image::ImageError;
-use crate::{Lsn, PgMajor};
-
-/// Resource manager numbers (`src/include/access/rmgrlist.h`), and those of changes that we make ourselves.
-pub mod rmid {
-    /// The log itself.
-    pub const XLOG: u8 = 0;
-    /// Transactions.
-    pub const XACT: u8 = 1;
-    /// Files of relations.
-    pub const SMGR: u8 = 2;
-    /// Commit log.
-    pub const CLOG: u8 = 3;
-    /// Databases.
-    pub const DBASE: u8 = 4;
-    /// Tablespaces.
-    pub const TBLSPC: u8 = 5;
-    /// Multixacts.
-    pub const MULTIXACT: u8 = 6;
-    /// Relation map files.
-    pub const RELMAP: u8 = 7;
-    /// Standby.
-    pub const STANDBY: u8 = 8;
-    /// Heap, second part.
-    pub const HEAP2: u8 = 9;
-    /// Heap.
-    pub const HEAP: u8 = 10;
-    /// B-tree.
-    pub const BTREE: u8 = 11;
-    /// Hash.
-    pub const HASH: u8 = 12;
-    /// GIN.
-    pub const GIN: u8 = 13;
-    /// GiST.
-    pub const GIST: u8 = 14;
-    /// Sequences.
-    pub const SEQ: u8 = 15;
-    /// SP-GiST.
-    pub const SPGIST: u8 = 16;
-    /// BRIN.
-    pub const BRIN: u8 = 17;
-    /// Commit timestamps.
-    pub const COMMIT_TS: u8 = 18;
-    /// Replication origins.
-    pub const REPLORIGIN: u8 = 19;
-    /// Generic records.
-    pub const GENERIC: u8 = 20;
-    /// Logical decoding messages.
-    pub const LOGICALMSG: u8 = 21;
-    /// Ours: a change of the visibility map that a record implies without naming the page ([`super::vm`]).
-    /// PostgreSQL uses 0-21 and 128-255.
-    pub const OUR_VM: u8 = 100;
-    /// Ours: a change of an SLRU page ([`super::slru`]).
-    pub const OUR_SLRU: u8 = 101;
-}
-
-/// What redo must know beside the change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Context {
-    /// The major that wrote the record.
-    pub version: PgMajor,
-    /// End of the record: what `pd_lsn` becomes.
-    pub end: Lsn,
-}
-
-/// Why a page cannot be redone.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RedoError {
-    /// A record type that this version does not know.
-    #[error("record type {rmid}/{info:#04x} is not known")]
-    Unknown {
-        /// Resource manager.
-        rmid: u8,
-        /// Its opcode.
-        info: u8,
-    },
-    /// The record has no such block, or the block cannot be in this role.
-    #[error("block reference {0} does not belong to this type of record")]
-    Block(u8),
-    /// A block reference that this type always has is missing.
-    #[error("block reference {0} is missing")]
-    NoRef(u8),
-    /// The page was never initialised, and the change needs what was on it.
-    #[error("the page has no content to apply a change to")]
-    NewPage,
-    /// The record's data end too early.
-    #[error("the record's data is shorter than its type needs")]
-    Short,
-    /// The page does not allow the change.
-    #[error(transparent)]
-    Page(#[from] PageError),
-    /// The image cannot be restored.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// Anything else that does not fit together.
-    #[error("{0}")]
-    Precondition(&'static str),
-}
-
-impl From<Short> for RedoError {
-    fn from(_: Short) -> RedoError {
-        RedoError::Short
-    }
-}
+use crate::page::Page;
 
 /// Applies `change` to `page`. With [`Change::init`] the old content does not matter.
 ///

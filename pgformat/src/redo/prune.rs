@@ -6,8 +6,7 @@
 //! Source: PostgreSQL 15 and 16 `heapam.c`, `heap_xlog_prune`, `heap_xlog_vacuum`, `heap_xlog_freeze_page`; 18
 //! `heap_xlog_prune_freeze`, `heap_xlog_deserialize_prune_and_freeze`, `heap_page_prune_execute`.
 
-use super::heap::OPCODE;
-use super::heap2::{FREEZE, PRUNE, VACUUM};
+use super::opcode::{FREEZE, OPCODE, PRUNE, VACUUM};
 use super::tuple::tuple_mut;
 use super::{Change, Context, RedoError};
 use crate::page::Page;

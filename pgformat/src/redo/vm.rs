@@ -10,8 +10,7 @@
 
 use smallvec::SmallVec;
 
-use super::heap::{DELETE, HOT_UPDATE, INSERT, LOCK, OPCODE, UPDATE};
-use super::heap2::{LOCK_UPDATED, MULTI_INSERT};
+use super::opcode::{DELETE, HOT_UPDATE, INSERT, LOCK, LOCK_UPDATED, MULTI_INSERT, OPCODE, UPDATE};
 use super::{Change, Context, RedoError, rmid};
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page, PageError};
 use crate::read::Take;

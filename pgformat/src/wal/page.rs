@@ -27,6 +27,23 @@ pub const fn header_len(page: Lsn, seg: SegSize) -> u64 {
     if page.segment_offset(seg) == 0 { LONG_HEADER_LEN } else { SHORT_HEADER_LEN }
 }
 
+/// Where the next record starts after boundary `b`: behind the page header when `b` is the start of a page.
+pub fn next_record_start(b: Lsn, seg: SegSize) -> Lsn {
+    if b.page_offset() == 0 { b.add(header_len(b, seg)) } else { b }
+}
+
+impl StreamConfig {
+    /// Checks that a stream can begin at `start`: a plausible position, aligned, and not inside of a page header.
+    pub(super) fn check_start(&self, start: Lsn) -> Result<(), WalError> {
+        if !start.is_plausible() {
+            return Err(WalError::TooFar { at: start });
+        }
+        let inside_header =
+            start.page_offset() != 0 && start.page_offset() < header_len(start.page_start(), self.seg_size);
+        if start.is_aligned8() && !inside_header { Ok(()) } else { Err(WalError::BadStart { at: start }) }
+    }
+}
+
 /// A parsed page header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageHeader {

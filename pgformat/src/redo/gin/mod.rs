@@ -7,18 +7,23 @@
 //! Source: PostgreSQL 14-18 (the same in all), `src/backend/access/gin/ginxlog.c`, `ginutil.c` (`GinInitPage`,
 //! `GinInitMetabuffer`), `gindatapage.c`, `src/include/access/ginblock.h`, `ginxlog.h`.
 
+mod page;
 mod posting;
 mod recompress;
 #[cfg(test)]
 mod tests;
 
-use super::index::{TID_LEN, append_tuples, expect_init, expect_special, take_block_id, take_packed_tuple, tid};
+use super::index::{TID_LEN, append_tuples, take_block_id, take_packed_tuple, tid};
 use super::itup::{all_read, tuple_len};
 use super::{Change, Context, RedoError};
 use crate::page::items::Place;
-use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
+use crate::page::{PAGE_HEADER_LEN, Page};
 use crate::read::Take;
 use crate::rel::{BlockNumber, NO_BLOCK};
+use page::{
+    COMPRESSED, DATA, DELETED, INCOMPLETE_SPLIT, ITEMS, LEAF, LIST, LIST_FULLROW, MAXOFF, META, RIGHTLINK,
+    change_flags, expect_old, expect_old_page, flags, init, set_items,
+};
 
 const CREATE_PTREE: u8 = 0x10;
 const INSERT: u8 = 0x20;
@@ -34,24 +39,6 @@ const VACUUM_DATA_LEAF_PAGE: u8 = 0x90;
 const INSERT_ISDATA: u16 = 1;
 const INSERT_ISLEAF: u16 = 2;
 
-const SPECIAL_LEN: usize = 8;
-const SPECIAL: usize = PAGE_SIZE - SPECIAL_LEN;
-const RIGHTLINK: usize = SPECIAL;
-/// How many posting items, or on the pending list: how many heap tuples.
-const MAXOFF: usize = SPECIAL + 4;
-const FLAGS: usize = SPECIAL + 6;
-
-const DATA: u16 = 1;
-const LEAF: u16 = 2;
-const DELETED: u16 = 4;
-const META: u16 = 8;
-const LIST: u16 = 0x10;
-const LIST_FULLROW: u16 = 0x20;
-const INCOMPLETE_SPLIT: u16 = 0x40;
-const COMPRESSED: u16 = 0x80;
-
-/// Where a posting tree's items begin, behind the page's right bound.
-const ITEMS: usize = PAGE_HEADER_LEN + 8;
 /// Length of a posting item: child block, then the highest key below it.
 const POSTING_ITEM_LEN: usize = 10;
 const BLOCK_ID_LEN: usize = 4;
@@ -171,16 +158,6 @@ fn set_posting_items(page: &mut Page, items: &[u8]) -> Result<(), RedoError> {
     Ok(page.put_u16(MAXOFF, (items.len() / POSTING_ITEM_LEN) as u16)?)
 }
 
-/// Replaces what a posting tree's page holds, and sets where it ends (`GinDataPageSetDataSize`).
-fn set_items(page: &mut Page, items: &[u8]) -> Result<(), RedoError> {
-    if ITEMS + items.len() > SPECIAL {
-        return Err(RedoError::Precondition("a posting tree's page overflows"));
-    }
-    page.put(ITEMS, items)?;
-    page.set_lower(ITEMS + items.len());
-    Ok(())
-}
-
 /// The parent has got the downlink of this page's right half (`ginRedoClearIncompleteSplit`).
 fn clear_incomplete_split(page: &mut Page, change: &Change<'_>, main: &mut Take<'_>) -> Result<(), RedoError> {
     if main.u16()? & INSERT_ISLEAF != 0 {
@@ -260,34 +237,4 @@ fn append_counted(page: &mut Page, data: &[u8], count: i32) -> Result<(), RedoEr
         return Ok(());
     }
     Err(RedoError::Precondition("a GIN record has another number of tuples than it says"))
-}
-
-fn init(page: &mut Page, change: &Change<'_>, flags: u16) -> Result<(), RedoError> {
-    expect_init(change, true)?;
-    page.init(SPECIAL_LEN);
-    page.put_u32(RIGHTLINK, NO_BLOCK)?;
-    Ok(page.put_u16(FLAGS, flags)?)
-}
-
-fn expect_old_page(page: &Page, change: &Change<'_>) -> Result<(), RedoError> {
-    expect_init(change, false)?;
-    expect_special(page, SPECIAL_LEN)
-}
-
-/// Checks that the page has content, and which kind of tree it belongs to.
-fn expect_old(page: &Page, change: &Change<'_>, is_data: bool) -> Result<(), RedoError> {
-    expect_old_page(page, change)?;
-    if (flags(page)? & DATA != 0) == is_data {
-        return Ok(());
-    }
-    Err(RedoError::Precondition("entry tree and posting tree are mixed up"))
-}
-
-fn flags(page: &Page) -> Result<u16, RedoError> {
-    Ok(page.u16_at(FLAGS)?)
-}
-
-fn change_flags(page: &mut Page, clear: u16, set: u16) -> Result<(), RedoError> {
-    let flags = flags(page)? & !clear | set;
-    Ok(page.put_u16(FLAGS, flags)?)
 }

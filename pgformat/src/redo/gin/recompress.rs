@@ -6,8 +6,8 @@
 
 use super::super::RedoError;
 use super::super::itup::all_read;
+use super::page::{COMPRESSED, ITEMS, LEAF, MAXOFF, change_flags, flags, set_items};
 use super::posting::{Item, decode, encode, merge, take_segment};
-use super::{COMPRESSED, ITEMS, LEAF, MAXOFF, change_flags, flags, set_items};
 use crate::page::Page;
 use crate::read::Take;
 

@@ -4,6 +4,7 @@
 
 use super::super::index::testing::{apply, bytes, change, items, tuple};
 use super::super::rmid;
+use super::page::{FLAGS, SPECIAL, SPECIAL_LEN};
 use super::posting::{Item, encode};
 use super::*;
 

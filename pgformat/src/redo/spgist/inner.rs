@@ -6,9 +6,9 @@ use super::super::index::tid;
 use super::super::itup::all_read;
 use super::super::{Change, RedoError};
 use super::tuples::{
-    Dead, Link, NULLS, Origin, add_or_replace, expect_old, init, kill, kill_many, take_inner, take_leaf,
+    Dead, Link, NULLS, Origin, add_or_replace, expect_old, init, kill, kill_many, leaf_flags, take_inner, take_leaf,
+    take_offs,
 };
-use super::{leaf_flags, take_offs};
 use crate::page::Page;
 use crate::page::items::Place;
 use crate::read::Take;

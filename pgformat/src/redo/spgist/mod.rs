@@ -24,8 +24,8 @@ use crate::page::Page;
 use crate::page::items::Place;
 use crate::read::Take;
 use tuples::{
-    Dead, LEAF, Link, NULLS, Origin, add_or_replace, delete_many, end_redirection, expect_old, init, kill_many,
-    set_next, take_leaf,
+    Dead, Link, Origin, add_or_replace, delete_many, end_redirection, expect_old, init, kill_many, leaf_flags,
+    set_next, take_leaf, take_offs,
 };
 
 const ADD_LEAF: u8 = 0x10;
@@ -57,16 +57,6 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
     }
     page.set_lsn(ctx.end);
     Ok(())
-}
-
-/// The flags of a leaf page.
-const fn leaf_flags(nulls: bool) -> u16 {
-    if nulls { LEAF | NULLS } else { LEAF }
-}
-
-/// The offsets of `count` tuples.
-fn take_offs(main: &mut Take<'_>, count: u16) -> Result<Vec<u16>, RedoError> {
-    Ok(main.u16s(usize::from(count))?.collect())
 }
 
 /// References: 0 the leaf page, 1 the parent.

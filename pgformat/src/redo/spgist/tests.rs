@@ -5,6 +5,7 @@
 use super::super::index::testing::{apply, bytes, change, items};
 use super::super::index::{NO_TID, tid};
 use super::super::rmid;
+use super::tuples::{LEAF, NULLS};
 use super::*;
 use crate::page::PAGE_SIZE;
 

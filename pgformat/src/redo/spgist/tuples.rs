@@ -39,6 +39,16 @@ const DEAD_LEN: usize = 16;
 const TARGET: Range<usize> = 6..12;
 const INNER_HEADER_LEN: usize = 8;
 
+/// The flags of a leaf page.
+pub(super) const fn leaf_flags(nulls: bool) -> u16 {
+    if nulls { LEAF | NULLS } else { LEAF }
+}
+
+/// The offsets of `count` tuples.
+pub(super) fn take_offs(main: &mut Take<'_>, count: u16) -> Result<Vec<u16>, RedoError> {
+    Ok(main.u16s(usize::from(count))?.collect())
+}
+
 /// State of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
