@@ -14,7 +14,6 @@ use crate::admission::Statement;
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::pagestream;
-use crate::pg::SqlError;
 
 /// One command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,14 +104,4 @@ pub struct StartPush {
     pub commit_lsn: Option<Lsn>,
     /// `features 'a,b'`.
     pub features: Vec<String>,
-}
-
-impl Command {
-    /// Reads one command.
-    ///
-    /// # Errors
-    /// SQLSTATE 42601 when a known command does not follow its grammar, 22023 when a value is not allowed.
-    pub fn parse(text: &str) -> Result<Command, SqlError> {
-        parse::command(text)
-    }
 }

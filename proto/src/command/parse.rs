@@ -22,7 +22,17 @@ enum Token {
     Mark(char),
 }
 
-pub(super) fn command(text: &str) -> Result<Command, SqlError> {
+impl Command {
+    /// Reads one command.
+    ///
+    /// # Errors
+    /// SQLSTATE 42601 when a known command does not follow its grammar, 22023 when a value is not allowed.
+    pub fn parse(text: &str) -> Result<Command, SqlError> {
+        command(text)
+    }
+}
+
+fn command(text: &str) -> Result<Command, SqlError> {
     let text = text.trim().trim_end_matches([';', ' ', '\t', '\r', '\n']);
     let (first, rest) = text.split_at(text.find(|c: char| c.is_whitespace() || c == '(').unwrap_or(text.len()));
     match first.to_ascii_uppercase().as_str() {

@@ -11,6 +11,7 @@
 //! | [`ProposerElected`] | proposer | acceptor | adopt this history, truncate to here; no reply |
 //! | [`AppendRequest`] / [`AppendResponse`] | both | both | WAL and commit position / durable position and feedback |
 
+mod codec;
 mod history;
 mod member;
 mod standby;
