@@ -11,7 +11,7 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, Error as EtcdError};
 use tonic::Code;
 
-use super::client::{BrokerError, LeaseId, Revision};
+use super::error::{BrokerError, LeaseId, Revision};
 
 /// A broker that does not take the connection within this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -8,11 +8,13 @@
 
 pub mod client;
 mod connection;
+mod error;
 mod one_id;
 pub mod session;
 pub mod watch;
 
-pub use client::{Broker, BrokerError, Entry, LeaseId, REQUEST_TIMEOUT, Revision};
+pub use client::{Broker, Entry, REQUEST_TIMEOUT};
+pub use error::{BrokerError, LeaseId, Revision};
 pub use one_id::{TwoProcesses, one_process};
 pub use session::Session;
 pub use watch::{Watch, WatchEvent};

@@ -8,19 +8,21 @@
 //! `desired` is the pure bookkeeping, `task` owns the lease and talks to the broker.
 
 mod desired;
+mod shared;
 mod task;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Broker, BrokerError, Revision};
-use desired::{Batch, Desired};
+use desired::Batch;
+use shared::{Command, Shared};
 
 /// Urgent requests that may wait for the session's task; more callers wait their turn. A pageserver makes one per
 /// choice.
@@ -35,50 +37,16 @@ pub struct Session {
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
-/// What handles and task share; locked for bookkeeping only.
-struct Shared {
-    url: String,
-    desired: Mutex<Desired>,
-    /// Why the broker refused the last publication, until it takes one.
-    refusal: Mutex<Option<String>>,
-    changed: Notify,
-    connected: watch::Sender<bool>,
-    renewals: watch::Sender<u64>,
-}
-
-/// What must not wait for the next round.
-enum Command {
-    Replace { batch: Batch, deadline: Instant, reply: oneshot::Sender<Result<Revision, BrokerError>> },
-    Close { deadline: Instant, reply: oneshot::Sender<()> },
-}
-
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("broker", &self.shared.url).field("connected", &self.is_connected()).finish()
     }
 }
 
-impl Shared {
-    fn desired(&self) -> MutexGuard<'_, Desired> {
-        self.desired.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn refusal(&self) -> MutexGuard<'_, Option<String>> {
-        self.refusal.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
 impl Session {
     /// Starts the session's task. `ttl_s` is the lease's time to live in seconds.
     pub fn start(broker: Broker, ttl_s: i64, cancel: CancellationToken) -> Session {
-        let shared = Arc::new(Shared {
-            url: broker.url().to_owned(),
-            desired: Mutex::default(),
-            refusal: Mutex::default(),
-            changed: Notify::new(),
-            connected: watch::Sender::new(false),
-            renewals: watch::Sender::new(0),
-        });
+        let shared = Arc::new(Shared::new(broker.url().to_owned()));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let task = tokio::spawn(task::run(broker, ttl_s, shared.clone(), receiver, cancel));
         Session { shared, commands, _task: Arc::new(AbortOnDropHandle::new(task)) }

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::desired::{BATCH_KEYS_MAX, Batch};
-use super::{Command, Shared};
-use crate::client::{Held, LeaseId, REQUEST_TIMEOUT};
+use super::shared::{Command, Shared};
+use crate::client::{Held, REQUEST_TIMEOUT};
 use crate::connection::Seen;
-use crate::{Broker, BrokerError, Revision};
+use crate::{Broker, BrokerError, LeaseId, Revision};
 use node::RepeatLog;
 
 /// First and longest pause between attempts while the broker is away; the longest is short, since nodes are few.

@@ -12,13 +12,14 @@ mod lease;
 mod range;
 mod space;
 mod txn;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader};
 
 pub(super) use range::KeyRange;
-use space::Usage;
+use usage::Usage;
 
 use super::limits::QUOTA_BYTES;
 

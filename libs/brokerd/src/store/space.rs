@@ -9,35 +9,6 @@ use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbRangeRequest, PbTxnOpR
 use super::super::limits::{ANSWER_BYTES_MAX, ENTRY_BYTES, KEY_BYTES_MAX, entry_bytes, length_of, shown_bytes};
 use super::{KeyRange, Refusal, Store};
 
-/// What the store holds.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Usage {
-    /// What counts for the quota.
-    pub(super) bytes: u64,
-    /// Bytes of the keys' names.
-    pub(super) key_bytes: u64,
-}
-
-impl Usage {
-    pub(super) fn add_key(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes += entry_bytes(key, value);
-        self.key_bytes += length_of(key);
-    }
-
-    pub(super) fn remove_key(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes -= entry_bytes(key, value);
-        self.key_bytes -= length_of(key);
-    }
-
-    pub(super) fn add_lease(&mut self) {
-        self.bytes += ENTRY_BYTES;
-    }
-
-    pub(super) fn remove_lease(&mut self) {
-        self.bytes -= ENTRY_BYTES;
-    }
-}
-
 impl Store {
     pub(crate) fn set_quota(&mut self, quota_bytes: u64) {
         self.quota_bytes = quota_bytes;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Auth;
+use super::options::Auth;
 use super::statements::put_ready;
 use crate::error::NetError;
 use crate::link::{Incoming, Outgoing, RecvError};

@@ -4,6 +4,7 @@
 //! kept and given out by the Execute that follows, since only the answer tells the columns.
 
 mod handshake;
+mod options;
 mod statements;
 
 use std::sync::Arc;
@@ -17,31 +18,12 @@ use super::error::NetError;
 use super::link::{Incoming, Outgoing};
 use super::socket::{self, linger};
 use handshake::{Refusal, authenticate, first_packets, welcome};
+pub use options::{Auth, ColumnType};
 use proto::pg::SqlError;
 use proto::pg::frame::{FROM_CLIENT, put_error, put_frame};
 use proto::pg::startup::StartupParams;
 pub(crate) use statements::ServerState;
 use statements::{Step, put_ready, put_rows, put_tag};
-
-/// A column of a result set; everything is sent as text unless a client of the extended protocol binds binary results.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ColumnType {
-    /// text, oid 25.
-    Text,
-    /// int4, oid 23.
-    Int4,
-    /// int8, oid 20.
-    Int8,
-}
-
-/// How a client must identify itself. Clear-text password is a hook for tokens; trust is for loopback.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// No password is asked for.
-    Trust,
-    /// A clear-text password, compared with this one.
-    Password(String),
-}
 
 /// An accepted session.
 pub struct ServerConnection {

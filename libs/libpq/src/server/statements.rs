@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::ColumnType;
+use super::options::ColumnType;
 use crate::link::Outgoing;
 use proto::pg::frame::{Frame, put_cstr, put_data_row, put_error, put_frame, put_row_description, take_cstr};
 use proto::pg::startup::StartupParams;
