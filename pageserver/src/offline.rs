@@ -23,6 +23,7 @@ use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::id::{SystemId, TenantTimelineId};
 
+use crate::cluster::error::RedoFailure;
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, Kind};
 use crate::import::directory::{self, LoadError};
@@ -32,7 +33,7 @@ use crate::ingest::recover::{self, OpenError};
 use crate::store::layer::Through;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::merge::merge;
-use crate::store::redo::{RedoFailure, materialise_into};
+use crate::store::redo::materialise_into;
 use crate::store::{BlockCache, History, Shared, Snapshot, Store, StoreConfig, StoreError, WriteError};
 
 /// Memory for decoded blocks.

@@ -117,6 +117,11 @@ impl Key {
         Key { spc: (number >> 32) as u32, db: (number & 0xFFFF_FFFF) as u32, ..Key::first(kind) }
     }
 
+    /// The key of a prepared transaction by its 64-bit number.
+    pub(crate) const fn two_phase(xid: u64) -> Key {
+        Key { rel: (xid >> 32) as u32, blk: (xid & 0xFFFF_FFFF) as u32, ..Key::first(Kind::TwoPhase) }
+    }
+
     const fn fork(kind: Kind, fork: RelFork) -> Key {
         let RelFileLocator { spc, db, rel } = fork.rel;
         Key { kind, spc, db, rel, fork: fork.fork as u8, blk: 0 }
@@ -145,6 +150,18 @@ impl Key {
     pub(crate) fn from_bytes(b: &[u8; KEY_LEN]) -> Option<Key> {
         let word = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         Some(Key { kind: Kind::new(b[0])?, spc: word(1), db: word(5), rel: word(9), fork: b[13], blk: word(14) })
+    }
+
+    /// Everything of one kind that a database has in a tablespace.
+    pub(crate) const fn all_of_database(kind: Kind, spc: u32, db: u32) -> Range<Key> {
+        let first = Key::of_database(kind, spc, db);
+        first..Key { rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..first }
+    }
+
+    /// Everything of one kind with this first number: a tablespace, an SLRU.
+    pub(crate) const fn all_of_space(kind: Kind, spc: u32) -> Range<Key> {
+        let first = Key { spc, ..Key::first(kind) };
+        first..Key { db: u32::MAX, rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..first }
     }
 
     /// All keys of a kind.

@@ -4,6 +4,9 @@ use pgformat::Lsn;
 use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::wal::image::{Compression, Image, ImageError};
 
+/// Bytes of the largest value: a block of a layer file has room for one.
+pub(crate) const VALUE_BYTES_MAX: usize = 1 << 29;
+
 /// What a value is; one byte on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]

@@ -19,8 +19,8 @@ use proto::api::{ControlDifference, ErrorBody, Files, RelationSize, Relations, S
 use serde::Deserialize;
 
 use super::{fail, find};
+use crate::cluster::compare;
 use crate::config::LSN_WAIT_MS_MAX;
-use crate::ingest::map::compare;
 use crate::node::Node;
 use crate::read::{At, Problem, ReadError, Reader, View};
 

@@ -13,12 +13,13 @@ use proto::api::{RecordPlace, XactRow};
 use serde::Deserialize;
 
 use super::{fail, find};
-use crate::ingest::map::ends::{XactEntry, ends_between};
-use crate::ingest::map::look::{At, LookError};
-use crate::ingest::map::starts::floor_record;
+use crate::cluster::error::LookError;
+use crate::cluster::records::floor_record;
+use crate::cluster::xacts::{XactEntry, ends_between};
 use crate::ingest::stream_config;
 use crate::node::Node;
 use crate::store::Store;
+use crate::store::state::StateAt;
 use crate::timeline::Timeline;
 
 #[derive(Deserialize)]
@@ -78,7 +79,7 @@ pub(super) async fn list(
 /// Ends of transactions whose records end in `(from, to]`, the first `max`.
 fn read(store: &Store, version: PgMajor, (from, to): (Lsn, Lsn), max: usize) -> Result<Vec<XactRow>, LookError> {
     let snapshot = store.snapshot();
-    let ends = ends_between(&At { snapshot: &snapshot, lsn: Lsn::MAX, version }, from, to, max)?;
+    let ends = ends_between(&StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version }, from, to, max)?;
     let row = |e: XactEntry| XactRow {
         kind: e.kind.name().to_owned(),
         xid: e.xid,
@@ -116,7 +117,7 @@ pub(super) async fn record(
     };
     let found = tokio::task::spawn_blocking(move || {
         let snapshot = store.snapshot();
-        floor_record(&At { snapshot: &snapshot, lsn: Lsn::MAX, version: cfg.version }, lsn, cfg.seg_size)
+        floor_record(&StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version: cfg.version }, lsn, cfg.seg_size)
     });
     match found.await {
         Ok(Ok(Some(place))) => Json(RecordPlace { start_lsn: place.start, end_lsn: place.end }).into_response(),

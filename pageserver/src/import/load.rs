@@ -18,11 +18,10 @@ use pgformat::twophase::{TwoPhase, TwoPhaseError, check_file};
 use pgformat::{Lsn, PgMajor};
 
 use super::backup::{Event, Tablespace};
+use crate::cluster::database::WHOLE;
 use crate::cluster::key::{Key, Kind};
+use crate::cluster::state::{ClusterState, STATE_KEY};
 use crate::cluster::value::{ValueKind, encode_page};
-use crate::ingest::map::control::{ControlState, STATE_KEY};
-use crate::ingest::map::databases::WHOLE;
-use crate::ingest::map::xacts::two_phase_key;
 use crate::store::{AppendError, Batch, Intake, Store, WriteError};
 
 /// Bytes of a batch before it goes to the store.
@@ -211,7 +210,7 @@ impl Loader {
             // Up to 16 the name has no epoch.
             let low = u32::try_from(named).ok();
             let xid = low.map_or(named, |xid| full_xid(xid, control.checkpoint_copy.next_xid));
-            self.blob(two_phase_key(xid), &state);
+            self.blob(Key::two_phase(xid), &state);
         }
         for (fork, size) in std::mem::take(&mut self.forks) {
             self.blob(Key::rel_size(fork), &size.to_le_bytes());
@@ -225,7 +224,7 @@ impl Loader {
                 self.blob(key, tablespace.path.as_bytes());
             }
         }
-        let state = ControlState::of_file(control.clone(), false);
+        let state = ClusterState::of_file(control.clone(), false);
         let lsn = self.lsn;
         self.blob(STATE_KEY, &state.encode(lsn));
         self.hand_over()?;

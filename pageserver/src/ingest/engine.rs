@@ -13,12 +13,13 @@ use pgformat::wal::{RecordRef, StreamConfig, Unfinished, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::map::look::{At, LookError};
 use super::map::{MapError, Mapper, Progress};
 use super::recover;
 use super::worker::Task;
+use crate::cluster::error::LookError;
 use crate::metrics::Metrics;
-use crate::store::{AppendError, Batch, Intake, Position, Store, StoreError, WriteError};
+use crate::store::state::StateAt;
+use crate::store::{AppendError, Batch, Intake, Position, Store, WriteError};
 
 /// So much is taken on the spot: it takes less time than waking another thread for it.
 const ON_THE_SPOT_BYTES: usize = 32 << 10;
@@ -261,7 +262,7 @@ impl Pen<'_> {
         }
         let version = self.version;
         let mut progress = {
-            let look = At { snapshot, lsn: Lsn::MAX, version };
+            let look = StateAt { snapshot, lsn: Lsn::MAX, version };
             self.mapper.record(record, self.batch, &look).map_err(halt)?
         };
         while matches!(progress, Progress::More) {
@@ -275,7 +276,7 @@ impl Pen<'_> {
             if self.store.is_stopping() {
                 return Err(Halt::ReadAgain("this server stops".to_owned()));
             }
-            let look = At { snapshot, lsn: Lsn::MAX, version };
+            let look = StateAt { snapshot, lsn: Lsn::MAX, version };
             progress = self.mapper.resume(self.batch, &look).map_err(halt)?;
         }
         if self.batch.memory() < BATCH_BYTES {
@@ -293,7 +294,7 @@ impl Pen<'_> {
     /// Hands over what was mapped; the position moves with it.
     fn hand_over(&mut self) -> Result<(), Blocked> {
         let snapshot = self.latest();
-        self.mapper.finish(self.batch, &At { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version });
+        self.mapper.finish(self.batch, &StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version });
         append(self.store, self.batch)?;
         let last = self.mapper.last();
         self.store.publish(Position { end: last.end, start: last.start });
@@ -306,14 +307,14 @@ impl Pen<'_> {
 fn halt(e: MapError) -> Halt {
     match e {
         MapError::Look(e) => look_halt(e),
-        MapError::Stop { .. } => Halt::Stopped(e.to_string()),
+        MapError::Stop { .. } | MapError::TooMuch(_) => Halt::Stopped(e.to_string()),
     }
 }
 
 /// A file that cannot be read now may be read later; damage stays.
 fn look_halt(e: LookError) -> Halt {
     match e {
-        LookError::Store(StoreError::Io { .. }) => Halt::ReadAgain(e.to_string()),
+        LookError::Away(_) => Halt::ReadAgain(e.to_string()),
         _ => Halt::Stopped(e.to_string()),
     }
 }

@@ -20,12 +20,13 @@ use super::control::{Control, ControlError, ControlFile as LocalControl};
 use super::disk::Disk;
 use super::engine::Engine;
 use super::map::Mapper;
-use super::map::control::ControlState;
-use super::map::look::{At, LookError};
-use super::map::starts::Place;
 use super::stream_config;
+use crate::cluster::error::LookError;
+use crate::cluster::records::RecordSpan;
+use crate::cluster::state::ClusterState;
 use crate::store::manifest::{Importing, Manifest, ManifestError};
-use crate::store::{Shared, Store, StoreError, WriteError, storage};
+use crate::store::state::StateAt;
+use crate::store::{Shared, Store, WriteError, storage};
 
 /// Where an earlier version kept WAL, inside a timeline's directory.
 const SPOOL_DIR: &str = "wal";
@@ -67,7 +68,7 @@ impl OpenError {
         match self {
             OpenError::Storage(e) => passes(e.kind),
             OpenError::Store(e) => passes(e.kind()),
-            OpenError::Look(LookError::Store(e)) => matches!(e, StoreError::Io { .. }),
+            OpenError::Look(e) => matches!(e, LookError::Away(_)),
             _ => false,
         }
     }
@@ -166,20 +167,20 @@ pub(crate) fn engine(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engin
     let version = cfg.version;
     let manifest = store.manifest();
     let published = store.published();
-    let last = Place { start: published.start, end: published.end };
+    let last = RecordSpan { start: published.start, end: published.end };
     let snapshot = store.snapshot();
-    let look = At { snapshot: &snapshot, lsn: Lsn::MAX, version };
+    let look = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version };
     let state = match &manifest.importing {
         // Nothing was imported: only what WAL says from the start on is known, and no page can be read.
         Some(importing) if importing.end.is_none() => blank(attach, version),
-        _ => ControlState::load(&look, &look, last.end)?,
+        _ => ClusterState::load(&look, &look, last.end)?,
     };
     let import_end = manifest.importing.as_ref().and_then(|importing| importing.end);
     Ok(Engine::new(cfg, Mapper::new(state, last), store.clone(), import_end))
 }
 
 /// The state of a cluster of which nothing is known.
-fn blank(attach: &AttachRequest, version: PgMajor) -> ControlState {
+fn blank(attach: &AttachRequest, version: PgMajor) -> ClusterState {
     let start = attach.start_lsn;
     let tli = attach.pg_history.last().map_or(Tli(1), |e| e.tli);
     let checkpoint_copy = CheckPoint {
@@ -230,5 +231,5 @@ fn blank(attach: &AttachRequest, version: PgMajor) -> ControlState {
         char_signed: true,
         mock_nonce: [0; 32],
     };
-    ControlState::of_file(file, false)
+    ClusterState::of_file(file, false)
 }

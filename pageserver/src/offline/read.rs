@@ -7,11 +7,11 @@ use pgformat::slru::Slru;
 use proto::api::ControlDifference;
 
 use super::{Cause, Offline, OfflineError};
-use crate::ingest::map::compare;
-use crate::ingest::map::control::ControlState;
-use crate::ingest::map::look::At;
+use crate::cluster::compare;
+use crate::cluster::state::ClusterState;
 use crate::read::store::Stored;
 use crate::read::{Io, Problem, View};
+use crate::store::state::StateAt;
 
 impl Offline {
     /// Every fork with its blocks.
@@ -77,8 +77,8 @@ impl Offline {
     pub fn compare_control(&self, file: &[u8]) -> Result<Vec<ControlDifference>, OfflineError> {
         let file = ControlFile::parse(file).map_err(Cause::from)?;
         let snapshot = self.store.snapshot();
-        let look = At { snapshot: &snapshot, lsn: self.position(), version: self.version };
-        let state = ControlState::load(&look, &look, look.lsn).map_err(|e| Cause::Open(e.into()))?;
+        let look = StateAt { snapshot: &snapshot, lsn: self.position(), version: self.version };
+        let state = ClusterState::load(&look, &look, look.lsn).map_err(|e| Cause::Open(e.into()))?;
         let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
         Ok(compare::control(&state, &file).into_iter().map(one).collect())
     }

@@ -4,12 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use pgformat::{Lsn, PgMajor};
 
-use super::store::{Stored, fault};
+use super::store::Stored;
 use super::{Fault, LayerRow, TimelineReads, Versions};
-use crate::ingest::map::control::{ControlState, STATE_KEY};
-use crate::ingest::map::look::{At, LookError};
+use crate::cluster::error::LookError;
+use crate::cluster::state::{ClusterState, STATE_KEY};
 use crate::store::Store;
 use crate::store::pages::Pages;
+use crate::store::state::StateAt;
 
 /// Reads of one store.
 pub(crate) struct Live {
@@ -42,7 +43,7 @@ impl TimelineReads for Live {
             return *known;
         }
         let state = self.store.snapshot().blob(STATE_KEY, Lsn::MAX).ok().flatten();
-        let state = state.and_then(|bytes| ControlState::decode(&bytes).ok());
+        let state = state.and_then(|bytes| ClusterState::decode(&bytes).ok());
         let known = state.map(|(_, state)| state.file.data_checksum_version != 0);
         match known.filter(|_| self.readable_from().is_some()) {
             Some(known) => *self.has_checksums.get_or_init(|| known),
@@ -50,11 +51,11 @@ impl TimelineReads for Live {
         }
     }
 
-    fn control(&self, lsn: Lsn) -> Result<ControlState, Fault> {
+    fn control(&self, lsn: Lsn) -> Result<ClusterState, Fault> {
         let snapshot = self.store.snapshot();
-        let at = |lsn| At { snapshot: &snapshot, lsn, version: self.version };
-        ControlState::load(&at(lsn), &at(Lsn::MAX), lsn).map_err(|e| match e {
-            LookError::Store(error) => fault(error),
+        let at = |lsn| StateAt { snapshot: &snapshot, lsn, version: self.version };
+        ClusterState::load(&at(lsn), &at(Lsn::MAX), lsn).map_err(|e| match e {
+            LookError::Away(text) => Fault::Io(text),
             other => Fault::Damaged(other.to_string()),
         })
     }

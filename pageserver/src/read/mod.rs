@@ -31,7 +31,7 @@ use pgformat::Lsn;
 use pgformat::page::Page;
 
 use crate::cluster::key::Key;
-use crate::ingest::map::control::ControlState;
+use crate::cluster::state::ClusterState;
 
 pub(crate) use at::At;
 pub(crate) use error::{Problem, ReadError, Readable};
@@ -117,7 +117,7 @@ pub(crate) trait TimelineReads: Send + Sync {
     ///
     /// # Errors
     /// See [`Fault`].
-    fn control(&self, lsn: Lsn) -> Result<ControlState, Fault>;
+    fn control(&self, lsn: Lsn) -> Result<ClusterState, Fault>;
 
     /// The layers, newest first, for SHOW LAYERS.
     fn layers(&self) -> Vec<LayerRow>;

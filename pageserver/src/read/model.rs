@@ -11,7 +11,7 @@ use pgformat::rel::{BlockTag, RelFork};
 
 use super::{Fault, Found, Io, LayerRow, TimelineReads, Versions};
 use crate::cluster::key::Key;
-use crate::ingest::map::control::ControlState;
+use crate::cluster::state::ClusterState;
 
 /// One version.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ impl TimelineReads for ModelReads {
         self.checksums
     }
 
-    fn control(&self, _: Lsn) -> Result<ControlState, Fault> {
+    fn control(&self, _: Lsn) -> Result<ClusterState, Fault> {
         Err(Fault::Damaged("a model has no control state".to_owned()))
     }
 

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::at::Plan;
 use super::{At, Fault, Io, Problem, ReadError, Readable, TimelineReads, Versions, View};
+use crate::cluster::state::ClusterState;
 use crate::ingest::Position;
-use crate::ingest::map::control::ControlState;
 use crate::timeline::{Timeline, Trouble};
 
 /// What a request comes to.
@@ -159,7 +159,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the store says.
-    pub(crate) async fn control(&self, lsn: Lsn) -> Result<ControlState, ReadError> {
+    pub(crate) async fn control(&self, lsn: Lsn) -> Result<ClusterState, ReadError> {
         let reads = self.reads.clone();
         let ended = tokio::task::spawn_blocking(move || reads.control(lsn)).await;
         let loaded = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));

@@ -36,7 +36,7 @@ impl Stored {
 }
 
 /// What an error of the store means to a reader.
-pub(super) fn fault(error: StoreError) -> Fault {
+fn fault(error: StoreError) -> Fault {
     match error {
         StoreError::Io { .. } => Fault::Io(error.to_string()),
         _ => Fault::Damaged(error.to_string()),

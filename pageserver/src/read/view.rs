@@ -11,9 +11,9 @@ use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileL
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
 use super::{Found, Io, Problem, Versions};
+use crate::cluster::database::LOGGED;
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, Kind};
-use crate::ingest::map::databases::LOGGED;
 
 /// A timeline at one LSN.
 #[derive(Clone, Copy)]

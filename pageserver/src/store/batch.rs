@@ -7,7 +7,7 @@
 use pgformat::Lsn;
 
 use crate::cluster::key::Key;
-use crate::cluster::value::ValueKind;
+use crate::cluster::value::{VALUE_BYTES_MAX, ValueKind};
 
 /// One version; its value is `buf[at..at + len]` of the batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,8 +26,6 @@ pub(crate) struct BatchEntry {
 
 /// Memory of a batch. One record can hardly need as much: its versions are some times as long as itself.
 pub(crate) const BATCH_BYTES_MAX: usize = 2 << 30;
-/// The largest value that a layer takes.
-pub(crate) const VALUE_BYTES_MAX: usize = super::layer::VALUE_BYTES_MAX;
 
 /// Versions in the order of their LSNs.
 #[derive(Default, Debug)]

@@ -16,6 +16,7 @@
 //! | [`pages`] | pages that took long to build, bounded in bytes, one for the process |
 //! | [`set`] | which layers a timeline has, swapped atomically |
 //! | [`snapshot`] | reads |
+//! | [`state`] | a cluster at an LSN, for whoever may block |
 //! | [`merge`] | several layers as one ordered stream |
 //! | [`redo`] | from a history to a page |
 //! | [`storage`] | where in storage (`libs/blobs`) a timeline is |
@@ -43,6 +44,7 @@ pub(crate) mod pages;
 pub(crate) mod redo;
 pub(crate) mod set;
 pub(crate) mod snapshot;
+pub(crate) mod state;
 pub(crate) mod storage;
 pub(crate) mod timeline;
 pub(crate) mod upkeep;

@@ -1,25 +1,13 @@
 //! From a history to a page.
 
+use pgformat::PgMajor;
 use pgformat::page::Page;
 use pgformat::redo::{Change, Context, RedoError, redo};
 use pgformat::rel::Fork;
-use pgformat::{Lsn, PgMajor};
 
 use super::history::{History, Version};
-use crate::cluster::key::Key;
+use crate::cluster::error::RedoFailure;
 use crate::cluster::value::{ValueKind, decode_image};
-
-/// Why a page cannot be rebuilt: the version at `lsn` does not apply.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} cannot be rebuilt at {lsn}: {cause}")]
-pub(crate) struct RedoFailure {
-    /// Which page.
-    pub(crate) key: Key,
-    /// End of the record that does not apply.
-    pub(crate) lsn: Lsn,
-    /// Why.
-    pub(crate) cause: RedoError,
-}
 
 /// Rebuilds a page, of a relation or of an SLRU, from its history. Without a base it starts as zeros, which few types
 /// of change accept. A history that ends with a tombstone gives zeros.

@@ -10,12 +10,13 @@ use super::source::Source;
 
 /// Folders and files whose code is a function of its input: no runtime, files, sockets, clocks, randomness, logs or
 /// metrics.
-pub(crate) const PURE: [&str; 10] = [
+pub(crate) const PURE: [&str; 11] = [
     "pgformat/src",
     "proto/src",
     "safekeeper/src/core",
     "walproposer-shim/src/core",
     "pageserver/src/choose",
+    "pageserver/src/cluster",
     "pageserver/src/ingest/map",
     "libs/brokerd/src/log/format.rs",
     "libs/brokerd/src/store",

@@ -9,9 +9,9 @@ use pgformat::wal::RecordHeader;
 use pgformat::wal::body::{BlockRef, Body};
 use pgformat::wal::image::Image;
 
-use super::look::LookError;
 use super::out::Out;
 use super::rels::{Place, Rels, map_change};
+use crate::cluster::error::LookError;
 use crate::cluster::key::Key;
 use crate::cluster::value::{ValueKind, encode_image};
 

@@ -13,18 +13,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
 use super::Mapper;
-use super::look::{LookError, of_space};
 use super::out::Out;
+use crate::cluster::database::{LOGGED, ONLY_RELATIONS, WHOLE};
+use crate::cluster::error::LookError;
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, Kind};
 
-/// A database's directory holds relations only: the database itself is in another tablespace.
-pub(crate) const ONLY_RELATIONS: u8 = 0;
-/// A database's own directory, with its version file.
-pub(crate) const WHOLE: u8 = 1;
-/// The same of one that was made page by page through the log (`STRATEGY wal_log`), or copied from such a one: its
-/// visibility maps came without bits.
-pub(crate) const LOGGED: u8 = 2;
 /// Bytes that one piece of a copy comes to, about.
 const PIECE_BYTES: usize = 8 << 20;
 
@@ -107,7 +101,7 @@ impl Mapper {
 
     /// A tablespace and its directories of databases go; they have no relations any more.
     pub(super) fn drop_tablespace(&mut self, spc: u32, out: &mut Out<'_>) -> Result<(), LookError> {
-        let stored = out.look.scan(of_space(Kind::Database, spc))?;
+        let stored = out.look.scan(Key::all_of_space(Kind::Database, spc))?;
         let mut dirs: Vec<DatabaseDir> = stored.iter().map(|(key, _)| DatabaseDir { spc, db: key.db }).collect();
         dirs.extend(self.databases.keys().filter(|dir| dir.spc == spc));
         dirs.sort_unstable();

@@ -13,28 +13,19 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`look`], [`out`] | what is read, where is written |
+//! | [`out`] | where is written |
 //! | [`blocks`], [`rels`] | blocks, sizes of forks |
 //! | [`databases`] | databases, their copies, tablespaces |
 //! | [`slrus`], [`xacts`] | SLRU pages, ends of transactions |
-//! | [`control`] | the control state |
-//! | [`starts`], [`ends`], [`leb`] | where records are, what became of transactions |
-//! | [`compare`] | against a cluster that was shut down |
 
 mod blocks;
-pub(crate) mod compare;
-pub(crate) mod control;
-pub(crate) mod databases;
-pub(crate) mod ends;
-mod leb;
-pub(crate) mod look;
+mod databases;
 mod out;
 mod rels;
 mod slrus;
-pub(crate) mod starts;
 #[cfg(test)]
 mod tests;
-pub(crate) mod xacts;
+mod xacts;
 
 use pgformat::effect::{self, Effect, EffectError};
 use pgformat::redo::{Context, rmid};
@@ -47,17 +38,20 @@ use pgformat::wal::{Record, RecordRef};
 use pgformat::{Lsn, PgMajor, Tli};
 
 use self::blocks::Source;
-use self::control::{COUNTERS_KEY, CommitTs, ControlState, STATE_KEY};
 use self::databases::{Copy, Known};
-use self::ends::Ends;
-use self::look::{Look, LookError};
 use self::out::Out;
 use self::rels::Rels;
 use self::slrus::Slrus;
-use self::starts::{Place, Starts};
 use self::xacts::Origins;
+use crate::cluster::database::LOGGED;
+use crate::cluster::error::LookError;
 use crate::cluster::key::{Key, Kind};
-use crate::store::Batch;
+use crate::cluster::look::Look;
+use crate::cluster::records::{RecordChunkWriter, RecordSpan};
+use crate::cluster::state::{COUNTERS_KEY, ClusterState, CommitTs, STATE_KEY};
+use crate::cluster::value::VALUE_BYTES_MAX;
+use crate::cluster::xacts::XactChunkWriter;
+use crate::store::batch::{BATCH_BYTES_MAX, Batch};
 
 /// Why a record cannot be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +71,14 @@ pub(crate) enum MapError {
     /// The store could not say what was there before.
     #[error(transparent)]
     Look(#[from] LookError),
+    /// What a record does takes more memory than there may be.
+    #[error(
+        "the record at {0} makes more than {batch} MiB of versions, or one of more than {value} MiB: memory and layers \
+         are not made for more",
+        batch = BATCH_BYTES_MAX >> 20,
+        value = VALUE_BYTES_MAX >> 20
+    )]
+    TooMuch(Lsn),
 }
 
 /// What is not understood of a record.
@@ -116,7 +118,7 @@ pub(crate) enum Progress {
 #[derive(Debug)]
 pub(crate) struct Mapper {
     version: PgMajor,
-    control: ControlState,
+    control: ClusterState,
     /// The state changed in this record.
     state_changed: bool,
     /// Only its counters did.
@@ -125,15 +127,15 @@ pub(crate) struct Mapper {
     slrus: Slrus,
     databases: Known,
     origins: Origins,
-    starts: Starts,
-    ends: Ends,
+    starts: RecordChunkWriter,
+    ends: XactChunkWriter,
     /// A copy that is not finished, and its record.
     copy: Option<(Copy, Record)>,
 }
 
 impl Mapper {
     /// After record `last`, with the state there.
-    pub(crate) fn new(control: ControlState, last: Place) -> Mapper {
+    pub(crate) fn new(control: ClusterState, last: RecordSpan) -> Mapper {
         let next_xid = control.live.next_xid;
         Mapper {
             version: control.file.version,
@@ -144,28 +146,28 @@ impl Mapper {
             slrus: Slrus::default(),
             databases: Known::default(),
             origins: Origins::default(),
-            starts: Starts::new(last),
-            ends: Ends::new(last.end, next_xid),
+            starts: RecordChunkWriter::new(last),
+            ends: XactChunkWriter::new(last.end, next_xid),
             copy: None,
         }
     }
 
     /// The control state behind the last record.
     #[cfg(test)]
-    pub(crate) const fn control(&self) -> &ControlState {
+    pub(crate) const fn control(&self) -> &ClusterState {
         &self.control
     }
 
     /// The last record that was taken in.
-    pub(crate) const fn last(&self) -> Place {
+    pub(crate) const fn last(&self) -> RecordSpan {
         self.starts.last()
     }
 
     /// Takes in a record, which begins behind the last one.
     ///
     /// # Errors
-    /// [`MapError::Stop`] leaves the batch and the mapper as they were before this record. After [`MapError::Look`] the
-    /// batch may hold a part of it: both must be thrown away.
+    /// [`MapError::Stop`] leaves the batch and the mapper as they were before this record. After the others the batch
+    /// may hold a part of it: both must be thrown away.
     pub(crate) fn record(
         &mut self,
         record: &RecordRef<'_>,
@@ -200,7 +202,7 @@ impl Mapper {
             self.effect(&effect, (start, record.start), out)?;
         }
         if out.batch.is_overfull() {
-            return Err(LookError::TooMuch(record.start).into());
+            return Err(MapError::TooMuch(record.start));
         }
         self.done(record, out);
         Ok(Progress::Done)
@@ -225,9 +227,14 @@ impl Mapper {
     /// Completes a batch that is about to go into the store: writes what is gathered over several records.
     pub(crate) fn finish(&mut self, batch: &mut Batch, look: &dyn Look) {
         let lsn = self.starts.last().end;
-        let out = &mut Out { lsn, batch, look };
-        self.starts.finish(out);
-        self.ends.finish(lsn, out);
+        self.finish_chunks(lsn, &mut Out { lsn, batch, look });
+    }
+
+    /// Writes the chunks that are being filled; the next ones begin behind boundary `end`.
+    fn finish_chunks(&mut self, end: Lsn, out: &mut Out<'_>) {
+        for (key, chunk) in self.starts.finish().into_iter().chain(self.ends.finish(end)) {
+            out.blob(key, &chunk);
+        }
     }
 
     /// The last batch is in the store, with all that [`Mapper::finish`] wrote: what is known by heart need not grow
@@ -245,8 +252,7 @@ impl Mapper {
         }
         self.counters_changed = false;
         if self.starts.push(record.start, record.end) {
-            self.starts.finish(out);
-            self.ends.finish(record.end, out);
+            self.finish_chunks(record.end, out);
         }
     }
 
@@ -297,7 +303,7 @@ impl Mapper {
                     self.rels.truncate_map(*rel, *blocks, out)?;
                 }
             }
-            Effect::DatabaseCreate(dir) => self.create_database(*dir, databases::LOGGED, out),
+            Effect::DatabaseCreate(dir) => self.create_database(*dir, LOGGED, out),
             Effect::DatabaseDrop { db, spcs } => self.drop_databases(*db, spcs.iter(), out)?,
             Effect::TablespaceCreate { spc, path } => {
                 out.blob(Key { spc: *spc, ..Key::first(Kind::Tablespace) }, path);

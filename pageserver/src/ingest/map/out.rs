@@ -4,8 +4,8 @@ use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::redo::Change;
 
-use super::look::Look;
 use crate::cluster::key::Key;
+use crate::cluster::look::Look;
 use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::Batch;
 

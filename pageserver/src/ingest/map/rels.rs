@@ -14,8 +14,8 @@ use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFileLocator, RelFork};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
-use super::look::{LookError, of_database};
 use super::out::Out;
+use crate::cluster::error::LookError;
 use crate::cluster::extent::{Extent, FILL_BLOCKS, Reach};
 use crate::cluster::key::{Key, Kind};
 
@@ -152,7 +152,7 @@ impl Rels {
         out: &Out<'_>,
     ) -> Result<Vec<(RelFork, Extent)>, LookError> {
         for spc in spcs {
-            for (key, value) in out.look.scan(of_database(Kind::RelSize, *spc, db))? {
+            for (key, value) in out.look.scan(Key::all_of_database(Kind::RelSize, *spc, db))? {
                 let Some(fork) = Fork::new(key.fork) else { continue };
                 let fork = RelFork { rel: RelFileLocator { spc: *spc, db, rel: key.rel }, fork };
                 let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;

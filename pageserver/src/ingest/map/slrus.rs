@@ -13,8 +13,8 @@ use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{SEGMENT_PAGES, Slru, XidStatus, next_multi, previous_multi};
 use rustc_hash::FxHashMap;
 
-use super::look::{LookError, of_space};
 use super::out::Out;
+use crate::cluster::error::LookError;
 use crate::cluster::extent::{Extent, Reach};
 use crate::cluster::key::{Key, Kind};
 
@@ -157,7 +157,7 @@ impl Slrus {
 
     /// Removes the segments of an SLRU that `is_gone` picks.
     fn remove(&mut self, slru: Slru, is_gone: impl Fn(u32) -> bool, out: &mut Out<'_>) -> Result<(), LookError> {
-        for (key, value) in out.look.scan(of_space(Kind::SlruSegment, slru as u32))? {
+        for (key, value) in out.look.scan(Key::all_of_space(Kind::SlruSegment, slru as u32))? {
             let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;
             self.segments.entry((slru, key.blk)).or_insert(Some(extent));
         }

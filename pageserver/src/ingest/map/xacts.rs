@@ -10,10 +10,10 @@ use pgformat::twophase::TwoPhase;
 use rustc_hash::FxHashMap;
 
 use super::Mapper;
-use super::ends::{EndKind, XactEntry};
-use super::look::LookError;
 use super::out::Out;
+use crate::cluster::error::LookError;
 use crate::cluster::key::{Key, Kind};
+use crate::cluster::xacts::{EndKind, XactEntry};
 
 /// No transaction (`InvalidTransactionId`).
 const NO_XID: u32 = 0;
@@ -28,11 +28,6 @@ pub(super) struct Origins {
 
 fn origin_key(origin: u16) -> Key {
     Key::numbered(Kind::Origin, 0, origin.into())
-}
-
-/// The key of a prepared transaction by its 64-bit number.
-pub(crate) const fn two_phase_key(xid: u64) -> Key {
-    Key { rel: (xid >> 32) as u32, blk: (xid & 0xFFFF_FFFF) as u32, ..Key::first(Kind::TwoPhase) }
 }
 
 impl Origins {
@@ -86,7 +81,7 @@ impl Mapper {
             self.rels.drop(rel, out)?;
         }
         if end.prepared {
-            out.tombstone(two_phase_key(full_xid(end.xid, self.control.live.next_xid)));
+            out.tombstone(Key::two_phase(full_xid(end.xid, self.control.live.next_xid)));
         }
         if let Some(progress) = end.progress {
             self.origins.set(end.origin, progress.remote_lsn, false, out)?;
@@ -112,7 +107,7 @@ impl Mapper {
         out: &mut Out<'_>,
     ) -> Result<(), LookError> {
         self.saw_xids(std::iter::once(head.xid).chain(head.subxids.iter()), out.lsn);
-        let key = two_phase_key(full_xid(head.xid, self.control.live.next_xid));
+        let key = Key::two_phase(full_xid(head.xid, self.control.live.next_xid));
         out.blob(key, &[&record.get().to_le_bytes(), state].concat());
         if let Some(origin) = origin {
             self.origins.set(origin, head.origin_lsn, false, out)?;

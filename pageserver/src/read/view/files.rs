@@ -100,7 +100,6 @@ mod tests {
     use pgformat::origins::parse_origins;
 
     use super::*;
-    use crate::ingest::map::xacts::two_phase_key;
     use crate::read::Io;
     use crate::read::model::Model;
 
@@ -111,9 +110,9 @@ mod tests {
         m.put_blob(Key::of_database(Kind::RelMap, PG_DEFAULT, 5), 100, b"five");
         m.put_blob(Key::of_database(Kind::RelMap, 1700, 9), 100, b"nine");
         m.put_blob(Key::of_database(Kind::RelMap, PG_DEFAULT, 5), 200, b"five again");
-        m.put_blob(two_phase_key(0x1_0000_02BC), 100, b"\0\0\0\0\0\0\0\0state");
+        m.put_blob(Key::two_phase(0x1_0000_02BC), 100, b"\0\0\0\0\0\0\0\0state");
         m.put_blob(Key::numbered(Kind::Origin, 0, 3), 100, 0x77_u64.to_le_bytes());
-        m.end(two_phase_key(0x1_0000_02BC), 200);
+        m.end(Key::two_phase(0x1_0000_02BC), 200);
         let at = |lsn: u64| View { versions: &m, lsn: Lsn::new(lsn), latest: Lsn::new(600), io: Io::Files };
         let [of_15, of_18] = [1, 4].map(|n| PgMajor::ALL[n]);
 
@@ -144,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_stored_malformed_is_named() {
         let mut m = Model::default();
-        m.put_blob(two_phase_key(5), 100, b"short");
+        m.put_blob(Key::two_phase(5), 100, b"short");
         let view = View { versions: &m, lsn: Lsn::new(100), latest: Lsn::new(100), io: Io::Files };
         assert!(matches!(view.files(PgMajor::ALL[1]), Err(Problem::Damaged { .. })));
         m = Model::default();

@@ -6,6 +6,7 @@ use pgformat::Lsn;
 use super::super::error::KeyBounds;
 use super::LayerSummary;
 use crate::cluster::key::{KEY_LEN, Key};
+use crate::cluster::value::VALUE_BYTES_MAX;
 
 /// Version that is written and read.
 pub(super) const VERSION: u32 = 1;
@@ -21,8 +22,7 @@ pub(super) const INDEX_ENTRY_BYTES: usize = 39;
 pub(super) const FOOTER_BYTES: usize = 116;
 /// Largest block before compression, so that a wrong number does not ask for all memory.
 pub(super) const BLOCK_BYTES_MAX: u32 = 1 << 30;
-/// Largest value: a block of it alone stays below [`BLOCK_BYTES_MAX`].
-pub(crate) const VALUE_BYTES_MAX: usize = 1 << 29;
+const _: () = assert!(VALUE_BYTES_MAX < BLOCK_BYTES_MAX as usize, "a value has room in a block of its own");
 
 const MAGIC: &[u8; 8] = b"WFLAYER\0";
 const END_MAGIC: &[u8; 8] = b"WFLAYEND";

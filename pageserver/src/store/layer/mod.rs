@@ -20,7 +20,6 @@ use pgformat::Lsn;
 
 pub(super) use block::Block;
 pub(super) use filter::KeyHash;
-pub(crate) use format::VALUE_BYTES_MAX;
 pub(crate) use iter::{FileIter, Through};
 #[cfg(test)]
 pub(crate) use writer::Compression;

@@ -8,9 +8,9 @@ use super::super::error::KeyBounds;
 use super::LayerSummary;
 use super::block::BlockBuilder;
 use super::filter::{Filter, KeyHash};
-use super::format::{self, BlockRef, FEATURE_LZ4, Footer, HEADER_BYTES, VALUE_BYTES_MAX};
+use super::format::{self, BlockRef, FEATURE_LZ4, Footer, HEADER_BYTES};
 use crate::cluster::key::Key;
-use crate::cluster::value::ValueKind;
+use crate::cluster::value::{VALUE_BYTES_MAX, ValueKind};
 
 /// How blocks are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]

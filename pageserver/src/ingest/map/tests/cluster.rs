@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use pgformat::SegSize;
 use pgformat::control::ControlFile;
 use pgformat::effect::{self, Effect};
 use pgformat::page::{PAGE_SIZE, Page};
@@ -18,12 +19,12 @@ use pgformat::twophase;
 use pgformat::wal::{StreamConfig, WalDecoder, body};
 
 use super::*;
+use crate::cluster::compare::{self, Difference};
 use crate::cluster::key::Kind;
+use crate::cluster::records::floor_record;
+use crate::cluster::state::ClusterState;
 use crate::cluster::value::{ValueKind, encode_page};
-use crate::ingest::map::compare::{self, Difference};
-use crate::ingest::map::control::ControlState;
-use crate::ingest::map::ends::{EndKind, XactChunk};
-use crate::ingest::map::starts::floor_record;
+use crate::cluster::xacts::{EndKind, XactChunk};
 
 /// Blocks of a relation's file.
 const SEGMENT_BLOCKS: u32 = 131_072;
@@ -97,7 +98,7 @@ fn control_of(data: &Path) -> ControlFile {
 }
 
 /// Everything in a data directory that was shut down, as versions at `lsn`.
-fn import(data: &Path, state: &ControlState, lsn: Lsn, batch: &mut Batch) {
+fn import(data: &Path, state: &ClusterState, lsn: Lsn, batch: &mut Batch) {
     let blob = |batch: &mut Batch, key, value: &[u8]| {
         batch.put(key, lsn, ValueKind::Blob, |out| out.extend_from_slice(value));
     };
@@ -333,8 +334,8 @@ fn a_cluster_is_what_its_log_says() {
     let (base, data) = (PathBuf::from(base), PathBuf::from(data));
     let file = control_of(&base);
     let start = file.checkpoint;
-    let state = ControlState::of_file(file, true);
-    let mut rig = Rig::new(state.clone(), Place { start: None, end: start });
+    let state = ClusterState::of_file(file, true);
+    let mut rig = Rig::new(state.clone(), RecordSpan { start: None, end: start });
     let mut batch = Batch::default();
     import(&base, &state, start, &mut batch);
     rig.layers.append(&mut batch).expect("nothing is there yet");
@@ -352,7 +353,7 @@ fn a_cluster_is_what_its_log_says() {
     found.extend(compare::control(rig.mapper.control(), &theirs));
     check_lists(&rig, &counts);
     let last = rig.mapper.last().end;
-    let loaded = rig.at(last, |at| rig.at(TIP, |tip| ControlState::load(at, tip, last)));
+    let loaded = rig.at(last, |at| rig.at(TIP, |tip| ClusterState::load(at, tip, last)));
     assert_eq!(loaded.expect("a state"), *rig.mapper.control());
     assert!(found.is_empty(), "{} differences: {:#?}", found.len(), &found[..found.len().min(40)]);
 }

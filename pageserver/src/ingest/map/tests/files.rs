@@ -8,7 +8,7 @@ use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use pgformat::rel::{Fork, RelFileLocator, RelFork};
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
-use crate::ingest::map::compare::Difference;
+use crate::cluster::compare::Difference;
 
 /// What differs between a segment's pages and its file. `page` gives our page by its number; the file may be shorter
 /// only by pages of zeros, because a server writes pages when it needs the memory.

@@ -1,23 +1,25 @@
 //! Records by hand.
 
 use bytes::Bytes;
+use pgformat::Tli;
 use pgformat::checkpoint::CheckPoint;
+use pgformat::control::ControlFile;
 use pgformat::redo::{RedoError, rmid, vm};
 use pgformat::rel::{BlockTag, Fork, RelFileLocator, RelFork};
 use pgformat::slru::Slru;
 use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder};
 
 use super::*;
+use crate::cluster::error::RedoFailure;
 use crate::cluster::extent::Extent;
 use crate::cluster::key::Kind;
+use crate::cluster::records::floor_record;
+use crate::cluster::state::ClusterState;
+use crate::cluster::testing::control_file;
 use crate::cluster::value::ValueKind;
+use crate::cluster::xacts::{EndKind, XactChunk, ends_between};
 use crate::ingest::map::StopReason;
-use crate::ingest::map::control::ControlState;
-use crate::ingest::map::ends::{EndKind, XactChunk, ends_between};
-use crate::ingest::map::starts::floor_record;
-use crate::ingest::map::xacts::two_phase_key;
 use crate::store::layer::Through;
-use crate::store::redo::RedoFailure;
 
 const REL: RelFileLocator = RelFileLocator { spc: 1663, db: 5, rel: 16384 };
 const MAIN: RelFork = RelFork { rel: REL, fork: Fork::Main };
@@ -73,13 +75,13 @@ impl Script {
         let start = Lsn::new(0x0100_0028);
         let mut file = control_file(version, start);
         change(&mut file);
-        let state = ControlState::of_file(file, true);
+        let state = ClusterState::of_file(file, true);
         let cfg = StreamConfig { version, seg_size: state.file.seg_size, system_id: None, tlis: Vec::new() };
         let builder = WalBuilder::new(cfg.clone(), start, None);
         let decoder = WalDecoder::new(cfg, start, None);
-        let mut rig = Rig::new(state.clone(), Place { start: None, end: start });
+        let mut rig = Rig::new(state.clone(), RecordSpan { start: None, end: start });
         let value = state.encode(start);
-        rig.batch.put(crate::ingest::map::STATE_KEY, start, ValueKind::Blob, |out| out.extend(value));
+        rig.batch.put(crate::cluster::state::STATE_KEY, start, ValueKind::Blob, |out| out.extend(value));
         Script { rig, builder, decoder, start }
     }
 
@@ -319,7 +321,7 @@ fn a_prepared_transaction_is_kept_until_its_end() {
     commit.extend(words(&[16, xid]));
     let committed = s.record(rmid::XACT, 0xB0, 0, &commit);
     s.rig.publish();
-    let key = two_phase_key(xid.into());
+    let key = Key::two_phase(xid.into());
     let stored = s.rig.blob(key, prepared).expect("it is there");
     assert_eq!((&stored[..8], &stored[8..]), (&record.get().to_le_bytes()[..], &state[..]));
     assert_eq!(s.rig.blob(key, committed), None);
@@ -574,7 +576,7 @@ fn the_control_state_is_exact_at_every_record() {
     }
     s.rig.publish();
     for (lsn, state) in &exact {
-        let loaded = s.rig.at(*lsn, |at| s.rig.at(TIP, |tip| ControlState::load(at, tip, *lsn)));
+        let loaded = s.rig.at(*lsn, |at| s.rig.at(TIP, |tip| ClusterState::load(at, tip, *lsn)));
         assert_eq!(&loaded.expect("a state"), state, "at {lsn}");
     }
     let seg = exact[0].1.file.seg_size;

@@ -14,10 +14,10 @@ use pgformat::Lsn;
 use pgformat::read::{Short, Take};
 use smallvec::SmallVec;
 
+use super::error::LookError;
+use super::key::{Key, Kind};
 use super::leb;
-use super::look::{Look, LookError};
-use super::out::Out;
-use crate::cluster::key::{Key, Kind};
+use super::look::Look;
 
 const FORMAT: u8 = 1;
 /// Log that a chunk covers at most, in bytes: what chunks are made for, and one record of the longest kind.
@@ -93,17 +93,17 @@ impl Last {
 
 /// The chunk that is being filled.
 #[derive(Debug)]
-pub(super) struct Ends {
+pub(crate) struct XactChunkWriter {
     first: Lsn,
     next_xid: u64,
     last: Last,
     entries: Vec<u8>,
 }
 
-impl Ends {
+impl XactChunkWriter {
     /// A chunk for the records behind boundary `first`, when the next transaction is `next_xid`.
-    pub(super) const fn new(first: Lsn, next_xid: u64) -> Ends {
-        Ends { first, next_xid, last: Last::new(first, next_xid), entries: Vec::new() }
+    pub(crate) const fn new(first: Lsn, next_xid: u64) -> XactChunkWriter {
+        XactChunkWriter { first, next_xid, last: Last::new(first, next_xid), entries: Vec::new() }
     }
 
     fn begin(&mut self, kind: u8, lsn: Lsn) {
@@ -113,14 +113,14 @@ impl Ends {
     }
 
     /// From the record behind boundary `end` on the next transaction is `next_xid`.
-    pub(super) fn rose(&mut self, end: Lsn, next_xid: u64) {
+    pub(crate) fn rose(&mut self, end: Lsn, next_xid: u64) {
         self.begin(ROSE, end);
         leb::put_signed(&mut self.entries, next_xid.wrapping_sub(self.last.next_xid) as i64);
         self.last.next_xid = next_xid;
     }
 
     /// A transaction ended, or was prepared.
-    pub(super) fn push(&mut self, entry: &XactEntry) {
+    pub(crate) fn push(&mut self, entry: &XactEntry) {
         self.begin(entry.kind as u8, entry.end);
         let (last, out) = (&mut self.last, &mut self.entries);
         leb::put(out, entry.end.bytes_since(entry.start) / 8);
@@ -134,15 +134,15 @@ impl Ends {
         }
     }
 
-    /// Writes the chunk, if there is anything in it, and begins the next one behind boundary `end`.
-    pub(super) fn finish(&mut self, end: Lsn, out: &mut Out<'_>) {
-        if !self.entries.is_empty() {
+    /// The chunk with its key, if there is anything in it; the next one begins behind boundary `end`.
+    pub(crate) fn finish(&mut self, end: Lsn) -> Option<(Key, Vec<u8>)> {
+        let done = std::mem::replace(self, XactChunkWriter::new(end, self.last.next_xid));
+        (!done.entries.is_empty()).then(|| {
             let mut chunk = vec![FORMAT];
-            chunk.extend(self.next_xid.to_le_bytes());
-            chunk.append(&mut self.entries);
-            out.blob(Key::at(Kind::XactIndex, self.first.get()), &chunk);
-        }
-        *self = Ends::new(end, self.last.next_xid);
+            chunk.extend(done.next_xid.to_le_bytes());
+            chunk.extend(done.entries);
+            (Key::at(Kind::XactIndex, done.first.get()), chunk)
+        })
     }
 }
 

@@ -10,18 +10,18 @@ use pgformat::read::{Short, Take};
 use pgformat::wal::next_record_start;
 use pgformat::{Lsn, SegSize};
 
+use super::error::LookError;
+use super::key::{Key, Kind};
 use super::leb;
-use super::look::{Look, LookError};
-use super::out::Out;
-use crate::cluster::key::{Key, Kind};
+use super::look::Look;
 
 const FORMAT: u8 = 1;
 /// Log that a chunk covers at least, in bytes, unless a batch ends before.
 const CHUNK_WAL_BYTES: u64 = 64 << 10;
 
-/// A record's place.
+/// Where a record lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct RecordSpan {
     /// Position of its first byte, the predecessor that the next record names; `None` before the first record.
     pub(crate) start: Option<Lsn>,
     /// The boundary behind it.
@@ -30,41 +30,42 @@ pub(crate) struct Place {
 
 /// The chunk that is being filled.
 #[derive(Debug)]
-pub(super) struct Starts {
+pub(crate) struct RecordChunkWriter {
     /// The record before the chunk.
-    before: Place,
-    last: Place,
+    before: RecordSpan,
+    last: RecordSpan,
     lengths: Vec<u8>,
 }
 
-impl Starts {
+impl RecordChunkWriter {
     /// After record `last`.
-    pub(super) const fn new(last: Place) -> Starts {
-        Starts { before: last, last, lengths: Vec::new() }
+    pub(crate) const fn new(last: RecordSpan) -> RecordChunkWriter {
+        RecordChunkWriter { before: last, last, lengths: Vec::new() }
     }
 
     /// The last record.
-    pub(super) const fn last(&self) -> Place {
+    pub(crate) const fn last(&self) -> RecordSpan {
         self.last
     }
 
     /// A record; whether the chunk is long enough now.
-    pub(super) fn push(&mut self, start: Lsn, end: Lsn) -> bool {
+    pub(crate) fn push(&mut self, start: Lsn, end: Lsn) -> bool {
         leb::put(&mut self.lengths, end.bytes_since(self.last.end) / 8);
-        self.last = Place { start: Some(start), end };
+        self.last = RecordSpan { start: Some(start), end };
         end.bytes_since(self.before.end) >= CHUNK_WAL_BYTES
     }
 
-    /// Writes the chunk, if there is anything in it, and begins the next one.
-    pub(super) fn finish(&mut self, out: &mut Out<'_>) {
+    /// The chunk with its key, if there is anything in it; the next one begins.
+    pub(crate) fn finish(&mut self) -> Option<(Key, Vec<u8>)> {
         if self.lengths.is_empty() {
-            return;
+            return None;
         }
         let mut chunk = vec![FORMAT];
         chunk.extend(self.before.start.map_or(0, Lsn::get).to_le_bytes());
         chunk.append(&mut self.lengths);
-        out.blob(Key::at(Kind::RecordIndex, self.before.end.get()), &chunk);
+        let key = Key::at(Kind::RecordIndex, self.before.end.get());
         self.before = self.last;
+        Some((key, chunk))
     }
 }
 
@@ -72,19 +73,19 @@ impl Starts {
 ///
 /// # Errors
 /// [`Short`] when the chunk is damaged or of another format.
-fn floor_in(key: Lsn, chunk: &[u8], lsn: Lsn, seg: SegSize) -> Result<Place, Short> {
+fn floor_in(key: Lsn, chunk: &[u8], lsn: Lsn, seg: SegSize) -> Result<RecordSpan, Short> {
     let mut take = Take::new(chunk);
     if take.u8()? != FORMAT {
         return Err(Short);
     }
     let before = take.u64()?;
-    let mut floor = Place { start: (before != 0).then_some(Lsn::new(before)), end: key };
+    let mut floor = RecordSpan { start: (before != 0).then_some(Lsn::new(before)), end: key };
     while take.left() > 0 {
         let end = floor.end.checked_add(leb::take(&mut take)?.saturating_mul(8)).ok_or(Short)?;
         if end > lsn {
             break;
         }
-        floor = Place { start: Some(next_record_start(floor.end, seg)), end };
+        floor = RecordSpan { start: Some(next_record_start(floor.end, seg)), end };
     }
     Ok(floor)
 }
@@ -93,7 +94,7 @@ fn floor_in(key: Lsn, chunk: &[u8], lsn: Lsn, seg: SegSize) -> Result<Place, Sho
 ///
 /// # Errors
 /// When the store cannot be read, or the chunk is damaged.
-pub(crate) fn floor_record(look: &dyn Look, lsn: Lsn, seg: SegSize) -> Result<Option<Place>, LookError> {
+pub(crate) fn floor_record(look: &dyn Look, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, LookError> {
     let at = |n: u64| Key::at(Kind::RecordIndex, n);
     let end = at(lsn.get().saturating_add(1));
     // Most chunks begin close by; a long record can push them far away.

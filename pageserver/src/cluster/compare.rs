@@ -7,7 +7,7 @@
 use pgformat::checkpoint::CheckPoint;
 use pgformat::control::ControlFile;
 
-use super::control::ControlState;
+use super::state::ClusterState;
 
 /// A field that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +45,7 @@ pub(crate) fn counters(ours: &CheckPoint, theirs: &CheckPoint) -> Vec<Difference
 }
 
 /// What differs between the state and the control file of the cluster, shut down at the state's position.
-pub(crate) fn control(state: &ControlState, file: &ControlFile) -> Vec<Difference> {
+pub(crate) fn control(state: &ClusterState, file: &ControlFile) -> Vec<Difference> {
     let mut found = counters(&state.live, &file.checkpoint_copy);
     let mut field = |what: &str, ours: String, theirs: String| {
         if ours != theirs {
@@ -66,7 +66,7 @@ pub(crate) fn control(state: &ControlState, file: &ControlFile) -> Vec<Differenc
 mod tests {
     use pgformat::{Lsn, PgMajor, Tli};
 
-    use super::super::tests::control_file;
+    use super::super::testing::control_file;
     use super::*;
 
     fn named(found: &[Difference]) -> Vec<&str> {
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn each_field_of_the_control_file_counts() {
         let file = control_file(PgMajor::ALL[4], Lsn::new(0x0100_0028));
-        let state = ControlState::of_file(file.clone(), true);
+        let state = ClusterState::of_file(file.clone(), true);
         assert_eq!(control(&state, &file), []);
         let plant = |change: &dyn Fn(&mut CheckPoint)| {
             let mut live = file.checkpoint_copy;

@@ -2,8 +2,8 @@
 //!
 //! Two keys of [`Kind::Control`] hold it. The *state* (number 0) is written whenever anything in it changes. The
 //! *counters* (number 1) are what single transactions move; they are few bytes and newer than the state, or as old. The
-//! next transaction's number is in neither for every record: the list of transactions ([`super::ends`]) has it.
-//! [`ControlState::load`] puts the three together.
+//! next transaction's number is in neither for every record: the list of transactions ([`super::xacts`]) has it.
+//! [`ClusterState::load`] puts the three together.
 //!
 //! Rules are those of redo, with one exception: a shutdown checkpoint's counters are taken exactly, all of them.
 //!
@@ -11,18 +11,17 @@
 //! `multixact_redo` in `multixact.c`.
 
 use pgformat::checkpoint::CheckPoint;
-use pgformat::control::{ControlError, ControlFile};
+use pgformat::control::ControlFile;
 use pgformat::effect::Parameters;
-use pgformat::read::{Short, Take};
+use pgformat::read::Take;
 use pgformat::slru::{advance_past, circular_precedes, xid_precedes};
 use pgformat::{Lsn, Tli};
 
-use super::ends::next_xid_at;
-use super::look::{Look, LookError};
-use crate::cluster::key::{Key, Kind};
+use super::error::{LookError, STATE_FORMAT, StateError};
+use super::key::{Key, Kind};
+use super::look::Look;
+use super::xacts::next_xid_at;
 
-/// Version of the stored forms.
-const FORMAT: u8 = 1;
 /// How much of the control file is stored: all that is not fill, in the longest of its layouts.
 const FILE_LEN: usize = 296;
 /// Length of the stored counters.
@@ -37,7 +36,7 @@ pub(crate) const COUNTERS_KEY: Key = Key::numbered(Kind::Control, 0, 1);
 
 /// What PostgreSQL would know at a position.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ControlState {
+pub(crate) struct ClusterState {
     /// The control file: settings, and the last checkpoint with its position. Its state and times are those of the
     /// cluster that was imported.
     pub(crate) file: ControlFile,
@@ -49,34 +48,11 @@ pub(crate) struct ControlState {
     pub(crate) early_offsets_page: Option<u32>,
 }
 
-/// A stored state that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StateError {
-    /// Too short or too long.
-    #[error("the stored control state is cut off")]
-    Short,
-    /// Written by another version.
-    #[error("the stored control state has format {0}, this program knows {FORMAT}")]
-    Format(u8),
-    /// There is none.
-    #[error("there is no control state at this position")]
-    Missing,
-    /// What is in it.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-}
-
-impl From<Short> for StateError {
-    fn from(_: Short) -> StateError {
-        StateError::Short
-    }
-}
-
-impl ControlState {
+impl ClusterState {
     /// The state of a cluster that has this control file: exact if it was shut down, else at its last checkpoint.
-    pub(crate) fn of_file(file: ControlFile, shutdown: bool) -> ControlState {
+    pub(crate) fn of_file(file: ControlFile, shutdown: bool) -> ClusterState {
         let live = file.checkpoint_copy;
-        ControlState { file, shutdown, live, early_offsets_page: None }
+        ClusterState { file, shutdown, live, early_offsets_page: None }
     }
 
     /// The state at `lsn`: from the state and counters that `at` shows there, and from the list of transactions in
@@ -84,9 +60,9 @@ impl ControlState {
     ///
     /// # Errors
     /// When the store cannot be read, or has no state there.
-    pub(crate) fn load(at: &dyn Look, tip: &dyn Look, lsn: Lsn) -> Result<ControlState, LookError> {
+    pub(crate) fn load(at: &dyn Look, tip: &dyn Look, lsn: Lsn) -> Result<ClusterState, LookError> {
         let stored = at.blob(STATE_KEY)?.ok_or(StateError::Missing)?;
-        let (since, mut state) = ControlState::decode(&stored)?;
+        let (since, mut state) = ClusterState::decode(&stored)?;
         if let Some(counters) = at.blob(COUNTERS_KEY)? {
             state.set_counters(since, &counters)?;
         }
@@ -203,7 +179,7 @@ impl ControlState {
     /// counters as a checkpoint (88) | control file without its fill (296)`.
     pub(crate) fn encode(&self, lsn: Lsn) -> Vec<u8> {
         let mut out = Vec::with_capacity(14 + 88 + FILE_LEN);
-        out.push(FORMAT);
+        out.push(STATE_FORMAT);
         out.extend(lsn.get().to_le_bytes());
         out.push(u8::from(self.shutdown));
         out.extend(self.early_offsets_page.unwrap_or(NO_PAGE).to_le_bytes());
@@ -212,11 +188,11 @@ impl ControlState {
         out
     }
 
-    /// Reads [`ControlState::encode`]'s form, with the LSN of which it is.
+    /// Reads [`ClusterState::encode`]'s form, with the LSN of which it is.
     ///
     /// # Errors
     /// When it is damaged or from another version.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Lsn, ControlState), StateError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Lsn, ClusterState), StateError> {
         let mut take = Take::new(bytes);
         let lsn = head(&mut take)?;
         let shutdown = take.bool()?;
@@ -224,13 +200,13 @@ impl ControlState {
         let live = take.array()?;
         let file = ControlFile::parse(take.rest())?;
         let live = CheckPoint::parse(&live, file.version);
-        Ok((lsn, ControlState { file, shutdown, live, early_offsets_page: (early != NO_PAGE).then_some(early) }))
+        Ok((lsn, ClusterState { file, shutdown, live, early_offsets_page: (early != NO_PAGE).then_some(early) }))
     }
 
     /// The stored form of the counters: `format u8 = 1 | their LSN u64 | next multixact u32 | its members' offset u32 |
     /// newest commit timestamp's transaction u32 | early page u32`.
     pub(crate) fn encode_counters(&self, lsn: Lsn) -> [u8; COUNTERS_LEN] {
-        let mut out = [FORMAT; COUNTERS_LEN];
+        let mut out = [STATE_FORMAT; COUNTERS_LEN];
         out[1..9].copy_from_slice(&lsn.get().to_le_bytes());
         let early = self.early_offsets_page.unwrap_or(NO_PAGE);
         let fields = [self.live.next_multi, self.live.next_multi_offset, self.live.newest_commit_ts_xid, early];
@@ -271,7 +247,7 @@ pub(crate) enum CommitTs {
 /// Format and LSN of a stored form.
 fn head(take: &mut Take<'_>) -> Result<Lsn, StateError> {
     match take.u8()? {
-        FORMAT => Ok(Lsn::new(take.u64()?)),
+        STATE_FORMAT => Ok(Lsn::new(take.u64()?)),
         other => Err(StateError::Format(other)),
     }
 }
