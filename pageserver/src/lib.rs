@@ -4,6 +4,7 @@
 //! | module | what | pure? |
 //! |---|---|---|
 //! | `choose` | which safekeeper, and why | yes |
+//! | `cluster` | what a cluster is at an LSN: keys, values, control state, lists of transactions and records | yes |
 //! | `manager` | follows the broker, feeds the chooser, publishes choices | no |
 //! | `receive` | push and pull streams, feedback | no |
 //! | `import` | a running cluster becomes page versions | no |
@@ -11,17 +12,18 @@
 //! | `store` | every version of every key, in layers | plans: yes |
 //! | `read` | pages and metadata as of an LSN | rules |
 //! | `timeline` | the handle of one attached timeline | no |
-//! | `node` | the registry, attach, what all tasks share | no |
+//! | `process` | what all tasks share, and the registry of timelines | no |
+//! | `attach` | from a request to a timeline that runs, and back | no |
 //! | [`offline`] | pages of a stopped cluster and its WAL files, without a server | no |
 //! | `net`, `http`, `rows` | libpq and HTTP ports, the tables of SHOW | no |
 //! | [`config`] | settings, checked | |
 //! | [`server`] | start and stop of the process | no |
 //! | `metrics` | this process's metrics | |
 
+mod attach;
 mod choose;
 mod cluster;
 pub mod config;
-mod delete;
 mod follow;
 mod http;
 mod import;
@@ -29,10 +31,10 @@ mod ingest;
 mod manager;
 mod metrics;
 mod net;
-mod node;
 pub mod offline;
 #[cfg(test)]
 mod planted;
+mod process;
 mod read;
 mod receive;
 mod rows;
@@ -42,15 +44,13 @@ mod timeline;
 
 use std::process::ExitCode;
 
-use ::node::exit;
 use clap::Parser;
+use node::exit;
 
 pub use config::{Args, Config, ConfigError};
 pub use import::managers as custom_managers;
+pub use process::VERSION;
 pub use server::{Server, StartError};
-
-/// Build version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Receives PostgreSQL WAL from the safekeeper it chose, and serves the pages that it describes.
 #[derive(Parser)]
@@ -63,7 +63,7 @@ struct Cli {
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
     let cli = Cli::parse();
-    ::node::block_on("pageserver", run(cli.args))
+    node::block_on("pageserver", run(cli.args))
 }
 
 /// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`node::exit`].
@@ -79,8 +79,8 @@ pub async fn run(args: Args) -> u8 {
         println!("the settings are valid");
         return exit::OK;
     }
-    ::node::init_logging(config.log_json);
-    let cancel = match ::node::shutdown_on_signals() {
+    node::init_logging(config.log_json);
+    let cancel = match node::shutdown_on_signals() {
         Ok(cancel) => cancel,
         Err(e) => {
             tracing::error!("signals cannot be received: {e}");

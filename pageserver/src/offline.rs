@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 
-use blobs::{Blobs, RealDisk, Storage};
+use blobs::{BlobError, Blobs, RealDisk, Storage};
 use bytes::Bytes;
 use node::datadir::create_dir_durably;
 use pgformat::control::{ControlError, ControlFile, DbState};
@@ -27,9 +27,8 @@ use crate::cluster::error::RedoFailure;
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, Kind};
 use crate::import::directory::{self, LoadError};
-use crate::ingest::Engine;
 use crate::ingest::engine::{Piece, Taken};
-use crate::ingest::recover::{self, OpenError};
+use crate::ingest::{Engine, EngineError};
 use crate::store::layer::Through;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::merge::merge;
@@ -57,7 +56,9 @@ enum Cause {
     #[error("global/pg_control: {0}")]
     Control(#[from] ControlError),
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Storage(#[from] BlobError),
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
@@ -70,12 +71,6 @@ enum Cause {
     Io(PathBuf, io::Error),
     #[error("{0}")]
     Refused(String),
-}
-
-impl From<blobs::BlobError> for Cause {
-    fn from(e: blobs::BlobError) -> Cause {
-        Cause::Open(e.into())
-    }
 }
 
 /// What a replay did.
@@ -186,7 +181,7 @@ impl Offline {
 
     fn begin(store: Arc<Store>) -> Result<Offline, Cause> {
         let attach = store.manifest().attach();
-        let engine = recover::engine(&store, &attach)?;
+        let engine = Engine::open(&store, &attach)?;
         let version = PgMajor::from_version_num(attach.pg_version_num)
             .ok_or_else(|| Cause::Refused(format!("PostgreSQL {} is not supported", attach.pg_version_num)))?;
         let tli = attach.pg_history.last().map_or(Tli(1), |entry| entry.tli);

@@ -2,7 +2,7 @@
 
 use proto::api::{PageserverTimelineStatus, shown};
 
-use crate::node::Node;
+use crate::process::{Pageserver, VERSION};
 use crate::read::LayerRow;
 use crate::timeline::Timeline;
 
@@ -19,7 +19,7 @@ fn some(value: impl ToString) -> Option<String> {
     Some(value.to_string())
 }
 
-impl Node {
+impl Pageserver {
     /// The table `name` (lower case); none when there is no such table.
     pub(crate) fn table(&self, name: &str) -> Option<Table> {
         let (columns, rows) = match name {
@@ -29,7 +29,7 @@ impl Node {
             "safekeepers" => (SAFEKEEPERS.to_vec(), self.safekeeper_rows()),
             "layers" => (LAYERS.to_vec(), self.timelines().iter().flat_map(|t| layer_rows(t)).collect()),
             "config" => (vec!["name", "value"], self.config_rows()),
-            "version" => (vec!["version"], vec![vec![some(format!("walfabric pageserver {}", crate::VERSION))]]),
+            "version" => (vec!["version"], vec![vec![some(format!("walfabric pageserver {}", VERSION))]]),
             _ => return None,
         };
         Some(Table { columns, rows })

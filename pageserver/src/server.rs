@@ -15,11 +15,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ingest::disk::RealDisk;
 use crate::manager;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::store::{BlockCache, Shared};
-use crate::{http, net};
+use crate::{attach, http, net};
 
 /// How long the tasks of timelines may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -73,7 +72,7 @@ impl StartError {
 
 /// A running pageserver.
 pub struct Server {
-    node: Arc<Node>,
+    node: Arc<Pageserver>,
     pg: SocketAddr,
     http: SocketAddr,
     parts: Parts,
@@ -121,8 +120,8 @@ impl Server {
             let key = broker.keys().pageserver(config.id);
             broker::one_process(&broker, "pageserver", &key, (&advertise.0, &advertise.1)).await?;
         }
-        let node = Node::new(config, broker, Arc::new(RealDisk), pages, advertise, cancel.clone());
-        node.open_all().await.map_err(StartError::Timelines)?;
+        let node = Pageserver::new(config, broker, pages, advertise, cancel.clone());
+        attach::open::open_all(&node).await.map_err(StartError::Timelines)?;
         node.publish();
         let parts = Parts::start(change(parts(&node, pg_listener, bound)), cancel);
         tracing::info!(id = %node.config.id, %pg, %http, timelines = node.timelines().len(), "pageserver started");
@@ -141,7 +140,7 @@ impl Server {
 
     /// What the server's tasks share.
     #[cfg(test)]
-    pub(crate) fn node(&self) -> Arc<Node> {
+    pub(crate) fn node(&self) -> Arc<Pageserver> {
         self.node.clone()
     }
 
@@ -170,7 +169,7 @@ impl Server {
 }
 
 /// Everything that must not die.
-fn parts(node: &Arc<Node>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
+fn parts(node: &Arc<Pageserver>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
     let router = http::router(node.clone());
     let (served, session) = (node.clone(), node.clone());
     let serve = async move {
@@ -184,8 +183,8 @@ fn parts(node: &Arc<Node>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
     vec![
         Part::new("libpq listener", net::listen::run(pg, node.clone())),
         Part::new("HTTP interface", serve),
-        Part::new("follower of the broker", manager::view::follow(node.clone())),
-        Part::new("watch of timelines", node.clone().watch()),
+        Part::new("follower of the broker", manager::follow::run(node.clone())),
+        Part::new("watch of timelines", manager::watch::run(node.clone())),
         Part::new("broker session", broker),
     ]
 }

@@ -1,5 +1,6 @@
 //! The HTTP port: attach, import, status, pages, tables, health, metrics.
 
+mod answer;
 mod pages;
 mod xacts;
 
@@ -11,19 +12,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use libpq::{ConnectOptions, Environment};
-use proto::api::{AttachRequest, ErrorBody, ImportCheckRequest, ImportRequest};
+use proto::api::{AttachRequest, ImportCheckRequest, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
 use serde::{Deserialize, Serialize};
 
+use self::answer::{fail, find, parse_ids};
+use crate::attach::{self, AttachError, Attached};
 use crate::choose::Input;
-use crate::node::{AttachError, Attached, Node};
-use crate::timeline::Timeline;
+use crate::process::{Pageserver, VERSION};
 
 /// Content type of the exposition format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All routes.
-pub(crate) fn router(node: Arc<Node>) -> Router {
+pub(crate) fn router(node: Arc<Pageserver>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/show/{table}", get(table))
@@ -48,24 +50,6 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-/// An error with what to do next.
-fn fail(status: StatusCode, error: impl Into<String>, hint: Option<&str>) -> Response {
-    (status, Json(ErrorBody { error: error.into(), hint: hint.map(str::to_owned) })).into_response()
-}
-
-fn parse_ids((tenant, timeline): (String, String)) -> Result<TenantTimelineId, Box<Response>> {
-    let bad = |e: proto::id::ParseIdError| Box::new(fail(StatusCode::BAD_REQUEST, e.to_string(), None));
-    Ok(TenantTimelineId::new(tenant.parse().map_err(bad)?, timeline.parse().map_err(bad)?))
-}
-
-fn find(node: &Node, ids: (String, String)) -> Result<Arc<Timeline>, Box<Response>> {
-    let ttid = parse_ids(ids)?;
-    node.timeline(ttid).ok_or_else(|| {
-        let hint = "Attach it with POST /v1/tenant/T/timeline/L/attach.";
-        Box::new(fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), Some(hint)))
-    })
-}
-
 #[derive(Serialize)]
 struct NodeStatus {
     kind: &'static str,
@@ -77,11 +61,11 @@ struct NodeStatus {
     broker_connected: bool,
 }
 
-async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
+async fn status(State(node): State<Arc<Pageserver>>) -> Json<NodeStatus> {
     Json(NodeStatus {
         kind: "pageserver",
         id: node.config.id,
-        version: crate::VERSION,
+        version: VERSION,
         uptime_s: node.now().as_secs(),
         pg: node.advertise_pg.clone(),
         timelines: node.timelines().len(),
@@ -89,7 +73,7 @@ async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
     })
 }
 
-async fn table(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Response {
+async fn table(State(node): State<Arc<Pageserver>>, Path(name): Path<String>) -> Response {
     let Some(table) = node.table(&name.to_ascii_lowercase()) else {
         let hint = "timelines, layers, safekeepers, choices, lag, config, version";
         return fail(StatusCode::NOT_FOUND, format!("no table {name:?}"), Some(hint));
@@ -102,18 +86,22 @@ async fn table(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Respo
     Json(rows).into_response()
 }
 
-async fn list(State(node): State<Arc<Node>>) -> Response {
+async fn list(State(node): State<Arc<Pageserver>>) -> Response {
     Json(node.statuses()).into_response()
 }
 
-async fn one(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+async fn one(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
     match find(&node, ids) {
         Ok(timeline) => Json(timeline.status(node.config.id)).into_response(),
         Err(response) => *response,
     }
 }
 
-async fn attach(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+async fn attach(
+    State(node): State<Arc<Pageserver>>,
+    Path(ids): Path<(String, String)>,
+    body: bytes::Bytes,
+) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,
         Err(response) => return *response,
@@ -122,10 +110,14 @@ async fn attach(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
         Ok(request) => request,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("attach request: {e}"), None),
     };
-    attached(&node, ttid, node.attach(ttid, request).await)
+    attached(&node, ttid, attach::attach(&node, ttid, request).await)
 }
 
-async fn import(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+async fn import(
+    State(node): State<Arc<Pageserver>>,
+    Path(ids): Path<(String, String)>,
+    body: bytes::Bytes,
+) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,
         Err(response) => return *response,
@@ -137,7 +129,7 @@ async fn import(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
     if let Err(e) = ConnectOptions::from_conninfo(&request.from, &Environment::none()) {
         return fail(StatusCode::BAD_REQUEST, format!("connection string of the cluster: {e}"), None);
     }
-    attached(&node, ttid, node.import(ttid, request.attach, request.from).await)
+    attached(&node, ttid, attach::import(&node, ttid, request.attach, request.from).await)
 }
 
 /// Whether the cluster could be copied from here.
@@ -157,13 +149,13 @@ async fn import_check(body: bytes::Bytes) -> Response {
 }
 
 /// 200 when it is gone, 404 when there was none.
-async fn delete(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+async fn delete(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,
         Err(response) => return *response,
     };
     // A client that goes away in the middle must not leave the work half done.
-    let deleting = tokio::spawn(async move { node.delete(ttid).await });
+    let deleting = tokio::spawn(async move { attach::delete::delete(&node, ttid).await });
     match deleting.await.unwrap_or_else(|e| Err(e.to_string())) {
         Ok(true) => Json(serde_json::json!({ "deleted": ttid.to_string() })).into_response(),
         Ok(false) => fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), None),
@@ -174,7 +166,7 @@ async fn delete(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
     }
 }
 
-fn attached(node: &Node, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {
+fn attached(node: &Pageserver, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {
     match done {
         Ok(done) => {
             let code = if done == Attached::Created { StatusCode::CREATED } else { StatusCode::OK };
@@ -194,7 +186,7 @@ fn attached(node: &Node, ttid: TenantTimelineId, done: Result<Attached, AttachEr
 }
 
 /// Brings everything that is ingested to storage and answers when it is there, with the timeline's status.
-async fn flush(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>) -> Response {
+async fn flush(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
     let timeline = match find(&node, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
@@ -219,7 +211,11 @@ struct ChooseRequest {
 }
 
 /// An operator's choice: 202 when it was taken, 409 when that safekeeper is no candidate.
-async fn choose(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>, body: bytes::Bytes) -> Response {
+async fn choose(
+    State(node): State<Arc<Pageserver>>,
+    Path(ids): Path<(String, String)>,
+    body: bytes::Bytes,
+) -> Response {
     let timeline = match find(&node, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
@@ -239,7 +235,7 @@ async fn choose(State(node): State<Arc<Node>>, Path(ids): Path<(String, String)>
 }
 
 /// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
-async fn readyz(State(node): State<Arc<Node>>, RawQuery(query): RawQuery) -> Response {
+async fn readyz(State(node): State<Arc<Pageserver>>, RawQuery(query): RawQuery) -> Response {
     let now = node.readiness();
     let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
@@ -248,6 +244,6 @@ async fn readyz(State(node): State<Arc<Node>>, RawQuery(query): RawQuery) -> Res
     (status, if now.ready { "ok\n" } else { "not ready\n" }).into_response()
 }
 
-async fn metrics(State(node): State<Arc<Node>>) -> Response {
+async fn metrics(State(node): State<Arc<Pageserver>>) -> Response {
     ([("content-type", METRICS_TYPE)], node.metrics.render(node.levels())).into_response()
 }

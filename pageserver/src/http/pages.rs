@@ -18,10 +18,10 @@ use pgformat::slru::Slru;
 use proto::api::{ControlDifference, ErrorBody, Files, RelationSize, Relations, SegmentSize, Segments};
 use serde::Deserialize;
 
-use super::{fail, find};
+use super::answer::{fail, find};
 use crate::cluster::compare;
 use crate::config::LSN_WAIT_MS_MAX;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::read::{At, Problem, ReadError, Reader, View};
 
 /// Which LSN was read.
@@ -62,7 +62,7 @@ query!(ControlQuery {});
 query!(FilesQuery { path: Option<String> });
 query!(SlruQuery { kind: String, segno: Option<u32> });
 
-pub(super) async fn page(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
+pub(super) async fn page(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
     let hint = "?rel=TABLESPACE/DATABASE/RELATION[_vm|_fsm|_init]&block=N[&lsn=X/X][&wait_ms=N]";
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
@@ -76,7 +76,11 @@ pub(super) async fn page(State(node): State<Arc<Node>>, Path(ids): Ids, query: Q
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
 
-pub(super) async fn relation(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<RelationQuery>) -> Response {
+pub(super) async fn relation(
+    State(node): State<Arc<Pageserver>>,
+    Path(ids): Ids,
+    query: QueryOf<RelationQuery>,
+) -> Response {
     let hint = "?rel=TABLESPACE/DATABASE/RELATION[_vm|_fsm|_init][&lsn=X/X][&wait_ms=N]";
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
@@ -90,7 +94,7 @@ pub(super) async fn relation(State(node): State<Arc<Node>>, Path(ids): Ids, quer
 }
 
 pub(super) async fn relations(
-    State(node): State<Arc<Node>>,
+    State(node): State<Arc<Pageserver>>,
     Path(ids): Ids,
     query: QueryOf<RelationsQuery>,
 ) -> Response {
@@ -108,7 +112,7 @@ pub(super) async fn relations(
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
 
-pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<SlruQuery>) -> Response {
+pub(super) async fn slru(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<SlruQuery>) -> Response {
     let hint = "?kind=pg_xact|pg_multixact/members|pg_multixact/offsets|pg_commit_ts[&segno=N][&lsn=X/X][&wait_ms=N]";
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
@@ -126,7 +130,7 @@ pub(super) async fn slru(State(node): State<Arc<Node>>, Path(ids): Ids, query: Q
 }
 
 /// Small files beside the pages: their paths, or what is in one.
-pub(super) async fn files(State(node): State<Arc<Node>>, Path(ids): Ids, query: QueryOf<FilesQuery>) -> Response {
+pub(super) async fn files(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<FilesQuery>) -> Response {
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, "?[path=base/OID/pg_filenode.map][&lsn=X/X][&wait_ms=N]"))?;
         let (reader, lsn) = at(&node, ids, q.when()).await?;
@@ -146,7 +150,7 @@ pub(super) async fn files(State(node): State<Arc<Node>>, Path(ids): Ids, query: 
 /// What of a control file, the body, differs from what is known at an LSN: nothing at the end of a shutdown's
 /// checkpoint.
 pub(super) async fn compare_control(
-    State(node): State<Arc<Node>>,
+    State(node): State<Arc<Pageserver>>,
     Path(ids): Ids,
     query: QueryOf<ControlQuery>,
     body: Bytes,
@@ -175,7 +179,7 @@ fn bad(error: impl std::fmt::Display, hint: &str) -> Box<Response> {
 }
 
 /// The timeline's reader, and the LSN to read at once it is here.
-async fn at(node: &Node, ids: (String, String), when: When) -> Result<(Reader, Lsn), Box<Response>> {
+async fn at(node: &Pageserver, ids: (String, String), when: When) -> Result<(Reader, Lsn), Box<Response>> {
     let timeline = find(node, ids)?;
     let reader =
         Reader::of(&timeline).map_err(|e| Box::new(fail(StatusCode::CONFLICT, e.message, e.hint.as_deref())))?;
@@ -186,7 +190,7 @@ async fn at(node: &Node, ids: (String, String), when: When) -> Result<(Reader, L
 }
 
 async fn read<T: Send + 'static>(
-    node: &Node,
+    node: &Pageserver,
     reader: &Reader,
     lsn: Lsn,
     what: impl Fn(View<'_>) -> Result<T, Problem> + Send + 'static,
@@ -196,7 +200,7 @@ async fn read<T: Send + 'static>(
     outcome.map_err(|e| refusal(node, &e))
 }
 
-fn refusal(node: &Node, error: &ReadError) -> Box<Response> {
+fn refusal(node: &Pageserver, error: &ReadError) -> Box<Response> {
     let sql = error.to_sql();
     node.metrics.read_refused(&sql.code);
     let body = ErrorBody { error: sql.to_copy_fail(), hint: None };

@@ -12,12 +12,12 @@ use pgformat::{Lsn, PgMajor};
 use proto::api::{RecordPlace, XactRow};
 use serde::Deserialize;
 
-use super::{fail, find};
+use super::answer::{fail, find};
 use crate::cluster::error::LookError;
 use crate::cluster::records::floor_record;
 use crate::cluster::xacts::{XactEntry, ends_between};
 use crate::ingest::stream_config;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::store::Store;
 use crate::store::state::StateAt;
 use crate::timeline::Timeline;
@@ -34,7 +34,7 @@ pub(super) struct Range {
 const ROWS_MAX: usize = 100_000;
 
 pub(super) async fn list(
-    State(node): State<Arc<Node>>,
+    State(node): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     query: Result<Query<Range>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
@@ -99,7 +99,7 @@ pub(super) struct Place {
 /// `GET /v1/tenant/T/timeline/L/record?lsn=X/X`: the last record that ends at or below an LSN. The record behind it
 /// names its start as predecessor.
 pub(super) async fn record(
-    State(node): State<Arc<Node>>,
+    State(node): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     query: Result<Query<Place>, axum::extract::rejection::QueryRejection>,
 ) -> Response {

@@ -17,6 +17,7 @@
 //! | `directory` | the files of a cluster that is stopped |
 //! | [`managers`] | clusters that are refused |
 //! | `request` | what was asked for, kept across restarts |
+//! | [`state`] | how far it is: a leaf |
 
 mod backup;
 pub(crate) mod check;
@@ -24,6 +25,7 @@ pub(crate) mod directory;
 mod load;
 pub mod managers;
 mod request;
+pub(crate) mod state;
 mod tar;
 
 use std::sync::Arc;
@@ -31,11 +33,12 @@ use std::time::{Duration, Instant};
 
 use node::{RepeatLog, parts};
 use pgformat::Lsn;
-use proto::api::{ImportStatus, shown};
+use proto::api::shown;
 use tokio::sync::mpsc;
 
-use crate::ingest::{Ingest, recover};
-use crate::node::Node;
+use self::state::{ImportStage, ImportState};
+use crate::ingest::{Engine, Ingest};
+use crate::process::Pageserver;
 use crate::store::Store;
 use crate::timeline::Timeline;
 use backup::{Backup, BackupError};
@@ -46,62 +49,6 @@ pub(crate) use request::{Request, read, remove, write};
 const RETRY: Duration = Duration::from_secs(2);
 /// Pieces of files between the connection and the store: about 8 MiB.
 const QUEUE: usize = 256;
-
-/// What an import does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// Pages come over the connection.
-    Copying,
-    /// WAL up to the backup's end is ingested.
-    Replaying,
-    /// Pages can be read.
-    Done,
-}
-
-impl Stage {
-    /// For HTTP.
-    fn as_str(self) -> &'static str {
-        match self {
-            Stage::Copying => "copying",
-            Stage::Replaying => "replaying",
-            Stage::Done => "done",
-        }
-    }
-}
-
-/// How far an import is.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ImportState {
-    /// None without an import.
-    stage: Option<Stage>,
-    bytes: u64,
-    bytes_total: u64,
-    began: Option<Instant>,
-    took: Option<Duration>,
-    start: Option<Lsn>,
-    end: Option<Lsn>,
-    attempts: u32,
-    last_error: Option<String>,
-    /// Why it must begin anew.
-    pub(crate) again: Option<String>,
-}
-
-impl ImportState {
-    /// For HTTP; none without an import.
-    pub(crate) fn status(&self) -> Option<ImportStatus> {
-        let elapsed = self.took.or(self.began.map(|b| b.elapsed())).unwrap_or_default();
-        self.stage.map(|stage| ImportStatus {
-            state: stage.as_str().to_owned(),
-            bytes: self.bytes,
-            bytes_total: self.bytes_total,
-            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            start_lsn: shown(self.start),
-            end_lsn: shown(self.end),
-            attempts: self.attempts,
-            last_error: self.last_error.clone(),
-        })
-    }
-}
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +65,7 @@ enum ImportError {
 
 /// Brings `timeline` to the end of its import, whatever was done of it before; returns when it can be read, or when the
 /// node stops.
-pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Request) {
+pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, request: Request) {
     let gone = timeline.gone.clone();
     tokio::select! {
         () = gone.cancelled() => {}
@@ -126,7 +73,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, request: Reque
     }
 }
 
-async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
+async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &Request) {
     let Some(store) = timeline.store.clone() else { return };
     let failures = RepeatLog::outage(format!("timeline {}: import failed, begins anew", timeline.ttid));
     let mut copied = store.manifest().importing.as_ref().is_none_or(|importing| importing.end.is_some());
@@ -138,7 +85,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
             drop(timeline.slot.take_away().await);
             timeline.import.send_modify(|i| {
                 *i = ImportState {
-                    stage: Some(Stage::Copying),
+                    stage: Some(ImportStage::Copying),
                     attempts: i.attempts + 1,
                     began: Some(Instant::now()),
                     last_error: i.again.take().or(i.last_error.take()),
@@ -154,7 +101,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
         }
         failures.over();
         timeline.import.send_modify(|i| {
-            i.stage = Some(Stage::Replaying);
+            i.stage = Some(ImportStage::Replaying);
             i.took = i.began.map(|b| b.elapsed());
         });
         copied = replayed(timeline, &store).await;
@@ -162,7 +109,7 @@ async fn work(node: &Arc<Node>, timeline: &Arc<Timeline>, request: &Request) {
             break;
         }
     }
-    timeline.import.send_modify(|i| i.stage = Some(Stage::Done));
+    timeline.import.send_modify(|i| i.stage = Some(ImportStage::Done));
     tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
     let dir = node.dir_of(timeline.ttid);
     if let Err(e) = parts::blocking(move || remove(&dir)).await {
@@ -186,7 +133,7 @@ async fn replayed(timeline: &Timeline, store: &Arc<Store>) -> bool {
 
 /// One attempt: from the backup's beginning to pages that are durable, and a writer that goes on from there.
 async fn copy(
-    node: &Arc<Node>,
+    node: &Arc<Pageserver>,
     timeline: &Arc<Timeline>,
     store: &Arc<Store>,
     request: &Request,
@@ -228,7 +175,7 @@ async fn copy(
     let (copied, metrics, is_remote) = (store.clone(), node.metrics.clone(), node.config.is_remote());
     let ingest = blocking(move || {
         copied.pages_copied(end).map_err(|e| ImportError::Store(e.to_string()))?;
-        let engine = recover::engine(&copied, &attach).map_err(|e| ImportError::Store(e.to_string()))?;
+        let engine = Engine::open(&copied, &attach).map_err(|e| ImportError::Store(e.to_string()))?;
         Ok(Ingest::new(engine, copied, is_remote, metrics))
     })
     .await?;

@@ -11,15 +11,19 @@ use pgformat::effect;
 use pgformat::redo::rmid;
 use pgformat::wal::{RecordRef, StreamConfig, Unfinished, WalDecoder, WalError};
 use pgformat::{Lsn, PgMajor};
+use proto::api::AttachRequest;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::blank;
+use super::config::stream_config;
 use super::map::{MapError, Mapper, Progress};
-use super::recover;
-use super::worker::Task;
+use super::worker::{Task, is_final};
 use crate::cluster::error::LookError;
+use crate::cluster::records::RecordSpan;
+use crate::cluster::state::ClusterState;
 use crate::metrics::Metrics;
 use crate::store::state::StateAt;
-use crate::store::{AppendError, Batch, Intake, Position, Store, WriteError};
+use crate::store::{AppendError, Batch, Intake, Position, Store};
 
 /// So much is taken on the spot: it takes less time than waking another thread for it.
 const ON_THE_SPOT_BYTES: usize = 32 << 10;
@@ -81,9 +85,48 @@ pub(crate) struct Engine {
     waiting: Vec<Piece>,
 }
 
+/// Why there is no engine behind what a store has.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// The timeline is of a major that this program does not know, as PG_VERSION_NUM.
+    #[error("PostgreSQL {0} is not supported")]
+    Version(u32),
+    /// The control state cannot be read.
+    #[error(transparent)]
+    Look(#[from] LookError),
+}
+
+impl EngineError {
+    /// Whether trying again may help.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(self, EngineError::Look(LookError::Away(_)))
+    }
+}
+
 impl Engine {
+    /// Goes on behind what the store has published: after an opening, what its manifest says.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub(crate) fn open(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engine, EngineError> {
+        let cfg = stream_config(attach).ok_or(EngineError::Version(attach.pg_version_num))?;
+        let version = cfg.version;
+        let manifest = store.manifest();
+        let published = store.published();
+        let last = RecordSpan { start: published.start, end: published.end };
+        let snapshot = store.snapshot();
+        let look = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version };
+        let state = match &manifest.importing {
+            // Nothing was imported: only what WAL says from the start on is known, and no page can be read.
+            Some(importing) if importing.end.is_none() => blank::state(attach, version),
+            _ => ClusterState::load(&look, &look, last.end)?,
+        };
+        let import_end = manifest.importing.as_ref().and_then(|importing| importing.end);
+        Ok(Engine::new(cfg, Mapper::new(state, last), store.clone(), import_end))
+    }
+
     /// Goes on behind the mapper's last record.
-    pub(crate) fn new(cfg: StreamConfig, mapper: Mapper, store: Arc<Store>, import_end: Option<Lsn>) -> Engine {
+    fn new(cfg: StreamConfig, mapper: Mapper, store: Arc<Store>, import_end: Option<Lsn>) -> Engine {
         let last = mapper.last();
         let decoder = WalDecoder::new(cfg, last.end, last.start).leaving_out(effect::is_idle);
         Engine {
@@ -145,9 +188,9 @@ impl Engine {
 
     /// Goes back to what is published, as an opening does.
     fn begin_anew(&mut self) {
-        match recover::engine(&self.store, &self.store.manifest().attach()) {
+        match Engine::open(&self.store, &self.store.manifest().attach()) {
             Ok(engine) => *self = engine,
-            Err(recover::OpenError::Look(e)) => self.halted = Some(look_halt(e)),
+            Err(EngineError::Look(e)) => self.halted = Some(look_halt(e)),
             Err(e) => self.halted = Some(Halt::Stopped(e.to_string())),
         }
     }
@@ -229,12 +272,6 @@ fn append(store: &Store, batch: &mut Batch) -> Result<(), Blocked> {
             },
         }
     }
-}
-
-/// Whether repeating does not help.
-pub(super) fn is_final(e: &WriteError) -> bool {
-    use blobs::BlobErrorKind;
-    matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound)
 }
 
 /// Writes records into the batch.

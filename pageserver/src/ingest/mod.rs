@@ -13,12 +13,11 @@
 //!    and the safekeepers keep the WAL. One that could not be mapped because storage could not be read is tried again:
 //!    the stream ends, and the next one begins behind what is published.
 
-pub(crate) mod control;
-pub(crate) mod disk;
+mod blank;
+mod config;
 pub(crate) mod engine;
 pub(crate) mod lease;
-pub(crate) mod map;
-pub(crate) mod recover;
+mod map;
 mod worker;
 
 use std::sync::Arc;
@@ -26,14 +25,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgformat::Lsn;
-use pgformat::wal::{StreamConfig, WalError};
-use proto::api::AttachRequest;
+use pgformat::wal::WalError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::store::{Durable, Store};
-pub(crate) use engine::{Engine, Halt};
+pub(crate) use config::stream_config;
+pub(crate) use engine::{Engine, EngineError, Halt};
 use engine::{Piece, Take, Taken};
 use worker::{Flush, Flushed, Job};
 
@@ -47,16 +46,6 @@ const READ_AGAIN: Duration = Duration::from_millis(100);
 const READ_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Whether the open layer is old is looked at this often.
 const UPKEEP: Duration = Duration::from_millis(100);
-
-/// What the decoder must expect of a timeline.
-pub(crate) fn stream_config(attach: &AttachRequest) -> Option<StreamConfig> {
-    Some(StreamConfig {
-        version: pgformat::PgMajor::from_version_num(attach.pg_version_num)?,
-        seg_size: attach.wal_seg_size,
-        system_id: (attach.system_id.0 != 0).then_some(attach.system_id.0),
-        tlis: attach.pg_history.iter().map(|e| (e.tli, e.start_lsn)).collect(),
-    })
-}
 
 /// How far a timeline is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

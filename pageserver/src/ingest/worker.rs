@@ -7,9 +7,8 @@ use std::time::Instant;
 use node::parts::{panic_of, panic_text};
 use tokio::task::JoinHandle;
 
-use super::engine::is_final;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, WriteError};
 
 /// A kind of blocking work.
 pub(super) trait Task: Send + 'static {
@@ -114,6 +113,12 @@ impl<T: Task> Job<T> {
 
 fn panicked(panic: &str) -> String {
     format!("its ingest panicked: {panic}")
+}
+
+/// Whether repeating does not help.
+pub(super) fn is_final(e: &WriteError) -> bool {
+    use blobs::BlobErrorKind;
+    matches!(e.kind(), BlobErrorKind::Terminal | BlobErrorKind::NotFound)
 }
 
 /// Writes frozen layers.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::publish;
 use crate::choose::{Choice, Chooser, Effect, Input};
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::receive::pull;
 use crate::timeline::Timeline;
 
@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 type Putting = BoxFuture<'static, (u64, Result<i64, BrokerError>)>;
 
 struct Driver {
-    node: Arc<Node>,
+    node: Arc<Pageserver>,
     timeline: Arc<Timeline>,
     chooser: Chooser,
     effects: Vec<Effect>,
@@ -39,7 +39,7 @@ struct Driver {
 }
 
 /// Runs the connection manager of `timeline` until the node stops.
-pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
+pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
     let chooser = Chooser::new(node.config.choice.clone(), seed(&node, &timeline), timeline.choice_seq());
     let mut driver = Driver {
         node,
@@ -66,7 +66,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, mut events: mp
 }
 
 /// Names (pageserver, timeline) for the rendezvous hash.
-fn seed(node: &Node, timeline: &Timeline) -> u64 {
+fn seed(node: &Pageserver, timeline: &Timeline) -> u64 {
     let id = timeline.ttid.timeline_id;
     let head = id.bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
     head ^ node.config.id.0.rotate_left(32)

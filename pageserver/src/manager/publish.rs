@@ -7,14 +7,14 @@ use broker::BrokerError;
 use proto::broker::records::{ChoiceRecord, PageserverTimelineRecord, SCHEMA};
 
 use crate::choose::{Choice, Mode};
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::timeline::{Offer, Timeline};
 
 /// An offer for `choice`, not yet published.
 ///
 /// # Errors
 /// When the operating system gives no random bytes for the nonce.
-pub(super) fn offer(node: &Node, timeline: &Timeline, choice: Choice) -> std::io::Result<Offer> {
+pub(super) fn offer(node: &Pageserver, timeline: &Timeline, choice: Choice) -> std::io::Result<Offer> {
     let chosen_at = node::rfc3339_now();
     Ok(match choice.mode {
         Mode::Pull => Offer { choice, chosen_at, nonce: String::new(), key: String::new(), token: None },
@@ -39,7 +39,7 @@ pub(super) async fn put_choice(
 }
 
 /// The choice's record.
-pub(super) fn choice_record(node: &Node, timeline: &Timeline, offer: &Offer) -> ChoiceRecord {
+pub(super) fn choice_record(node: &Pageserver, timeline: &Timeline, offer: &Offer) -> ChoiceRecord {
     ChoiceRecord {
         schema: SCHEMA,
         pageserver_id: node.config.id,
@@ -54,7 +54,7 @@ pub(super) fn choice_record(node: &Node, timeline: &Timeline, offer: &Offer) -> 
 }
 
 /// Where the pageserver stands.
-pub(super) fn timeline_record(node: &Node, timeline: &Timeline) -> PageserverTimelineRecord {
+pub(super) fn timeline_record(node: &Pageserver, timeline: &Timeline) -> PageserverTimelineRecord {
     let position = timeline.position();
     let offer = timeline.offer();
     PageserverTimelineRecord {

@@ -7,13 +7,13 @@ use node::{Places, serve_sessions};
 use tokio::net::TcpListener;
 
 use super::session;
-use crate::node::Node;
+use crate::process::Pageserver;
 
 /// How long streams get at shutdown to bring what they hold to disk.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Accepts until the server stops, then waits for the sessions. Places are kept for pushes.
-pub(crate) async fn run(listener: TcpListener, node: Arc<Node>) {
+pub(crate) async fn run(listener: TcpListener, node: Arc<Pageserver>) {
     let places = Places::new("pageserver", node.config.pg_connections_max);
     let cancel = node.shutdown.clone();
     let serve = |stream, place| session::serve(stream, place, node.clone());

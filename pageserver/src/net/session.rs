@@ -12,7 +12,7 @@ use proto::pg::{SqlError, StartupParams};
 use tokio::net::TcpStream;
 
 use super::pages::PageSession;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::read::Reader;
 use crate::receive::push;
 use crate::rows::Table;
@@ -24,7 +24,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// What clients that look at `server_version` are told.
 const SERVER_VERSION: &str = "15.0";
 
-pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Node>) {
+pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Pageserver>) {
     let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
     let (shutdown, refusals) = (node.shutdown.clone(), node.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
@@ -40,7 +40,7 @@ pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Node>) {
     }
 }
 
-async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<Node>) -> Result<(), NetError> {
+async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<Pageserver>) -> Result<(), NetError> {
     loop {
         let query = tokio::select! {
             query = tokio::time::timeout(idle_limit(&place), connection.next_query()) => match query {
@@ -88,7 +88,7 @@ fn idle_limit(place: &Place) -> Duration {
     if place.is_kept() { STARTUP_LIMIT } else { IDLE_LIMIT }
 }
 
-fn page_session(node: &Node, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
+fn page_session(node: &Pageserver, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
     let timeline = node.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
     Ok(PageSession {
         reader: Reader::of(&timeline)?,
@@ -105,7 +105,7 @@ async fn send(connection: &mut ServerConnection, table: &Table) -> Result<(), Ne
     connection.send_rows(&columns, &table.rows, "SHOW").await
 }
 
-async fn refuse(connection: &mut ServerConnection, node: &Node, error: &SqlError) -> Result<(), NetError> {
+async fn refuse(connection: &mut ServerConnection, node: &Pageserver, error: &SqlError) -> Result<(), NetError> {
     // Who repeats it without end shall not fill the log.
     node.refusals.warn(&error.code, format!("{}: {error}", connection.peer()));
     connection.send_error(error).await

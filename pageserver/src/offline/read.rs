@@ -78,7 +78,7 @@ impl Offline {
         let file = ControlFile::parse(file).map_err(Cause::from)?;
         let snapshot = self.store.snapshot();
         let look = StateAt { snapshot: &snapshot, lsn: self.position(), version: self.version };
-        let state = ClusterState::load(&look, &look, look.lsn).map_err(|e| Cause::Open(e.into()))?;
+        let state = ClusterState::load(&look, &look, look.lsn).map_err(|e| Cause::Engine(e.into()))?;
         let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
         Ok(compare::control(&state, &file).into_iter().map(one).collect())
     }

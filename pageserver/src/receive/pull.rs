@@ -9,14 +9,14 @@ use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, push};
 use crate::choose::{Choice, Ended, Input};
 use crate::ingest::Halt;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::timeline::{StreamGuard, Timeline};
 
 /// Connect, start-up and authentication together.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pulls from `address` until the stream ends.
-pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, choice: Choice, address: String) {
+pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, choice: Choice, address: String) {
     let guard = timeline.announce_stream(choice);
     let receiver = tokio::select! {
         receiver = open(&node, &timeline, &address, &guard) => receiver,
@@ -42,7 +42,7 @@ pub(crate) async fn run(node: Arc<Node>, timeline: Arc<Timeline>, choice: Choice
 }
 
 async fn open(
-    node: &Arc<Node>,
+    node: &Arc<Pageserver>,
     timeline: &Arc<Timeline>,
     address: &str,
     guard: &StreamGuard,

@@ -21,7 +21,7 @@ use crate::choose::{Choice, Ended, Input, Mode};
 use crate::ingest::Halt;
 use crate::ingest::lease::Lease;
 use crate::metrics::PushOutcome;
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::timeline::{Offer, StreamGuard, Timeline};
 
 /// Version of the handshake and of the first frame.
@@ -36,7 +36,7 @@ const KEEPALIVE_S: u8 = 1;
 /// # Errors
 /// When the peer could not be told.
 pub(crate) async fn serve(
-    node: Arc<Node>,
+    node: Arc<Pageserver>,
     mut connection: ServerConnection,
     ttid: TenantTimelineId,
     request: StartPush,
@@ -94,7 +94,11 @@ async fn open(connection: ServerConnection, start_lsn: Lsn) -> Result<(CopyReade
 }
 
 /// Checks that the timeline is here and that the dialler is the pusher of the present choice.
-async fn admit(node: &Node, ttid: TenantTimelineId, request: &StartPush) -> Result<(Arc<Timeline>, Choice), SqlError> {
+async fn admit(
+    node: &Pageserver,
+    ttid: TenantTimelineId,
+    request: &StartPush,
+) -> Result<(Arc<Timeline>, Choice), SqlError> {
     if request.version != u32::from(VERSION) {
         let text = format!("push protocol version {} is not supported", request.version);
         return Err(SqlError::unsupported(text).with_hint(format!("This pageserver speaks version {VERSION}.")));
@@ -110,7 +114,7 @@ async fn admit(node: &Node, ttid: TenantTimelineId, request: &StartPush) -> Resu
 }
 
 /// Waits at most [`TOKEN_WAIT`] for a token that is on its way, as long as the rest fits.
-async fn check_token(node: &Node, timeline: &Timeline, request: &StartPush) -> Result<Choice, SqlError> {
+async fn check_token(node: &Pageserver, timeline: &Timeline, request: &StartPush) -> Result<Choice, SqlError> {
     let mut offers = timeline.offers();
     let mut renewals = node.session.renewals();
     let deadline = tokio::time::Instant::now() + TOKEN_WAIT;
@@ -139,14 +143,14 @@ fn is_addressed(offer: &Offer, request: &StartPush) -> bool {
 
 /// Whether the token is that of the last put of the choice's key: the one that we made, or one that the session made
 /// after the broker had lost it.
-fn is_token(node: &Node, offer: &Offer, request: &StartPush) -> bool {
+fn is_token(node: &Pageserver, offer: &Offer, request: &StartPush) -> bool {
     let presented = i64::try_from(request.choice).ok();
     presented.is_some() && (offer.token == presented || node.session.revision_of(&offer.key) == presented)
 }
 
 /// Waits until the stream before has let go, checks that this choice still stands, and says where the stream starts.
 async fn take_over(
-    node: &Node,
+    node: &Pageserver,
     timeline: &Timeline,
     request: &StartPush,
     guard: &StreamGuard,
@@ -185,7 +189,7 @@ fn stale(request: &StartPush) -> SqlError {
     SqlError::new(sqlstate::STALE_CHOICE, text).with_hint("Wait for a new key below push/ on the broker.")
 }
 
-fn refused(node: &Node, c: &ServerConnection, ttid: TenantTimelineId, request: &StartPush, error: &SqlError) {
+fn refused(node: &Pageserver, c: &ServerConnection, ttid: TenantTimelineId, request: &StartPush, error: &SqlError) {
     let is_stale = error.code == sqlstate::STALE_CHOICE;
     node.metrics.push_handshake(if is_stale { PushOutcome::Stale } else { PushOutcome::Refused });
     let (peer, safekeeper) = (c.peer(), request.safekeeper_id);
@@ -198,7 +202,7 @@ fn refused(node: &Node, c: &ServerConnection, ttid: TenantTimelineId, request: &
 }
 
 /// One line per stream, with the level that its end deserves.
-pub(super) fn log_end(node: &Node, ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
+pub(super) fn log_end(node: &Pageserver, ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
     let (safekeeper, mode) = (choice.safekeeper, choice.mode.as_str());
     match end {
         StreamEnd::Stopped(_) => tracing::error!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),

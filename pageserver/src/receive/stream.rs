@@ -18,7 +18,7 @@ use super::StreamEnd;
 use super::feedback::Feedback;
 use crate::ingest::lease::Lease;
 use crate::ingest::{Event, Halt};
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::timeline::{StreamGuard, Timeline};
 
 /// WAL taken from the socket's buffer in one go before the disk is looked after: a few frames of 128 KiB.
@@ -28,7 +28,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A stream at work.
 pub(super) struct Receiver {
-    pub(super) node: Arc<Node>,
+    pub(super) node: Arc<Pageserver>,
     pub(super) timeline: Arc<Timeline>,
     pub(super) lease: Lease,
     pub(super) reader: CopyReader,

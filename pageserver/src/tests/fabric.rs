@@ -19,7 +19,7 @@ use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Args, Config};
-use crate::node::Node;
+use crate::process::Pageserver;
 use crate::server::Server;
 
 pub(super) const START: Lsn = Lsn::new((3 << 20) + 0x28);
@@ -90,10 +90,10 @@ impl BrokerProcess {
 }
 
 /// A pageserver.
-pub(super) struct Pageserver {
+pub(super) struct TestPageserver {
     pub(super) pg: SocketAddr,
     pub(super) http: SocketAddr,
-    pub(super) node: Arc<Node>,
+    pub(super) node: Arc<Pageserver>,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<u8>,
 }
@@ -113,12 +113,12 @@ pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> Config {
     Config::from_args(&args).expect("valid")
 }
 
-impl Pageserver {
-    pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Pageserver {
+impl TestPageserver {
+    pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> TestPageserver {
         let cancel = CancellationToken::new();
         let server = Server::start_on(config, cancel.clone(), disk).await.expect("the pageserver starts");
         let (pg, http, node) = (server.pg(), server.http(), server.node());
-        Pageserver { pg, http, node, cancel, task: tokio::spawn(server.stopped()) }
+        TestPageserver { pg, http, node, cancel, task: tokio::spawn(server.stopped()) }
     }
 
     pub(super) async fn stop(self) {
@@ -172,7 +172,7 @@ pub(super) fn timeline_path() -> String {
 pub(super) struct Fabric {
     pub(super) tmp: tempfile::TempDir,
     pub(super) broker: BrokerProcess,
-    pub(super) ps: Pageserver,
+    pub(super) ps: TestPageserver,
 }
 
 impl Fabric {
@@ -192,7 +192,7 @@ impl Fabric {
         let broker = BrokerProcess::start(tmp.path().join("broker"), any).await;
         let mut config = config(broker.address, tmp.path().join("ps"));
         adjust(&mut config);
-        let ps = Pageserver::start(config, disk).await;
+        let ps = TestPageserver::start(config, disk).await;
         Fabric { tmp, broker, ps }
     }
 

@@ -74,7 +74,7 @@ async fn a_restart_goes_on_from_the_durable_position_and_attaches_nothing_anew()
     let Fabric { tmp, broker, ps } = f;
     ps.stop().await;
     drop(pusher);
-    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(RealDisk)).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(RealDisk)).await;
     let status = ps.status().await;
     assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (b.position(), b.position()));
     let (pusher, next) = sk.push_after(first.choice_seq).await;
@@ -217,7 +217,7 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     assert_eq!(refused.server_error().expect("a code").code, sqlstate::TIMELINE_STOPPED);
     let Fabric { tmp, broker, ps } = f;
     ps.stop().await;
-    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk).await;
     let (mut pusher, _) = sk.push_after(0).await;
     if pusher.start == good {
         pusher.wal(at, wal).await;
@@ -266,7 +266,7 @@ impl Stopped {
 async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
     disk.full.store(true, Ordering::Relaxed);
-    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
     assert_ne!(status.state, "stopped");
     // What was read is not promised before this process has written something itself.
@@ -288,7 +288,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     disk.full.store(true, Ordering::Relaxed);
     drop(pusher);
     sk.session.close(Duration::from_secs(2)).await;
-    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     assert_eq!(ps.get("/readyz").await.0, 503);
     disk.full.store(false, Ordering::Relaxed);
     eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
@@ -300,7 +300,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
 async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
     let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
     disk.unreadable.store(true, Ordering::Relaxed);
-    let ps = Pageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
     assert!(status.state == "stopped" && status.stopped.is_some_and(|why| why.contains("tried again")));
     assert_eq!(ps.attach().await, 409, "it is here");
@@ -328,7 +328,7 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
         Stopped::after(|b| (0..100).for_each(|rel| create_relation(b, 16384 + rel))).await;
     let mut without_cache = config(broker.address, tmp.path().join("ps"));
     without_cache.cache_bytes = 0;
-    let ps = Pageserver::start(without_cache, disk.clone()).await;
+    let ps = TestPageserver::start(without_cache, disk.clone()).await;
     let (mut pusher, mut choice) = sk.push_after(first.choice_seq).await;
     disk.unreadable.store(true, Ordering::Relaxed);
     // The first one needs nothing of storage; it comes with the one that does, and is thrown away with it.
@@ -419,7 +419,9 @@ async fn an_import_ends_a_stream_that_began_before_it_and_keeps_its_writer() {
     pusher.until_durable(b.position()).await;
     let timeline = f.ps.node.timeline(ttid()).expect("listed");
     assert!(timeline.running().is_some());
-    f.ps.node.import(ttid(), attach_request(), "host=127.0.0.1 port=1".to_owned()).await.expect("it begins");
+    crate::attach::import(&f.ps.node, ttid(), attach_request(), "host=127.0.0.1 port=1".to_owned())
+        .await
+        .expect("it begins");
     pusher.end().await;
     eventually("the first attempt's end", || async {
         timeline.import.borrow().status().is_some_and(|s| s.last_error.is_some()).then_some(())

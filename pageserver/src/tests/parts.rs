@@ -41,9 +41,9 @@ async fn a_panic_in_a_part_of_a_timeline_stops_that_one_and_readiness_says_why()
         planted::plant(ttid, part);
         let request: AttachRequest = attach_request();
         if part == "import" {
-            node.import(ttid, request, "host=127.0.0.1 port=1".to_owned()).await.expect("it begins");
+            crate::attach::import(&node, ttid, request, "host=127.0.0.1 port=1".to_owned()).await.expect("it begins");
         } else {
-            node.attach(ttid, request).await.expect("attached");
+            crate::attach::attach(&node, ttid, request).await.expect("attached");
         }
         let timeline = node.timeline(ttid).expect("listed");
         let why = timeline.troubles().wait_for(|t| t.stopped.is_some()).await.expect("told").stopped.clone();

@@ -21,7 +21,7 @@ fn engine(config: StoreConfig) -> (Engine, Arc<Store>, Shared) {
     let importing = Some(Importing { pages_at: first.origin.start_lsn, end: None, rest: Default::default() });
     let store = Store::create(shared.clone(), Arc::new(MemoryBlobs::default()), Manifest { importing, ..first });
     let store = Arc::new(store.expect("a timeline"));
-    let engine = recover::engine(&store, &store.manifest().attach()).expect("an engine");
+    let engine = Engine::open(&store, &store.manifest().attach()).expect("an engine");
     (engine, store, shared)
 }
 

@@ -9,23 +9,12 @@ use std::sync::Arc;
 
 use blobs::{BlobError, BlobErrorKind, Storage};
 use node::datadir::{create_dir_durably, sync_dir};
-use pgformat::checkpoint::CheckPoint;
-use pgformat::control::{ControlFile, DbState};
-use pgformat::effect::Parameters;
 use pgformat::wal::{StreamConfig, synthetic_prehistory};
-use pgformat::{Lsn, PgMajor, Tli};
-use proto::api::AttachRequest;
 
-use super::control::{Control, ControlError, ControlFile as LocalControl};
-use super::disk::Disk;
-use super::engine::Engine;
-use super::map::Mapper;
-use super::stream_config;
-use crate::cluster::error::LookError;
-use crate::cluster::records::RecordSpan;
-use crate::cluster::state::ClusterState;
+use super::control::{Control, ControlError, ControlFile};
+use super::disk::RealDisk;
+use crate::ingest::{EngineError, stream_config};
 use crate::store::manifest::{Importing, Manifest, ManifestError};
-use crate::store::state::StateAt;
 use crate::store::{Shared, Store, WriteError, storage};
 
 /// Where an earlier version kept WAL, inside a timeline's directory.
@@ -45,9 +34,9 @@ pub(crate) enum OpenError {
     /// Its store.
     #[error(transparent)]
     Store(#[from] WriteError),
-    /// What the store says was there.
+    /// What the store has cannot be gone on from.
     #[error(transparent)]
-    Look(#[from] LookError),
+    Engine(#[from] EngineError),
     /// The operating system.
     #[error("{what}: {source}")]
     Io {
@@ -68,14 +57,14 @@ impl OpenError {
         match self {
             OpenError::Storage(e) => passes(e.kind),
             OpenError::Store(e) => passes(e.kind()),
-            OpenError::Look(e) => matches!(e, LookError::Away(_)),
+            OpenError::Engine(e) => e.may_pass(),
             _ => false,
         }
     }
 }
 
-/// An opened timeline.
-pub(crate) struct Recovered {
+/// The files of a timeline, opened: nothing runs yet.
+pub(crate) struct OpenedFiles {
     pub(crate) control: Control,
     pub(crate) store: Arc<Store>,
 }
@@ -86,7 +75,7 @@ fn config(control: &Control) -> Result<StreamConfig, OpenError> {
 }
 
 /// Creates the directory of a timeline: all of it or nothing, also across a crash.
-pub(crate) fn create(dir: &Path, control: &Control, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
+pub(crate) fn create(dir: &Path, control: &Control) -> Result<(), OpenError> {
     let cfg = config(control)?;
     synthetic_prehistory(&cfg, control.attach.start_lsn).map_err(|e| OpenError::Invalid(e.to_string()))?;
     let parent = dir.parent().unwrap_or(Path::new("."));
@@ -102,19 +91,14 @@ pub(crate) fn create(dir: &Path, control: &Control, disk: &Arc<dyn Disk>) -> Res
         fs::remove_dir_all(tmp).map_err(io_error("remove an unfinished attach of"))?;
     }
     create_dir_durably(tmp).map_err(io_error("create"))?;
-    LocalControl::create(tmp, disk.clone(), control)?;
+    ControlFile::create(tmp, Arc::new(RealDisk), control)?;
     sync_dir(tmp).map_err(io_error("sync"))?;
     fs::rename(tmp, dir).and_then(|()| sync_dir(parent)).map_err(io_error("rename into"))
 }
 
 /// Opens a timeline; in storage it begins as an empty one when it is not there.
-pub(crate) fn open(
-    dir: &Path,
-    disk: &Arc<dyn Disk>,
-    storage: &Storage,
-    shared: &Shared,
-) -> Result<Recovered, OpenError> {
-    let (_, control) = LocalControl::open(dir, disk.clone())?;
+pub(crate) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<OpenedFiles, OpenError> {
+    let (_, control) = ControlFile::open(dir, Arc::new(RealDisk))?;
     config(&control)?;
     let blobs = storage::timeline(storage, control.ttid)?;
     let store = match Store::open(shared.clone(), blobs.clone()) {
@@ -138,7 +122,7 @@ pub(crate) fn open(
             control.attach
         )));
     }
-    Ok(Recovered { control, store: Arc::new(store) })
+    Ok(OpenedFiles { control, store: Arc::new(store) })
 }
 
 /// A version before this one kept WAL beside the control file and reported nothing as stored elsewhere, so that the
@@ -158,78 +142,4 @@ fn forget_spool(dir: &Path, control: &Control) {
     if let Err(e) = fs::remove_dir_all(&spool) {
         tracing::warn!(timeline = %ttid, "{} cannot be removed: {e}", spool.display());
     }
-}
-
-/// The writer's engine, behind what the store has published: after an opening, what its manifest says.
-pub(crate) fn engine(store: &Arc<Store>, attach: &AttachRequest) -> Result<Engine, OpenError> {
-    let cfg = stream_config(attach)
-        .ok_or_else(|| OpenError::Invalid(format!("PostgreSQL {} is not supported", attach.pg_version_num)))?;
-    let version = cfg.version;
-    let manifest = store.manifest();
-    let published = store.published();
-    let last = RecordSpan { start: published.start, end: published.end };
-    let snapshot = store.snapshot();
-    let look = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version };
-    let state = match &manifest.importing {
-        // Nothing was imported: only what WAL says from the start on is known, and no page can be read.
-        Some(importing) if importing.end.is_none() => blank(attach, version),
-        _ => ClusterState::load(&look, &look, last.end)?,
-    };
-    let import_end = manifest.importing.as_ref().and_then(|importing| importing.end);
-    Ok(Engine::new(cfg, Mapper::new(state, last), store.clone(), import_end))
-}
-
-/// The state of a cluster of which nothing is known.
-fn blank(attach: &AttachRequest, version: PgMajor) -> ClusterState {
-    let start = attach.start_lsn;
-    let tli = attach.pg_history.last().map_or(Tli(1), |e| e.tli);
-    let checkpoint_copy = CheckPoint {
-        redo: start,
-        tli,
-        prev_tli: tli,
-        full_page_writes: true,
-        wal_level: 1,
-        next_xid: 3,
-        next_oid: 0,
-        next_multi: 1,
-        next_multi_offset: 0,
-        oldest_xid: 3,
-        oldest_xid_db: 0,
-        oldest_multi: 1,
-        oldest_multi_db: 0,
-        time: 0,
-        oldest_commit_ts_xid: 0,
-        newest_commit_ts_xid: 0,
-        oldest_active_xid: 0,
-    };
-    let file = ControlFile {
-        version,
-        system_id: attach.system_id.0,
-        state: DbState::Production,
-        time: 0,
-        checkpoint: start,
-        checkpoint_copy,
-        unlogged_lsn: Lsn::new(0),
-        min_recovery_point: Lsn::new(0),
-        min_recovery_point_tli: Tli(0),
-        backup_start: Lsn::new(0),
-        backup_end: Lsn::new(0),
-        backup_end_required: false,
-        parameters: Parameters {
-            max_connections: 100,
-            max_worker_processes: 8,
-            max_wal_senders: 10,
-            max_prepared_xacts: 0,
-            max_locks_per_xact: 64,
-            wal_level: 1,
-            wal_log_hints: false,
-            track_commit_timestamp: false,
-        },
-        seg_size: attach.wal_seg_size,
-        float8_by_val: true,
-        data_checksum_version: 0,
-        char_signed: true,
-        mock_nonce: [0; 32],
-    };
-    ClusterState::of_file(file, false)
 }

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::choose::{Choice, Input, Mode, Progress};
 use crate::follow::{Follow, Seen};
-use crate::import::ImportState;
+use crate::import::state::ImportState;
 use crate::ingest::lease::Slot;
 use crate::ingest::{Ingest, Position};
 use crate::read::TimelineReads;
