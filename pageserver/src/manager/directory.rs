@@ -1,5 +1,5 @@
-//! What the broker shows: which safekeepers live, and which timelines they hold. A leaf: one task writes it, all managers
-//! read it.
+//! What the broker shows: which safekeepers live, and which timelines they hold. One task writes it, all managers read
+//! it.
 //!
 //! While the broker is away everything stays as it was seen last.
 
