@@ -1,6 +1,6 @@
-//! Rows of two catalogs, as far as they say which files a cluster has.
+//! Rows of two catalogs: the columns that tell which files a cluster has.
 //!
-//! Only columns at fixed places are read: none of them can be null, and no variable one stands before them.
+//! Only columns at fixed offsets are read: they are never null, and no column of variable length precedes them.
 //!
 //! Source: PostgreSQL 14-18, `pg_class.h`, `pg_database.h`, `htup_details.h`.
 

@@ -1,4 +1,4 @@
-//! A checkpoint's counters, as its record and the control file have them.
+//! A checkpoint's counters, as its record and the control file store them.
 //!
 //! Source: PostgreSQL 14-18, `CheckPoint` in `src/include/catalog/pg_control.h`.
 
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(read.oldest_active_xid, 0x5453_5251);
             let written = read.to_bytes(version);
             assert_eq!(CheckPoint::parse(&written, version), read);
-            // Everything but padding and the rest of a bool is back.
+            // Everything but padding and the rest of a bool survives the round trip.
             let differ: Vec<usize> = (0..CHECKPOINT_LEN).filter(|i| written[*i] != body[*i]).collect();
             let padding = [16, 17, 18, 19, 20, 21, 22, 23, 60, 61, 62, 63, 84, 85, 86, 87];
             assert!(differ.iter().all(|i| padding.contains(i)), "{differ:?}");

@@ -1,6 +1,6 @@
 //! The control file, `global/pg_control`.
 //!
-//! 14 to 16 share a layout, 17 adds `wal_level` inside the checkpoint, 18 a byte before the nonce.
+//! 14 to 16 share a layout; 17 adds `wal_level` inside the checkpoint, 18 adds a byte before the nonce.
 //!
 //! Source: PostgreSQL 14-18, `ControlFileData` in `src/include/catalog/pg_control.h`, `WriteControlFile` in `xlog.c`.
 

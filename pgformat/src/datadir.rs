@@ -1,4 +1,4 @@
-//! What a file of a data directory is, by its path.
+//! Classifies a file of a data directory by its path.
 //!
 //! Source: PostgreSQL 15, `src/common/relpath.c`, `parse_filename_for_nontemp_relation` in `reinit.c`,
 //! `excludeFiles` in `basebackup.c`.

@@ -1,7 +1,7 @@
-//! PostgreSQL's own bytes, by major version: log positions, WAL pages and records.
+//! PostgreSQL's own bytes, by major version: WAL, pages, control files, and redo.
 //!
 //! Pure: no tokio, no files, no sockets, no clock. Everything here is a function of its input, so the simulator, the
-//! servers and the tests run the very same code. The manifest keeps it so (no runtime crate may be added).
+//! servers and the tests run exactly the same code. No runtime crate may enter the manifest.
 //!
 //! | module | what |
 //! |---|---|
@@ -11,12 +11,12 @@
 //! | [`rel`] | relations, forks, blocks |
 //! | [`page`] | pages: header, line pointers, items, checksum |
 //! | [`redo`] | what a record does to a page |
-//! | [`effect`] | what a record does beside pages |
+//! | [`effect`] | what else a record does |
 //! | [`control`], [`checkpoint`] | the control file |
 //! | [`relmap`], [`twophase`], [`slru`] | relation maps, prepared transactions, the page arrays beside relations |
 //! | [`origins`] | progress of replication origins |
-//! | [`datadir`] | what a file of a data directory is |
-//! | [`compare`] | whether a page that redo made is the page that PostgreSQL has |
+//! | [`datadir`] | kinds of files in a data directory |
+//! | [`compare`] | compares a page that redo made with PostgreSQL's |
 //! | [`read`] | fields of little-endian structs |
 
 pub mod catalog;

@@ -1,7 +1,7 @@
 //! Log positions and the arithmetic of WAL pages and segments.
 //!
-//! A position is never a bare `u64`: [`Lsn`] keeps its number private, has no `Default`, and "unknown" is
-//! `Option<Lsn>`; zero stands for unknown on the wire only, where [`Lsn::from_wire`] and [`Lsn::to_wire`] translate it.
+//! A position is never a bare `u64`: [`Lsn`] keeps its number private and has no `Default`. An unknown position is
+//! `None`. Zero means unknown on the wire only, where [`Lsn::from_wire`] and [`Lsn::to_wire`] translate it.
 //!
 //! Source: PostgreSQL 15, `src/include/access/xlogdefs.h`, `xlog_internal.h`.
 
@@ -141,7 +141,7 @@ impl FromStr for Lsn {
 
     fn from_str(s: &str) -> Result<Lsn, ParseLsnError> {
         let half = |t: &str| -> Result<u64, ParseIntError> {
-            // `from_str_radix` takes a sign, PostgreSQL does not.
+            // `from_str_radix` accepts a sign, PostgreSQL does not.
             if t.len() > 8 || t.starts_with('+') {
                 return u64::from_str_radix("", 16);
             }

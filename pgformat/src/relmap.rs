@@ -1,4 +1,4 @@
-//! Relation map files: which file number the relations have that the catalog cannot say it of.
+//! Relation map files: the file numbers of relations for which the catalog cannot store them.
 //!
 //! Source: PostgreSQL 14-18, `RelMapFile` in `src/backend/utils/cache/relmapper.c`.
 

@@ -1,6 +1,6 @@
-//! SLRUs: which page, and where on it, holds what is known of a transaction or multixact; names of their files.
+//! SLRUs: the page, and the place on it, that hold the state of a transaction or multixact; names of their files.
 //!
-//! Their pages have no header and are numbered in a space that wraps, so "older" is a circular comparison.
+//! SLRU pages have no header. Their numbers wrap around, so "older" is a circular comparison.
 //!
 //! Source: PostgreSQL 14-18, `clog.c`, `commit_ts.c`, `multixact.c` and `slru.c` in `src/backend/access/transam`.
 
@@ -117,7 +117,7 @@ impl Slru {
     /// Whether page `a` is older than `b`, all of it (`PagePrecedes`).
     pub fn page_precedes(self, a: u32, b: u32) -> bool {
         let per_page = self.per_page();
-        // Transactions skip special numbers in their comparison, so these are kept out of it.
+        // Comparing transactions skips special numbers, so these are excluded here.
         let lead = match self {
             Slru::Xact | Slru::CommitTs => FIRST_NORMAL_XID + 1,
             Slru::MultixactOffsets => FIRST_MULTI + 1,
@@ -230,7 +230,7 @@ mod tests {
         assert!(Slru::Xact.page_precedes(last, 0), "behind the last page the first one follows");
         assert!(Slru::Xact.page_precedes(0, last / 2));
         assert!(!Slru::Xact.page_precedes(0, last / 2 + 1), "exactly half of the space is no order");
-        // A segment goes when its last page does.
+        // A segment is removed when its last page is.
         assert!(!Slru::Xact.segment_precedes(0, 31) && Slru::Xact.segment_precedes(0, 32));
         assert!(xid_precedes(2, 3) && xid_precedes(u32::MAX, 3) && !xid_precedes(3, u32::MAX));
         assert_eq!((next_multi(u32::MAX), next_multi(5)), (1, 6));

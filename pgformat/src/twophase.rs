@@ -1,4 +1,4 @@
-//! State of prepared transactions: the body of a PREPARE record, and the file made of it.
+//! State of prepared transactions: the body of a PREPARE record, and the file made from it.
 //!
 //! Source: PostgreSQL 14-18, `TwoPhaseFileHeader` (`xl_xact_prepare`), `EndPrepare`, `ReadTwoPhaseFile` and
 //! `TwoPhaseFilePath` in `src/backend/access/transam/twophase.c`.
@@ -104,7 +104,7 @@ impl<'a> TwoPhase<'a> {
             // Statistics to drop, at commit and at abort.
             take.skip(8)?;
         }
-        // Invalidations, and whether the relation cache's file goes: these concern running servers only.
+        // Invalidations, and whether the relation cache's file is removed: these concern only running servers.
         take.skip(4 + 1 + 1)?;
         let gid_len = usize::from(take.u16()?);
         let (origin_lsn, origin_time) = (Lsn::new(take.u64()?), take.i64()?);

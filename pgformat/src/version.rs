@@ -1,4 +1,4 @@
-//! Supported PostgreSQL majors and where their WAL differs, in one table.
+//! Supported PostgreSQL majors and the differences of their WAL, in one table.
 
 use std::fmt;
 

@@ -1,11 +1,11 @@
-//! Short stretches of WAL that real servers of every major wrote, with what those servers said about them.
+//! Short stretches of WAL from real servers of every major, with the servers' own description of the records.
 //!
 //! `testdata/wal-MAJOR-NAME.bin` holds the bytes, `.txt` the configuration, the pieces (fill after a SWITCH record is
 //! left out) and one line per record: start, end, prev, length, xid, resource manager. The record lines are the
 //! server's own (`pg_walinspect`; 14 has none: there they are the decoder's, checked against positions that SQL
 //! functions returned).
 //!
-//! To make them anew: `WAL_PG_BIN=DIR cargo test -p pgformat --test golden -- --ignored`, once per major.
+//! To record them again: `WAL_PG_BIN=DIR cargo test -p pgformat --test golden -- --ignored`, once per major.
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! The decoder against a real PostgreSQL and its own `pg_waldump`.
 //!
-//! Goal: every record that PostgreSQL sees is found, at the same place, through crashes, lost continuations, switches
-//! and a change of tli. Method: make such a log, decode its segments in uneven pieces, compare with the dump line by
-//! line.
+//! Goal: the decoder finds every record that PostgreSQL sees, at the same place, through crashes, lost continuations,
+//! switches and a change of tli. Method: make such a log, decode its segments in uneven pieces, compare with the dump
+//! line by line.
 
 mod support;
 
@@ -105,7 +105,7 @@ fn every_record_of_a_stormy_life_is_found() {
     assert_eq!(found.len(), expected.len(), "{stopped:?}");
     assert!(stopped.is_none_or(|e| e.is_end_of_log()), "{stopped:?}");
     for (end, next) in ends.iter().zip(&expected[1..]) {
-        // The record behind a lost one is the only one that does not begin where the last one ended.
+        // Only the record after a lost one does not begin where the last one ended.
         let lost = next.len == 42 && next.rmgr == "XLOG" && next_record_start(*end, cluster.seg) != next.start;
         assert!(lost || next_record_start(*end, cluster.seg) == next.start, "{end} {next:?}");
     }
@@ -116,7 +116,7 @@ fn every_record_of_a_stormy_life_is_found() {
     assert_eq!(cluster.control("Latest checkpoint location"), last.to_string());
     assert_eq!(decoder.boundary(), *ends.last().expect("records"));
 
-    // The same bytes, cut differently, or as if the tli had never changed.
+    // The same bytes, split differently, or as if the tli had never changed.
     let (again, found_again, _, _) = decode_all(&cluster, cfg.clone(), 99);
     assert!(found_again == found && again.boundary() == decoder.boundary());
     let unchanged = StreamConfig { tlis: vec![(Tli(1), Lsn::new(0))], ..cfg };
@@ -152,7 +152,7 @@ fn waldump_reads_what_the_builder_writes() {
     let starts: Vec<_> =
         waldump(Path::new(PG15_BIN), dir.path(), Tli(2), start, None).iter().map(|d| d.start).collect();
     assert_eq!(starts, built.iter().map(|b| b.start).collect::<Vec<_>>());
-    // Without a start position the tool finds the first record behind the made-up page headers by itself.
+    // Without a start position, the tool itself finds the first record behind the synthetic page headers.
     let file = dir.path().join(seg.file_name(Tli(2), 9));
     let out = std::process::Command::new(Path::new(PG15_BIN).join("pg_waldump"))
         .arg(file)

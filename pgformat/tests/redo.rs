@@ -1,7 +1,7 @@
-//! Redo of every kind of change, of recordings on servers of 14-18 that PostgreSQL itself has judged.
+//! Redo of every kind of change, from recordings on servers of 14-18 that PostgreSQL itself has judged.
 //!
-//! Each file in `redo/` is written by `proof all --golden` (crate `oracle`, module `golden`, has the format): pages
-//! before and after a change, taken where the page equalled PostgreSQL's own image.
+//! `proof all --golden` writes the files in `redo/` (format: crate `oracle`, module `golden`). They hold pages before
+//! and after a change, recorded where the page equalled PostgreSQL's own image.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! The closed list of differences that are PostgreSQL's own doing: its replay would give the same page as ours.
+//! The closed list of differences that PostgreSQL causes itself: its own replay would produce our page.
 //!
-//! Each entry makes one kind of difference disappear from both pages, under a condition that it checks. What is left
-//! after all of them is a mismatch. Nothing else may differ.
+//! Each entry removes one kind of difference from both pages, under a condition that it checks. Any difference that
+//! remains is a mismatch.
 
 use crate::Lsn;
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
@@ -84,7 +84,7 @@ pub const SPGIST_UNUSED: &str = "SP-GiST page that was initialised and not used"
 /// Whether a page of an init fork, of a kind that is not known, differs in no more than that its file has no LSN:
 /// access methods of extensions do as B-tree does, and write the page before they log it.
 pub fn is_init_before_log(ours: &Page, theirs: &Page, fork: Fork) -> bool {
-    // Between LSN and flags there is the checksum.
+    // The checksum lies between LSN and flags.
     fork == Fork::Init && theirs.lsn() == Lsn::new(0) && !theirs.is_new() && ours.0[10..] == theirs.0[10..]
 }
 
@@ -151,7 +151,7 @@ fn gist_tuples_deleted(ours: &mut Page, theirs: &mut Page, case: &Case) {
         return;
     }
     for page in [ours, theirs] {
-        // A page without a special space is no GiST page, and keeps its difference.
+        // A page without a special space is no GiST page: its difference stays.
         let at = page.special() + 12;
         if let Ok(flags) = page.u16_at(at) {
             let _ = page.put_u16(at, flags & !TUPLES_DELETED);
@@ -188,7 +188,7 @@ fn map_subset(ours: &mut Page, theirs: &mut Page, case: &Case) {
     let subset = ours.0.iter().zip(&theirs.0).skip(PAGE_HEADER_LEN).all(|(a, b)| a & !b == 0);
     if subset {
         take(ours, theirs, PAGE_HEADER_LEN, PAGE_SIZE);
-        // A later change of a bit that we lack does not happen here, and sets no LSN.
+        // When a later record changes a bit that we lack, nothing happens here, and no LSN is set.
         if ours.lsn() <= theirs.lsn() {
             take(ours, theirs, 0, 8);
         }
@@ -203,7 +203,7 @@ fn map_extended(ours: &mut Page, theirs: &mut Page, case: &Case) {
 }
 
 fn init_fork_lsn(ours: &mut Page, theirs: &mut Page, case: &Case) {
-    // Bloom, up to 15, has the mark of generic records.
+    // Up to 15, Bloom has the mark of generic records.
     let kind = matches!(case.kind, Kind::Btree | Kind::SpGist | Kind::Generic);
     if kind && case.tag.fork.fork == Fork::Init && theirs.lsn() == Lsn::new(0) {
         take(ours, theirs, 0, 8);
@@ -221,7 +221,7 @@ fn spgist_unused(ours: &mut Page, theirs: &mut Page, case: &Case) {
     let is_file = case.kind == Kind::SpGist && case.against == Against::File && case.tag.fork.fork == Fork::Main;
     let special = PAGE_SIZE - 8;
     let is_spgist = ours.special() == special && ours.u16_at(PAGE_SIZE - 2) == Ok(PAGE_ID);
-    // No redirections and no placeholders, as the page says itself.
+    // The page's own counts say that it has no redirections and no placeholders.
     let is_empty = ours.is_empty() && ours.u32_at(special + 2) == Ok(0);
     let holds_nothing = ours.is_zero() || is_spgist && is_empty;
     if is_file && holds_nothing && is_unused_spgist(theirs, case.tag.blk) {

@@ -1,8 +1,8 @@
-//! What PostgreSQL leaves out when it compares a page that redo made with the primary's: its mask functions.
+//! PostgreSQL's mask functions: they blank what may differ between a page that redo made and the primary's page.
 //!
-//! [`mask`] overwrites in both pages what may differ. It keeps `pd_lsn`: who compares decides about that.
-//! Stricter than PostgreSQL where we can be: visibility map pages keep their bits, because their images are whole; heap
-//! pages keep PD_ALL_VISIBLE, because we apply every record once and in order; GiST pages of files keep their NSN.
+//! [`mask`] is called for both pages. It keeps `pd_lsn`: the caller decides about that. It is stricter than PostgreSQL
+//! in three points. Visibility map pages keep their bits, because their images are whole. Heap pages keep
+//! PD_ALL_VISIBLE, because we apply every record once and in order. GiST pages of files keep their NSN.
 //!
 //! Source: PostgreSQL 15, `src/backend/access/common/bufmask.c` and the `*_mask` functions of `heapam.c`, `nbtxlog.c`,
 //! `hash_xlog.c`, `ginxlog.c`, `gistxlog.c`, `spgxlog.c`, `brin_xlog.c`, `sequence.c`, `generic_xlog.c`.
@@ -209,7 +209,7 @@ fn hash(page: &mut Page) -> Result<(), PageError> {
     let flags = page.u16_at(special + 12)?;
     if flags & PAGE_TYPE == 0 {
         content(page);
-        // The special space counts as content there.
+        // There, the special space counts as content.
         return Ok(());
     }
     if flags & BUCKET_OR_OVERFLOW != 0 {
@@ -239,7 +239,7 @@ fn gist(page: &mut Page, against: Against) -> Result<(), PageError> {
     if flags & LEAF != 0 {
         line_pointer_flags(page)?;
     }
-    // The primary finishes a split after it has logged it; its file has the end of it.
+    // The primary finishes a split after logging it, so its file shows the finished split.
     if against == Against::File {
         return page.put_u16(special + 12, flags & !HAS_GARBAGE);
     }

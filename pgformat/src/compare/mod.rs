@@ -1,8 +1,8 @@
-//! Whether a page that redo made is the page that PostgreSQL has.
+//! Compares a page that redo made with PostgreSQL's page.
 //!
-//! Both pages are masked as PostgreSQL masks them in its own check ([`mask`]), then the closed list of differences that
-//! its own replay would show is gone through ([`allowed`]). What is left is a mismatch. The judges of redo in the tests
-//! and `walfabric page verify` ask the same function.
+//! Both pages are masked as in PostgreSQL's own check ([`mask`]). Then the differences that its own replay would show
+//! are removed, a closed list ([`allowed`]). What remains is a mismatch. The judges of redo in the tests and
+//! `walfabric page verify` call the same function.
 
 pub mod allowed;
 pub mod mask;

@@ -1,4 +1,4 @@
-//! Records of relations' files, databases, tablespaces and relation maps.
+//! Effects of records on relations' files, databases, tablespaces and relation maps.
 //!
 //! Source: PostgreSQL 14-18, `smgr_redo` in `storage.c`, `dbase_redo` in `dbcommands.c`, `tblspc_redo` in
 //! `tablespace.c`, `relmap_redo` in `relmapper.c`, and the headers of their records.

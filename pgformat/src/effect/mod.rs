@@ -1,8 +1,8 @@
 //! What a record does beside its block references: transactions, files, databases, SLRUs, counters, settings.
 //!
-//! [`of`] decodes; nothing is applied here. An opcode or a flag that is not known is an error, because skipping it
-//! could lose state. Records that only change the pages they name are [`Effect::None`]; so are those that matter to
-//! logical decoding or to hot standby alone.
+//! [`of`] decodes; nothing is applied here. An unknown opcode or flag is an error, because skipping it could lose
+//! state. Records that only change the pages they name are [`Effect::None`]; so are those that matter only to logical
+//! decoding or to hot standby.
 //!
 //! | module | resource managers |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Records of the commit log, of commit timestamps and of multixacts.
+//! Effects of records of the commit log, commit timestamps and multixacts.
 //!
 //! Source: PostgreSQL 14-18, `clog_redo` in `clog.c`, `commit_ts_redo` in `commit_ts.c`, `multixact_redo` in
 //! `multixact.c`.

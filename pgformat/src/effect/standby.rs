@@ -1,4 +1,4 @@
-//! Records for standbys, of replication origins, and messages for logical decoding.
+//! Records for standbys, records of replication origins, and messages for logical decoding.
 //!
 //! Source: PostgreSQL 14-18, `standby_redo` in `standby.c`, `src/include/storage/standbydefs.h`, `replorigin_redo` in
 //! `origin.c`, `src/include/replication/message.h`.
@@ -11,7 +11,7 @@ use crate::redo::rmid;
 
 pub(super) fn standby<'a>(info: u8, mut take: Take<'a>) -> Result<Effect<'a>, EffectError> {
     match info {
-        // Locks and invalidations matter to queries on a standby only.
+        // Locks and invalidations matter only to queries on a standby.
         0x00 | 0x20 => Ok(Effect::None),
         0x10 => {
             let (tops, subs) = (take.i32()?, take.i32()?);

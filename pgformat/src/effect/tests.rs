@@ -1,4 +1,4 @@
-//! Records without page effects, by hand, in the layouts of each major.
+//! Effects beside pages: records built by hand, in the layouts of each major.
 
 use super::kind::unknown;
 use super::*;
@@ -80,7 +80,7 @@ fn a_commits_chunks_are_in_postgresqls_order() {
 
 #[test]
 fn a_commits_layout_of_another_major_is_not_misread() {
-    // Statistics of twelve bytes read as sixteen, and the other way round, leave a rest or end too early.
+    // Reading statistics of twelve bytes as sixteen, or the reverse, leaves bytes over or ends too early.
     assert!(decode(rmid::XACT, 0xB0, &full_commit(V17), V18).is_err());
     assert!(decode(rmid::XACT, 0xB0, &full_commit(V18), V17).is_err());
     assert_eq!(decode(rmid::XACT, 0xB0, &full_commit(V15), V14), Err(EffectError::Flags(0x100)));
@@ -91,7 +91,7 @@ fn ends_of_transactions() {
     let plain = bytes(&[('d', 5)]);
     let Ok(Effect::Abort(end)) = decode(rmid::XACT, 0x20, &plain, V18) else { panic!("an abort") };
     assert_eq!((end.xid, end.prepared, end.commit_timestamp(), end.origin), (700, false, 5, 0));
-    // An abort has no invalidations, and only a prepared transaction names another than the record's.
+    // An abort has no invalidations, and only a prepared transaction names a transaction other than the record's.
     let invals = bytes(&[('d', 5), ('w', 8), ('w', 0)]);
     assert_eq!(decode(rmid::XACT, 0xA0, &invals, V18), Err(EffectError::Flags(8)));
     let two_phase = bytes(&[('d', 5), ('w', 16), ('w', 9)]);

@@ -1,4 +1,4 @@
-//! Records of transactions.
+//! Effects of transaction records.
 //!
 //! Source: PostgreSQL 14-18, `src/include/access/xact.h`, `ParseCommitRecord` and `ParseAbortRecord` in `xactdesc.c`,
 //! `xact_redo` in `xact.c`.

@@ -1,4 +1,4 @@
-//! Records of the log itself.
+//! Effects of the log's own records.
 //!
 //! Source: PostgreSQL 14-18, `xlog_redo` in `xlog.c`, `src/include/access/xlog_internal.h`,
 //! `src/include/catalog/pg_control.h`.

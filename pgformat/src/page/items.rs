@@ -1,7 +1,7 @@
-//! Line pointers and items: the primitives that redo is made of.
+//! Line pointers and items: the primitives of redo.
 //!
-//! Each one leaves the bytes that PostgreSQL's own leaves: where items lie, what line pointers say, which flags are
-//! set. Unused space between `pd_lower` and `pd_upper` is not part of that.
+//! Each primitive leaves the same bytes as PostgreSQL's: item positions, line pointers and flags. The unused space
+//! between `pd_lower` and `pd_upper` may differ.
 
 use super::{LINE_POINTER_LEN, PAGE_HEADER_LEN, PAGE_SIZE, PD_HAS_FREE_LINES, Page, PageError, maxalign};
 
@@ -263,7 +263,7 @@ impl Page {
     /// # Errors
     /// When one of them does not exist, or the page is damaged.
     pub fn index_multi_delete(&mut self, offs: &[u16]) -> Result<(), PageError> {
-        // Two or fewer are removed one by one, which can leave another layout than removing them together.
+        // Two or fewer are removed one by one; removing them together could leave a different layout.
         if offs.len() <= 2 {
             return offs.iter().rev().try_for_each(|off| self.index_delete(*off));
         }
@@ -388,7 +388,7 @@ impl Page {
     fn compactify(&mut self, offs: &[u16]) -> Result<(), PageError> {
         let (mut offs, lower) = (offs, self.lower());
         let mut upper = self.special();
-        // Those at the end that lie right already: most often nearly all.
+        // Items at the end that need not move: usually nearly all.
         while let [off, rest @ ..] = offs {
             let id = self.item_inside(*off)?;
             if usize::from(id.off) + maxalign(usize::from(id.len)) != upper {

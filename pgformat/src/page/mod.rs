@@ -1,7 +1,7 @@
 //! PostgreSQL's page: header, line pointers, items.
 //!
-//! Every access is checked: an offset out of a damaged page or record is a [`PageError`], never a panic.
-//! The primitives in [`items`] produce the very bytes that PostgreSQL's produce, layout included.
+//! Every access is checked: a bad offset from a damaged page or record is a [`PageError`], never a panic.
+//! The primitives in [`items`] produce exactly the bytes that PostgreSQL's produce, layout included.
 //!
 //! Source: PostgreSQL 15, `src/include/storage/bufpage.h`, `itemid.h`, `src/backend/storage/page/bufpage.c`.
 

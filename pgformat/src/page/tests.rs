@@ -1,4 +1,4 @@
-//! The primitives of pages against a model, and on pages that make no sense.
+//! The page primitives against a model, and on damaged pages.
 //!
 //! Source: PostgreSQL 15, `src/backend/storage/page/bufpage.c`.
 
@@ -203,7 +203,7 @@ fn a_heap_page_holds_no_more_tuples_than_postgresql_allows() {
 
 #[test]
 fn two_are_deleted_one_by_one_and_three_together() {
-    // Items that do not lie in the order of their line pointers: 2 was added before 1.
+    // Items out of the order of their line pointers: 2 was added before 1.
     let build = || {
         let mut page = Page::zeroed();
         page.init(0);

@@ -1,6 +1,6 @@
-//! Redo of BRIN: a metapage, pages of the range map (`revmap`), pages with summaries.
+//! Redo of BRIN: the metapage, pages of the range map (`revmap`), pages with summaries.
 //!
-//! The range map's entries lie between `pd_lower` and `pd_upper`, where other pages have nothing.
+//! The range map's entries lie between `pd_lower` and `pd_upper`, which is unused space on other pages.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `src/backend/access/brin/brin_xlog.c`, `brin_pageops.c`
 //! (`brin_page_init`, `brin_metapage_init`), `brin_revmap.c` (`brinSetHeapBlockItemptr`),
@@ -112,7 +112,7 @@ fn extend_revmap(page: &mut Page, change: &Change<'_>, main: &mut Take<'_>) -> R
         return Err(RedoError::Precondition("the range map is not extended by its next block"));
     }
     page.put_u32(META_LAST_REVMAP, target)?;
-    // Indexes from before PostgreSQL 11 may have had it at the wrong place.
+    // Indexes from before PostgreSQL 11 may have it at the wrong place.
     page.set_lower(META_END);
     Ok(())
 }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(regular.u16_at(TYPE), Ok(REGULAR));
         apply(&mut revmap, &insert(1), 15).expect("applies");
         assert_eq!(entry(&revmap, 2), [7, 0, 2, 0, 1, 0]);
-        // The entry is found again after a whole page of entries.
+        // One page of entries later, the entry has the same place.
         let far = bytes![(1360_u32 + 2) * 128, 128_u32, 9_u16];
         apply(&mut revmap, &Change { main: &far, ..insert(1) }, 15).expect("applies");
         assert_eq!(entry(&revmap, 2), [7, 0, 2, 0, 9, 0]);
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(regular.max_offset(), 2, "numbers stay");
         assert!(!regular.item_id(1).expect("a line pointer").is_used());
         assert_eq!(regular.item(2), Ok(&b"other"[..]));
-        // The free line pointer is used again.
+        // The free line pointer is reused.
         apply(&mut regular, &Change { init: false, ..insert(0) }, 15).expect_err("announces an empty page");
         let again = Change { main: &main, data: b"again", ..change(rmid::BRIN, INSERT, 0, &refs) };
         apply(&mut regular, &again, 15).expect("applies");

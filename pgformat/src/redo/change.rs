@@ -1,4 +1,4 @@
-//! One block's part of a record: all that its redo needs, and how it is stored.
+//! One block's part of a record: everything that its redo needs, and the stored form.
 
 use smallvec::SmallVec;
 

@@ -1,4 +1,4 @@
-//! No bytes make redo panic: records are checksummed, but pages come from disks.
+//! Redo never panics, whatever the bytes: records have checksums, but pages come from disks.
 
 use proptest::prelude::*;
 use smallvec::smallvec;

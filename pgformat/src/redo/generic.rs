@@ -1,4 +1,4 @@
-//! Redo of generic records, which extensions write: pieces of bytes at positions of the page.
+//! Redo of generic records, which extensions write: runs of bytes at offsets of the page.
 //!
 //! Source: PostgreSQL 15, `src/backend/access/transam/generic_xlog.c`, `generic_redo`, `applyPageRedo`.
 
@@ -19,7 +19,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
         let (at, len) = (usize::from(data.u16()?), usize::from(data.u16()?));
         page.put(at, data.bytes(len)?)?;
     }
-    // The pieces leave out what lies between the line pointers and the items; the writer has it zeroed.
+    // The record omits the space between line pointers and items; the writer has zeroed it.
     let hole = page.upper().checked_sub(page.lower());
     let hole = hole.ok_or(RedoError::Precondition("the page's line pointers reach into its items"))?;
     page.bytes_mut(page.lower(), hole)?.fill(0);

@@ -1,8 +1,8 @@
 //! Redo of GiST.
 //!
-//! A page that was split says so (`F_FOLLOW_RIGHT`) until its parent has the downlink. The record that adds it takes
-//! the mark away and numbers the page (NSN) with its own end; that comes on top of an image of the page, because the
-//! image was taken before the end was known.
+//! A page that was split carries the mark `F_FOLLOW_RIGHT` until its parent has the downlink. The record that adds the
+//! downlink clears the mark and sets the page's NSN to the record's own end. This also applies on top of an image of
+//! the page: the image was taken before that end was known.
 //!
 //! `F_TUPLES_DELETED` is set as 15.18 sets it. Other minor releases differ, and nothing reads it.
 //!
@@ -162,7 +162,7 @@ fn split(page: &mut Page, change: &Change<'_>, main: &mut Take<'_>) -> Result<()
     };
     page.put_u32(RIGHTLINK, rightlink)?;
     set_nsn(page, old_nsn)?;
-    // When the root is split, the record itself brings the downlinks.
+    // For a split of the root, the record itself has the downlinks.
     let root_split = change.required(1)? == ROOT;
     let follow_right = !is_root && !is_last && !root_split && mark_follow_right;
     let leaf = was_leaf && !is_root;

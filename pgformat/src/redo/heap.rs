@@ -1,6 +1,6 @@
 //! Redo of heap: single tuples.
 //!
-//! The new tuple of an update may borrow its beginning and its end from the old one, but then both are on one page.
+//! The new tuple of an update may take its beginning and its end from the old one; both are then on one page.
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/heapam.c`, 18 `heapam_xlog.c`, `heap_redo`.
 
@@ -37,7 +37,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
         (CONFIRM, 0) => confirm(page, change)?,
         (LOCK, 0) => lock(page, change, Link::Ended)?,
         (INPLACE, 0) => inplace(page, change)?,
-        // What is left is a truncation, which is for logical decoding and has no blocks.
+        // The remaining opcode is a truncation, which is for logical decoding and has no blocks.
         _ => return Err(RedoError::Block(change.block)),
     }
     page.set_lsn(ctx.end);

@@ -1,4 +1,4 @@
-//! Redo of heap2: many tuples of a page at once, and the marks of visibility.
+//! Redo of heap2: several tuples of a page at once, and visibility.
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/heapam.c`, 18 `heapam_xlog.c`, `heap2_redo`.
 
@@ -31,7 +31,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
         (PRUNE | VACUUM | FREEZE, 0, false) => prune::redo(page, change, ctx)?,
         (MULTI_INSERT, 0, false) => multi_insert(page, change)?,
         (LOCK_UPDATED, 0, false) => lock(page, change, Link::Kept)?,
-        // Command ids and rewrites are for logical decoding and have no blocks.
+        // Command ids and rewrites are for logical decoding; their records have no blocks.
         _ => return Err(RedoError::Block(change.block)),
     }
     page.set_lsn(ctx.end);
@@ -46,7 +46,7 @@ fn multi_insert(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     prepare(page, change)?;
     let mut data = Take::new(change.data);
     for i in 0..n {
-        // On a page made anew the tuples get the first numbers, and the record spares them.
+        // On a page made from nothing the tuples get the first numbers, so the record omits them.
         let off = if change.init { i.saturating_add(1) } else { main.u16()? };
         // Each tuple starts at an even byte.
         data.skip((change.data.len() - data.left()) % 2)?;

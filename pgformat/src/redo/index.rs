@@ -1,4 +1,4 @@
-//! What redo of several index access methods shares: item pointers, rows of tuples, checks of the page to change.
+//! Shared by redo of several index access methods: item pointers, sequences of tuples, checks of the page to change.
 //!
 //! Source: PostgreSQL 15, `src/include/storage/itemptr.h`, `XLogReadBufferForRedoExtended` in `xlogutils.c`.
 

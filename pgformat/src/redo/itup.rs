@@ -1,4 +1,4 @@
-//! Index tuples, as far as redo reads them: where one ends.
+//! Length of an index tuple: all that redo reads of it.
 //!
 //! Source: PostgreSQL 15, `src/include/access/itup.h`.
 

@@ -1,20 +1,20 @@
 //! Native redo: what a record does to one page.
 //!
 //! A page's new content depends on its old content, on the record, and on the numbers and presence of the record's
-//! other blocks, never on their content. So the unit is one block of one record, a [`Change`]; a chain of them is
-//! replayed over the page alone. `pd_lsn` is stamped with the record's end and never compared: the caller applies each
+//! other blocks, never on their content. So the unit is one block of one record, a [`Change`], and a chain of changes
+//! needs no other page. Redo stamps `pd_lsn` with the record's end and never compares it: the caller applies each
 //! change once, in order.
 //!
-//! A precondition that does not hold is a [`RedoError`]; the page is then in an unspecified state and must be thrown
-//! away. Nothing is guessed.
+//! A violated precondition is a [`RedoError`]. The page is then in an unspecified state and must be discarded; redo
+//! never guesses.
 //!
 //! | module | resource managers |
 //! |---|---|
-//! | [`change`] | what is stored of a record for one block, and its encoding |
-//! | [`rmid`] | the numbers of the resource managers |
+//! | [`change`] | one block's part of a record, and its encoding |
+//! | [`rmid`] | numbers of the resource managers |
 //! | [`heap`], [`heap2`], [`vm`] | tables, visibility map |
 //! | [`btree`], [`hash`], [`gin`], [`gist`], [`spgist`], [`brin`] | indexes |
-//! | `index` | what several indexes share |
+//! | `index` | shared by several indexes |
 //! | [`seq`], [`generic`], [`xlog`] | sequences, generic records, images |
 //! | [`slru`] | pages of clog, multixact and commit timestamps |
 //!

@@ -1,7 +1,7 @@
 //! Redo of pruning, vacuuming and freezing a heap page, in the three encodings of 14-15, 16, and 17-18.
 //!
-//! Line pointers become redirects, dead or unused; the space of tuples that are gone is joined, if nobody can look at
-//! them (a cleanup lock was held); tuples are frozen by replacing their flags.
+//! Line pointers become redirects, dead or unused. Under a cleanup lock, when nobody can look at the page, the space
+//! of removed tuples is compacted. Tuples are frozen by replacing their flags.
 //!
 //! Source: PostgreSQL 15 and 16 `heapam.c`, `heap_xlog_prune`, `heap_xlog_vacuum`, `heap_xlog_freeze_page`; 18
 //! `heap_xlog_prune_freeze`, `heap_xlog_deserialize_prune_and_freeze`, `heap_page_prune_execute`.

@@ -1,4 +1,4 @@
-//! Redo of sequences: the page is written anew each time.
+//! Redo of sequences: each record rewrites the whole page.
 //!
 //! Source: PostgreSQL 15, `src/backend/commands/sequence.c`, `seq_redo`.
 

@@ -1,8 +1,8 @@
 //! Pages of clog, multixact and commit timestamps: changes that transaction records imply.
 //!
-//! These changes are ours ([`rmid::OUR_SLRU`]): a record of PostgreSQL says what happened to transactions, and the
-//! pages follow from it. One change is for one page; its entries are numbered within the page. SLRU pages have no
-//! header, so there is no LSN to set.
+//! These changes are ours ([`rmid::OUR_SLRU`]). PostgreSQL's record states what happened to transactions; the content
+//! of the pages follows from that. One change is for one page, with entries numbered within the page. SLRU pages have
+//! no header, so there is no LSN to set.
 //!
 //! Source: PostgreSQL 14-18, `TransactionIdSetStatusBit` in `clog.c`, `TransactionIdSetCommitTs` in `commit_ts.c`,
 //! `RecordNewMultiXact` in `multixact.c`.
@@ -112,8 +112,8 @@ pub fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
                 page.put(usize::from(take.u16()?) * COMMIT_TS_LEN, &stamp)?;
             }
         }
-        // Whatever was there goes. PostgreSQL finds zero or the same number: the multixact before this one has set it,
-        // or records of two backends are in the other order.
+        // Overwrites whatever was there. PostgreSQL finds zero or the same number: the previous multixact has set it,
+        // or the records of two backends come in reverse order.
         OFFSETS_SET => {
             while take.left() > 0 {
                 let at = usize::from(take.u16()?) * 4;

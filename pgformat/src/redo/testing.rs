@@ -1,4 +1,4 @@
-//! What the tests of several resource managers build with.
+//! Builders that the tests of several resource managers share.
 
 use smallvec::smallvec;
 

@@ -1,6 +1,6 @@
-//! The header of a heap tuple: changed in place on its page, or built anew from a record.
+//! The header of a heap tuple: changed in place on its page, or built from a record.
 //!
-//! Redo sets the command id to zero always, as PostgreSQL's does: nobody reads it after the transaction.
+//! Redo always sets the command id to zero, as PostgreSQL's redo does: nobody reads it after the transaction.
 //!
 //! Source: PostgreSQL 15, `src/include/access/htup_details.h`, `heapam_xlog.h`, `fix_infomask_from_infobits` in
 //! `heapam.c`.

@@ -1,9 +1,9 @@
 //! The visibility map: two bits for each heap block, and who changes them.
 //!
-//! Since 17.11 and 18.6 the records that clear bits name the map's page as a block of theirs, if a bit was set. Before,
-//! and in all of 14-16, they did not: their flags alone say that the bits are clear now. A server can be upgraded in
-//! the middle of a log, so the record's references decide, never the version. For records without the reference ingest
-//! makes changes of its own ([`implied_clears`], [`CLEAR`]); they leave the page's LSN alone, as PostgreSQL does.
+//! Since 17.11 and 18.6, a record that clears a bit references the map's page as one of its blocks, if the bit was set.
+//! Before, and in all of 14-16, only its flags say that the bits are now clear. A server can be upgraded in the middle
+//! of a log, so the record's references decide, never the version. For records without the reference, ingest makes
+//! changes of its own ([`implied_clears`], [`CLEAR`]); they do not set the page's LSN, and neither does PostgreSQL.
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/visibilitymap.c`; 18 `heap_xlog_vm_clear`, `heap_xlog_update` and
 //! `heap_xlog_visible` in `heapam_xlog.c`.
@@ -66,8 +66,8 @@ pub type Cleared = (RelFileLocator, BlockNumber, u8);
 pub fn implied_clears(header: &RecordHeader, body: &Body<'_>) -> Result<SmallVec<[Cleared; 2]>, RedoError> {
     let mut cleared = SmallVec::new();
     let Some(masks) = Masks::of(header.rmid, header.info, body.main)? else { return Ok(cleared) };
-    // A reference may be missing because the bit was clear already: one reference is the sign of a server that makes
-    // them, and clears nothing else.
+    // A reference may be missing because the bit was clear already. So one reference shows that the server writes
+    // references, and that nothing else is cleared.
     if masks.is_empty() || body.blocks.iter().any(|b| b.tag.fork.fork == Fork::Vm) {
         return Ok(cleared);
     }
@@ -120,7 +120,7 @@ pub(super) fn redo_cleared(page: &mut Page, change: &Change<'_>, ctx: &Context) 
     match (is_update, change.block) {
         (false, 1) => doomed.push((new, masks.new)),
         (true, 2) => {
-            // One page of the map may cover both heap blocks; then it is referred to once, as the new tuple's.
+            // One page of the map may cover both heap blocks; the record then references it once, as the new tuple's.
             let old = change.reference(1).unwrap_or(new);
             if map_block(old) == change.blk {
                 doomed.push((old, masks.old));

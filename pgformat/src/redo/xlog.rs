@@ -1,4 +1,4 @@
-//! Redo of the log's own records: those that carry nothing but pages.
+//! Redo of the log's own records that carry only page images.
 //!
 //! Source: PostgreSQL 15, `src/backend/access/transam/xlog.c`, `xlog_redo`.
 

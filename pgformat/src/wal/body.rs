@@ -1,7 +1,7 @@
-//! What is in a record: block references with their images and data, and the main data.
+//! The body of a record: block references with their images and data, and the main data.
 //!
-//! Zero-copy: everything borrows from the record. The layout is that of PostgreSQL 14-18, which differ in the bits of
-//! `bimg_info` only.
+//! Zero-copy: everything borrows from the record. The layout is that of PostgreSQL 14-18, which differ only in the bits
+//! of `bimg_info`.
 //!
 //! Source: PostgreSQL 15, `src/include/access/xlogrecord.h`, `DecodeXLogRecord` in `xlogreader.c`.
 
@@ -211,7 +211,7 @@ fn image_header<'a>(take: &mut Take<'a>, id: u8, version: PgMajor) -> Result<(Im
     let (len, hole_offset, info) = (take.u16()?, take.u16()?, take.u8()?);
     let wrong = BodyError::Image { id, info, len };
     let has_hole = info & 0x01 != 0;
-    // 15 renumbered the bits when it got more ways to compress.
+    // 15 renumbered the bits when it added compression methods.
     let (apply, compression) = if version.get() == 14 {
         (info & 0x04 != 0, if info & 0x02 != 0 { Compression::Pglz } else { Compression::None })
     } else {

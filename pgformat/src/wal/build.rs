@@ -1,8 +1,8 @@
-//! Builds valid WAL by hand: for simulators and tests that need a stream without a server.
+//! Builds valid WAL by hand, for simulators and tests that need a stream without a server.
 //!
-//! A [`WalBuilder`] owns the bytes it has built until they are taken. Page headers, prev links, checksums, padding and
-//! fill are those that PostgreSQL would write, so that `pg_waldump` reads the result. Pure and deterministic: equal
-//! calls give equal bytes.
+//! A [`WalBuilder`] owns its bytes until the caller takes them. Page headers, prev links, checksums, padding and fill
+//! are those that PostgreSQL would write, so `pg_waldump` reads the result. Pure and deterministic: equal calls give
+//! equal bytes.
 //!
 //! Invariant: [`WalBuilder::position`] is a record boundary, except between [`WalBuilder::abort_record_at_page`] and
 //! [`WalBuilder::overwrite_contrecord`].
@@ -248,7 +248,7 @@ fn noop_body(total_len: usize) -> Vec<u8> {
     } else if body_len > 0 {
         body.extend_from_slice(&[MAIN_DATA_SHORT, u8::try_from(body_len - 2).expect("short form")]);
     }
-    // Not constant, so that a byte in the wrong place shows.
+    // Not constant, so that a misplaced byte shows.
     body.extend((body.len()..body_len).map(|i| (i % 251) as u8));
     body
 }

@@ -1,17 +1,17 @@
 //! Follows a stream of WAL byte by byte: checks it, and finds its record boundaries.
 //!
-//! A [`WalDecoder`] owns a few words of state and never the bytes it is fed, except in [`WalDecoder::feed_records`],
-//! which copies the pieces of the one record that is not whole yet. That can be 1 GiB; it says so in time
-//! ([`WalDecoder::unfinished`]), and keeps nothing of records that its owner leaves out
-//! ([`WalDecoder::leaving_out`]). Without such a record it is cheap to clone.
+//! A [`WalDecoder`] owns a few words of state and never the bytes it is fed. The exception is
+//! [`WalDecoder::feed_records`], which copies the pieces of the one incomplete record. That can be 1 GiB.
+//! [`WalDecoder::unfinished`] reports it in time, and nothing is kept of records that the owner leaves out
+//! ([`WalDecoder::leaving_out`]). Without an incomplete record, a decoder is cheap to clone.
 //!
-//! What is checked: page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev
-//! links, checksums, overwritten records, fill. What is not, because PostgreSQL does not either: the up to seven
-//! padding bytes between records, four padding bytes in a page header, the page flag
+//! The decoder checks page headers, the link from page to page (`xlp_rem_len`), record lengths, resource managers, prev
+//! links, checksums, overwritten records and fill. Like PostgreSQL, it does not check the up to seven padding bytes
+//! between records, four padding bytes in a page header, and the page flag
 //! [`BKP_REMOVABLE`](super::page::BKP_REMOVABLE).
 //!
-//! Invariants: `boundary` only grows; after an error nothing changes any more; how the bytes are cut into feeds has no
-//! influence on positions, records or errors.
+//! Invariants: `boundary` only grows; after an error nothing changes; positions, records and errors do not depend on
+//! how the bytes are split into feeds.
 //!
 //! Source: PostgreSQL 15, `XLogReadRecord` and `ValidXLogRecord*` in `src/backend/access/transam/xlogreader.c`,
 //! `VerifyOverwriteContrecord` in `xlogrecovery.c`, `CopyXLogRecordToWAL` (fill after a SWITCH record) in `xlog.c`.
@@ -303,8 +303,8 @@ impl WalDecoder {
                 return Err(WalError::RemLen { at, expected: left, found: page.rem_len });
             }
             Some(_) => return Ok(()),
-            // The first page of a stream may overwrite what was lost before it; later ones would have shown that
-            // record.
+            // The first page of a stream may overwrite a record lost before it; on a later page that record would have
+            // been seen.
             None if overwrites && self.fresh => self.overwrite = Overwrite::Unknown,
             None if overwrites => return Err(WalError::OverwriteUnexpected { at }),
             None => {}
@@ -366,7 +366,7 @@ impl WalDecoder {
             self.finish(start, &header, crc32c(&head[..RECORD_CRC_OFFSET]), &[], n)?;
             self.hand_out(start, header, out);
         } else {
-            // One that began under `feed` is not whole and stays so.
+            // A record that began under `feed` is incomplete and stays so.
             let kept = self.partial.len() == RECORD_HEADER_LEN && !(self.leaves_out)(&header);
             let lead = [0; OVERWRITE_BODY_LEN];
             self.state = State::Body(Body { start, head, header, crc: 0, left, kept, lead });
@@ -472,7 +472,7 @@ impl WalDecoder {
         }
         let (len, room) = (self.partial.len(), self.partial.capacity());
         if room - len < piece.len() {
-            // The last step starts at half of the record at most: both buffers exist while it moves.
+            // The last step starts at half of the record at most: both buffers exist during the copy.
             let target = if 4 * room >= whole { whole } else { 2 * room };
             let target = target.max(len + piece.len());
             self.partial.reserve_exact(target - len);
@@ -501,7 +501,7 @@ fn small(n: u64) -> usize {
 }
 
 fn first_non_zero(bytes: &[u8]) -> Option<usize> {
-    // Blocks first: the fill can be a gigabyte, and a search byte by byte is not vectorised.
+    // In blocks first: the fill can be a gigabyte, and a byte-by-byte search is not vectorised.
     let clean = bytes.chunks(4096).take_while(|c| c.iter().fold(0, |a, b| a | b) == 0).count() * 4096;
     bytes.get(clean..)?.iter().position(|b| *b != 0).map(|i| clean + i)
 }

@@ -1,8 +1,8 @@
-//! What can be wrong with a stream of WAL: one typed reason each, with the position and both sides of the comparison.
+//! Errors of a stream of WAL: a typed reason for each, with the position and both sides of the comparison.
 //!
-//! Pure data. A [`WalError`] never says what to do about it; [`WalError::kind`] sorts the reasons so that a caller can:
-//! a boot-time scan stops quietly at [`ErrorKind::EndOfLog`], a proposer that sends [`ErrorKind::Foreign`] WAL is
-//! refused.
+//! Pure data. A [`WalError`] does not decide what to do; [`WalError::kind`] classifies the reasons so that a caller
+//! can: a scan at start-up stops quietly at [`ErrorKind::EndOfLog`], and a proposer that sends [`ErrorKind::Foreign`]
+//! WAL is refused.
 
 use crate::{Lsn, Tli};
 

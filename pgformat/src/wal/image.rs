@@ -1,4 +1,4 @@
-//! Full-page images: where they lie in a record, and how the page comes back.
+//! Full-page images: their place in a record, and how to restore the page.
 //!
 //! Source: PostgreSQL 15, `src/include/access/xlogrecord.h`, `RestoreBlockImage` in `xlogreader.c`,
 //! `src/common/pg_lzcompress.c`.
@@ -85,7 +85,7 @@ impl Image<'_> {
         }
         let expected = PAGE_SIZE - hole;
         let wrong = ImageError::Length { len: self.bytes.len(), compression: self.compression, expected };
-        // Everything lands at the page's start; what lies behind the hole then moves to its place.
+        // Everything is decompressed to the page's start; the part behind the hole then moves to its place.
         let flat = &mut page.0[..expected];
         let got = match self.compression {
             Compression::None => {
@@ -126,7 +126,7 @@ fn pglz_decompress(source: &[u8], out: &mut [u8]) -> Option<usize> {
                 break 'all;
             }
             if control >> bit & 1 == 0 {
-                // The last control byte may announce more than there is.
+                // The last control byte may announce more items than follow.
                 let Some(literal) = next() else { break 'all };
                 out[done] = literal;
                 done += 1;

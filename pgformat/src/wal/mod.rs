@@ -1,10 +1,10 @@
 //! Write-ahead log: pages, records, and a decoder that follows record boundaries in a stream.
 //!
-//! Pure and sans-IO: the caller feeds bytes and asks for positions. Every decoder owns its own state and nothing else;
-//! the caller owns the bytes. Layouts are those of PostgreSQL 14-18, which differ in the page magic and in the set of
-//! resource managers only.
+//! Pure and sans-IO: the caller feeds bytes and asks for positions. A decoder owns its state and nothing else; the
+//! caller owns the bytes. Layouts are those of PostgreSQL 14-18, which differ only in the page magic and in the set of
+//! resource managers.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`page`] | page headers |
 //! | `stream` | [`StreamConfig`]: what a stream must look like |
@@ -15,7 +15,7 @@
 //! | [`scan`] | the end of a written log |
 //! | [`prehistory`] | the first segment's bytes before the log's start |
 //! | [`build`] | [`WalBuilder`]: valid WAL by hand, for simulators and tests |
-//! | [`error`] | what can be wrong |
+//! | [`error`] | typed errors of a stream |
 //!
 //! **Boundary** means: the 8-aligned end of a record, before any page header that follows; after a SWITCH record the
 //! start of the next segment.

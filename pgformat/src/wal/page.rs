@@ -1,8 +1,8 @@
-//! WAL page headers: parsing, checking against what the stream must be, and writing.
+//! WAL page headers: parsing, checking against the expected stream, and writing.
 //!
-//! Pure. Source: PostgreSQL 15, `src/include/access/xlog_internal.h` (`XLogPageHeaderData`, `XLogLongPageHeaderData`)
-//! and
-//! `XLogReaderValidatePageHeader` in `src/backend/access/transam/xlogreader.c`; the layout is the same in 14-18.
+//! Pure. Source: PostgreSQL 15, `src/include/access/xlog_internal.h` (`XLogPageHeaderData`,
+//! `XLogLongPageHeaderData`) and `XLogReaderValidatePageHeader` in `src/backend/access/transam/xlogreader.c`; the
+//! layout is the same in 14-18.
 
 use super::{StreamConfig, WalError};
 use crate::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
@@ -116,7 +116,7 @@ impl PageHeader {
         let Some(header) = PageHeader::parse(bytes) else {
             return Err(WalError::PageFlags { at, found: info });
         };
-        // A long header stands on the first page of every segment and nowhere else.
+        // The first page of every segment has a long header, and no other page does.
         let want_long = page.segment_offset(cfg.seg_size) == 0;
         if want_long && let Some(long) = header.long {
             long.check(at, cfg)?;

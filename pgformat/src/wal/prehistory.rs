@@ -1,6 +1,6 @@
 //! The bytes of the first segment before the log's own start, which no record position covers.
 //!
-//! Pure. They only serve PostgreSQL's tools, which read a segment file from its first page.
+//! Pure. Only PostgreSQL's tools need these bytes: they read a segment file from its first page.
 
 use super::page::{FIRST_IS_CONTRECORD, LONG_HEADER_LEN, PageHeader, SHORT_HEADER_LEN, header_len};
 use super::{StreamConfig, WalError};

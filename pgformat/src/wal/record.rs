@@ -1,4 +1,4 @@
-//! WAL record headers and the few records that change how the stream itself is read.
+//! WAL record headers, and the few records that change how to read the stream.
 //!
 //! Pure. Source: PostgreSQL 15, `src/include/access/xlogrecord.h`, `src/include/access/rmgrlist.h`,
 //! `src/include/catalog/pg_control.h` and `ValidXLogRecordHeader` in `xlogreader.c`.

@@ -1,4 +1,4 @@
-//! Finding the end of a written log, as a restart does.
+//! Finds the end of a written log, as a restart does.
 //!
 //! Pure: the caller supplies the bytes.
 

@@ -26,7 +26,7 @@ impl StreamConfig {
     /// Checks the tli that the header of the page at `page` has.
     pub(super) fn check_tli(&self, page: Lsn, found: Tli) -> Result<(), WalError> {
         let Some(expected) = self.tli_at(page) else { return Ok(()) };
-        // What lies before the listed history was written by an unknown, earlier tli.
+        // WAL before the listed history was written by an unknown, earlier tli.
         let before = self.tlis.first().is_some_and(|(_, since)| page < *since);
         if found == expected || (before && found < expected) {
             Ok(())

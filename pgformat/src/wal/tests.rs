@@ -1,4 +1,4 @@
-//! The decoder and the builder against each other, against planted damage, and under arbitrary cuts.
+//! Decoder and builder against each other, against planted damage, and with arbitrary splits of the input.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ fn varied() -> (Vec<u8>, Vec<Built>) {
     let mut built = vec![b.record(RM_XLOG, XLOG_NOOP, 7, b"hello"), b.noop(24), b.noop(26), b.noop(27)];
     built.push(b.noop_until_page_end());
     built.push(b.noop(300));
-    // A record of which only the length and the xid fit on the page, then 16 bytes: header split in both places.
+    // Only the length and the xid of a record fit on the page, then 16 bytes: the header is split in both places.
     for room in [8, 16] {
         let end = b.position().page_start().add(WAL_PAGE_SIZE - room);
         built.push(b.noop_until(end));
@@ -190,7 +190,7 @@ fn boundaries_are_canonical_at_page_and_segment_ends() {
     assert_eq!(next.start, segment.end.add(LONG_HEADER_LEN));
     assert_eq!(next_record_start(segment.end, seg()), next.start);
 
-    // A new decoder goes on at every boundary.
+    // A new decoder can start at every boundary.
     let bytes = b.bytes();
     for (from, prev) in [(page.end, page.start), (segment.end, segment.start), (start(), self::prev().expect("set"))] {
         let mut d = WalDecoder::new(cfg(), from, Some(prev));
@@ -274,7 +274,7 @@ fn an_unfinished_record_holds_the_boundary_until_it_is_overwritten() {
     assert_eq!((d.boundary(), d.last_record_start()), (whole.end, Some(whole.start)));
     assert_eq!(lost, whole.end);
 
-    // The next page must continue the record or say that it was overwritten, by the right record.
+    // The next page must continue the record, or mark it as overwritten, with the right record.
     let page = b.position();
     let mut other = WalBuilder::new(cfg(), page, Some(whole.start));
     other.noop(60);
@@ -285,7 +285,7 @@ fn an_unfinished_record_holds_the_boundary_until_it_is_overwritten() {
     wrong.overwrite_contrecord();
     let (_, wrong) = wrong.take();
     let mut wrong = wrong.to_vec();
-    // Point the overwriting record elsewhere and mend its checksum.
+    // Point the overwriting record elsewhere and correct its checksum.
     wrong[24 + 26] ^= 8;
     let crc = record::record_crc(&wrong[24..24 + 42]);
     wrong[24 + 20..24 + 24].copy_from_slice(&crc.to_le_bytes());
@@ -304,7 +304,7 @@ fn an_unfinished_record_holds_the_boundary_until_it_is_overwritten() {
     assert_eq!((d.boundary(), d.last_record_start()), (after.end, Some(after.start)));
     assert_eq!(over.start, page.add(SHORT_HEADER_LEN));
 
-    // Where nothing was unfinished, neither the flag nor the record is accepted.
+    // Without an unfinished record, neither the flag nor the record is accepted.
     let mut b = WalBuilder::new(cfg(), start(), prev());
     let full = b.noop_until_page_end();
     let mut d = WalDecoder::new(cfg(), start(), prev());
@@ -397,7 +397,7 @@ fn wal_from_elsewhere_is_refused() {
     let expected = Some(Lsn::new(64));
     let wrong_prev = WalDecoder::new(cfg(), start(), expected).feed(start(), bytes);
     assert_eq!(wrong_prev, Err(WalError::PrevLink { at, expected, found: prev().expect("set") }));
-    // Without a known predecessor any earlier one will do, a later one will not.
+    // Without a known predecessor any earlier one is accepted, a later one is not.
     let mut late = WalBuilder::new(cfg(), start(), Some(start().add(80)));
     late.noop(100);
     let found = start().add(80);
@@ -410,7 +410,7 @@ fn wal_from_elsewhere_is_refused() {
     let moved = WalDecoder::new(cfg(), next, None).feed(next, bytes).expect_err("refused");
     assert_eq!(moved, WalError::PageAddr { at: next, found: start() });
     assert!(moved.is_end_of_log());
-    // The caller's own mistake leaves the decoder alone.
+    // A mistake of the caller does not change the decoder.
     let mut d = WalDecoder::new(cfg(), start(), prev());
     assert_eq!(d.feed(next, bytes), Err(WalError::NotContiguous { at: next, expected: start() }));
     assert_eq!(d.feed(start(), bytes), Ok(()));
@@ -471,7 +471,7 @@ fn every_flipped_byte_is_noticed() {
             continue;
         }
         let bit = 1u8 << (i % 8);
-        // From the last boundary before the page that holds the byte, so that each trial is short.
+        // Starts at the last boundary before the page that holds the byte, so that each trial is short.
         let from = built.iter().rev().find(|b| b.end <= lsn.page_start() && b.end.segment_offset(seg()) != 0);
         let (from, prev) = from.map_or((start(), self::prev()), |b| (b.end, Some(b.start)));
         let skip = usize::try_from(from.bytes_since(start())).expect("small");
@@ -485,7 +485,7 @@ fn every_flipped_byte_is_noticed() {
         if sound.boundary() <= lsn && built.iter().any(|b| b.start <= lsn && lsn < b.end) {
             continue; // the record is longer than the trial
         }
-        // A length that was made longer may still wait for its record's end: nothing beyond the damage counts then.
+        // With a length that grew, the decoder may still wait for the record's end: nothing beyond the damage counts.
         let held = d.boundary() <= lsn && sound.boundary() > lsn;
         if result.is_ok() && !held {
             assert!(unchecked(&bytes, &built, i, bit), "flipping bit {bit} of {lsn} went unnoticed");

@@ -1,7 +1,7 @@
-//! A throw-away PostgreSQL cluster, its segments as one stream, and what `pg_waldump` says about them.
+//! A temporary PostgreSQL cluster, its segments as one stream, and the output of `pg_waldump`.
 //!
-//! Owns the server process and its directory; both go when the [`Cluster`] is dropped. Any major with `initdb` and
-//! `postgres` will do; the client programs are those of the installed PostgreSQL 15.
+//! Owns the server process and its directory; dropping the [`Cluster`] removes both. Any major with `initdb` and
+//! `postgres` works; the client programs are those of the installed PostgreSQL 15.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
@@ -137,7 +137,7 @@ impl Cluster {
             wait(&mut server, "the killed postmaster", PATIENCE).expect("it ends");
             for pid in children.into_iter().filter_map(Pid::from_raw) {
                 match kill_process(pid, Signal::KILL) {
-                    // Those that have gone by themselves in the meantime are as asked.
+                    // A process that has exited by itself in the meantime is fine, too.
                     Ok(()) | Err(rustix::io::Errno::SRCH) => {}
                     Err(e) => panic!("cannot kill a backend: {e}"),
                 }
@@ -226,7 +226,7 @@ impl Drop for Cluster {
 fn children_of(pid: u32) -> Vec<i32> {
     let stat = |e: fs::DirEntry| -> Option<i32> {
         let text = fs::read_to_string(e.path().join("stat")).ok()?;
-        // pid (name) state ppid: the name may hold anything, brackets too.
+        // pid (name) state ppid: the name may contain anything, even parentheses.
         let parent: u32 = text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
         (parent == pid).then(|| e.file_name().to_string_lossy().parse().ok())?
     };

@@ -2,9 +2,9 @@
 //!
 //! | module | records |
 //! |---|---|
-//! | `page` | the special space, whole pages out of a record, the metadata page |
+//! | `page` | the special space, pages restored from a record, the metadata page |
 //! | `posting` | tuples that stand for several heap tuples |
-//! | `insert` | insertions, with or without a posting list that is split |
+//! | `insert` | insertions, some of which split a posting list |
 //! | `split` | page splits |
 //! | `dedup` | merging of equal tuples |
 //! | `delete` | deletions by vacuum and by insertions |

@@ -1,6 +1,6 @@
-//! Pages of a B-tree: the special space, pages made out of a record, the metadata page.
+//! Pages of a B-tree: the special space, pages restored from a record, the metadata page.
 //!
-//! Invariant: nothing here touches a page whose special space is not where a B-tree's lies.
+//! Invariant: nothing here touches a page whose special space is not at a B-tree's place.
 //!
 //! Source: PostgreSQL 15, `src/include/access/nbtree.h`; `_bt_restore_page`, `_bt_restore_meta` and
 //! `_bt_clear_incomplete_split` in `nbtxlog.c`.

@@ -1,7 +1,7 @@
 //! Posting lists: one tuple that stands for several heap tuples with the same key.
 //!
-//! A posting tuple is the key part, padded to a multiple of eight bytes, then the tids in order. Its own tid says how
-//! many there are and where they begin.
+//! A posting tuple is the key part, padded to a multiple of eight bytes, followed by the tids in order. Its own tid
+//! field holds the number of tids and their offset.
 //!
 //! Source: PostgreSQL 15, `src/include/access/nbtree.h`; `_bt_form_posting`, `_bt_update_posting` and
 //! `_bt_swap_posting` in `src/backend/access/nbtree/nbtdedup.c`.

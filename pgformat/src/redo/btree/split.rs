@@ -63,7 +63,7 @@ pub(super) fn left(page: &mut Page, change: &Change<'_>, new_is_left: bool) -> R
     let flags = INCOMPLETE_SPLIT | leaf_flag(split.level);
     Special { next, flags, cycle: 0, ..special }.init(page)?;
     page.add_item(high_key)?;
-    // The new tuple can come behind all others, and then is not among those that are copied.
+    // When the new tuple comes after all others, the loop over the old tuples does not place it.
     let mut to_come = new_is_left;
     for off in special.first_data_key()..split.first_right {
         if to_come && off == split.new_off {

@@ -158,7 +158,7 @@ fn the_left_page_of_a_split_keeps_the_order_of_its_tuples() {
         let mut page =
             page_with(Special { prev: 9, next: 8, level: 0, flags: 0x61, cycle: 3 }, &[key(9), key(1), key(3), key(5)]);
         page.change_flags(0, 7);
-        // A dead tuple is copied as any other.
+        // A dead tuple is copied like any other.
         let id = page.item_id(2).expect("an item");
         page.set_item_id(2, ItemId { state: ItemState::Dead, ..id }).expect("an item");
         page
@@ -192,7 +192,7 @@ fn the_left_page_of_a_split_keeps_the_order_of_its_tuples() {
 fn a_split_can_split_a_posting_list_too() {
     let old = || leaf(&[key(1), posting(2, &[10, 30, 50]), key(7)]);
     let new = keyed_tuple(tid(1, 20), &[2; 8]);
-    // The new tuple, which gets the list's last tid, comes left or right of the split; the list is left of it.
+    // The new tuple, which gets the list's last tid, goes left or right of the split; the list is on the left.
     let main = split_main(0, [3, 3, 1]);
     let data = [new.clone(), key(6)].concat();
     let page = applied(old(), op::SPLIT_L, 0, &main, &data);
@@ -200,7 +200,7 @@ fn a_split_can_split_a_posting_list_too() {
     assert_eq!(items(&page), [key(6), key(1), list.clone(), keyed_tuple(tid(1, 50), &[2; 8])]);
     let page = applied(old(), op::SPLIT_R, 0, &main, &data);
     assert_eq!(items(&page), [key(6), key(1), list]);
-    // A list right of the split is in the right page's data already: the record then says 0.
+    // A list right of the split is already in the right page's data: the record then has 0.
     let main = split_main(0, [2, 3, 1]);
     assert!(matches!(apply(&mut old(), op::SPLIT_R, 0, &main, &data), Err(RedoError::Precondition(_))));
 }
@@ -230,7 +230,7 @@ fn deletion_shortens_posting_lists_and_removes_tuples() {
         let tuples = [key(1), posting(2, &[10, 20, 30]), key(3), posting(4, &[10, 20])];
         page_with(Special { prev: 0, next: 0, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples)
     };
-    // Two tuples go, of the first list its middle tid, of the second its first.
+    // Two tuples are deleted, and the middle tid of the first list, and the first tid of the second.
     let data = halves(&[1, 3, 2, 4, 1, 1, 1, 0]);
     let left = [posting(2, &[10, 30]), keyed_tuple(tid(1, 20), &[4; 8])];
     for (info, main) in [(op::VACUUM, halves(&[2, 2])), (op::DELETE, halves(&[0xFFFF, 0xFFFF, 2, 2, 1]))] {
@@ -342,7 +342,7 @@ fn what_is_not_a_b_trees_is_refused() {
     assert_eq!(apply(&mut page, 0xF0, 0, &main, &[]), Err(RedoError::Unknown { rmid: 11, info: 0xF0 }));
     assert_eq!(apply(&mut page, 0xD0, 0, &main, &[]), Err(RedoError::Block(0)));
     assert_eq!(apply(&mut page, op::INSERT_LEAF, 1, &main, &[]), Err(RedoError::Block(1)));
-    // A page that is made from nothing is announced as such, and no other.
+    // Exactly the pages made from nothing are marked so in the record.
     for (info, block) in [(op::SPLIT_L, 1), (op::INSERT_LEAF, 0)] {
         let wrong = Change { init: !makes_page(info, block), ..change(info, block, &main, &[0; 8]) };
         assert!(matches!(testing::apply(&mut leaf(&[]), &wrong, 15), Err(RedoError::Precondition(_))));

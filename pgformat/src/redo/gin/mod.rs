@@ -1,8 +1,8 @@
-//! Redo of GIN: the tree of entries, trees of posting lists, the list of pending entries.
+//! Redo of GIN: the entry tree, posting trees, the list of pending entries.
 //!
-//! A page of the entry tree holds index tuples. An inner page of a posting tree holds posting items from byte 32 on,
-//! its leaf holds compressed segments there ([`recompress`]); `pd_lower` is where they end. Splits, and vacuum of an
-//! entry page, are logged as images.
+//! A page of the entry tree holds index tuples. From byte 32 on, an inner page of a posting tree holds posting items,
+//! and a leaf holds compressed segments ([`recompress`]); `pd_lower` is their end. Splits, and vacuum of an entry page,
+//! are logged as images.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `src/backend/access/gin/ginxlog.c`, `ginutil.c` (`GinInitPage`,
 //! `GinInitMetabuffer`), `gindatapage.c`, `src/include/access/ginblock.h`, `ginxlog.h`.
@@ -143,7 +143,7 @@ fn posting_items(page: &Page, off: u16) -> Result<(Vec<u8>, usize), RedoError> {
     if flags(page)? & LEAF != 0 {
         return Err(RedoError::Precondition("a leaf of a posting tree where an inner page should be"));
     }
-    // Not `pd_lower`: before PostgreSQL 9.4 it was not set.
+    // Not `pd_lower`, which PostgreSQL did not set before 9.4.
     let max = page.u16_at(MAXOFF)?;
     if off == 0 || off > max {
         return Err(RedoError::Precondition("there is no such posting item"));
@@ -176,7 +176,7 @@ fn delete_page(page: &mut Page, change: &Change<'_>, main: &mut Take<'_>) -> Res
     match change.block {
         0 => {
             change_flags(page, 0, DELETED)?;
-            // Who might still come here, kept where a heap page has its pruning hint.
+            // The transaction that might still reach this page, in the field that is a heap page's pruning hint.
             page.set_prune_xid(delete_xid);
         }
         1 => {

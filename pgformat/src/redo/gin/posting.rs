@@ -1,9 +1,9 @@
 //! Compressed posting lists.
 //!
-//! A segment is its first item (6 bytes), the length of what follows (u16), then each further item as the difference
-//! to the one before, 7 bits per byte, lowest first, the top bit meaning that more follows; a zero pads it to an even
-//! length. An item counts as the number `block << 11 | offset`. There is one way to encode a list: the same items give
-//! the same bytes, which is what redo of "add these items" depends on.
+//! A segment is its first item (6 bytes), the length of the rest (u16), then each further item as the difference to its
+//! predecessor: 7 bits per byte, lowest first, with the top bit set when more bytes follow. A zero pads the segment to
+//! an even length. An item counts as the number `block << 11 | offset`. Each list has exactly one encoding: redo of
+//! "add these items" depends on equal items giving equal bytes.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `src/backend/access/gin/ginpostinglist.c`.
 

@@ -1,6 +1,6 @@
 //! Changes to the segments of a posting tree's leaf.
 //!
-//! The record lists actions; each names the segment it is about by its number before the change.
+//! The record lists actions; each names its segment by the number that the segment had before the change.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `ginRedoRecompress` in `src/backend/access/gin/ginxlog.c`.
 
@@ -43,7 +43,7 @@ fn compress(page: &mut Page) -> Result<Vec<u8>, RedoError> {
 fn apply(old: &[u8], data: &[u8]) -> Result<Vec<u8>, RedoError> {
     let (mut old, mut data) = (Take::new(old), Take::new(data));
     let mut new = Vec::new();
-    // Of the old segments: how many were passed.
+    // Number of old segments passed so far.
     let mut at = 0;
     for _ in 0..data.u16()? {
         let (segment_no, action) = (usize::from(data.u8()?), data.u8()?);
@@ -57,7 +57,7 @@ fn apply(old: &[u8], data: &[u8]) -> Result<Vec<u8>, RedoError> {
         match action {
             DELETE => drop(take_segment(&mut old)?),
             INSERT => {
-                // In front of the segment with that number, which stays.
+                // Goes in front of the segment with that number, which stays.
                 new.extend_from_slice(take_segment(&mut data)?);
                 continue;
             }

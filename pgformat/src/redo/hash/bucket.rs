@@ -1,4 +1,4 @@
-//! Bucket and overflow pages of a hash index: their tuples, and the chains that they form.
+//! Bucket and overflow pages of a hash index: their tuples and chains.
 //!
 //! Source: PostgreSQL 14-18, `src/backend/access/hash/hash_xlog.c`; `_hash_initbuf` in `hashpage.c`.
 
@@ -105,7 +105,7 @@ impl Squeeze {
     pub(super) fn read(main: &[u8]) -> Result<Squeeze, RedoError> {
         let mut take = Take::new(main);
         let (prev, next, tuples) = (take.u32()?, take.u32()?, take.u16()?);
-        // Whether the page that is written to is the bucket's first: that matters for locks only.
+        // Whether the page written to is the bucket's first; it matters only for locks.
         take.skip(1)?;
         Ok(Squeeze { prev, next, tuples, writes_prev: take.bool()? })
     }

@@ -1,13 +1,13 @@
 //! Redo of hash indexes.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | `page` | the special space, bitmaps of overflow pages |
 //! | `meta` | the metadata page |
 //! | `bucket` | tuples and chains of bucket and overflow pages |
 //!
-//! Some records name a page only to lock it while they are redone ([`is_lock_only`]): nothing happens to it.
-//! No redo of a block needs the data of another block.
+//! Some records name a page only to lock it during redo ([`is_lock_only`]); the page does not change. Redo of a block
+//! never needs the data of another block.
 //!
 //! Source: PostgreSQL 14-18, `src/backend/access/hash/hash_xlog.c`, `src/include/access/hash_xlog.h`.
 

@@ -1,6 +1,6 @@
 //! Pages of a hash index: the special space, bitmaps of overflow pages.
 //!
-//! Invariant: nothing here touches a page whose special space is not where a hash index's lies.
+//! Invariant: nothing here touches a page whose special space is not at a hash index's place.
 //!
 //! Source: PostgreSQL 15, `src/include/access/hash.h`, `_hash_initbitmapbuffer` in `hashovfl.c`.
 

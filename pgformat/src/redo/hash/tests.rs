@@ -317,7 +317,7 @@ fn what_is_not_a_hash_indexs_is_refused() {
     }
     assert_eq!(apply(&mut bucket(&[]), 0xD0, 0, &main, &[]), Err(RedoError::Unknown { rmid: 12, info: 0xD0 }));
     assert_eq!(apply(&mut bucket(&[]), op::INSERT, 2, &main, &[]), Err(RedoError::Block(2)));
-    // A page that is made from nothing is announced as such, and no other.
+    // Exactly the pages made from nothing are marked so in the record.
     for (info, block) in [(op::ADD_OVFL_PAGE, 0), (op::ADD_OVFL_PAGE, 1)] {
         let wrong = Change { init: !makes_page(info, block), ..change(info, block, &main, &[0; 8]) };
         assert!(matches!(testing::apply(&mut bucket(&[]), &wrong, 15), Err(RedoError::Precondition(_))));

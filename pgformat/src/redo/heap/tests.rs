@@ -48,7 +48,7 @@ fn insert_builds_the_tuple() {
     let page = applied(page_of_two(), &insert);
     let mut expected = vec![0xE8, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     expected.extend(ctid(3));
-    // Of the flags 0x0922 that of a combined command id goes.
+    // The flags are 0x0922; that of a combined command id is cleared.
     expected.extend([3, 0, 0x02, 0x09, 24, 0]);
     expected.extend(b"body");
     assert_eq!(page.item(3).expect("the tuple"), expected);
@@ -76,7 +76,7 @@ fn insert_makes_the_page_anew() {
     let insert = Change { init: true, data: &[3, 0, 2, 9, 24, 0], main: &[1, 0, 0], ..change(rmid::HEAP, 0x80) };
     let page = applied(page_of_two(), &insert);
     assert_eq!((page.max_offset(), page.flags(), page.upper()), (1, 0, 8192 - 24));
-    // Even from a page that was never initialised.
+    // This also works on a page that was never initialised.
     assert_eq!(applied(Page::zeroed(), &insert), page);
     assert!(matches!(refused(&Change { init: false, ..insert.clone() }), RedoError::Precondition(_)));
     assert!(matches!(refused(&Change { info: INSERT, ..insert.clone() }), RedoError::Precondition(_)));
@@ -212,7 +212,7 @@ fn update_of_two_pages_changes_each_by_its_part() {
     assert_eq!(page.item(1).expect("the old tuple")[12..18], ctid(3));
     assert_eq!((page.prune_xid(), page.flags()), (1000, PD_ALL_VISIBLE));
 
-    // The new page may be made anew, the old one is not.
+    // The new page may start from nothing, the old one does not.
     let on_first = [5, 0, 0, 0, 1, 0, 0x02, 0, 6, 0, 0, 0, 1, 0];
     let page = applied(Page::zeroed(), &Change { info: 0xA0, init: true, main: &on_first, ..new.clone() });
     assert_eq!(page.max_offset(), 1);
@@ -283,7 +283,7 @@ fn the_oldest_transaction_hints_at_pruning() {
     };
     assert_eq!(hint(0, 9), 9);
     assert_eq!((hint(10, 9), hint(9, 10)), (9, 9));
-    // Ids wrap around; 2 is older than all that do.
+    // Ids wrap around; 2, a special id, is older than all that do.
     assert_eq!((hint(3, u32::MAX), hint(u32::MAX, 3)), (u32::MAX, u32::MAX));
     assert_eq!(hint(2, u32::MAX), 2);
     assert_eq!((precedes(3, 0x8000_0003), precedes(3, 0x8000_0004)), (true, false));

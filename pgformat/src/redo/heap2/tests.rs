@@ -43,7 +43,7 @@ use ItemState::{Dead, Normal, Redirect, Unused};
 
 #[test]
 fn prune_until_16() {
-    // 1 leads to 3, 4 is dead, 2 and 5 are unused.
+    // 1 redirects to 3, 4 is dead, 2 and 5 are unused.
     let data = words(&[1, 3, 4, 2, 5]);
     for (major, lines, flags) in [(14, 5, PD_HAS_FREE_LINES), (15, 4, PD_HAS_FREE_LINES), (16, 4, PD_HAS_FREE_LINES)] {
         let main = [&[9, 9, 9, 9, 1, 0, 1, 0][..], if major == 16 { &[1] } else { &[] }].concat();
@@ -54,7 +54,7 @@ fn prune_until_16() {
         assert_eq!((page.upper(), page.flags()), (8160, flags));
         assert_eq!(page.item(3).expect("a tuple")[24..], [3; 8]);
     }
-    // Without a free one left, the hint goes.
+    // When no free line pointer is left, the hint is cleared.
     let data = words(&[5]);
     let prune = Change { data: &data, main: &[0; 8], ..change(rmid::HEAP2, PRUNE) };
     assert_eq!(applied(&page_of_five(), &prune, 15).flags(), 0);
@@ -130,7 +130,7 @@ fn freeze_of_16_by_plans() {
 
 #[test]
 fn prune_and_freeze_since_17() {
-    // Everything at once: 2 becomes unused, 1 leads to 3, 5 stays dead.
+    // Everything at once: 2 becomes unused, 1 redirects to 3, 5 stays dead.
     let mut page = page_of_five();
     page.add_item_at(&tuple(3, 0xFFFF, &[6; 8]), 6, Place::Heap).expect("space");
     let data = [words(&[2, 0xEEEE]), plans(), words(&[1, 6, 3]), words(&[1, 5]), words(&[1, 2]), words(&[1, 4, 3])];
@@ -162,7 +162,7 @@ fn since_17_tuples_move_only_under_a_cleanup_lock() {
     let moved = with(0x84);
     assert_eq!(states(&moved), [(Normal, 8160), (Unused, 0), (Normal, 8128), (Normal, 8096)]);
     assert_eq!(moved.upper(), 8096);
-    // Freezing alone leaves the layout as it is, whatever the lock.
+    // Freezing alone does not change the layout, whatever the lock.
     let data = [words(&[2, 0]), plans(), words(&[1, 4, 3])].concat();
     let freeze = Change { data: &data, main: &[1, 0x14], ..change(rmid::HEAP2, VACUUM) };
     let frozen = applied(&page_of_five(), &freeze, 18);
@@ -185,7 +185,7 @@ fn lists_name_line_pointers_that_exist() {
 #[test]
 fn multi_insert_aligns_each_tuple() {
     let first = [&words(&[2, 3, 0x0922])[..], &[24, 0, b'a']].concat();
-    // An odd length, so a byte is left out before the next.
+    // An odd length: a padding byte precedes the next tuple.
     let second = [&words(&[3, 4, 0x0802])[..], &[24, 0, b'b', b'c']].concat();
     let data = [&first[..], &[0xEE], &second].concat();
     let main = [&[0x20, 0xEE][..], &words(&[2, 6, 7])].concat();

@@ -1,4 +1,4 @@
-//! Inner tuples of SP-GiST: a node is added, a tuple is split in two, leaf tuples become a subtree.
+//! Inner tuples of SP-GiST: adding a node, splitting a tuple, turning leaf tuples into a subtree.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `src/backend/access/spgist/spgxlog.c`.
 
@@ -132,7 +132,7 @@ pub(super) fn pick_split(page: &mut Page, change: &Change<'_>, mut main: Take<'_
     let inner = take_inner(&mut main)?;
     let inner_tid = tid(change.required(2)?, split.inner_off);
     match change.block {
-        // A root is touched as the inner tuple's page only.
+        // A root appears only as the inner tuple's page.
         0 if split.is_root => return Err(RedoError::Block(0)),
         0 if split.init_source => init(page, change, leaf_flags(split.nulls))?,
         0 => {

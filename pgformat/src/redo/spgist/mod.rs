@@ -1,14 +1,14 @@
 //! Redo of SP-GiST.
 //!
-//! All of a record is in its main data, packed without alignment; which part concerns a block follows from the number
-//! of its reference. Tuples that others point to are not removed but become redirections, dead tuples or placeholders
-//! ([`tuples`]).
+//! A record has everything in its main data, packed without alignment. The number of a block's reference tells which
+//! part concerns the block. Tuples that others point to are not removed; they become redirections, dead tuples or
+//! placeholders ([`tuples`]).
 //!
 //! | module | records |
 //! |---|---|
-//! | this one | a leaf tuple is added, leaf tuples move, vacuum |
-//! | [`inner`] | inner tuples: nodes added, tuples split, leaf tuples turned into a subtree |
-//! | [`tuples`] | what they all do to pages |
+//! | this one | adding a leaf tuple, moving leaf tuples, vacuum |
+//! | [`inner`] | inner tuples: adding nodes, splitting tuples, turning leaf tuples into a subtree |
+//! | [`tuples`] | the page operations that all of them share |
 //!
 //! Source: PostgreSQL 14-18, `src/backend/access/spgist/spgxlog.c`, `src/include/access/spgxlog.h`.
 
@@ -76,7 +76,7 @@ fn add_leaf(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Result<
         expect_old(page, change)?;
     }
     if off == head_off {
-        // A dead tuple at the head of a chain gives its place.
+        // A dead tuple at the head of a chain gives up its place.
         page.index_delete(off)?;
         return Ok(page.add_item_at(tuple, off, Place::Shift)?);
     }
@@ -136,7 +136,7 @@ fn vacuum_leaf(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Resu
 
     kill_many(page, &dead, Dead::DEAD, Dead::DEAD)?;
     kill_many(page, &placeholders, Dead::PLACEHOLDER, Dead::PLACEHOLDER)?;
-    // A tuple moves by an exchange of line pointers; what it replaced is then deleted in its old place.
+    // A tuple moves by swapping line pointers; the tuple it replaced is then deleted at the old place.
     for (from, to) in move_from.iter().zip(&move_to) {
         let (from_id, to_id) = (page.item_id(*from)?, page.item_id(*to)?);
         page.set_item_id(*from, to_id)?;

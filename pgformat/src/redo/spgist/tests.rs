@@ -105,7 +105,7 @@ fn a_chain_moves_and_leaves_a_redirection() {
         [bytes![3_u16, 1_u8, replaces_dead, 0_u8, 0_u8, 1_u16, 0_u16, 0_u16], state.to_vec()].concat()
     };
     let tuples = [leaf(2, 1), leaf(3, 2), leaf(4, 3), leaf(0, 4)];
-    // Not in order: the head is the first of the list.
+    // Not in order: the chain's head is the first of the list.
     let offs = bytes![4_u16, 2_u16, 3_u16, 1_u16, 2_u16, 3_u16, 4_u16];
     let main = [fixed(0, STATE), offs.clone(), tuples.concat()].concat();
     let move_leafs = |main, block| Change { main, ..change(rmid::SPGIST, MOVE_LEAFS, block, &[5, 6, 1]) };
@@ -222,7 +222,7 @@ fn leaf_tuples_become_a_subtree() {
     let usual = main(0, 0, 0, STATE);
     let old = || page(LEAF, [0, 0], &[leaf(0, 4), leaf(1, 5)]);
 
-    // The second leaf tuple takes the place that a placeholder keeps.
+    // The second leaf tuple takes a placeholder's place.
     let mut source = old();
     apply(&mut source, &split(&usual, 0), 18).expect("applies");
     assert_eq!((items(&source), special(&source)), (vec![leaf(0, 2), redirect(12, 1)], [LEAF, 1, 0]));

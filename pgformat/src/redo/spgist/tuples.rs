@@ -1,7 +1,7 @@
-//! What the records of SP-GiST do to pages: tuples that die but keep their place, chains, links.
+//! Page operations of SP-GiST's records: tuples that die but keep their place, chains, links.
 //!
-//! The first two bits of every tuple are its state. A tuple that is not alive is 16 bytes long: state and length (u32),
-//! two bytes of zeros, where a redirection leads (6 bytes), its transaction (u32). The page counts its redirections and
+//! The first two bits of every tuple are its state. A tuple that is not alive has 16 bytes: state and length (u32), two
+//! bytes of zeros, the target of a redirection (6 bytes), its transaction (u32). The page counts its redirections and
 //! placeholders.
 //!
 //! Source: PostgreSQL 14-18, `src/include/access/spgist_private.h`, `src/backend/access/spgist/spgutils.c`
@@ -156,7 +156,7 @@ pub(super) fn take_inner<'a>(main: &mut Take<'a>) -> Result<&'a [u8], RedoError>
 }
 
 fn take_tuple<'a>(main: &mut Take<'a>, len: usize) -> Result<&'a [u8], RedoError> {
-    // Shorter ones could not be replaced by a tuple that holds their place.
+    // A dead tuple could not take the place of a shorter one.
     if len < INNER_HEADER_LEN {
         return Err(RedoError::Precondition("an SP-GiST tuple is shorter than its header"));
     }

@@ -1,4 +1,4 @@
-//! Bits of the map, by record and by our own changes.
+//! Bits of the map, changed by records and by our own changes.
 
 use smallvec::smallvec;
 
@@ -63,21 +63,21 @@ fn records_clear_bits_of_their_heap_block() {
         (rmid::HEAP, INSERT, INSERTED, 0xF3),
         (rmid::HEAP, 0x80 | INSERT, INSERTED, 0xF3),
         (rmid::HEAP, DELETE, DELETED, 0xF3),
-        // A lock only unfreezes.
+        // A lock clears only the frozen bit.
         (rmid::HEAP, LOCK, DELETED, 0xF7),
         (rmid::HEAP2, LOCK_UPDATED, DELETED, 0xF7),
         (rmid::HEAP2, MULTI_INSERT, MULTI_INSERTED, 0xF3),
     ] {
         let change = by_record(rmid, info, 1, &[FIRST + 1], main);
         assert_eq!(outcome(&change), ([expected, 0xFF], true), "{rmid}/{info:#x}");
-        // Once more changes no bit, and so not the LSN.
+        // A second time no bit changes, and so the LSN stays.
         let mut page = full();
         page.0[24] = expected;
         redo_any(&mut page, &change, &context(18)).expect("redone");
         assert_eq!((page.0[24], page.lsn()), (expected, Lsn::new(0)));
         // Without the flag nothing happens.
         assert_eq!(outcome(&Change { main: &[0; 14], ..change.clone() }), ([0xFF, 0xFF], false));
-        // Nor to a page that was never initialised, as PostgreSQL skips it.
+        // Nor on a page that was never initialised: PostgreSQL skips it.
         let mut page = Page::zeroed();
         redo_any(&mut page, &change, &context(18)).expect("redone");
         assert!(page.is_zero());
@@ -120,14 +120,14 @@ fn visible_sets_bits_and_makes_the_page() {
     let visible_only = flags(0x05);
     redo_any(&mut page, &visible(&visible_only), &context(16)).expect("redone");
     assert_eq!((page.lower(), page.upper(), page.0[24], page.lsn()), (24, 8192, 0x10, context(16).end));
-    // The bits are there already: the page stays as it is.
+    // The bits are set already: the page stays as it is.
     page.set_lsn(Lsn::new(0));
     redo_any(&mut page, &visible(&visible_only), &context(16)).expect("redone");
     assert_eq!(page.lsn(), Lsn::new(0));
     let frozen = flags(3);
     redo_any(&mut page, &visible(&frozen), &context(16)).expect("redone");
     assert_eq!((page.0[24], page.lsn()), (0x30, context(16).end));
-    // Fewer bits than there are clear none, but stamp the page.
+    // A record with fewer bits than the map clears none, but stamps the page.
     page.set_lsn(Lsn::new(0));
     redo_any(&mut page, &visible(&visible_only), &context(16)).expect("redone");
     assert_eq!((page.0[24], page.lsn()), (0x30, context(16).end));
@@ -219,7 +219,7 @@ fn an_update_implies_clears_of_each_block() {
     let both = vec![(REL, 60, VALID_BITS), (REL, 70, VALID_BITS)];
     assert_eq!(implied(rmid::HEAP, UPDATE, &updated(3), two), Ok(both));
     assert_eq!(implied(rmid::HEAP, HOT_UPDATE, &updated(1), &two[..1]), Ok(vec![(REL, 70, VALID_BITS)]));
-    // One reference shows that this server makes them: the other bit was clear already.
+    // One reference shows that this server writes them: the other bit was clear already.
     for id in [2, 3] {
         let blocks = [two[0], two[1], (id, true, 0)];
         assert_eq!(implied(rmid::HEAP, UPDATE, &updated(3), &blocks), Ok(vec![]));
