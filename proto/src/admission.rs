@@ -1,5 +1,6 @@
-//! What the members of a timeline tell each other about themselves, and remember of each other, so that one that lost
-//! its memory is known before it votes (`docs/protocol.md`, "Amnesia"). Pure; JSON on the wire (`MEMBER_STATEMENT`).
+//! Statements that the members of a timeline make about themselves, and what each remembers of the others. They reveal
+//! a member that lost its memory before it votes (`docs/protocol.md`, "Amnesia"). Pure; JSON on the wire
+//! (`MEMBER_STATEMENT`).
 
 use pgformat::Lsn;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A cursor over received bytes: bounds are checked before anything is allocated, errors say where and what.
+//! A cursor over received bytes: bounds are checked before anything is allocated; errors name the place and the field.
 
 use bytes::{Buf, Bytes};
 

@@ -1,8 +1,8 @@
-//! Commands of a replication session: text to value, pure. Which of them a server obeys, and what it answers, is its
-//! own business.
+//! Commands of a replication session: text to value, pure. Each server decides which commands it supports and how it
+//! answers them.
 //!
-//! Keywords are read in any case, options in any order, a trailing semicolon is dropped, anything left over is an
-//! error: the grammar is anchored at both ends. It stands in `docs/protocol.md`.
+//! Keywords may be in any case and options in any order; a trailing semicolon is dropped. Anything left over is an
+//! error: the grammar is anchored at both ends. `docs/protocol.md` has the grammar.
 
 mod parse;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Pageserver feedback: the key-value blob that travels from a pageserver through the safekeepers to the proposer.
-//! Unknown keys are skipped by their length on both sides: this is the protocol's extension point.
+//! Both sides skip unknown keys by their length: this is the protocol's extension point.
 
 use bytes::{BufMut, BytesMut};
 use pgformat::Lsn;

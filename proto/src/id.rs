@@ -1,4 +1,4 @@
-//! Identities: one newtype per kind of number, so that no two of them can be mixed up.
+//! Identities: one newtype per kind of number, so that the compiler keeps them apart.
 
 use std::fmt;
 use std::str::FromStr;

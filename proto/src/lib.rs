@@ -1,8 +1,8 @@
 //! Everything that two walfabric processes must agree on, as types and bytes. Pure: no sockets, files or clocks.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`admission`] | what members tell and remember of each other |
+//! | [`admission`] | statements of members, and what they remember of each other |
 //! | [`id`] | tenant, timeline, node, term, generation, epoch |
 //! | [`codec`] | bounded cursor over received bytes, typed errors |
 //! | [`command`] | grammar of the replication commands |

@@ -221,7 +221,7 @@ impl ReceiverMessage {
                 out.put_u64(m.start_lsn.get());
                 out.put_u32(m.recv_window);
                 out.put_u8(m.keepalive_s);
-                // No keys yet; readers skip those that they do not know.
+                // No keys yet; readers skip unknown keys.
                 out.put_u8(0);
             }
         }

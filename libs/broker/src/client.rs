@@ -1,8 +1,8 @@
 //! One client of the etcd v3 API, for real etcd and for the embedded broker alike.
 //!
-//! Every call has a deadline ([`REQUEST_TIMEOUT`]) and its errors may pass: callers retry with back-off. Works again by
-//! itself when the broker comes back. Nothing here keeps state beyond the connection; leases and publications live in
-//! [`super::Session`].
+//! Every call has a deadline ([`REQUEST_TIMEOUT`]), and its errors may be temporary: callers retry with back-off. The
+//! client recovers by itself when the broker comes back. It keeps no state beyond the connection; leases and
+//! publications belong to [`super::Session`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,7 +203,7 @@ impl Broker {
         };
         match self.connections.request("lease keep-alive", REQUEST_TIMEOUT, Repeat::Freely, keep).await {
             Ok(Some(answer)) if answer.ttl() > 0 => Ok(Seen::of(answer.header())),
-            // The client reports an unknown lease as an error of its own; there is no other reason for a refusal.
+            // The client reports an unknown lease as an error of its own; a refusal has no other reason.
             Ok(Some(_)) | Err(BrokerError::Refused { .. } | BrokerError::LeaseGone(_)) => {
                 Err(BrokerError::LeaseGone(lease))
             }

@@ -1,8 +1,8 @@
-//! The connection behind a [`super::Broker`]: which endpoint is in use, what a failure means, when to connect anew.
+//! The connection behind a [`super::Broker`]: the endpoint in use, the meaning of a failure, when to reconnect.
 //!
-//! Owns the list of endpoints and the one client in use. Invariants: one endpoint is used at a time, so that a watch
-//! and the reads beside it see one store; a failed connection is given up for everybody at most once (by generation);
-//! no lock is held over I/O.
+//! Owns the list of endpoints and the current client. Invariants: only one endpoint is used at a time, so that a watch
+//! and the reads beside it see one store; a failed connection is dropped for all users at most once (by generation);
+//! no lock is held during I/O.
 
 use std::error::Error as _;
 use std::sync::{Mutex, MutexGuard};
@@ -150,7 +150,7 @@ impl Connections {
         let mut untried = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
         loop {
             let connection = self.connection().await?;
-            // An endpoint that hangs does not use up what the others have.
+            // An endpoint that hangs does not use up the time of the others.
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let share = if repeat == Repeat::Freely { left / untried.max(1) } else { left };
             untried = untried.saturating_sub(1);

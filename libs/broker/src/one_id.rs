@@ -1,7 +1,8 @@
-//! One id, one living process: a node looks, before it publishes itself, whether somebody else lives under its id.
+//! One id, one living process: before a node publishes itself, it checks whether another process uses its id.
 //!
-//! The broker says where the id was published last, and that address says who it is. A record alone proves nothing: it
-//! outlives its process by the time of the lease. A broker or an address that does not answer stops no start.
+//! The broker says where the id was last published, and the process at that address says who it is. A record alone
+//! proves nothing: it outlives its process by the time of the lease. When the broker or the address does not answer,
+//! the node starts.
 
 use std::time::Duration;
 
@@ -54,12 +55,12 @@ pub async fn one_process(
 ) -> Result<(), TwoProcesses> {
     let Ok(Ok(Some(entry))) = timeout(ANSWER_MAX, broker.get(key)).await else { return Ok(()) };
     let Ok(record) = serde_json::from_slice::<NodeRecord>(&entry.value) else { return Ok(()) };
-    // At our own address only our own former life can have been.
+    // Only our own previous process can have been at our own address.
     if record.http == own_http || record.pg == own_pg {
         return Ok(());
     }
     let Ok(Some(status)) = timeout(ANSWER_MAX, ask(&record.http)).await else { return Ok(()) };
-    // Another node may have got the port of one that is dead.
+    // Another node may have got the port of a dead one.
     if status.id != record.id.0 || status.pg != record.pg {
         return Ok(());
     }

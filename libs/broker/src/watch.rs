@@ -1,12 +1,12 @@
-//! Follows a prefix: first everything that is there, then every change; after compaction, a broker restart or an
-//! emptied broker, everything again.
+//! Follows a prefix: first its content, then every change; after a compaction, a broker restart or an emptied broker,
+//! its content again.
 //!
-//! A task of its own lists the prefix and watches from the next revision on. A broker that is silent for [`SILENCE`],
-//! although asked for its progress every [`PROGRESS_EVERY`], is away. Invariants:
-//! - after a gap of any kind the next event about keys is a snapshot, so a reader needs no memory of its own;
-//! - what another life of the store (restarted, emptied, restored from a copy) does not show is not gone yet: its nodes
-//!   have [`SETTLE`] to publish anew, and only then are the missing keys deleted. So nothing is torn down because a
-//!   broker forgot.
+//! A separate task lists the prefix and watches from the next revision on. A broker that is silent for [`SILENCE`],
+//! although asked for its progress every [`PROGRESS_EVERY`], counts as away. Invariants:
+//! - after any gap, the next event about keys is a snapshot, so a reader needs no memory of its own;
+//! - a key that is missing in another life of the store (restarted, emptied, restored from a copy) is not gone yet:
+//!   nodes have [`SETTLE`] to publish again, and only then do missing keys count as deleted. So nothing is torn down
+//!   because a broker forgot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl Watch {
     pub async fn next(&mut self) -> WatchEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // The task ends by a panic only. What was seen would stand still for ever: better that it goes on here.
+            // The task ends only by a panic. Its reader would keep a stale view for ever: better to panic here, too.
             None => panic!("the watch of {} has panicked", self.prefix),
         }
     }
@@ -195,7 +195,7 @@ impl Follower {
             self.broker.give_up(generation);
         }
         if started.elapsed() < PROGRESS_EVERY {
-            // A broker that ends every stream at once shall not be listed in a tight loop.
+            // A broker that ends every stream at once must not be listed in a tight loop.
             tokio::time::sleep(BACKOFF.0).await;
         }
         Ok(())
@@ -217,7 +217,7 @@ impl Follower {
             match wake {
                 Wake::Ask if heard_at.elapsed() > SILENCE => return Ok(Gap::Silent),
                 Wake::Ask => {
-                    // Full or closed means that the stream is stuck or gone; both show as silence or as its end.
+                    // Full or closed: the stream is stuck or gone. Both show up as silence or as its end.
                     let _ = tokio::time::timeout(PROGRESS_EVERY, requests.request_progress()).await;
                 }
                 Wake::Settled => {
@@ -241,7 +241,7 @@ impl Follower {
             return Ok(Some(Gap::Cancelled { compacted: response.compact_revision() }));
         }
         let now = Seen::of(response.header());
-        // The header of a created watch may lag behind the list on a follower; only later answers must not go back.
+        // On a follower, the header of a created watch may lag behind the list; only later answers must not go back.
         if let (Some(seen), false) = (self.seen, response.created()) {
             if now.revision < seen.revision || now.cluster != seen.cluster {
                 return Ok(Some(Gap::WentBack { from: seen.revision, to: now.revision }));

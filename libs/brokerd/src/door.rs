@@ -1,7 +1,7 @@
-//! The broker's door: how many connections, requests and streams there may be, and how long a request may take.
+//! The broker's door: bounds on connections, requests and streams, and on the time of a request.
 //!
-//! A request holds its place from its first byte until its answer was sent, so that neither large requests nor answers
-//! that nobody reads add up. Streams (watches, keep-alives) have places of their own.
+//! A request holds its place from its first byte until its answer is sent, so neither large requests nor unread answers
+//! accumulate. Streams (watches, keep-alives) have places of their own.
 
 use std::io;
 use std::pin::Pin;
@@ -232,7 +232,7 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // The one place is still taken: the next client is closed at once, and the one after the end is served.
+        // The one place is still taken: the next client is closed at once; a client after its release is served.
         let mut refused = TcpStream::connect(address).await.expect("connects");
         tokio::select! {
             closed = refused.read(&mut bytes) => assert_eq!(closed.expect("read"), 0, "it is closed"),

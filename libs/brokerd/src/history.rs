@@ -1,6 +1,6 @@
-//! Events of the latest revisions, for watches. Bounded; who asks for less is told that it was compacted.
+//! Events of the latest revisions, for watches. Bounded; older revisions are reported as compacted.
 //!
-//! The writer adds what is durable, streams read at their own pace: a slow one holds nothing but its own place.
+//! The writer adds durable events, and streams read at their own pace: a slow stream holds only its own position.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};

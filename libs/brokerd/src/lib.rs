@@ -1,11 +1,11 @@
 //! A small server that speaks the etcd v3 subset that walfabric uses (KV, Txn, Watch, Lease), durable in a directory.
 //!
-//! `store` is the pure state machine, `log` its files, `writer` the task that owns both, `history` what watches read
-//! from, `services` and `watch` the gRPC side. A request goes to the writer, is carried out on the store, made durable
-//! in the log together with its neighbours, and is answered; watches hear of it from the history.
+//! `store` is the pure state machine, `log` its files, `writer` the task that owns both, `history` the source of
+//! watches, `services` and `watch` the gRPC side. The writer carries a request out on the store, makes it durable in
+//! the log together with its neighbours, and answers it. Watches learn of it from the history.
 //!
-//! It is one process without replicas. That is enough for what the broker holds: hints, choices and leases are
-//! published anew by their nodes, and log safety never rests on it.
+//! The server is one process without replicas. That is enough for its content: nodes publish hints, choices and leases
+//! again, and log safety never depends on the broker.
 
 mod door;
 mod history;
@@ -139,7 +139,7 @@ pub async fn serve_within(
 async fn open(dir: &Path) -> Result<Opened, LogError> {
     let dir = dir.to_owned();
     let cluster = fastrand::u64(1..);
-    // Time zero: every lease of before starts with its full time.
+    // Time zero: every earlier lease starts with its full time.
     tokio::task::spawn_blocking(move || Log::open(&dir, cluster, 0)).await.expect("reading the log does not panic")
 }
 

@@ -1,4 +1,4 @@
-//! The embedded broker's bounds: what others may make it hold, in memory and on disk. `docs/operations.md`, "Limits",
+//! The embedded broker's bounds on the memory and disk that clients can make it use. `docs/operations.md`, "Limits",
 //! has the table. Where etcd has a bound, ours is the same.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The unary services: KV, Lease, and the little of Cluster and Maintenance that `etcdctl` asks for.
+//! The unary services: KV, Lease, and the few calls of Cluster and Maintenance that `etcdctl` needs.
 //!
 //! Stateless: each call is one piece of work for the writer.
 
@@ -176,7 +176,7 @@ async fn keep_alive(
     while let Ok(Some(PbLeaseKeepAliveRequest { id })) = incoming.message().await {
         let answer = requests
             .run(move |store, now| {
-                // An unknown lease is told by a time to live of 0, as etcd does.
+                // As in etcd, a time to live of 0 means an unknown lease.
                 let ttl = store.keep_alive(id, now).unwrap_or(0);
                 PbLeaseKeepAliveResponse { header: Some(store.header()), id, ttl }
             })

@@ -1,8 +1,8 @@
 //! The Watch service: one task per client stream, any number of watches on it.
 //!
-//! A stream keeps for each watch the next revision to tell, and reads the history when it grows; nothing is queued for
-//! it. A watch whose next revision is no longer in the history is cancelled with the oldest one that is. Invariant: an
-//! answer to a progress request names a revision up to which every watch of the stream was told everything.
+//! For each watch, a stream keeps the next revision to send, and reads the history when that grows; nothing is queued.
+//! A watch whose next revision is no longer in the history is cancelled, with the oldest revision that is. Invariant:
+//! an answer to a progress request names a revision up to which every watch of the stream was sent everything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -274,7 +274,7 @@ impl Stream {
                 break;
             }
         }
-        // Revisions follow each other without gaps, so none to tell means that all is told.
+        // Revisions have no gaps, so none to send means that all were sent.
         watch.next = told.unwrap_or(self.revision) + 1;
         if events.is_empty() {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The one owner of the store and its log: takes requests in batches, makes what they did durable, then answers.
+//! The single owner of the store and its log: takes requests in batches, makes their changes durable, then answers.
 //!
-//! Reads go the same way as writes, so nobody sees a state that a crash could take back. Many requests share one sync.
-//! The log works on a blocking thread; the store is not touched meanwhile.
+//! Reads take the same path as writes, so nobody sees a state that a crash could undo. Many requests share one sync.
+//! The log works on a blocking thread, and the store does not change meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,7 +228,7 @@ mod tests {
             |store: &mut Store, _| store.range(&PbRangeRequest { key: b"k".to_vec(), ..PbRangeRequest::default() });
         let (read, written) = tokio::join!(requests.run(read), requests.run(put));
         assert_eq!(written.expect_err("it is not durable").code(), Code::Unavailable);
-        // The read went before the write, yet shares its batch or is answered before it: both are sound.
+        // The read came before the write; it may share its batch or be answered first. Both are sound.
         assert!(read.is_err() || read.is_ok_and(|found| found.is_ok_and(|found| found.kvs[0].mod_revision == 2)));
         assert!(matches!(running.await.expect("no panic"), Err(LogError::Io { .. })));
         assert_eq!(requests.run(put).await.expect_err("it has ended").code(), Code::Unavailable);

@@ -1,4 +1,4 @@
-//! Dialled sessions: start-up, simple queries, and the way into and out of a copy stream.
+//! Dialled sessions: start-up, simple queries, entering and leaving a copy stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl ClientConnection {
                     }
                 },
                 b'E' => return Err(NetError::server(self.incoming.peer(), read_error(frame.body))),
-                // NegotiateProtocolVersion comes when an option is not known to the server: harmless.
+                // NegotiateProtocolVersion: the server does not know an option. Harmless.
                 b'v' => {}
                 tag => return Err(self.unexpected(tag, "during authentication")),
             }
@@ -272,7 +272,7 @@ impl ClientConnection {
                 }
                 tag => return Err(self.unexpected(tag, "in the answer to a query")),
             }
-            // After a fatal error the server closes instead of becoming ready.
+            // After a fatal error the server closes the connection instead of becoming ready.
             if let Some(error) = failed.take_if(|e| e.severity != "ERROR") {
                 return Err(NetError::server(self.incoming.peer(), error));
             }

@@ -1,7 +1,7 @@
-//! The CopyBoth stream: two halves, each owned by whoever wants it, polled independently of each other.
+//! The CopyBoth stream: two halves with separate owners, polled independently of each other.
 //!
-//! Payloads are slices of the receive buffer and queued segments of the sender's: WAL is not copied between socket and
-//! caller. The queue of a [`CopyWriter`] is bounded by its owner, who sees [`CopyWriter::queued_bytes`].
+//! Received payloads are slices of the receive buffer, and sent ones are queued segments of the sender: WAL is not
+//! copied between socket and caller. The owner of a [`CopyWriter`] bounds its queue by [`CopyWriter::queued_bytes`].
 
 use bytes::{Bytes, BytesMut};
 
@@ -112,7 +112,7 @@ impl CopyReader {
             }
             b'E' if client => Some(CopyEvent::Error(Box::new(read_error(frame.body)))),
             b'N' | b'S' | b'A' if client => None,
-            // Clients of the extended protocol send Sync (and Flush) behind Execute.
+            // Clients of the extended protocol send Sync (and Flush) after Execute.
             b'S' | b'H' if !client => None,
             b'X' if !client => Some(CopyEvent::Closed),
             tag => {

@@ -1,6 +1,5 @@
-//! libpq sessions, protocol 3.0: one set of parts for dialled and for accepted sockets, and the CopyBoth stream that
-//! splits into independently owned halves. WAL payloads travel as [`bytes::Bytes`]. The bytes of the protocol are
-//! `proto::pg`'s.
+//! libpq sessions, protocol 3.0: shared parts for dialled and accepted sockets, and the CopyBoth stream, which splits
+//! into independently owned halves. WAL payloads travel as [`bytes::Bytes`]. `proto::pg` has the bytes of the protocol.
 //!
 //! | part | what | pure? |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The two halves of a socket with their buffers. Each half belongs to one owner; neither waits for the other.
+//! The two halves of a socket with their buffers. Each half has one owner; neither waits for the other.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -84,7 +84,7 @@ impl Incoming {
     async fn fill(&mut self, needed: usize) -> Result<usize, RecvError> {
         let spare = self.buffer.capacity() - self.buffer.len();
         let needed = needed.min(ROOM_MAX);
-        // A read into a sliver would cost a system call for little, but less than to copy the frame that it ends.
+        // A system call to fill a sliver gains little, but costs less than copying the frame that the sliver completes.
         let sliver = HEADER.max(self.read_size / 8);
         let inside = self.buffer.len() >= HEADER;
         if spare < needed || (spare < sliver && !inside) {
@@ -103,7 +103,7 @@ impl Incoming {
     /// whole buffer.
     fn make_room(&mut self, needed: usize) {
         let begun = self.buffer.len();
-        // A very long frame gets as much again as has come, so that it is not copied for each step.
+        // For a very long frame the buffer doubles, so that the frame is not copied at each step.
         let more = if begun < ROOM_MAX { needed } else { needed.max(begun) };
         let size = self.read_size.max(begun + more);
         if !self.buffer.try_reclaim(size - begun) {

@@ -1,4 +1,4 @@
-//! Dialling, socket options, and closing so that the peer reads the last words.
+//! Dialling, socket options, and a close that lets the peer read the last bytes.
 
 use std::time::Duration;
 

@@ -300,7 +300,7 @@ async fn garbage_and_oversized_frames_are_refused_with_a_code() {
     for frame in frames {
         let mut bytes = startup_bytes();
         bytes.extend_from_slice(frame);
-        // More than the server reads: its refusal must arrive all the same.
+        // More than the server reads: its refusal must still arrive.
         bytes.extend_from_slice(&[b'x'; 50_000]);
         let (answer, result) = say(&bytes).await;
         assert!(contains(&answer, "C08P01\0"), "{frame:?}: {answer:?}");

@@ -1,5 +1,4 @@
-//! The session code against the real thing: our client against PostgreSQL's server, PostgreSQL's client against our
-//! server.
+//! The session code against PostgreSQL: our client against its server, its client against our server.
 //!
 //! Skipped with a message where PostgreSQL 15 is not installed. As root, the server runs as user postgres.
 
@@ -187,10 +186,10 @@ async fn replication_from_postgresql() {
             break;
         }
     }
-    // The same connection is used for another stream after the first one was ended.
+    // After the end of the first stream, the same connection starts another.
     let (c, results) = ClientConnection::after_copy(reader, writer).await.expect("back to commands");
     assert!(!results.is_empty());
-    // PostgreSQL notices only inside the stream that the position lies ahead, but a missing slot before it.
+    // PostgreSQL notices a position ahead of its WAL only inside the stream, but a missing slot before it.
     let (mut reader, _writer) = c.copy_both("START_REPLICATION FF/0").await.expect("a stream");
     let event = timeout(LIMIT, reader.next()).await.expect("at once").expect("a frame");
     assert!(
@@ -204,7 +203,7 @@ async fn replication_from_postgresql() {
     c.simple_query("IDENTIFY_SYSTEM").await.expect("an answer");
     let (mut reader, mut writer) = c.copy_both(&format!("START_REPLICATION {end}")).await.expect("WAL");
 
-    // A fast shutdown waits until everything was reported, then ends the stream.
+    // A fast shutdown waits until everything is reported, then ends the stream.
     let mut stop = cluster.ctl(&["stop", "-m", "fast", "-w", "-s"]).spawn().expect("it runs");
     let mut at = end;
     loop {
@@ -275,7 +274,7 @@ async fn pgbench_prepares_statements_on_our_server() {
     let Some(pgbench) = bin("pgbench") else { return };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
-    // Answers every SELECT, in the prepared form as in the simple one.
+    // Answers every SELECT, prepared or simple.
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.expect("a connection");

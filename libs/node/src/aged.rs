@@ -1,4 +1,4 @@
-//! A value with the time at which it was known: what is too old counts as unknown.
+//! A value with the time at which it was known: a value that is too old counts as unknown.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! HTTP connections: a bound on their number, on the time that a request's head and body may take, and on idleness.
+//! HTTP connections: bounds on their number, on the time of a request's head and body, and on idle time.
 //!
-//! When all are taken, a small reserve still answers whether the server lives and is ready, one request a connection:
-//! a flood of requests must not look like a dead server. Everything else is told there that it is refused. When the
-//! reserve is taken as well, the oldest connection in it that has not sent a probe's whole head gives way to a new one.
+//! When all connections are taken, a small reserve still answers liveness and readiness probes, one request for each
+//! connection: a flood of requests must not look like a dead server. The reserve refuses all other requests. When it is
+//! full too, its oldest connection that has not sent a probe's whole head gives way to a new one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -156,7 +156,7 @@ async fn spare_connection(stream: TcpStream, router: Router, spare: Arc<Spare>) 
     protocol.timer(TokioTimer::new()).header_read_timeout(RESERVE_LIMIT).max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
     let serving = protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(probes));
     tokio::select! {
-        // The client may be gone, or never have asked; there is nobody else to tell.
+        // The client may be gone, or may never have asked; there is nobody else to tell.
         _ = timeout(RESERVE_LIMIT, serving) => {}
         () = spare.evicted.cancelled() => {}
     }
@@ -187,6 +187,6 @@ pub(super) async fn unhurried(request: Request, next: Next) -> Response {
             Err(_) => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "the body does not go on")), None)),
         }
     });
-    // Fused: a handler may ask once more behind the end.
+    // Fused: a handler may poll once more after the end.
     next.run(Request::from_parts(parts, Body::from_stream(frames.fuse()))).await
 }

@@ -1,9 +1,7 @@
 //! A node's data directory: one process at a time, one node for ever.
 //!
-//! The lock file is taken before anything else is read or written; the id file says whose directory it is, so that a
-//! wrong
-//! `--id` or a directory of another kind of node is refused instead of mixed up. The lock goes with the process,
-//! however it ends.
+//! The process takes the lock file before it reads or writes anything else. The id file names the directory's owner, so
+//! a wrong `--id` or a directory of another kind of node is refused. The lock ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -176,7 +174,7 @@ fn take_lock(dir: &Path) -> Result<File, DataDirError> {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
-            // Only for the message: a lock file that cannot be read changes nothing.
+            // Only for the message: an unreadable lock file changes nothing.
             let _ = file.read_to_string(&mut pid);
             let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
             return Err(DataDirError::InUse { dir: dir.to_owned(), pid });
@@ -184,7 +182,7 @@ fn take_lock(dir: &Path) -> Result<File, DataDirError> {
         Err(errno) => return Err(io_error(errno.into())),
     }
     match file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
-        // The number is for a message only: a node shall start on a full disk, to serve what it has.
+        // The number is only for a message: a node must start on a full disk, too, to serve its data.
         Err(e) if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Err(io_error(e)),
         _ => Ok(file),
     }

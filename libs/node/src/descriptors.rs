@@ -1,5 +1,5 @@
-//! File descriptors: as many as the configured limits need are claimed at the start, so that connections can never
-//! take those that files need.
+//! File descriptors: the process claims as many as the configured limits need at the start, so that connections can
+//! never use up those that files need.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,4 +1,4 @@
-//! HTTP serving as every server does it: a port bound before anything is announced, health routes, JSON error answers.
+//! HTTP serving for every server: a port bound before anything is announced, health routes, JSON error answers.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,4 @@
-//! What every server process needs around its work: logging, supervised parts, shutdown on signals, HTTP serving,
-//! metrics exposition.
+//! Shared plumbing of every server process: logging, supervised parts, shutdown on signals, HTTP serving, metrics.
 
 mod aged;
 mod connections;

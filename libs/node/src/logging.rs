@@ -1,5 +1,5 @@
-//! Logs to standard error. Levels: error = act now, warn = degraded, info = state change, debug = request, trace =
-//! message.
+//! Logs to standard error. Levels: error = act now, warn = degraded, info = state change, debug = request,
+//! trace = message.
 
 use std::io::IsTerminal;
 
@@ -20,7 +20,7 @@ pub fn init_logging(json: bool) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    // It fails when logging was started already, as several tests in one process do.
+    // It fails when logging has already started: several tests in one process do this.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
     if let Some(problem) = problem {
         tracing::warn!("{VARIABLE}={wanted:?} is not a log filter, info is used: {problem}");

@@ -1,4 +1,4 @@
-//! Exposition of a registry in the text format that Prometheus scrapes.
+//! Writes a registry in the text format that Prometheus scrapes.
 
 use std::sync::Arc;
 

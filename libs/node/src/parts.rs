@@ -1,11 +1,11 @@
 //! Parts of a process that must not die.
 //!
-//! A server is made of named parts: tasks that run until the process stops. A part that ends by itself or panics takes
-//! a job with it that users rely on, so the process ends, with an error that names the part: a supervisor starts it
-//! again, and nobody takes a process for healthy that does half of its work.
+//! A server consists of named parts: tasks that run until the process stops. Users rely on every part. So when a part
+//! ends by itself or panics, the process ends with an error that names the part. A supervisor starts it again, and a
+//! process that does half of its work never passes for healthy.
 //!
-//! What serves one timeline is no part of the server: [`caught`] and [`blocking`] bring its panic to the owner of the
-//! timeline, which stops that timeline and says why, while its neighbours go on.
+//! A task that serves one timeline is not a part of the server: [`caught`] and [`blocking`] report its panic to the
+//! owner of the timeline. That owner stops the timeline and says why, while other timelines go on.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -96,7 +96,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        // The runtime is being taken down: so is whoever waits here.
+        // The runtime is shutting down, and so is the task that waits here.
         Err(_) => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that a program runs on.
+//! The thread on which a program runs.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -26,7 +26,8 @@ pub fn block_on(name: &str, program: impl Future<Output = u8>) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(program);
-            // A file or a bucket that does not answer must not keep the process: what it does survives a kill anywhere.
+            // A file or bucket that does not answer must not keep the process alive: its work
+            // survives a kill at any point.
             runtime.shutdown_timeout(LINGER);
             ExitCode::from(code)
         }

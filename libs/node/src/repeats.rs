@@ -1,7 +1,8 @@
-//! Log lines of what happens again and again: one when it starts, one a minute with a count, one when it ends.
+//! Log lines for repeated events: one at the start, one a minute with a count, one at the end.
 //!
-//! [`Repeats`] is the pure rule, [`RepeatLog`] writes it to the log. Two kinds of ends: an outage ends when somebody
-//! says so ([`RepeatLog::over`]); what strangers do (bad packets, refused sessions) ends with a minute without it.
+//! [`Repeats`] is the pure rule, and [`RepeatLog`] writes the log. There are two kinds of end. An outage ends when the
+//! caller says so ([`RepeatLog::over`]). Events that strangers cause (bad packets, refused sessions) end with a minute
+//! without any.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -126,7 +127,7 @@ impl RepeatLog {
         state.detail = detail.to_string();
         let due = state.repeats.happened(Instant::now());
         let watch = self.ends_by_silence && !state.watched;
-        // Outside of a runtime (a test of pure code) there is nobody to wait for the minute, and nothing to wait for.
+        // Outside a runtime (a test of pure code) nobody can wait for the minute.
         if watch && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             state.watched = true;
             drop(runtime.spawn(self.clone().watch()));

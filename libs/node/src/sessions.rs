@@ -1,9 +1,9 @@
-//! Accepts libpq connections, as every server does it: one task each, a bound on their number with places kept for
-//! streams that others depend on, an orderly end, and a refusal that the client can read.
+//! Accepts libpq connections, for every server: one task each, a bound on their number with places kept for streams
+//! that others depend on, an orderly end, and a refusal that the client can read.
 //!
-//! A connection takes an ordinary place. When those are taken it gets one of the kept places on trial: its session may
-//! only start a stream of the kind that the places are kept for, and anything else is refused. A stream that starts
-//! from an ordinary place moves to a kept one when there is one, and back when the session goes on with something else.
+//! A connection takes an ordinary place. When those are taken, it gets one of the kept places on trial: its session may
+//! only start a stream of the kind for which the places are kept, and anything else is refused. A stream that starts
+//! from an ordinary place moves to a kept one when one is free, and back when the session does something else.
 
 use std::future::Future;
 use std::sync::Arc;

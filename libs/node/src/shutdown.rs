@@ -14,7 +14,7 @@ pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();
     let cancel = token.clone();
-    // Lives as long as the process: it waits for a second signal when the first was heard.
+    // Lives as long as the process: after the first signal it waits for a second one.
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {

@@ -1,8 +1,8 @@
-//! Which implementation of cryptography a process uses.
+//! The implementation of cryptography that a process uses.
 
 /// Makes ring the process's cryptography, for every TLS client in it: the library's own default would build another
 /// one. To be called before an HTTP client is built; calling it again changes nothing.
 pub fn use_ring() {
-    // An error says that one was chosen before: it was this one.
+    // An error means that one is already installed: this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,4 +1,4 @@
-//! Users of this machine by name, as `/etc/passwd` has them.
+//! Users of this machine by name, from `/etc/passwd`.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ pub fn name_of(uid: u32) -> String {
 }
 
 fn find(wanted: impl Fn(&User) -> bool) -> Option<User> {
-    // A machine without the file has users without names.
+    // Without the file, users have no names.
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
     passwd.lines().filter_map(parse).find(wanted)
 }

@@ -1,4 +1,4 @@
-//! What a stream of WAL must look like: the facts that every check of it rests on.
+//! The required properties of a stream of WAL, which every check of it uses.
 
 use super::WalError;
 use crate::{Lsn, PgMajor, SegSize, Tli};

@@ -1,6 +1,6 @@
-//! What processes write on the broker: [`keys`] name it, [`records`] say it.
+//! Everything that processes write on the broker: [`keys`] and [`records`].
 //!
-//! The client is the crate `broker`'s, the embedded server the crate `brokerd`'s.
+//! The client is in the crate `broker`, the embedded server in the crate `brokerd`.
 
 pub mod keys;
 pub mod records;

@@ -1,5 +1,4 @@
-//! Values on the broker: JSON with a `schema` field. Unknown fields are ignored, an unknown schema is refused by the
-//! reader.
+//! Values on the broker: JSON with a `schema` field. Readers ignore unknown fields and refuse an unknown schema.
 
 use pgformat::Lsn;
 use serde::{Deserialize, Serialize};

@@ -276,7 +276,7 @@ impl<'a> Tokens<'a> {
 }
 
 fn value<T: FromStr>(command: &str, what: &str, text: &str) -> Result<T, SqlError> {
-    // Rust reads a leading plus sign, the grammar does not have it.
+    // Rust accepts a leading plus sign, the grammar does not.
     let parsed = if text.starts_with('+') { None } else { text.parse().ok() };
     parsed.ok_or_else(|| {
         let text: String = text.chars().take(60).collect();

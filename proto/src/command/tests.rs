@@ -1,4 +1,4 @@
-//! What each command reads as, and what is refused.
+//! The value of each command's text, and the texts that are refused.
 
 use super::*;
 use crate::pg::sqlstate;

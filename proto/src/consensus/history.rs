@@ -1,4 +1,5 @@
-//! Term history: which term wrote the log from where on. Invariant I2: terms rise strictly, positions do not fall.
+//! Term history: the terms that wrote the log, with the start of each. Invariant I2: terms rise strictly, positions do
+//! not fall.
 
 use pgformat::Lsn;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Member sets and the one quorum function, plain and joint.
 //!
-//! A quorum is a majority of the members, and while the set changes (joint) also a majority of the new members. Nodes
-//! are counted by id, never by address: the address list of a proposer only says where to dial.
+//! A quorum is a majority of the members and, while the set changes (joint), also a majority of the new members. Nodes
+//! count by id, never by address: a proposer's address list only says where to dial.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,13 @@
 //! START_WAL_PUSH: the messages between a proposer and its acceptors, in both versions of the wire format.
 //!
-//! One definition serves both ends and both versions; what a version cannot carry has a stated stand-in (`v2.rs`).
+//! One definition serves both ends and both versions. Fields that a version cannot carry have a documented substitute
+//! (`v2.rs`).
 //! Layouts: `docs/protocol.md`. Invariants of the protocol: `docs/protocol.md`, I1 to I6.
 //!
 //! | message | from | to | purpose |
 //! |---|---|---|---|
-//! | [`ProposerGreeting`] | proposer | acceptor | who I am, which log, which format |
-//! | [`AcceptorGreeting`] | acceptor | proposer | my id, configuration, term |
+//! | [`ProposerGreeting`] | proposer | acceptor | identifies the proposer, the log, its format |
+//! | [`AcceptorGreeting`] | acceptor | proposer | the acceptor's id, member set, term |
 //! | [`VoteRequest`] / [`VoteResponse`] | both | both | ask for a term / grant or refuse, show log's end, history |
 //! | [`ProposerElected`] | proposer | acceptor | adopt this history, truncate to here; no reply |
 //! | [`AppendRequest`] / [`AppendResponse`] | both | both | WAL and commit position / durable position and feedback |

@@ -1,4 +1,4 @@
-//! What hot standbys need kept: how several of them are one, and which values a primary takes.
+//! Hot-standby feedback: combining that of several standbys, and the values that a primary accepts.
 
 use super::HotStandbyFeedback;
 

@@ -1,9 +1,11 @@
 //! Version 2: little-endian C structs, 64-bit tags. Layouts: `docs/protocol.md`, "Version 2".
 //!
-//! Stand-ins for what this version cannot carry: every generation reads as 0 and is not written; a greeting's member
-//! set reads as the empty one; the proposer's uuid, the term's start in append requests and `timeline_start_lsn` in
-//! vote responses are written as zeros and ignored when read; `timeline_start_lsn` of an elected message is the first
-//! LSN of the history; a greeting without tli is written with tli 1.
+//! Substitutes for fields that this version cannot carry:
+//! - every generation reads as 0 and is not written; a greeting's member set reads as empty;
+//! - the proposer's uuid, the term's start in append requests and `timeline_start_lsn` in vote responses are written as
+//!   zeros and ignored when read;
+//! - `timeline_start_lsn` of an elected message is the first LSN of the history;
+//! - a greeting without tli is written with tli 1.
 
 use bytes::{BufMut, BytesMut};
 use pgformat::{Lsn, SegSize, Tli};

@@ -1,4 +1,4 @@
-//! What the codecs of both versions share: fields whose byte order alone differs. Layouts: `docs/protocol.md`.
+//! Shared by the codecs of both versions: fields that differ only in byte order. Layouts: `docs/protocol.md`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgformat::Lsn;

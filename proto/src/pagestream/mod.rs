@@ -1,7 +1,7 @@
-//! Messages inside CopyData of a pagestream, both directions, big-endian: what a page client asks and what it is told.
+//! Messages inside CopyData of a pagestream, big-endian: a page client's requests and the replies.
 //!
-//! Replies come in the order of requests, so a reply is read together with the request that it answers. Version 3
-//! repeats the request in the reply, which is checked; version 2 has neither request ids nor that echo.
+//! Replies come in the order of requests, so a reply is decoded together with its request. Version 3 repeats the
+//! request in the reply, and the decoder checks it; version 2 has neither request ids nor that echo.
 
 #[cfg(test)]
 mod tests;

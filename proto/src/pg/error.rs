@@ -1,7 +1,7 @@
 //! [`SqlError`]: an error with SQLSTATE.
 //!
-//! Standard codes keep PostgreSQL's meaning. Class `WF` is this project's own: each code names one refusal that a peer
-//! may react to by program. The table with the reaction to each stands in `docs/protocol.md`.
+//! Standard codes keep PostgreSQL's meaning. Class `WF` is this project's own: each code names one refusal to which a
+//! program may react. `docs/protocol.md` lists the reaction to each code.
 
 /// SQLSTATEs that the servers send.
 pub mod sqlstate {

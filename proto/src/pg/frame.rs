@@ -1,7 +1,7 @@
 //! libpq frames, pure: tag, big-endian length including itself, body. Both directions share the shape, not the tags.
 //!
-//! A frame's tag and length are checked as soon as they are there, before its body is waited for or room is made for
-//! it.
+//! A frame's tag and length are checked as soon as they arrive, before anything waits for the body or allocates memory
+//! for it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 

@@ -1,8 +1,8 @@
 //! The first packet of a session and the `options` grammar, pure.
 //!
 //! `options` is split at white space that no backslash precedes; then backslashes are removed. A bare `-c` is skipped,
-//! `-c` or `--` in front of a token is dropped, every other token is `key=value`; what is not is ignored, later values
-//! win.
+//! and `-c` or `--` in front of a token is dropped. Every other token is `key=value`, and the last value of a key wins.
+//! Other tokens are ignored.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,8 @@
-//! What a node wants on the broker, what the broker was told, and what is due. Pure: time is an argument.
+//! Desired values of a node's keys, the values last sent to the broker, and the writes that are due. Pure: time is an
+//! argument.
 //!
-//! Invariants: a key is written only when the wanted value differs from the told one; two writes of one key lie at
-//! least [`SPACING`] apart, other than urgent ones; what is not known (after a failure) counts as different.
+//! Invariants: a key is written only when the desired value differs from the sent one; two writes of one key, unless
+//! urgent, are at least [`SPACING`] apart; an unknown value (after a failure) counts as different.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl Desired {
         if self.keys.contains_key(key) {
             self.slot(key.to_owned(), |slot| {
                 slot.wanted = None;
-                // A removal is never held back: it says that something is over.
+                // A removal is never delayed: it says that something is over.
                 slot.not_before = None;
             });
         }
@@ -233,7 +234,7 @@ impl Desired {
     pub(super) fn told(&self) -> Vec<(String, Bytes, Revision)> {
         let told = |(key, slot): (&String, &Slot)| match (&slot.told, slot.revision) {
             (Told::Value(value), Some(revision)) => Some((key.clone(), value.clone(), revision)),
-            // Looked at, whatever it was: it may be gone.
+            // Compared whatever its value: it may be gone.
             _ if slot.taken => Some((key.clone(), Bytes::new(), 0)),
             _ => None,
         };

@@ -1,9 +1,8 @@
 //! One lease per node, and everything the node publishes under it.
 //!
-//! A session holds a *desired* set of keys. A task of its own grants the lease, keeps it alive (every third of its time
-//! to live), writes what differs from what the broker was told last, at most once a second per key unless asked to be
-//! urgent, and after a lost lease or an emptied broker writes everything anew. Nothing is written while nothing
-//! changes.
+//! A session holds a *desired* set of keys. Its own task obtains the lease and keeps it alive (every third of its time
+//! to live). The task writes keys that differ from their last sent value, at most once a second per key unless urgent.
+//! After a lost lease or an emptied broker it writes everything again. While nothing changes, it writes nothing.
 //!
 //! `desired` is the pure bookkeeping, `task` owns the lease and talks to the broker.
 
@@ -140,7 +139,7 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         let ask = async {
             if self.commands.send(Command::Close { deadline, reply }).await.is_ok() {
-                // Dropped without an answer means that the task has ended: nothing is left to wait for.
+                // Dropped without an answer: the task has ended, and there is nothing left to wait for.
                 let _ = answer.await;
             }
         };

@@ -1,9 +1,9 @@
-//! The session's task: owns the lease, tells the broker what is desired, notices when the broker forgot.
+//! The session's task: owns the lease, publishes the desired keys, notices when the broker forgot them.
 //!
-//! One step at a time: an urgent command, or what is due of lease, comparison and publication. With every keep-alive,
-//! after a failure, and when an answer comes from another life of the store, what the broker holds is compared with
-//! what it was told; only what is missing is put again, so a broker that kept everything sees no put. Deletions are
-//! watched as well, so that a key that somebody deletes is back at once.
+//! It takes one step at a time: an urgent command, or whatever is due of lease, comparison and publication. It compares
+//! the broker's content with the sent values at every keep-alive, after a failure, and when an answer comes from
+//! another life of the store. It puts again only what is missing, so a broker that kept everything sees no put. It
+//! also watches deletions, and puts a deleted key back at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +99,7 @@ pub(super) async fn run(
             Err(error) => (task.failed(&error), false),
         };
         let wake = tokio::select! {
-            // Commands before the timer: a choice must not wait for a long series of publications.
+            // Commands come before the timer: a choice must not wait for a long series of publications.
             biased;
             () = cancel.cancelled() => Wake::Cancelled,
             command = commands.recv() => Wake::Command(command),
@@ -115,7 +115,7 @@ pub(super) async fn run(
                 }
             }
             Wake::Deletions(Some(response)) => task.deleted(&response),
-            // Opened again with the next step, at the latest with the keep-alive, which compares as well.
+            // Opened again in the next step, at the latest with the keep-alive, which also compares.
             Wake::Deletions(None) => task.deletions = None,
             Wake::Due => {}
         }
@@ -178,7 +178,7 @@ impl Task {
         let seen = self.broker.keep_alive(lease).await?;
         self.answered();
         self.look_at(seen);
-        // An operator's slip, or another process with our id, shows nowhere else.
+        // Nothing else reveals an operator's mistake or another process with our id.
         self.suspicious = true;
         Ok(())
     }
@@ -348,7 +348,7 @@ impl Task {
         if self.failures == 0 {
             tracing::warn!(%error, "the broker is away; running streams go on");
         }
-        // What was told may be lost, and the lease may have ended: look at both first when it is back.
+        // Sent values may be lost, and the lease may have ended: check both first when the broker is back.
         (self.suspicious, self.forgetful) = (true, true);
         self.deletions = None;
         self.keep_alive_at = Instant::now();

@@ -1,8 +1,7 @@
 //! Bytes of the embedded broker's log; `docs/formats.md`, "Embedded broker", has the tables. Pure.
 //!
-//! A file is a header, then frames. A frame is what was made durable at once; its checksum covers all of it, so that a
-//! torn write can only be the last frame. Integers are little-endian. Every length is checked against what is there
-//! before it is used.
+//! A file is a header followed by frames. A frame is one durable write, and its checksum covers all of it, so only the
+//! last frame can be torn. Integers are little-endian. Every length is checked against the available bytes before use.
 
 use etcd_client::proto::PbKeyValue;
 

@@ -1,10 +1,9 @@
-//! The embedded broker's files: what was acknowledged is here, whatever happens to the process or the machine.
+//! The embedded broker's files: everything acknowledged survives a crash of the process or the machine.
 //!
-//! Owns the directory. One file counts: `broker-<generation>.log`, a snapshot of the store followed by every change
-//! since. When it has grown, a new file is written beside it, synced, and renamed. Invariants:
+//! Owns the directory. The current file is `broker-<generation>.log`, a snapshot of the store followed by every later
+//! change. When the file has grown, a new one is written beside it, synced, and renamed. Invariants:
 //! - a change is acknowledged and shown to watchers only after its frame is synced;
-//! - after a failed write or sync nothing is written any more: the server stops, and the next start reads what is
-//!   there;
+//! - after a failed write or sync nothing more is written: the server stops, and the next start reads the file;
 //! - only the last frame can be torn; a bad frame with a good one after it is damage, and the start is refused.
 
 mod format;
@@ -220,7 +219,7 @@ fn later_frame_from(file: &File, offset: u64, length: u64, sequence: u64) -> io:
                 return Ok(true);
             }
         }
-        // A mark may stand across the end of what was looked through.
+        // A mark may cross the end of the part searched so far.
         let last = at + length_of(&bytes) == length;
         at += if last { length_of(&bytes) } else { length_of(&bytes) - format::MARK_LEN as u64 + 1 };
     }
@@ -266,8 +265,8 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
         let bytes = length - offset;
         tracing::warn!(path = %path.display(), offset, bytes, "cutting off a write that was never acknowledged");
     }
-    // Synced also when nothing was cut off: the process before this one may have died between write and sync, and what
-    // was read here is shown to clients from now on.
+    // Synced even when nothing was cut off: the previous process may have died between write and sync, and from now on
+    // clients see what was read here.
     let cut = |file: &mut File| -> io::Result<()> {
         file.set_len(offset)?;
         file.seek(SeekFrom::Start(offset))?;

@@ -135,7 +135,7 @@ fn a_grown_file_is_rewritten_and_left_overs_go() {
     let names = || paths(dir.path()).expect("directory").len();
     assert_eq!(names(), 1, "the old file is gone");
     drop(log);
-    // A crash during the next rewrite: a file that is not whole, and, after the rename, the old one.
+    // A crash during the next rewrite leaves an incomplete file or, after the rename, the old one.
     fs::write(dir.path().join("broker-0000000000000003.tmp"), b"half").expect("file");
     fs::write(dir.path().join(file_name(1)), b"old").expect("file");
     let again = open(dir.path());

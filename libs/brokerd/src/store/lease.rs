@@ -1,5 +1,5 @@
-//! Leases: granted, kept alive, revoked, ended. Only grant and end are logged; after a restart every lease has its full
-//! time.
+//! Leases: grant, keep-alive, revocation, expiry. Only grant and end are logged; after a restart every lease has its
+//! full time.
 
 use etcd_client::proto::{PbLeaseGrantResponse, PbLeaseStatus, PbLeaseTimeToLiveResponse};
 

@@ -1,11 +1,11 @@
 //! The embedded broker's state machine: keys, leases and revision. Pure: no I/O, and time is an argument.
 //!
-//! Requests are checked first and then carried out without a way to fail, as a [`Change`]: a list of [`Op`]s that is
-//! logged and that gives the same state when replayed. Invariants:
+//! Requests are checked first; after that they cannot fail. The result is a [`Change`], a list of [`Op`]s that is
+//! logged and gives the same state when replayed. Invariants:
 //! - a change raises the revision by one if it touches a key, and not at all otherwise;
 //! - a key changes at most once per revision; its mod_revision is the revision of its last put;
-//! - a key with a lease stands in that lease's set and in no other; the lease exists;
-//! - replaying all changes gives an equal store, apart from when leases end.
+//! - a key with a lease is in that lease's set and in no other; the lease exists;
+//! - replaying all changes gives an equal store, except for the times at which leases end.
 
 mod kv;
 mod lease;

@@ -1,4 +1,5 @@
-//! Which keys a request means: one key, a range, all from a key on, all. etcd's rules for `key` and `range_end`.
+//! The keys that a request selects: one key, a range, all from a key on, or all. The rules for `key` and `range_end`
+//! are etcd's.
 
 use std::ops::Bound;
 

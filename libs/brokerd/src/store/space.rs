@@ -1,8 +1,8 @@
-//! How much the store holds, the alarm when that is too much, and how much an answer would have.
+//! The size of the store, the alarm when it is too large, and the size of an answer.
 //!
-//! As in etcd the alarm stays until somebody disarms it: a store that is nearly full would otherwise take one write and
-//! refuse the next. Deletions, compactions, reads and keep-alives go on meanwhile. A restart disarms it too; the next
-//! write beyond the quota raises it again.
+//! As in etcd, the alarm stays until somebody disarms it: a store that is nearly full would otherwise take one write
+//! and refuse the next. Deletions, compactions, reads and keep-alives still work. A restart also disarms the alarm; the
+//! next write beyond the quota raises it again.
 
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbRangeRequest, PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp};
 

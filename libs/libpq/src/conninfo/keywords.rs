@@ -1,5 +1,5 @@
-//! Keywords that libpq knows: which are used, which have no effect here, and which are refused because something that
-//! was asked for would not be done.
+//! Keywords that libpq knows: those that are used, those without effect here, and those that are refused because we
+//! cannot do what they ask for.
 //!
 //! Source: PostgreSQL 18, `PQconninfoOptions` in `fe-connect.c`; `servicefile` is of 19.
 
@@ -117,7 +117,7 @@ fn is_slip(known: &str, typed: &str) -> bool {
 pub(super) fn check_value(key: &str, value: &str) -> Result<(), String> {
     match KEYWORDS.iter().find(|(known, ..)| *known == key).map(|(.., rule)| *rule) {
         Some(Only(values, why)) if !value.is_empty() && !values.contains(&value) => {
-            // The text of a value is never repeated, whatever it should have been.
+            // The text of a value is never repeated, whatever the setting.
             Err(format!("{key} can be {} only: {why}", values.join(", ")))
         }
         Some(Never(why)) if !value.is_empty() => Err(format!("{key} is not supported: {why}")),

@@ -1,13 +1,13 @@
-//! Where and how to dial: [`ConnectOptions`], read from libpq connection strings (key=value and URL), service files,
-//! password files and an [`Environment`] that `main` hands down, as libpq does it.
+//! Where and how to dial: [`ConnectOptions`]. As in libpq, they come from connection strings (key=value and URL),
+//! service files, password files and the environment, an [`Environment`] that `main` passes down.
 //!
-//! Differences: the user is `postgres` and there is one host; TLS is not available, so what demands it is refused. No
-//! error and no Debug form repeats a value that could be a password.
+//! Differences: the default user is `postgres`, and there is one host. TLS is not available, so settings that require
+//! it are refused. No error and no Debug form repeats a value that could be a password.
 //!
 //! | module | what | pure? |
 //! |---|---|---|
 //! | `parse` | grammar | yes |
-//! | `keywords` | what libpq knows, and what becomes of it | yes |
+//! | `keywords` | libpq's keywords, and how each is treated | yes |
 //! | `sources` | environment, service files, password files | no |
 
 mod keywords;
@@ -92,13 +92,13 @@ impl ConnectOptions {
         let mut found = sources::collect(parse::parse(text)?, env)?;
         let mut take = |name: &str| found.remove(name).filter(|v| !v.is_empty());
         let (name, address) = (take("host"), take("hostaddr"));
-        // A password file knows the name; the default socket is localhost there.
+        // A password file has the host's name; there, the default socket is localhost.
         let known_as = name.clone().or_else(|| address.clone()).filter(|h| h != SOCKET_DIR);
         let host = address.or(name).unwrap_or_else(|| SOCKET_DIR.to_owned());
         if host.contains(',') {
             return Err("several hosts are given, exactly one is expected: walfabric works with one server".to_owned());
         }
-        // Values are not repeated: a torn password may stand there.
+        // Values are not repeated: they may contain part of a password.
         let port = take("port").map(|p| p.parse::<u16>().ok().filter(|p| *p != 0));
         let port = port.unwrap_or(Some(5432)).ok_or("port is not a number from 1 to 65535")?;
         let seconds = take("connect_timeout").map(|t| t.trim().parse::<u32>());

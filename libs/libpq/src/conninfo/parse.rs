@@ -1,7 +1,7 @@
 //! Grammar of connection strings: `key=value` pairs and URLs.
 //!
-//! A mistake in quoting tears a password into words. No error here repeats anything but the names of keywords, and of
-//! those only what cannot be such a piece.
+//! A quoting mistake splits a password into words. So errors here repeat only names of keywords, and only names that
+//! cannot be such a word.
 
 use super::keywords;
 
@@ -24,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Pair>, String> {
 /// Source: PostgreSQL 15, `conninfo_parse` in `fe-connect.c`.
 fn parse_pairs(text: &str) -> Result<Vec<Pair>, String> {
     let mut pairs: Vec<Pair> = Vec::new();
-    // The keyword before, when its value had no quotes: a piece of that value may follow.
+    // The previous keyword, when its value had no quotes: part of that value may follow.
     let mut torn: Option<String> = None;
     let mut chars = text.chars().peekable();
     loop {
@@ -68,7 +68,7 @@ fn parse_url(rest: &str) -> Result<Vec<Pair>, String> {
     let mut pairs = Vec::new();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, dbname) = rest.split_once('/').unwrap_or((rest, ""));
-    // A password with a bare slash or question mark would land here.
+    // A password with an unescaped slash or question mark would end up here.
     if dbname.contains('@') || query.contains('@') && !authority.contains('@') {
         return Err(format!("an @ stands behind the host's part: {ADVICE}"));
     }
@@ -94,7 +94,7 @@ fn parse_url(rest: &str) -> Result<Vec<Pair>, String> {
         let bad = |problem: &str| format!("the part after ? {problem}; {ADVICE}");
         let (key, value) = pair.split_once('=').ok_or_else(|| bad("has a word without ="))?;
         let key = percent_decode(key).map_err(|p| bad(&p))?;
-        // What the JDBC driver's users write.
+        // Users of the JDBC driver write this.
         if key == "ssl" && value == "true" {
             pairs.push(("sslmode".to_owned(), "require".to_owned()));
             continue;

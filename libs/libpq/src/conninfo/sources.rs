@@ -1,4 +1,4 @@
-//! Where settings come from that a connection string lacks: environment variables, service files, password files.
+//! Sources of settings that a connection string lacks: environment variables, service files, password files.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

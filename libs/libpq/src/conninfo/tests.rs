@@ -1,4 +1,4 @@
-//! Ways to write a connection string, and to lose a password in one.
+//! Ways to write a connection string, and ways in which one could leak a password.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;

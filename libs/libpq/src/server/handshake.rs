@@ -1,4 +1,4 @@
-//! Start-up of an accepted session, and how one is refused.
+//! Start-up of an accepted session, and its refusal.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Refusal {
     pub(super) async fn tell(self, incoming: &mut Incoming, mut outgoing: Outgoing) -> NetError {
         if let Some(tell) = self.tell {
             outgoing.put(|out| put_error(out, &tell));
-            // The session is over either way; the first trouble is the one to report.
+            // The session is over either way; the first error is the one to report.
             let _ = linger(incoming, outgoing).await;
         }
         self.error

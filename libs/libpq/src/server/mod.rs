@@ -1,7 +1,7 @@
-//! Accepted sessions: start-up, queries, answers, and the way into and out of a copy stream.
+//! Accepted sessions: start-up, queries, answers, entering and leaving a copy stream.
 //!
-//! The extended protocol is spoken for statements without parameters. Describing a statement runs it: its answer is
-//! kept and given out by the Execute that follows, since only the answer tells the columns.
+//! The extended protocol is supported for statements without parameters. Describe runs a statement, since only the
+//! answer tells the columns; the answer is kept for the Execute that follows.
 
 mod handshake;
 mod options;

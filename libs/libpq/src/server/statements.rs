@@ -1,4 +1,4 @@
-//! What an accepted session is asked and answers in command mode: simple queries and the extended protocol.
+//! Command mode of an accepted session: simple queries and the extended protocol.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -142,8 +142,8 @@ impl ServerState {
                 Ok(Step::Next)
             }
             b'X' => Ok(Step::Gone),
-            // Flush: everything is flushed before the next frame is awaited. Copy frames: late ones of a stream that
-            // ended.
+            // Flush: everything is flushed before the server waits for the next frame. Copy frames: late ones of a
+            // stream that has ended.
             b'H' | b'd' | b'c' | b'f' => Ok(Step::Next),
             tag => {
                 Err(SqlError::protocol_violation(format!("message type {:?} is not expected here", char::from(tag))))
@@ -323,7 +323,7 @@ fn command(body: &mut Bytes) -> Result<Arc<str>, SqlError> {
     let text = string(body)?;
     if text.len() > QUERY_BYTES_MAX {
         let problem = format!("the command has {} bytes, the longest one taken has {QUERY_BYTES_MAX}", text.len());
-        // Fatal: a simple query has no Sync to skip to, and whoever sends this sends no command of ours.
+        // Fatal: a simple query has no Sync to skip to, and no client of ours sends this.
         return Err(SqlError::fatal(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, problem));
     }
     Ok(Arc::from(text))

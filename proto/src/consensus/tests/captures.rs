@@ -1,8 +1,7 @@
 //! Recorded conversations of an existing walproposer with existing safekeepers, decoded and encoded again.
 //!
-//! The recordings stand beside the project (`../shared/testdata`); where they are absent the test says so and is
-//! skipped. Frames are cut at 600 bytes there: what is missing is WAL, which is padded, and only the recorded prefix is
-//! compared.
+//! The recordings are kept beside the project (`../shared/testdata`); without them the test says so and is skipped.
+//! Frames there are cut at 600 bytes. The missing part is WAL, which is padded; only the recorded prefix is compared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

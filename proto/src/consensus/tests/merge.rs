@@ -1,7 +1,7 @@
 //! Merged histories against a model: three nodes whose bytes are the terms that wrote them.
 //!
-//! What is checked for every announcement of a random run: both ends compute where the bytes part, whatever either has
-//! merged, and a foreign proposer, which compares entry by entry, computes the same from what it is told.
+//! For every announcement of a random run, both ends must compute where the bytes part, whatever either has merged. A
+//! foreign proposer, which compares entry by entry, must compute the same from what the acceptor reports.
 
 use pgformat::Lsn;
 
@@ -69,7 +69,7 @@ fn run(seed: u64) -> usize {
         longest = longest.max(announced.entries().len());
         let mut log = nodes[donor].bytes.clone();
         log.extend(std::iter::repeat_n(term, if dice.bool() { 0 } else { dice.usize(1..4) }));
-        // Some hear of it, some twice (a new connection in the same term), and take some of the log each time.
+        // Some nodes get it, some twice (a new connection in the same term), and take part of the log each time.
         for _ in 0..dice.usize(0..5) {
             let node = &mut nodes[dice.usize(0..3)];
             node.term = term;
