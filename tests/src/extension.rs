@@ -1,4 +1,4 @@
-//! The extension of `tests/extension`, compiled for the PostgreSQL that is installed.
+//! The extension of `tests/extension`, compiled for the installed PostgreSQL.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Child processes that never outlive their test, and a PostgreSQL of the test's own.
+//! Child processes that never outlive their test, and a PostgreSQL for one test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

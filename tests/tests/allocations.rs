@@ -1,7 +1,7 @@
 //! Allocations per operation of every hot path (`tests/src/guard`), in the steady state, against their limits.
 //!
-//! `cargo test -p tests --test allocations -- --nocapture` prints the figures of now. A limit is a ratchet: it fails
-//! when exceeded, and also when one more allocation per operation would pass unseen.
+//! `cargo test -p tests --test allocations -- --nocapture` prints the current figures. A limit is a ratchet: the test
+//! fails when a figure exceeds it, and also when one more allocation per operation would go unnoticed.
 
 use std::hint::black_box;
 

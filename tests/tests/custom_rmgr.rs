@@ -1,5 +1,5 @@
-//! Custom resource managers (PostgreSQL 15 and later), with a real extension: refused by an import; afterwards a record
-//! harms the blocks that it names, and one that names none stops the timeline.
+//! Custom resource managers (PostgreSQL 15 and later), with a real extension: an import refuses them; afterwards a
+//! record makes the blocks that it names unreadable, and a record that names none stops the timeline.
 
 use std::process::{Command, Output};
 use std::time::Duration;

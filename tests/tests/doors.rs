@@ -1,4 +1,4 @@
-//! Ways in, tried as a user would: where a password comes from, and that nobody ever repeats it.
+//! Logins as a user would try them: sources of a password, and that no output ever repeats it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

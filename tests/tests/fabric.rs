@@ -1,4 +1,4 @@
-//! Whole fabrics of real processes, driven as a user drives them.
+//! Whole fabrics of real processes, driven as by a user.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Records longer than every buffer, through a whole fabric, to pages that are equal.
+//! Records longer than every buffer, sent through a whole fabric; the pages must be equal.
 //!
 //! `WALFABRIC_LONG_RECORD_MIB=1000 WALFABRIC_SUBTRANSACTIONS=1000000 cargo test -p tests --test long_records` is the
-//! large form: nearly the longest record there is, and a commit record of 4 MB.
+//! large form: nearly the longest possible record, and a commit record of 4 MB.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Pages without a server, judged by the files of the cluster that they come from.
+//! Pages without a server, judged by the files of their cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

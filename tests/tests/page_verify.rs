@@ -1,4 +1,4 @@
-//! `walfabric page verify` on what lies beside the pages: relation maps, prepared transactions, replication origins.
+//! `walfabric page verify` beyond pages: relation maps, prepared transactions, replication origins.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,9 +1,8 @@
-//! A power cut under a whole running fabric: EXT4_IOC_SHUTDOWN on the file system that holds it, without flushing the
-//! journal.
+//! A power cut under a whole running fabric: EXT4_IOC_SHUTDOWN on its file system, without flushing the journal.
 //!
-//! Needs root and loop devices; says that it is skipped where they are missing. Everything of the fabric (safekeepers,
-//! pageserver, broker, PostgreSQL) lies on the file system that loses its unsynced writes, so nobody's memory can cover
-//! for anybody.
+//! Needs root and loop devices; without them the test says that it is skipped. The whole fabric (safekeepers,
+//! pageserver, broker, PostgreSQL) is on the file system that loses its unsynced writes, so no process can make up for
+//! another one's loss.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,8 @@
-//! Every program that a test or a script calls is one that Debian's base system has or that `scripts/setup.sh`
-//! installs, and no test waits for a program without a deadline.
+//! Every program that a test or a script calls is in Debian's base system or is installed by `scripts/setup.sh`, and no
+//! test waits for a program without a deadline.
 //!
-//! The lists come from the sources themselves, so that a new call is found; each rule is shown to fail on a planted
-//! one. Whether the list of the base system is true, `make fresh` tells.
+//! The lists come from the sources themselves, so a new call is found; each rule is shown to fail on a planted one.
+//! `make fresh` checks the list of the base system.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

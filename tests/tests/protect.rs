@@ -1,4 +1,4 @@
-//! `timeline protect` and `unprotect` on a real primary: what they refuse, what they see, what they put back.
+//! `timeline protect` and `unprotect` on a real primary: refusals, observations, and the settings that they restore.
 
 use std::time::Duration;
 

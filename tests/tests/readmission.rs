@@ -1,4 +1,4 @@
-//! Members that forgot, as an operator meets them: an old copy of a directory is put back, a directory is lost.
+//! Members that forgot, as an operator sees them: an old copy of a directory is restored, a directory is lost.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

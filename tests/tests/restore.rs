@@ -1,4 +1,4 @@
-//! The procedures of docs/recipes.md that need nothing but a base backup and the safekeepers' WAL.
+//! The procedures of docs/recipes.md that need only a base backup and the safekeepers' WAL.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

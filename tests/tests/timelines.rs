@@ -1,4 +1,4 @@
-//! Creation and deletion of timelines on a real fabric: what fails leaves nothing, what is deleted is gone.
+//! Creation and deletion of timelines on a real fabric: a failure leaves nothing behind, and a deletion is complete.
 
 use std::time::Duration;
 

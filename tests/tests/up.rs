@@ -1,4 +1,4 @@
-//! Bring-up that fails, and stops that are not clean: nothing is left behind, and everything is said.
+//! Failed starts and unclean stops of a fabric: nothing is left behind, and every problem is reported.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

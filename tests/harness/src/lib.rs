@@ -1,8 +1,8 @@
-//! What every test does with processes and directories: run a program with a deadline, signal a child, wait for its
-//! end, become the user `postgres`, copy a tree.
+//! Processes and directories for every test: run a program with a deadline, signal a child, wait for its end, become
+//! the user `postgres`, copy a tree.
 //!
-//! Everything goes by system call: a program that does such a thing (`kill`, `chown`, `cp`) may not be installed.
-//! Nothing waits without a deadline, and what passes its deadline is named.
+//! Everything is a system call: programs like `kill`, `chown` or `cp` may not be installed. Nothing waits without a
+//! deadline, and an error names whatever misses its deadline.
 
 mod tree;
 

@@ -1,4 +1,4 @@
-//! Copies of directories that keep what PostgreSQL looks at: owners and permissions.
+//! Copies of directories that keep owners and permissions, which PostgreSQL checks.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};

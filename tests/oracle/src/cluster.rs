@@ -1,7 +1,7 @@
-//! A PostgreSQL cluster that a recording is made of: started, fed with SQL, and stopped, never crash-restarted while
-//! its log has images to check with (PostgreSQL's own recovery can refuse them).
+//! The PostgreSQL cluster of a recording: started, fed with SQL, and stopped. It is never crash-restarted while its log
+//! has check images: PostgreSQL's own recovery can refuse them.
 //!
-//! Owner of one directory: `data`, `base` (a copy of it from before the first start), the server's socket and log.
+//! Owns one directory: `data`, `base` (a copy of `data` from before the first start), the server's socket and log.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,7 @@
-//! What records do to relations as a whole: created, cut, dropped, copied with their database; and the changes of
-//! visibility maps that they imply.
+//! Effects of records on whole relations: created, cut, dropped, copied with their database. Also the changes of
+//! visibility maps that records imply.
 //!
-//! Wrong effects show in the comparison with the primary's files.
+//! The comparison with the primary's files reveals wrong effects.
 
 use anyhow::{Result, ensure};
 use pgformat::PgMajor;

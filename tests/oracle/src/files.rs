@@ -1,8 +1,8 @@
-//! Judge (b): compares the files of a cleanly shut down cluster, page by page and with page LSNs, with the pages that
-//! replay has made from a copy of its beginning, without any help of images that are there for checking.
+//! Judge (b): compares the files of a cleanly shut down cluster, page by page and with page LSNs, with replayed pages.
+//! Replay starts from a copy of the cluster's beginning and gets no help from check images.
 //!
-//! Every fork counts but free space maps, which are hints, and the main forks and maps of unlogged relations, which
-//! are not in the log. Files that are there on one side only are mismatches too.
+//! Every fork counts, except free space maps, which are hints, and the main forks and maps of unlogged relations, which
+//! are not in the log. A file that only one side has is a mismatch, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The golden corpus: of each kind of change one example with the page before and after it, taken while both judges
-//! agreed, so that redo can be tested without a server.
+//! The golden corpus: one example of each kind of change, with the page before and after it, recorded while both judges
+//! agreed. It tests redo without a server.
 //!
 //! The file is one zstd frame of entries, numbers little-endian:
 //! `major u8 | after an image u8 | fork u8 | block u32 | end of the record u64 | length u32 | change as it is stored |

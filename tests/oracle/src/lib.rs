@@ -1,16 +1,16 @@
-//! PostgreSQL as the judge of redo: recorded logs are replayed by [`pgformat::redo`] and compared, byte by byte, with
-//! what PostgreSQL itself says each page is.
+//! PostgreSQL as the judge of redo: [`pgformat::redo`] replays recorded logs, and each page is compared byte by byte
+//! with PostgreSQL's own.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`types`] | every type of record that PostgreSQL can write, and why some are never seen |
+//! | [`types`] | every type of record that PostgreSQL can write, and why some never occur |
 //! | [`log`] | reads the segments of a stopped cluster |
-//! | [`pages`], [`effects`] | the state of all pages, and what records do to relations as a whole |
-//! | [`mask`], [`allowed`] | of `pgformat::compare`: what PostgreSQL does not compare, what its replay changes |
+//! | [`pages`], [`effects`] | the state of all pages, and effects of records on whole relations |
+//! | [`mask`], [`allowed`] | of `pgformat::compare`: masked bytes, and differences that replay itself makes |
 //! | [`replay`] | judge (a): images of `wal_consistency_checking` |
 //! | [`files`] | judge (b): the primary's files after a clean shutdown |
-//! | [`plant`] | bugs to show that the judges notice |
-//! | [`cluster`], [`record`], [`regress`] | PostgreSQL servers, and the workloads that are recorded on them |
+//! | [`plant`] | planted bugs that the judges must find |
+//! | [`cluster`], [`record`], [`regress`] | PostgreSQL servers, and the workloads recorded on them |
 //! | [`golden`] | examples of every kind of change, for tests without a server |
 //! | [`whole`] | everything, on every server |
 //! | [`report`] | counts and their table |

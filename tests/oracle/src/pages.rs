@@ -1,7 +1,7 @@
-//! All pages of a cluster in memory, over a copy of its data directory from before the log began, if there is one.
+//! All pages of a cluster in memory, on top of a copy of its data directory from before the log began, if there is one.
 //!
-//! Owner of the pages' current state. Invariant: a block is looked up in the base only while nothing in the log has
-//! removed it there.
+//! Owns the pages' current state. Invariant: a block is looked up in the base only until something in the log removes
+//! it there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Planted bugs: what the redo of a resource manager could do wrong, so that the judges can be shown to notice.
+//! Planted bugs in the redo of a resource manager, to show that the judges find them.
 
 use pgformat::Lsn;
 use pgformat::page::{PAGE_HEADER_LEN, Page, PageError};

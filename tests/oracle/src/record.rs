@@ -1,4 +1,4 @@
-//! Recordings: workloads that write every type of record, on clusters whose log carries images to check with.
+//! Recordings: workloads that write every type of record, on clusters whose log has check images.
 //!
 //! A recording is a directory with `base` (the data directory before the first record), `data` (after a clean
 //! shutdown) and, in `data/pg_wal`, the whole log between them.

@@ -1,7 +1,7 @@
-//! PostgreSQL's own regression tests as a workload, of the nearest major whose sources can be had.
+//! PostgreSQL's own regression tests as a workload, from the nearest major whose sources are available.
 //!
-//! Their output does not matter here, only the log that they write; but a server that crashes fails the recording.
-//! Without a `regress.so` for the server the tests that load it are left out, and said to be.
+//! Only the log that they write matters here, not their output; but a crash of the server fails the recording. Without
+//! a `regress.so` for the server, the tests that load it are left out and named.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

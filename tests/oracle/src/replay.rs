@@ -1,8 +1,7 @@
-//! Judge (a): redoes a log record by record and compares every image that is there for checking with the page that our
-//! redo made.
+//! Judge (a): redoes a log record by record and compares every check image with the page that our redo made.
 //!
-//! Each change goes through its stored form before it is applied, so that what is proved is what a page store replays.
-//! A failure is counted once: the page is then taken from the image, and later changes start from there.
+//! Each change goes through its stored form before it is applied, so the proof covers what a page store replays. A
+//! failure counts once: the page is then taken from the image, and later changes start from there.
 
 use anyhow::{Context as _, Result};
 use pgformat::control::ControlFile;

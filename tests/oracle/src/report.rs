@@ -1,4 +1,4 @@
-//! Counts of a judge, by type of record, and how they are printed.
+//! Counts of a judge, by type of record, and their table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

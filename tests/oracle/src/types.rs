@@ -1,7 +1,7 @@
 //! Every type of record that a built-in resource manager of PostgreSQL 14-18 can write, by name.
 //!
-//! The names are those of `pg_waldump`, without its prefixes. A type counts with its INIT variant apart, because redo
-//! takes another path there.
+//! The names are those of `pg_waldump`, without its prefixes. The INIT variant of a type counts separately, because
+//! redo takes a different path there.
 //!
 //! Source: PostgreSQL 14-18, `*_identify` in `src/backend/access/rmgrdesc/*.c`.
 

@@ -1,4 +1,4 @@
-//! The whole proof: every workload on every server, both judges, planted bugs, and one table of it all.
+//! The whole proof: every workload on every server, both judges, planted bugs, and one table of the results.
 
 use std::fmt::Write as _;
 use std::path::Path;

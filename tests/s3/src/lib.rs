@@ -1,7 +1,7 @@
 //! A small S3 service for tests: PUT (`If-None-Match: *`), GET (ranges), HEAD, DeleteObjects, ListObjectsV2.
 //!
-//! Owner of its objects. A conditional PUT is decided and carried out under one lock, so that of concurrent creations
-//! exactly one wins. Signatures are not checked (moto does, see `make s3-moto`). In no binary that ships.
+//! Owns its objects. One lock covers the check and the write of a conditional PUT, so exactly one of several concurrent
+//! creations wins. Signatures are not checked (moto does, see `make s3-moto`). No shipped binary contains this crate.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

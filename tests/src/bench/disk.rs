@@ -1,4 +1,4 @@
-//! What the disk under test can write sequentially: the ceiling for everything that writes WAL.
+//! Sequential write speed of the disk under test: the ceiling for everything that writes WAL.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! What the numbers were measured on and with: machine, versions, settings.
+//! The environment of a measurement: machine, versions, settings.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! One line of the table: what was measured, against what, and whether the goal is met.
+//! One line of the table: the figure, its peer, and whether the goal is met.
 
 use super::stats::{Spread, ratios, spread};
 use super::window::{Crowd, PRESSURE_MAX};

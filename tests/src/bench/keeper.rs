@@ -1,6 +1,6 @@
-//! One safekeeper process with an embedded broker of its own, for parts that drive it with scripted proposers.
+//! One safekeeper process with its own embedded broker, for parts that drive it with scripted proposers.
 //!
-//! Both run as a fabric runs them: subcommands of the `walfabric` binary. Counts come from the safekeeper's `/metrics`,
+//! Both run as in a fabric: subcommands of the `walfabric` binary. Counts come from the safekeeper's `/metrics`,
 //! CPU time and memory from `/proc`.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Looks at a running fabric over HTTP, on connections that are kept alive.
+//! Watches a running fabric over HTTP, on connections that are kept alive.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! Benchmarks against peers: paired, interleaved blocks on one machine, ratios with their spread; CPU, syncs, bytes and
 //! pressure beside wall time.
 //!
-//! Only the system under test gets load. Pairs run forwards and backwards in turn (ABBA), so that a slow drift of the
-//! machine hits both sides; a ratio is taken inside a pair. Every part of the table is a file in `parts/` and hands
-//! figures to one [`run::Run`], which prints them, judges them against their goals and keeps the raw results.
+//! Only the system under test gets load. Pairs run alternately forwards and backwards (ABBA), so that a slow drift of
+//! the machine affects both sides; a ratio is taken inside a pair. Every part of the table is a file in `parts/` and
+//! hands its figures to one [`run::Run`], which prints them, judges them against their goals and keeps the raw results.
 
 pub mod disk;
 pub mod environment;

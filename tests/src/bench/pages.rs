@@ -1,7 +1,7 @@
-//! Clients that ask for one page after the other, the same way on both sides: blocking sockets, one request in flight.
+//! Clients that read one page after the other, in the same way on both sides: blocking sockets, one request in flight.
 //!
-//! The pageserver is asked on a pagestream (version 3), PostgreSQL by executing a prepared `get_raw_page()` with a
-//! binary result. Both replies are 8 KiB and are compared by whoever wants to.
+//! The pageserver answers on a pagestream (version 3), PostgreSQL by a prepared `get_raw_page()` with a binary result.
+//! Both replies have 8 KiB; the caller may compare them.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

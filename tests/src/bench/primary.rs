@@ -1,4 +1,4 @@
-//! Real WAL: a PostgreSQL that wrote some gigabyte and keeps it in a slot, ready to be read any number of times.
+//! Real WAL: a PostgreSQL that wrote about a gigabyte and keeps it in a slot, to be read any number of times.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

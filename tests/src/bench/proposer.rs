@@ -1,8 +1,8 @@
-//! A scripted proposer: all of the protocol, none of the shim's work.
+//! A scripted proposer: the whole protocol, without the shim's work.
 //!
-//! It speaks START_WAL_PUSH to one safekeeper, which alone is the quorum: what it acknowledges is committed. WAL is cut
-//! out of prepared bytes and leaves in gather writes; there is no task per message. So the safekeeper is what is
-//! measured, and its CPU time is told apart by process anyway.
+//! It speaks START_WAL_PUSH to one safekeeper, which alone is the quorum: whatever it acknowledges is committed. WAL is
+//! sliced from prepared bytes and sent in gather writes; there is no task per message. So the figures are those of the
+//! safekeeper; its CPU time is separate in any case, being that of its process.
 
 use anyhow::{Result, bail, ensure};
 use bytes::{Bytes, BytesMut};

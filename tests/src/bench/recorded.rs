@@ -1,8 +1,8 @@
 //! WAL of a pgbench load, recorded once and replayed any number of times, by PostgreSQL and by us.
 //!
-//! The cluster is filled and shut down; then our copy of its pages is made; then it works without a checkpoint until
-//! there is enough WAL, and is killed. What is left is what crash recovery works on: pages as of the shutdown (nothing
-//! is evicted and nothing written back meanwhile) and all WAL since.
+//! The cluster is filled and shut down, and we copy its pages. Then it runs without a checkpoint until there is enough
+//! WAL, and is killed. The rest is the input of crash recovery: pages as of the shutdown (nothing is evicted or written
+//! back meanwhile) and all WAL since.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Our side of the replay of recorded WAL, in a process of its own, so that its memory and CPU time are its own.
+//! Our side of the replay of recorded WAL, in a separate process, so that memory and CPU time can be told apart.
 
 use std::path::Path;
 use std::process::Command;

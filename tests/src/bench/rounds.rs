@@ -1,4 +1,4 @@
-//! Interleaved rounds of load: every system once a round, forwards and backwards in turn.
+//! Interleaved rounds of load: every system once a round, alternately forwards and backwards.
 
 use anyhow::{Context, Result};
 use serde_json::json;

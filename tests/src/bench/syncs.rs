@@ -1,5 +1,4 @@
-//! How often data was forced to the disk: our safekeepers' own count, and the kernel's count of system calls for any
-//! process.
+//! Number of syncs: our safekeepers' own count, and the kernel's count of system calls for any process.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

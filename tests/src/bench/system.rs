@@ -1,4 +1,4 @@
-//! The systems under comparison: what a user would pick instead, and us.
+//! The systems under comparison: the alternatives, and us.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

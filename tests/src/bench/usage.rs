@@ -1,4 +1,4 @@
-//! What processes used, and how crowded the machine was, from `/proc`.
+//! Resource use of processes, and crowding of the machine, from `/proc`.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

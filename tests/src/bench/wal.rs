@@ -1,4 +1,4 @@
-//! WAL to be pushed: where a log starts, and synthetic records in bulk.
+//! WAL to be pushed: the start of a log, and synthetic records in bulk.
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};

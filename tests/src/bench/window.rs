@@ -1,4 +1,4 @@
-//! A stretch of time on this machine: how long it took, how crowded the CPUs were, and how much of that was not us.
+//! An interval on this machine: its length, the crowding of the CPUs, and the share of other processes.
 
 use std::time::Instant;
 

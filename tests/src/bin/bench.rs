@@ -1,4 +1,4 @@
-//! `make bench`: every part of the table, one after the other, with its time budget.
+//! `make bench`: runs every part of the table, one after the other, with its time budget.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
-//! Chaos on a real fabric: kills and pauses processes at random under load, then proves that no acknowledged commit was
-//! lost, that every copy of the WAL is the same, and that the pageserver's pages are those of the stopped cluster. A
-//! planted loss and a planted byte must be noticed in the same run.
+//! Chaos on a real fabric: kills and pauses processes at random under load. Then it proves that no acknowledged commit
+//! was lost, that all copies of the WAL are equal, and that the pageserver's pages are those of the stopped cluster.
+//! The same run must also detect a planted loss and a planted byte.
 //!
 //! The seed fixes the sequence of faults, not the timing of the processes.
 

@@ -1,6 +1,7 @@
-//! Chaos that judges health: while it kills, freezes, cuts, fills and restarts, an observer asks every `/readyz`,
-//! `/writable`, `status --check` and SHOW, and a client commits without end. Who says good for longer than 5 s while
-//! commits hang, or bad for longer than 5 s while everything works, fails it (tests::check::health).
+//! Chaos that judges health: it kills, freezes, cuts off, fills and restarts. Meanwhile an observer polls every
+//! `/readyz`, `/writable`, `status --check` and SHOW, and a client commits without pause. The run fails when a source
+//! reports good for longer than 5 s while commits hang, or bad for longer than 5 s while everything works
+//! (tests::check::health).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! `make guard`: instructions per operation of every hot path against their limits.
 //!
-//! The program runs itself under valgrind with `--run`, a path at a time.
+//! The program runs itself under valgrind with `--run`, one path at a time.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `make sim SEEDS=N`: runs simulated schedules, prints what struck, and how to replay what failed.
+//! `make sim SEEDS=N`: runs simulated schedules, prints the faults that struck, and how to replay a failure.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

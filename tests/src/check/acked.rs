@@ -1,5 +1,5 @@
-//! No acknowledged commit is ever lost: what a client was told to be committed is in every later elected log, and in
-//! the log of every node at the end.
+//! No acknowledged commit is ever lost: every commit acknowledged to a client is in every later elected log, and at the
+//! end in the log of every node.
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,11 @@
-//! Judges what servers say about their health against what a client sees. Pure.
+//! Compares the health that servers report with the experience of a client. Pure.
 //!
-//! A source lies when it says good for longer than the patience while commits hang, or bad for longer than that while
-//! everything works. Only sources that speak about commits can lie in the first way: a safekeeper is well although two
-//! others are not.
+//! A source lies when it reports good for longer than the patience while commits hang, or bad for longer than that
+//! while everything works. Only sources that speak about commits can lie in the first way: a safekeeper is healthy even
+//! when two others are not.
 //!
-//! What the observer did not see it does not judge: when the machine holds it up between two looks, the pause counts as
-//! [`GAP_MAX`], however long it was.
+//! The judge ignores time that the observer did not see: when the machine delays it between two polls, the pause counts
+//! as [`GAP_MAX`], however long it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

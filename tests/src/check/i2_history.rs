@@ -1,5 +1,5 @@
 //! I2: history terms rise strictly, positions do not fall, the last history term is at most the own term; and a term
-//! starts at one position, wherever it is told.
+//! starts at the same position everywhere.
 
 use std::collections::BTreeMap;
 

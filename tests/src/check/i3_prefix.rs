@@ -1,6 +1,6 @@
 //! I3: what any proposer regarded as committed is a prefix of every later elected log.
 //!
-//! "Later" means of a higher term: a proposer may win a lower term late, when its votes were long under way; nobody
+//! "Later" means of a higher term: when votes travel for a long time, a proposer may win a lower term late; nobody
 //! follows it.
 
 use std::collections::BTreeMap;

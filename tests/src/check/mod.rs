@@ -1,7 +1,7 @@
 //! Checkers of the simulator: one invariant per file, each shown to fail on a planted bug (`tests/tests/sim.rs`).
 //!
-//! They look at what the simulated world really did (messages, bytes on the medium), never at what a core claims
-//! about itself. Numbers: `docs/protocol.md`, "Consensus: numbered invariants".
+//! They look at what the simulated world did (messages, bytes on the medium), never at what a core claims about itself.
+//! Numbers: `docs/protocol.md`, "Consensus: numbered invariants".
 
 pub mod acked;
 pub mod health;

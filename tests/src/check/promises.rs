@@ -1,5 +1,5 @@
-//! What left a node is durable there: a vote's term, an acknowledgement's positions (push-protocol "when fsync
-//! precedes which message"). Checked when a node comes back from a kill or a power loss.
+//! Everything that left a node is durable there: a vote's term, an acknowledgement's positions (`docs/protocol.md`,
+//! "Order on disk"). Checked when a node comes back from a kill or a power loss.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Instructions per operation, counted by valgrind: the same on a busy machine as on an idle one.
 //!
-//! A path is run with N and with 2N operations; the difference is N operations without start-up, set-up and exit.
+//! A path runs with N and with 2N operations; the difference is N operations without start-up, set-up and exit.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,8 @@
-//! Guards of the hot paths: figures that do not depend on how busy the machine is, allocations and instructions.
+//! Guards of the hot paths: counts of allocations and instructions, which do not depend on the load of the machine.
 //!
-//! One table, [`PATHS`], names every path, what one operation of it is, and both limits. `tests/allocations.rs` counts
-//! allocations under `cargo test`; `make guard` (`bin/hotpath.rs`) counts instructions under valgrind. Both take the
-//! steady state: what starting up costs is not in a figure.
+//! One table, [`PATHS`], lists every path with its operation and both limits. `tests/allocations.rs` counts allocations
+//! under `cargo test`; `make guard` (`bin/hotpath.rs`) counts instructions under valgrind. Both measure the steady
+//! state, without the cost of start-up.
 //!
 //! | module | what |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! A link between two processes that can be cut: bytes stop, connections stay open, as on a network that drops
-//! everything.
+//! A link between two processes that can be cut: bytes stop and connections stay open, as on a network that drops all
+//! packets.
 
 use std::net::SocketAddr;
 

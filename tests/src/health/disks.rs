@@ -1,6 +1,6 @@
-//! Disks of single safekeepers that can be full: a tmpfs whose size is cut down to what it holds.
+//! Disks of single safekeepers that can become full: a tmpfs whose size is reduced to its content.
 //!
-//! Needs root and mounts; where they are missing nothing is filled.
+//! Needs root and mounts; without them no disk is filled.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What the chaos of health does to a fabric: it kills, freezes, cuts off, fills and restarts.
+//! The faults of the health chaos: kill, freeze, cut off, fill, restart.
 
 mod cuts;
 mod disks;

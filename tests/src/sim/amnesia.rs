@@ -1,9 +1,9 @@
-//! Members that forget: a directory rolled back to an old copy, or lost and made anew. And what members tell each
-//! other, by which they are found out.
+//! Members that forget: a directory rolled back to an old copy, or lost and made again. Also the statements of members,
+//! which reveal such a member.
 //!
-//! The fault model: one member at a time, until it is admitted again; and what it forgot is remembered, durably, by
-//! every other member. A copy that is younger than what was told last is beyond what the guard can see
-//! (`docs/protocol.md`, "Amnesia").
+//! The fault model: one member at a time forgets, until it is admitted again, and every other member remembers durably
+//! what it forgot. The guard cannot notice a copy younger than the member's last statement (`docs/protocol.md`,
+//! "Amnesia").
 
 use std::collections::BTreeMap;
 

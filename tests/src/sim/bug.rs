@@ -1,5 +1,5 @@
-//! Mistakes that can be planted around the product's code, to show that a checker catches them. None of them is in
-//! the product: they sit in the simulated driver, disk or shim.
+//! Bugs that can be planted around the product's code, to show that a checker catches them. They are in the simulated
+//! driver, disk or shim, never in the product.
 
 use std::str::FromStr;
 

@@ -1,11 +1,11 @@
 //! A disk that keeps the promises of [`Disk`] and no others.
 //!
-//! Owner of every byte of one simulated node. Each file has what the page cache shows and what the medium holds; a
-//! sync moves pages from one to the other. A *process kill* keeps the cache. A *power loss* keeps the medium and, of
-//! what was not synced, an arbitrary part: whole pages, single sectors of a page, or nothing, in any order; likewise
-//! names and lengths. A *failed sync* marks its pages clean without having written all of them, as Linux does: they
-//! show in the cache, a later sync does not write them, and a power loss or a cache eviction brings the old bytes
-//! back.
+//! Owns every byte of one simulated node. Each file has two contents, that of the page cache and that of the medium; a
+//! sync copies pages from the cache to the medium. A *process kill* keeps the cache. A *power loss* keeps the medium
+//! and an arbitrary part of what was not synced: whole pages, single sectors of a page, or nothing, in any order, and
+//! likewise names and lengths. A *failed sync* marks its pages clean without having written all of them, as Linux does:
+//! the cache still shows them, a later sync does not write them, and a power loss or a cache eviction brings the old
+//! bytes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,4 +1,4 @@
-//! Faults: what strikes, how often, and how it ends.
+//! Faults: their kinds, their frequency, and their end.
 
 use super::bug::Bug;
 use super::disk::IoFault;

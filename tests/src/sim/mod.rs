@@ -1,18 +1,18 @@
 //! A deterministic simulator of the quorum: real acceptors, real proposers, real WAL storage and control slots, on a
-//! network, disks and clocks that fail. One seed is one run, exactly. See `docs/simulation.md`.
+//! network, disks and clocks that fail. A seed determines its run exactly. See `docs/simulation.md`.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`disk`] | a disk that loses, reorders and tears what was not synced |
-//! | [`bug`] | mistakes that can be planted |
+//! | [`bug`] | bugs that can be planted |
 //! | `net` | connections |
 //! | `node` | a safekeeper |
 //! | `shim`, `drive` | a shim, and its part of the world |
 //! | `wal` | servers that write WAL |
-//! | `amnesia` | members that forget, and what members tell each other |
-//! | `faults` | what strikes |
+//! | `amnesia` | members that forget, and the statements of members |
+//! | `faults` | kinds of faults |
 //! | `life` | nodes come back, the world heals and is compared |
-//! | `schedule` | event queue, what a seed decides |
+//! | `schedule` | event queue, and the decisions of a seed |
 //! | `world` | everything together |
 
 mod amnesia;

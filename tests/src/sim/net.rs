@@ -1,5 +1,5 @@
-//! Connections: each direction keeps its order, different ones overtake each other, and either side may learn of the
-//! end long after the other.
+//! Connections: each direction keeps its order, different connections overtake each other, and either side may learn of
+//! the end long after the other.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! One simulated safekeeper: the real acceptor, the real storage and the real grouping of effects, on a [`SimDisk`].
 //!
-//! Owner of both and of the replies that wait for the disk. It is the driver in miniature: effects become disk
-//! operations and messages, completions become inputs.
+//! Owns both, and the replies that wait for the disk. It is a driver in miniature: effects become disk operations and
+//! messages, completions become inputs.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Time and chance: the event queue, and what a seed decides once for its whole run.
+//! Time and chance: the event queue, and the decisions that a seed makes once for its whole run.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,7 +1,7 @@
 //! One simulated shim: the real proposer and a driver in miniature.
 //!
-//! An attempt is one connection to the server and one proposer. The driver's part of the safety rests here as in the
-//! real shim: the attach proof before the campaign and before the announcement, and what is reported to the server.
+//! An attempt is one connection to the server and one proposer. As in the real shim, the driver's part of safety is
+//! here: the attach proof before the campaign and before the announcement, and the positions reported to the server.
 
 use pgformat::{Lsn, Tli};
 use proto::consensus::MemberConf;

@@ -1,4 +1,4 @@
-//! Model servers: who writes the WAL that the shims stream.
+//! Model servers, which write the WAL that the shims stream.
 
 use fastrand::Rng;
 use pgformat::wal::record::{RM_XLOG, XLOG_NOOP};

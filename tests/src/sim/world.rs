@@ -1,7 +1,7 @@
 //! The simulated world: nodes, shims, servers and the network between them, driven by one queue of events.
 //!
-//! Owner of everything; single-threaded; every choice comes from the seed. The run has two halves: faults are
-//! injected, then everything heals and progress is demanded. The checkers look on.
+//! Owns everything; single-threaded; every choice comes from the seed. The run has two halves: in the first, faults are
+//! injected; in the second, everything heals and the quorum must make progress. The checkers watch both.
 
 use std::collections::BTreeMap;
 

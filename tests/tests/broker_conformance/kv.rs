@@ -1,4 +1,4 @@
-//! Keys, transactions and leases, asked of the broker directly.
+//! Keys, transactions and leases, by direct requests to the broker.
 
 use std::time::Duration;
 

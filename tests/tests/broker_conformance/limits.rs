@@ -1,4 +1,4 @@
-//! What a broker refuses: the quota and its alarm, large requests, and, for the embedded one, what a stranger may ask.
+//! Refusals of a broker: the quota and its alarm, large requests, and, for the embedded one, requests of strangers.
 
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, DeleteOptions, Error, GetOptions, PutOptions, Txn,

@@ -1,7 +1,8 @@
-//! One suite for both brokers: what walfabric asks of a broker, asked of the embedded one and of Debian's etcd.
+//! One suite for both brokers: everything that walfabric needs from a broker, run against the embedded one and Debian's
+//! etcd.
 //!
-//! Every case starts a broker of its own as a process, in a temporary directory and on a free port, so that kill -9,
-//! restarts and emptied directories are real.
+//! Every case starts its own broker as a process, in a temporary directory and on a free port, so kill -9, restarts and
+//! emptied directories are real.
 
 mod kv;
 mod limits;

@@ -1,4 +1,4 @@
-//! Sessions: what a node's publications look like to others, whatever happens to the broker.
+//! Sessions: how others see a node's publications, whatever happens to the broker.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Watches: of the broker directly, and through the client's own `Watch`.
+//! Watches: directly on the broker, and through the client's own `Watch`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Catching up over real WAL: a fresh safekeeper against `pg_receivewal --synchronous`, and against the disk itself.
 //!
-//! Ours is fed from memory by a scripted proposer, the peer by the walsender of the PostgreSQL that wrote the WAL and
-//! has it in the page cache. CPU time is that of the safekeeper and of `pg_receivewal`, without their feeders.
+//! A scripted proposer feeds the safekeeper from memory. The walsender of the PostgreSQL that wrote the WAL, and has it
+//! in the page cache, feeds the peer. CPU time is that of the safekeeper and of `pg_receivewal`, without their feeders.
 
 use std::path::Path;
 use std::time::Duration;

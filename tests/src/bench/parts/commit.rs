@@ -1,7 +1,7 @@
-//! Commits: latency, throughput, CPU, bytes and syncs against what users would pick instead.
+//! Commits: latency, throughput, CPU, bytes and syncs, against the alternatives.
 //!
-//! Four systems, `pgbench -N` at 1, 4 and 16 clients. The three peers differ in what they promise: no standby keeps one
-//! copy, one standby two, ANY 2 of 3 at least three (the primary's and two more), as we do.
+//! Four systems run `pgbench -N` at 1, 4 and 16 clients. The three peers make different promises: no standby keeps one
+//! copy, one standby keeps two, and ANY 2 of 3 at least three (the primary's and two more), as we do.
 
 use anyhow::{Context, Result};
 use serde_json::json;

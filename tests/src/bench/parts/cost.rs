@@ -1,4 +1,4 @@
-//! What WAL costs one safekeeper in CPU time and memory: small records in bulk, and single commits.
+//! Cost of WAL for one safekeeper in CPU time and memory: small records in bulk, and single commits.
 
 use std::time::{Duration, Instant};
 

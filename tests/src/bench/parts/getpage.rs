@@ -1,7 +1,7 @@
 //! A page from the pageserver, against `get_raw_page()` of the primary over libpq; and pages with many changes.
 //!
-//! The same pages on both sides, which are in shared_buffers there and in the cache of blocks here; before anything is
-//! measured, every page is compared. One request in flight per client.
+//! Both sides serve the same pages, the primary from shared_buffers and the pageserver from its block cache. Every page
+//! is compared before the measurement. Each client has one request in flight.
 
 use std::time::{Duration, Instant};
 

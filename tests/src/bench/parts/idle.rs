@@ -1,4 +1,4 @@
-//! Thousands of idle timelines on one safekeeper: what they cost in memory, files, broker writes and start-up time.
+//! Thousands of idle timelines on one safekeeper: their cost in memory, files, broker writes and start-up time.
 
 use std::collections::BTreeMap;
 use std::path::Path;

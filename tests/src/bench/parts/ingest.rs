@@ -1,10 +1,9 @@
 //! WAL of pgbench into the page store, against PostgreSQL's own crash recovery of the same WAL.
 //!
-//! Ours: one thread decodes, maps and appends, one reads WAL, one writes layers, whose fsyncs are inside the interval;
-//! CPU time is that of all of them. Then every page that the WAL touched is rebuilt from the layers, on all processors.
-//! Theirs: the interval and the CPU time of the startup process that
-//! PostgreSQL's log tells, with fsync off, all pages in the page cache and room for all of them in shared_buffers; its
-//! pages are then in memory, and not written.
+//! Ours: one thread decodes, maps and appends, one reads WAL, one writes layers, whose fsyncs are inside the interval.
+//! CPU time is that of all three. Then every page that the WAL touched is rebuilt from the layers, on all processors.
+//! Theirs: the interval and the CPU time of the startup process, from PostgreSQL's log, with fsync off, all pages in
+//! the page cache and room for all of them in shared_buffers. Its pages are then in memory and not written.
 
 use std::path::{Path, PathBuf};
 

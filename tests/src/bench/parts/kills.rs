@@ -1,10 +1,9 @@
-//! Fail-over of the push: how long a pageserver stays behind after kill -9 of the safekeeper that pushes to it, under
-//! load.
+//! Fail-over of the push under load: how long a pageserver lags after kill -9 of the safekeeper that pushes to it.
 //!
-//! The clock runs from the signal until the pageserver's applied position has passed the quorum's commit position as
-//! read right after the signal. What lies beyond that was committed without the dead safekeeper and can only come from
-//! another one: what was still on its way when it died does not count. The time until the commit position read just
-//! before the signal was reached is kept beside it.
+//! The clock runs from the signal until the pageserver's applied position passes the quorum's commit position as read
+//! right after the signal. WAL beyond that position was committed without the dead safekeeper and can only come from
+//! another one; WAL that was in flight when it died does not count. The time to reach the commit position read just
+//! before the signal is recorded as well.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The parts of the table, one file each: `run(&mut Run)` measures and hands figures over.
+//! The parts of the table, one file each: `run(&mut Run)` measures and reports figures.
 
 pub mod catchup;
 pub mod commit;

@@ -1,4 +1,4 @@
-//! Eight timelines on one safekeeper, each with sixteen commits in flight: how many syncs a commit costs.
+//! Eight timelines on one safekeeper, each with sixteen commits in flight: the number of syncs per commit.
 
 use std::time::{Duration, Instant};
 

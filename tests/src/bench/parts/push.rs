@@ -1,13 +1,13 @@
-//! Push: how fast a safekeeper brings WAL that it holds to a pageserver that has none, against `pg_receivewal` taking
-//! the same WAL from the primary.
+//! Push: how fast a safekeeper sends its WAL to a pageserver that has none, against `pg_receivewal` taking the same WAL
+//! from the primary.
 //!
-//! Both ends start with an empty directory and a warm file cache. Ours begins at the last look that still showed
-//! nothing received, or with the attachment, and ends when `last_record_lsn` has reached the end: every record is
-//! decoded, checked and mapped to versions of pages by then, which `pg_receivewal` does not do. Theirs begins when
-//! its first file appears and ends with the process: it syncs each segment that it completes. How long it takes
-//! until all of ours is in durable layers is shown beside it; the last layer is asked for, which would be written
-//! by age otherwise. CPU seconds are those of all safekeepers and the pageserver, against `pg_receivewal` and the
-//! primary, which do nothing else meanwhile.
+//! Both ends start with an empty directory and a warm file cache. Our interval begins at the last poll that still
+//! showed nothing received, or with the attachment, and ends when `last_record_lsn` has reached the end. By then every
+//! record is decoded, checked and mapped to versions of pages, which `pg_receivewal` does not do. Their interval begins
+//! when the first file appears and ends with the process, which syncs each segment that it completes. Another figure is
+//! the time until all our data is in durable layers; the last layer, otherwise written by age, is then written on
+//! request. CPU seconds are those of all safekeepers and the pageserver, against `pg_receivewal` and the primary, which
+//! do nothing else meanwhile.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,8 +1,8 @@
-//! What redo costs: every change of recorded WAL of pgbench applied to its page, through `pgformat` alone, in memory.
+//! Cost of redo: every change of pgbench's recorded WAL applied to its page, through `pgformat` alone, in memory.
 //!
-//! The WAL begins with a checkpoint and has page images, so that pages begin as images. Every change is taken from its
-//! stored form, as the page store does it. For nanoseconds by type the clock is read around every change, and what that
-//! costs is taken off; the total is measured without it. With two threads each has half of the pages.
+//! The WAL begins with a checkpoint and has page images, so pages begin as images. Every change is decoded from its
+//! stored form, as in the page store. For nanoseconds by type the clock is read around every change, and the cost of
+//! reading it is subtracted; the total is measured without it. With two threads, each has half of the pages.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

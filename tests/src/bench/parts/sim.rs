@@ -1,4 +1,4 @@
-//! How many simulated schedules one CPU works through in a second: what `make sim` costs.
+//! Simulated schedules per CPU second: the cost of `make sim`.
 
 use anyhow::{Result, ensure};
 use serde_json::json;

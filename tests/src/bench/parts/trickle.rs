@@ -1,4 +1,4 @@
-//! Many timelines with one commit a second each: what a safekeeper and the broker have to do for a trickle.
+//! Many timelines with one commit a second each: the work of a safekeeper and the broker for a trickle.
 
 use std::time::Duration;
 

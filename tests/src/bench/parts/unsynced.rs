@@ -1,7 +1,7 @@
 //! A primary that does not sync its own disk behind a quorum that does, against one that syncs and has no standby.
 //!
-//! Losing the primary's disk costs it nothing that the quorum has, so the local sync can be left out. What must not be
-//! left out is the quorum: every commit still waits for it, and that is checked.
+//! When the primary's disk is lost, the quorum still has everything, so the local sync can be left out. The quorum
+//! cannot: every commit still waits for it, and the test checks that.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What one file or directory is: what the page cache shows, and what the medium holds.
+//! The two contents of a file or directory: that of the page cache and that of the medium.
 
 use std::collections::{BTreeMap, BTreeSet};
 
