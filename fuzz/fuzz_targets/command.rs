@@ -1,4 +1,4 @@
-//! Commands and connection strings: any text is answered.
+//! Commands and connection strings: any text gives a value or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Pageserver feedback: no input panics, and what is read is written and read again as the same feedback.
+//! Pageserver feedback: no input panics, and decoded feedback survives a round trip.
 #![no_main]
 
 use bytes::{Bytes, BytesMut};

@@ -1,4 +1,4 @@
-//! libpq frames: however the input is cut into reads, the same frames (or the same refusal) come out.
+//! libpq frames: however the input is split into reads, it gives the same frames or the same error.
 #![no_main]
 
 use bytes::BytesMut;

@@ -1,6 +1,6 @@
-//! Any bytes, cut anywhere: the WAL decoder never panics, and how the bytes are cut changes nothing.
+//! Any bytes, split anywhere: the WAL decoder never panics, and its result does not depend on the split.
 //!
-//! The first bytes of the input choose major, start and cut; two modes: raw garbage, and valid WAL with damage.
+//! The first bytes of the input choose major, start and split. There are two modes: random bytes, and damaged WAL.
 #![no_main]
 
 use bytes::Bytes;

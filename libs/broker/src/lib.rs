@@ -1,10 +1,11 @@
 //! The client of the broker, which keeps hints, choices, leases and membership: etcd, or the small server of `brokerd`.
 //!
-//! No running stream waits for the broker, and log safety never rests on it. What is written there is
-//! [`proto::broker`]'s.
+//! No running stream waits for the broker, and log safety never depends on it. [`proto::broker`] has its keys and
+//! records.
 //!
-//! [`client`] talks etcd v3; [`session`] keeps one lease per node and whatever the node publishes under it; [`watch`]
-//! follows a prefix across compactions and broker restarts; [`one_process`] looks whether a node's id is taken.
+//! [`client`] speaks etcd v3. [`session`] keeps one lease per node and everything that the node publishes under it.
+//! [`watch`] follows a prefix across compactions and broker restarts. [`one_process`] checks whether a node's id is
+//! taken.
 
 pub mod client;
 mod connection;

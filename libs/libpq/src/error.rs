@@ -1,4 +1,4 @@
-//! What can go wrong on a session.
+//! Errors of a session.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! libpq sessions, protocol 3.0: shared parts for dialled and accepted sockets, and the CopyBoth stream, which splits
 //! into independently owned halves. WAL payloads travel as [`bytes::Bytes`]. `proto::pg` has the bytes of the protocol.
 //!
-//! | part | what | pure? |
+//! | part | content | pure? |
 //! |---|---|---|
 //! | `conninfo` | connection strings, and the files that complete them | no |
 //! | `auth` | client side of clear text, MD5, SCRAM | yes |

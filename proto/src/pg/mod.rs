@@ -1,6 +1,6 @@
 //! PostgreSQL's frontend/backend protocol 3.0 as bytes: frames, the first packet, errors with SQLSTATE.
 //!
-//! Sessions on sockets that speak it are the crate `libpq`'s.
+//! The crate `libpq` has the sessions that speak it on sockets.
 
 mod error;
 pub mod frame;
