@@ -152,7 +152,7 @@ fn waldump_reads_what_the_builder_writes() {
     let starts: Vec<_> =
         waldump(Path::new(PG15_BIN), dir.path(), Tli(2), start, None).iter().map(|d| d.start).collect();
     assert_eq!(starts, built.iter().map(|b| b.start).collect::<Vec<_>>());
-    // Without a start position, the tool itself finds the first record behind the synthetic page headers.
+    // Without a start position, the tool itself finds the first record after the synthetic page headers.
     let file = dir.path().join(seg.file_name(Tli(2), 9));
     let out = std::process::Command::new(Path::new(PG15_BIN).join("pg_waldump"))
         .arg(file)

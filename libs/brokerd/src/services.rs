@@ -32,7 +32,7 @@ const API_VERSION: &str = "3.4.0";
 /// Answers that may wait for a client that does not read its keep-alive stream.
 const KEEP_ALIVES_MAX: usize = 16;
 
-// etcd's numbers for what is done with an alarm, and for the alarms.
+// etcd's numbers for actions on an alarm, and for the alarms.
 const ALARM_LIST: i32 = 0;
 const ALARM_RAISE: i32 = 1;
 const ALARM_DISARM: i32 = 2;

@@ -174,7 +174,7 @@ fn sequence_values(ours: &mut Page, theirs: &mut Page, case: &Case) {
 }
 
 fn spgist_last_used(ours: &mut Page, theirs: &mut Page, case: &Case) {
-    // Eight pairs of block number and free space, behind the magic number.
+    // Eight pairs of block number and free space, after the magic number.
     const AT: usize = PAGE_HEADER_LEN + 4;
     if case.kind == Kind::SpGist && case.tag.blk == 0 && case.against == Against::File {
         take(ours, theirs, AT, AT + 8 * 8);

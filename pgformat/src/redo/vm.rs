@@ -1,4 +1,4 @@
-//! The visibility map: two bits for each heap block, and who changes them.
+//! The visibility map: two bits for each heap block, and the records that change them.
 //!
 //! Since 17.11 and 18.6, a record that clears a bit references the map's page as one of its blocks, if the bit was set.
 //! Before, and in all of 14-16, only its flags say that the bits are now clear. A server can be upgraded in the middle

@@ -85,7 +85,7 @@ impl Image<'_> {
         }
         let expected = PAGE_SIZE - hole;
         let wrong = ImageError::Length { len: self.bytes.len(), compression: self.compression, expected };
-        // Everything is decompressed to the page's start; the part behind the hole then moves to its place.
+        // Everything is decompressed to the page's start; the part after the hole then moves to its place.
         let flat = &mut page.0[..expected];
         let got = match self.compression {
             Compression::None => {

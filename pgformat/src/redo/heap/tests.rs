@@ -235,7 +235,7 @@ fn lock_ends_the_chain_unless_an_update_made_it() {
         assert_eq!(item[4..12], [5, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(item[12..18], ctid(1));
         assert_eq!((item[19], [item[20], item[21]]), (0x9F, masked));
-        // The page stays all-visible: only the map's frozen bit goes.
+        // The page stays all-visible: only the map's frozen bit is cleared.
         assert_eq!((page.prune_xid(), page.flags()), (0, PD_ALL_VISIBLE));
     }
     // A multixact that contains an update, without and with a lock as strong.

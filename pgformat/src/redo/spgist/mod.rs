@@ -96,7 +96,7 @@ fn move_leafs(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Resul
     main.skip(2)?;
     let origin = Origin::take(&mut main)?;
     let deleted = take_offs(&mut main, moves)?;
-    // The new tuple comes along; a dead one is left behind, so that it is alone.
+    // The new tuple moves along with the others; when it replaces a dead tuple, it is the only one.
     let inserts = if replaces_dead { Some(1) } else { moves.checked_add(1) };
     let inserted = take_offs(&mut main, inserts.ok_or(RedoError::Short)?)?;
     let head = *inserted.last().ok_or(RedoError::Short)?;
