@@ -1,11 +1,11 @@
-//! What every implementation keeps: creation, reading, listing, deletion of blobs.
+//! The contract of every implementation: creation, reading, listing, deletion of blobs.
 //!
-//! Manifests and layers rest on these four rules; the conformance suite checks them for every implementation:
+//! Manifests and layers depend on these four rules; the conformance suite checks them for every implementation:
 //! 1. a blob appears under its name whole or not at all, and never changes;
-//! 2. of several creations under one name, exactly one wins, also when they run in different processes;
+//! 2. of several creations under one name, exactly one wins, even in different processes;
 //! 3. when [`Blobs::create`] has returned [`Creation::New`], bytes and name survive a power loss;
-//! 4. a listing contains everything that was created before it began and not deleted before it ended. What is created
-//!    or deleted meanwhile may or may not be in it: a listing is no snapshot.
+//! 4. a listing contains everything that was created before it began and not deleted before it ended. Blobs created or
+//!    deleted meanwhile may or may not be in it: a listing is no snapshot.
 
 use std::fmt::Debug;
 use std::io;

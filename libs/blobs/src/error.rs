@@ -1,4 +1,4 @@
-//! A call that failed, and what its caller can do about it.
+//! Errors of calls, classified by what the caller can do.
 
 use std::io;
 

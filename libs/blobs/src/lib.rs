@@ -1,7 +1,7 @@
 //! Named bytes in a directory or a bucket: immutable, durable once created, in folders that can be listed.
 //!
 //! [`Storage`] is a place for many sets of blobs, named by a URL; a set belongs to one owner, such as a timeline.
-//! [`Blobs`] says what can be done with a set and what holds after a crash. There are three implementations: a local
+//! [`Blobs`] defines the operations on a set and the guarantees after a crash. There are three implementations: a local
 //! directory ([`LocalBlobs`]), a bucket of an S3-compatible service, and memory ([`MemoryBlobs`]).
 //!
 //! All calls block: they run on threads that may wait for a disk or a network.

@@ -1,4 +1,4 @@
-//! Which names blobs and folders can have.
+//! Valid names of blobs and folders.
 
 use crate::error::BlobError;
 

@@ -1,4 +1,4 @@
-//! The words of every call on the broker: revisions, leases, and what can go wrong.
+//! Types that all calls on the broker share: revisions, leases, errors.
 
 /// A revision of the broker's store.
 pub type Revision = i64;

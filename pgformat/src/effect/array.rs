@@ -1,4 +1,4 @@
-//! Arrays that records and prepared transactions' states hold behind a count: read in place, since they are unaligned.
+//! Arrays with a count in records and in states of prepared transactions: unaligned, so they are read in place.
 
 use crate::read::{Short, Take};
 use crate::rel::RelFileLocator;

@@ -1,4 +1,4 @@
-//! What decoding a record can yield: one [`Effect`], or why there is none.
+//! Result of decoding a record: an [`Effect`], or the reason why there is none.
 
 use super::array::{CountError, Members, Rels, Words};
 use crate::checkpoint::CheckPoint;

@@ -1,4 +1,4 @@
-//! What redo is given beside a change, and why it can fail.
+//! The context of redo beside a change, and its errors.
 
 use crate::page::PageError;
 use crate::read::Short;

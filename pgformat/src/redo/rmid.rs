@@ -1,4 +1,4 @@
-//! Numbers of resource managers, and of the changes that we make ourselves.
+//! Numbers of resource managers, including those of our own changes.
 //!
 //! Source: PostgreSQL 14-18, `src/include/access/rmgrlist.h`.
 

@@ -1,7 +1,7 @@
 //! Entry points of the message codecs. Layouts: `docs/protocol.md`.
 //!
-//! Encoding has two doors: `encode` gives a whole message; `encode_head` leaves the WAL of an append request out, so
-//! that a sender queues head and WAL one after the other and copies nothing.
+//! There are two ways to encode: `encode` gives a whole message; `encode_head` leaves out the WAL of an append request,
+//! so that a sender queues head and WAL one after the other and copies nothing.
 
 use bytes::{Bytes, BytesMut};
 

@@ -1,8 +1,8 @@
 //! `make house`: figures of the code's structure beside their goals; fails when one is worse than its limit, which is
 //! the goal itself once that is met.
 //!
-//! `--list circles|purity|names|docs|rows|sizes` gives the places, one a line. Only the standard library: plain `rustc`
-//! builds it. How each figure is measured stands at the head of `src/house/mod.rs`.
+//! `--list circles|purity|names|docs|rows|sizes` prints the places, one a line. It uses only the standard library, so
+//! plain `rustc` builds it. The head of `src/house/mod.rs` defines each figure.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Circles of imports: files of one crate that reach each other, each with what ties it.
+//! Circles of imports: files of one crate that reach each other, with the names that tie each file to the others.
 
 use std::collections::BTreeSet;
 

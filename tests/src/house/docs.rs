@@ -1,4 +1,4 @@
-//! Doc comments that only repeat a name, and examples in them that run.
+//! Doc comments that only repeat a name, and doc examples that run.
 
 use super::source::{Doc, Parsed};
 

@@ -1,4 +1,4 @@
-//! Which file takes which names from which file, as rustc would resolve them: through modules, imports and re-exports.
+//! The names that each file takes from other files, resolved as by rustc: through modules, imports and re-exports.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! Rust text as tokens with their lines, so that what stands in comments and strings is taken for neither code nor doc.
+//! Rust text as tokens with their lines, so that the content of comments and strings never counts as code.
 
 /// What a token is, as far as the measures tell tokens apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The ratchet: what each figure is today. A limit goes towards its goal when the code allows it, never away from it;
-//! once it is at the goal, the goal is met and stays so.
+//! The ratchet: today's value of each figure. A limit moves towards its goal when the code allows it, and never away
+//! from it. Once it reaches the goal, it stays there.
 
 /// Lines of a file's product part; design aim is 200.
 pub(crate) const FILE_LINES_MAX: usize = 776;

@@ -1,4 +1,4 @@
-//! Type names that more than one type bears, and the files in which two of them meet.
+//! Type names of more than one type, and the files in which two of them meet.
 
 use std::collections::{BTreeMap, BTreeSet};
 

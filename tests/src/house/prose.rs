@@ -1,4 +1,4 @@
-//! The width of Markdown: prose is as wide as code beside it, and a table that needs more wants to be a list.
+//! The width of Markdown: prose is limited like code, and a table that needs more should be a list.
 
 /// Characters of one line of prose, where a space allows to break it.
 pub(crate) const PROSE_CHARS_MAX: usize = 100;

@@ -1,7 +1,7 @@
-//! Purity by the graph of imports: pure code takes names from the standard library's pure part, from a few packages,
-//! and from files that are as pure themselves, however the name comes to it.
+//! Purity by the graph of imports: pure code takes names only from the standard library's pure part, from a few
+//! packages, and from files that are pure themselves, whatever the path of the import.
 //!
-//! Words are only asked for what needs no import: `.await`, locks and prints.
+//! A search for words covers only what needs no import: `.await`, locks and prints.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 

@@ -1,4 +1,4 @@
-//! What a session's handles and its task share.
+//! State that a session's handles and its task share.
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -1,4 +1,4 @@
-//! How much the store holds, kept up to date with every key and lease.
+//! The size of the store, updated with every key and lease.
 
 use super::super::limits::{ENTRY_BYTES, entry_bytes, length_of};
 

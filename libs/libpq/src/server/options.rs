@@ -1,4 +1,4 @@
-//! What the owner of accepted sessions chooses: how clients identify themselves, of which types columns are.
+//! Options that the owner of accepted sessions chooses: authentication of clients, types of columns.
 
 /// A column of a result set; everything is sent as text unless a client of the extended protocol binds binary results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

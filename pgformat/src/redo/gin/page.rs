@@ -1,4 +1,4 @@
-//! Pages of GIN: where their special space, their flags and a posting tree's items are.
+//! Pages of GIN: the places of their special space, their flags and a posting tree's items.
 //!
 //! Source: PostgreSQL 14-18 (the same in all), `src/include/access/ginblock.h`, `GinInitPage` in `ginutil.c`.
 
