@@ -10,7 +10,9 @@ mod metrics;
 pub mod parts;
 mod program;
 mod repeats;
+pub mod server;
 mod sessions;
+pub mod settings;
 mod shutdown;
 #[cfg(test)]
 mod tests;

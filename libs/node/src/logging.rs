@@ -12,8 +12,13 @@ const VARIABLE: &str = "WALFABRIC_LOG";
 ///
 /// Only the first call in a process has an effect.
 pub fn init_logging(json: bool) {
-    let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    let parsed = EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted });
+    let wanted = std::env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty());
+    start_logging(json, wanted.as_deref().unwrap_or("info"));
+}
+
+/// The same with a level or filter from the settings.
+pub(super) fn start_logging(json: bool, wanted: &str) {
+    let parsed = EnvFilter::try_new(wanted);
     let problem = parsed.as_ref().err().map(ToString::to_string);
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
@@ -23,6 +28,6 @@ pub fn init_logging(json: bool) {
     // It fails when logging has already started: several tests in one process do this.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
     if let Some(problem) = problem {
-        tracing::warn!("{VARIABLE}={wanted:?} is not a log filter, info is used: {problem}");
+        tracing::warn!("{wanted:?} is not a log filter, info is used: {problem}");
     }
 }
