@@ -42,52 +42,29 @@ pub mod server;
 mod store;
 mod timeline;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use node::exit;
+use tokio_util::sync::CancellationToken;
 
-pub use config::{Args, Config, ConfigError};
+pub use config::PageserverSettings;
 pub use import::managers as custom_managers;
 pub use process::VERSION;
 pub use server::{Server, StartError};
 
-/// Receives PostgreSQL WAL from the safekeeper it chose, and serves the pages that it describes.
-#[derive(Parser)]
-#[command(name = "pageserver", version)]
-struct Cli {
-    #[command(flatten)]
-    args: Args,
-}
-
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
-    let cli = Cli::parse();
-    node::block_on("pageserver", run(cli.args))
+    node::server::main::<PageserverSettings>("pageserver", serve)
 }
 
-/// Runs a pageserver until SIGTERM or SIGINT; returns an exit code of [`node::exit`].
-pub async fn run(args: Args) -> u8 {
-    let config = match Config::from_args(&args) {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("pageserver: {e}");
-            return exit::USAGE;
-        }
-    };
-    if args.check_config {
-        println!("the settings are valid");
-        return exit::OK;
-    }
-    node::init_logging(config.log_json);
-    let cancel = match node::shutdown_on_signals() {
-        Ok(cancel) => cancel,
-        Err(e) => {
-            tracing::error!("signals cannot be received: {e}");
-            return exit::ERROR;
-        }
-    };
-    match Server::start(config, cancel).await {
+/// Runs a pageserver, told by the words behind its name, until SIGTERM or SIGINT; returns an exit code of
+/// [`node::exit`].
+pub async fn run(words: &[OsString]) -> u8 {
+    node::server::run::<PageserverSettings>("pageserver", words, serve).await
+}
+
+async fn serve(settings: PageserverSettings, cancel: CancellationToken) -> u8 {
+    match Server::start(settings, cancel).await {
         Ok(server) => server.stopped().await,
         Err(e) => {
             tracing::error!("the pageserver does not start: {e}");

@@ -17,7 +17,7 @@ use proto::id::{NodeId, TenantTimelineId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::PageserverSettings;
 use crate::manager::directory::Directory;
 use crate::metrics::{Levels, Metrics};
 use crate::net::pace::Awake;
@@ -36,7 +36,7 @@ const LEASE_TTL_S: i64 = 10;
 /// Everything that the tasks of this process share.
 pub(crate) struct Pageserver {
     /// Settings.
-    pub(crate) config: Config,
+    pub(crate) config: PageserverSettings,
     /// Metrics.
     pub(crate) metrics: Arc<Metrics>,
     /// The broker's client.
@@ -77,7 +77,7 @@ impl Pageserver {
     /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its
     /// libpq and HTTP ports.
     pub(crate) fn new(
-        config: Config,
+        config: PageserverSettings,
         broker: Broker,
         pages: (Storage, Shared),
         advertise: (String, String),
@@ -116,14 +116,14 @@ impl Pageserver {
     pub(crate) fn publish(&self) {
         let record = NodeRecord {
             schema: SCHEMA,
-            id: self.config.id,
+            id: self.config.node.id,
             pg: self.advertise_pg.clone(),
             http: self.advertise_http.clone(),
             availability_zone: self.config.choice.zone.clone(),
             version: VERSION.to_owned(),
         };
         match serde_json::to_vec(&record) {
-            Ok(value) => self.session.publish(self.broker.keys().pageserver(self.config.id), value),
+            Ok(value) => self.session.publish(self.broker.keys().pageserver(self.config.node.id), value),
             Err(e) => tracing::error!("node record cannot be written as JSON: {e}"),
         }
     }
@@ -187,7 +187,7 @@ impl Pageserver {
 
     /// The state of all timelines.
     pub(crate) fn statuses(&self) -> Vec<PageserverTimelineStatus> {
-        self.timelines().iter().map(|t| t.status(self.config.id)).collect()
+        self.timelines().iter().map(|t| t.status(self.config.node.id)).collect()
     }
 
     /// Why the node does not do its job, or does it worse than it should.
@@ -232,6 +232,6 @@ impl Pageserver {
 
     /// The timeline's directory on this machine.
     pub(crate) fn dir_of(&self, ttid: TenantTimelineId) -> PathBuf {
-        self.config.data_dir.join(TENANTS).join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string())
+        self.config.node.data_dir.join(TENANTS).join(ttid.tenant_id.to_string()).join(ttid.timeline_id.to_string())
     }
 }

@@ -37,7 +37,7 @@ impl Pageserver {
 
     /// The addresses are those that others are told, given or found at start.
     fn config_rows(&self) -> Vec<Vec<Option<String>>> {
-        let row = |(name, value): (&str, String)| match name {
+        let row = |(name, value): (String, String)| match name.as_str() {
             "advertise_pg" => vec![some(name), some(&self.advertise_pg)],
             "advertise_http" => vec![some(name), some(&self.advertise_http)],
             _ => vec![some(name), some(value)],

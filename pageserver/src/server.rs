@@ -14,7 +14,7 @@ use node::{BoundHttp, exit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::PageserverSettings;
 use crate::manager;
 use crate::process::Pageserver;
 use crate::store::{BlockCache, Shared};
@@ -84,12 +84,12 @@ impl Server {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: Config, cancel: CancellationToken) -> Result<Server, StartError> {
+    pub async fn start(config: PageserverSettings, cancel: CancellationToken) -> Result<Server, StartError> {
         Server::start_on(config, cancel, Arc::new(blobs::RealDisk)).await
     }
 
     pub(crate) async fn start_on(
-        config: Config,
+        config: PageserverSettings,
         cancel: CancellationToken,
         disk: Arc<dyn blobs::Disk>,
     ) -> Result<Server, StartError> {
@@ -98,33 +98,33 @@ impl Server {
 
     /// `change` is for tests: it sees the parts before they start.
     pub(crate) async fn start_parts(
-        config: Config,
+        config: PageserverSettings,
         cancel: CancellationToken,
         disk: Arc<dyn blobs::Disk>,
         change: impl FnOnce(Vec<Part>) -> Vec<Part>,
     ) -> Result<Server, StartError> {
-        node::claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
-        let data_dir = DataDir::open(&config.data_dir, "pageserver", config.id)?;
-        let broker = Broker::new(&config.broker, &config.broker_prefix)?;
+        node::claim_descriptors(config.node.pg_connections_max + config.process.http_connections_max)?;
+        let data_dir = DataDir::open(&config.node.data_dir, "pageserver", config.node.id)?;
+        let broker = Broker::new(&config.process.broker, &config.process.broker_prefix)?;
         let pages = storage(&config, disk)?;
-        let (pg_listener, pg) = listen(config.listen_pg)?;
-        let bound = node::bind_http(config.listen_http)
-            .map_err(|source| StartError::Listen { address: config.listen_http, source })?
-            .with_connections_max(config.http_connections_max);
+        let (pg_listener, pg) = listen(config.node.listen_pg)?;
+        let bound = node::bind_http(config.process.listen_http)
+            .map_err(|source| StartError::Listen { address: config.process.listen_http, source })?
+            .with_connections_max(config.process.http_connections_max);
         let http = bound.address();
         let advertise = (
-            config.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
-            config.advertise_http.clone().unwrap_or_else(|| http.to_string()),
+            config.node.advertise_pg.clone().unwrap_or_else(|| pg.to_string()),
+            config.process.advertise_http.clone().unwrap_or_else(|| http.to_string()),
         );
-        if !config.take_over {
-            let key = broker.keys().pageserver(config.id);
+        if !config.node.take_over {
+            let key = broker.keys().pageserver(config.node.id);
             broker::one_process(&broker, "pageserver", &key, (&advertise.0, &advertise.1)).await?;
         }
         let node = Pageserver::new(config, broker, pages, advertise, cancel.clone());
         attach::open::open_all(&node).await.map_err(StartError::Timelines)?;
         node.publish();
         let parts = Parts::start(change(parts(&node, pg_listener, bound)), cancel);
-        tracing::info!(id = %node.config.id, %pg, %http, timelines = node.timelines().len(), "pageserver started");
+        tracing::info!(id = %node.config.node.id, %pg, %http, timelines = node.timelines().len(), "pageserver started");
         Ok(Server { node, pg, http, parts, _data_dir: data_dir })
     }
 
@@ -190,7 +190,7 @@ fn parts(node: &Arc<Pageserver>, pg: TcpListener, http: BoundHttp) -> Vec<Part> 
 }
 
 /// Where pages are stored, and how.
-fn storage(config: &Config, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shared), StartError> {
+fn storage(config: &PageserverSettings, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shared), StartError> {
     let url = config.storage_url();
     if let Some(dir) = url.strip_prefix("file://") {
         create_dir_durably(Path::new(dir)).map_err(|e| StartError::Storage(format!("{dir}: {e}")))?;

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Announces until the server stops.
 pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
-    publish(&ctx, ctx.broker.keys().safekeeper(ctx.config.id), &ctx.node_record());
+    publish(&ctx, ctx.broker.keys().safekeeper(ctx.config.node.id), &ctx.node_record());
     let mut changes = ctx.timelines.changes();
     let mut announced = BTreeSet::new();
     let mut tasks = JoinSet::new();
@@ -51,7 +51,7 @@ pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
 
 /// Announces one timeline until it is shut down, deleted, or broken: then nobody shall choose it any more.
 async fn announce(ctx: Arc<SafekeeperContext>, handle: TimelineHandle) {
-    let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.id);
+    let key = ctx.broker.keys().timeline_safekeeper(handle.ttid(), ctx.config.node.id);
     if let Err(panic) = parts::caught(follow(&ctx, &handle, &key)).await {
         handle.broke(&format!("its announcer panicked: {panic}"));
     }
@@ -79,7 +79,7 @@ async fn follow(ctx: &SafekeeperContext, handle: &TimelineHandle, key: &str) {
 fn record(ctx: &SafekeeperContext, handle: &TimelineHandle, p: &TimelinePositions) -> SafekeeperTimelineRecord {
     SafekeeperTimelineRecord {
         schema: SCHEMA,
-        safekeeper_id: ctx.config.id,
+        safekeeper_id: ctx.config.node.id,
         term: p.term,
         last_log_term: p.last_log_term,
         flush_lsn: p.flush_lsn,

@@ -12,7 +12,7 @@ use proto::broker::records::{NodeRecord, SCHEMA};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::SafekeeperSettings;
 use crate::metrics::SafekeeperMetrics;
 use crate::net::streams::OutgoingStreams;
 use crate::push::board::PushBoard;
@@ -23,7 +23,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What every part of the process may use.
 pub(crate) struct SafekeeperContext {
-    pub(crate) config: Config,
+    pub(crate) config: SafekeeperSettings,
     pub(crate) timelines: Timelines,
     pub(crate) metrics: SafekeeperMetrics,
     pub(crate) broker: Broker,
@@ -51,10 +51,10 @@ impl SafekeeperContext {
     pub(crate) fn node_record(&self) -> NodeRecord {
         NodeRecord {
             schema: SCHEMA,
-            id: self.config.id,
+            id: self.config.node.id,
             pg: self.advertise_pg.clone(),
             http: self.advertise_http.clone(),
-            availability_zone: self.config.availability_zone.clone(),
+            availability_zone: self.config.node.availability_zone.clone(),
             version: VERSION.to_owned(),
         }
     }

@@ -34,52 +34,29 @@ pub mod server;
 pub mod storage;
 pub mod timeline;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use node::exit;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-pub use config::{Args, Config, ConfigError};
+pub use config::SafekeeperSettings;
 pub use context::VERSION;
 pub use server::{Server, StartError};
 
-/// Keeps PostgreSQL WAL durable on a quorum.
-#[derive(Parser)]
-#[command(name = "safekeeper", version)]
-struct Cli {
-    #[command(flatten)]
-    args: Args,
-}
-
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
-    let cli = Cli::parse();
-    node::block_on("safekeeper", run(cli.args))
+    node::server::main::<SafekeeperSettings>("safekeeper", serve)
 }
 
-/// Runs a safekeeper until SIGTERM or SIGINT; returns an exit code of [`node::exit`].
-pub async fn run(args: Args) -> u8 {
-    let config = match Config::from_args(&args) {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("safekeeper: {e}");
-            return exit::USAGE;
-        }
-    };
-    if args.check_config {
-        println!("the settings are valid");
-        return exit::OK;
-    }
-    node::init_logging(config.log_json);
-    let cancel = match node::shutdown_on_signals() {
-        Ok(cancel) => cancel,
-        Err(e) => {
-            error!(error = %e, "signals cannot be received");
-            return exit::ERROR;
-        }
-    };
-    match Server::start(config, cancel).await {
+/// Runs a safekeeper, told by the words behind its name, until SIGTERM or SIGINT; returns an exit code of
+/// [`node::exit`].
+pub async fn run(words: &[OsString]) -> u8 {
+    node::server::run::<SafekeeperSettings>("safekeeper", words, serve).await
+}
+
+async fn serve(settings: SafekeeperSettings, cancel: CancellationToken) -> u8 {
+    match Server::start(settings, cancel).await {
         Ok(server) => server.stopped().await,
         Err(e) => {
             error!(error = %e, "the safekeeper does not start");

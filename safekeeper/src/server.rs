@@ -18,7 +18,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::SafekeeperSettings;
 use crate::context::{SafekeeperContext, VERSION};
 use crate::measured::{DiskMetrics, MeasuredDisk};
 use crate::metrics::SafekeeperMetrics;
@@ -95,33 +95,33 @@ impl Server {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: Config, cancel: CancellationToken) -> Result<Server, StartError> {
+    pub async fn start(config: SafekeeperSettings, cancel: CancellationToken) -> Result<Server, StartError> {
         Server::start_parts(config, cancel, |parts| parts).await
     }
 
     /// `change` is for tests: it sees the parts before they start.
     async fn start_parts(
-        config: Config,
+        config: SafekeeperSettings,
         cancel: CancellationToken,
         change: impl FnOnce(Vec<Part>) -> Vec<Part>,
     ) -> Result<Server, StartError> {
-        claim_descriptors(config.pg_connections_max + config.http_connections_max)?;
-        let data_dir = DataDir::open(&config.data_dir, "safekeeper", config.id)?;
+        claim_descriptors(config.node.pg_connections_max + config.process.http_connections_max)?;
+        let data_dir = DataDir::open(&config.node.data_dir, "safekeeper", config.node.id)?;
         let metrics = SafekeeperMetrics::new();
         let timelines = open_timelines(&config, metrics.disk.clone()).await?;
-        let (pg_listener, pg) = bind(config.listen_pg).await?;
-        let bound = node::bind_http(config.listen_http)
-            .map_err(|source| StartError::Listen { address: config.listen_http, source })?
-            .with_connections_max(config.http_connections_max);
+        let (pg_listener, pg) = bind(config.node.listen_pg).await?;
+        let bound = node::bind_http(config.process.listen_http)
+            .map_err(|source| StartError::Listen { address: config.process.listen_http, source })?
+            .with_connections_max(config.process.http_connections_max);
         let http = bound.address();
         if !pg.ip().is_loopback() {
             warn!(address = %pg, "anyone who reaches this address is trusted");
         }
-        let broker = Broker::new(&config.broker, &config.broker_prefix)?;
-        let advertise_pg = config.advertise_pg.clone().unwrap_or_else(|| pg.to_string());
-        let advertise_http = config.advertise_http.clone().unwrap_or_else(|| http.to_string());
-        if !config.take_over {
-            let key = broker.keys().safekeeper(config.id);
+        let broker = Broker::new(&config.process.broker, &config.process.broker_prefix)?;
+        let advertise_pg = config.node.advertise_pg.clone().unwrap_or_else(|| pg.to_string());
+        let advertise_http = config.process.advertise_http.clone().unwrap_or_else(|| http.to_string());
+        if !config.node.take_over {
+            let key = broker.keys().safekeeper(config.node.id);
             one_process(&broker, "safekeeper", &key, (&advertise_pg, &advertise_http)).await?;
         }
         // Outlives `cancel`: the keys are taken away at the very end.
@@ -145,7 +145,7 @@ impl Server {
         let parts = change(parts(&ctx, pg_listener, bound));
         let parts = Parts::start(parts, ctx.cancel.clone());
         let timelines = ctx.timelines.list().len();
-        info!(id = %ctx.config.id, %pg, %http, timelines, version = VERSION, "safekeeper runs");
+        info!(id = %ctx.config.node.id, %pg, %http, timelines, version = VERSION, "safekeeper runs");
         Ok(Server { ctx, parts, session_end, pg, http, _data_dir: data_dir })
     }
 
@@ -189,10 +189,10 @@ fn parts(ctx: &Arc<SafekeeperContext>, pg: TcpListener, http: node::BoundHttp) -
     ]
 }
 
-async fn open_timelines(config: &Config, measured: DiskMetrics) -> Result<Timelines, StartError> {
+async fn open_timelines(config: &SafekeeperSettings, measured: DiskMetrics) -> Result<Timelines, StartError> {
     let settings = TimelinesConfig {
         rings_bytes: config.rings_bytes,
-        ..TimelinesConfig::new(config.data_dir.clone(), config.id, config.allow_implicit_timelines)
+        ..TimelinesConfig::new(config.node.data_dir.clone(), config.node.id, config.allow_implicit_timelines)
     };
     let disk = Arc::new(MeasuredDisk::new(FsDisk, measured));
     let opening = tokio::task::spawn_blocking(move || Timelines::open(disk, settings));
@@ -215,21 +215,15 @@ mod tests {
     use proto::id::{TenantTimelineId, TimelineId};
     use proto::pg::sqlstate;
 
-    use crate::config::Args;
     use crate::planted;
     use crate::storage::tests::{prehistory, state};
     use crate::timeline::TimelineHandle;
 
-    fn config(dir: &tempfile::TempDir) -> Config {
-        let args = Args {
-            id: Some(1),
-            data_dir: Some(dir.path().join("data")),
-            listen_pg: Some("127.0.0.1:0".into()),
-            listen_http: Some("127.0.0.1:0".into()),
-            broker: Some("http://127.0.0.1:1".into()),
-            ..Args::default()
-        };
-        Config::from_args(&args).expect("valid")
+    fn config(dir: &tempfile::TempDir) -> SafekeeperSettings {
+        let data = dir.path().join("data").display().to_string();
+        let any = ["--id", "1", "--listen-pg", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"];
+        let flags = [&any[..], &["--broker", "http://127.0.0.1:1", "--data-dir", &data]].concat();
+        node::settings::from_flags::<SafekeeperSettings>(&flags).expect("valid")
     }
 
     /// A timeline whose id ends in `last`.

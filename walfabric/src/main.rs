@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use brokerd::{BrokerLimits, CONNECTIONS_MAX, QUOTA_BYTES};
 use clap::{Args, Parser, Subcommand};
 use libpq::{ConnectOptions, Environment};
-use node::exit;
+use node::{exit, server::ServerWords};
 use pgformat::Lsn;
 use pgformat::rel::{BlockTag, RelFork};
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
@@ -59,11 +59,11 @@ enum Command {
     /// Run the main job with kills and prove that nothing was lost
     Demo(DemoOptions),
     /// Run a safekeeper
-    Safekeeper(safekeeper::Args),
+    Safekeeper(ServerWords),
     /// Run a pageserver
-    Pageserver(pageserver::Args),
+    Pageserver(ServerWords),
     /// Run the shim between a primary and its safekeepers
-    WalproposerShim(walproposer_shim::Args),
+    WalproposerShim(ServerWords),
     /// Parent of a local fabric's processes (started by `up`)
     #[command(hide = true)]
     Supervise(DirOptions),
@@ -545,9 +545,9 @@ async fn run(command: Command) -> Result<u8> {
             let before = demo::Before { setup: o.setup_seconds, build: o.build_seconds };
             demo::run(demo::DemoArgs { dir: o.dir, pg_bin: o.pg_bin, keep: o.keep, before }).await
         }
-        Command::Safekeeper(args) => Ok(safekeeper::run(args).await),
-        Command::Pageserver(args) => Ok(pageserver::run(args).await),
-        Command::WalproposerShim(args) => Ok(walproposer_shim::run(args).await),
+        Command::Safekeeper(o) => Ok(safekeeper::run(&o.words).await),
+        Command::Pageserver(o) => Ok(pageserver::run(&o.words).await),
+        Command::WalproposerShim(o) => Ok(walproposer_shim::run(&o.words).await),
         Command::Supervise(_) => unreachable!("handled before the runtime starts"),
     }
 }

@@ -1,60 +1,63 @@
-//! Settings: flags and the checked result.
+//! Settings of the shim: those of every server, and its own, and what follows from them.
 //!
-//! A [`Config`] that exists is valid. It is built once and passed down; nothing below reads flags or the environment.
+//! A [`Config`] that exists is valid. It is made once and passed down; nothing below reads flags, files or the
+//! environment.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use broker::Broker;
 use libpq::{ConnectOptions, Environment};
-use proto::broker::keys::DEFAULT_PREFIX;
+use node::settings::{ProcessSettings, ServerSettings, SettingError, mib};
 use proto::consensus::MAX_SEND_SIZE;
-use proto::id::{PrimaryEpoch, TenantTimelineId};
+use proto::id::{PrimaryEpoch, TenantId, TenantTimelineId, TimelineId};
 
 use crate::names;
 
-/// Flags of the shim.
-#[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// Where the primary is: a libpq connection string or URI of a role with REPLICATION that may read
+/// Where the shim's HTTP interface listens unless configured.
+const LISTEN_HTTP: &str = "127.0.0.1:0";
+
+/// Lets an unmodified PostgreSQL commit through a quorum of safekeepers.
+#[derive(clap::Parser, Clone, Debug)]
+#[command(name = "walproposer-shim", version)]
+#[command(mut_arg("listen_http", |arg| arg.required(false).default_value(LISTEN_HTTP)))]
+pub struct ShimSettings {
+    /// What every server is told.
+    #[command(flatten)]
+    pub process: ProcessSettings,
+    /// Where the primary is: a libpq connection string or URI of one host, of a role with REPLICATION that may read
     /// pg_stat_replication.
+    ///
+    /// What it lacks comes from PostgreSQL's environment variables, service file and password file. It is never shown,
+    /// since it may hold a password.
     #[arg(long, value_name = "CONNINFO")]
     pub primary: String,
     /// Addresses of the timeline's safekeepers. Only where to dial: quorums are counted by node id.
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true)]
     pub safekeepers: Vec<String>,
-    /// Tenant, 32 hexadecimal digits.
-    #[arg(long, value_name = "ID")]
-    pub tenant_id: String,
-    /// Timeline, 32 hexadecimal digits.
-    #[arg(long, value_name = "ID")]
-    pub timeline_id: String,
-    /// Broker, etcd's own URL form: `http://host:port[,host:port...]`.
-    #[arg(long, value_name = "URL")]
-    pub broker: String,
-    /// Prefix of every key on the broker.
-    #[arg(long, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
-    pub broker_prefix: String,
-    /// Where the HTTP interface listens; port 0 picks a free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    pub listen_http: String,
-    /// Address that others ask over HTTP instead of --listen-http.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub advertise_http: Option<String>,
+    /// Tenant, 32 hexadecimal digits without dashes.
+    #[arg(long, value_name = "ID", value_parser = hex_id::<TenantId>)]
+    pub tenant_id: TenantId,
+    /// Timeline, 32 hexadecimal digits without dashes.
+    #[arg(long, value_name = "ID", value_parser = hex_id::<TimelineId>)]
+    pub timeline_id: TimelineId,
     /// What is reported to PostgreSQL as applied: the quorum's position, or what a pageserver has ingested.
-    #[arg(long, value_name = "SOURCE", value_enum, default_value_t = ApplySource::Flush)]
+    ///
+    /// With `pageserver`, `synchronous_commit = remote_apply` means "a branch taken now sees this commit"; while none
+    /// is attached, such commits wait.
+    #[arg(long, value_name = "SOURCE", default_value = "flush")]
     pub apply_source: ApplySource,
-    /// Replication slot [default: walfabric_ and the first 16 digits of the timeline id]; the pin slot's name ends in
+    /// Replication slot; without it, walfabric_ and the first 16 digits of the timeline id. The pin slot's name ends in
     /// _pin.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = slot_name)]
     pub slot: Option<String>,
     /// How often the primary of this timeline was designated anew; safekeepers refuse one that is lower than what they
     /// know.
-    #[arg(long, value_name = "N", default_value_t = PrimaryEpoch::FIRST.0)]
-    pub primary_epoch: u64,
-    /// WAL kept in memory for safekeepers that fall behind, MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    pub ring_mib: usize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = primary_epoch)]
+    pub primary_epoch: PrimaryEpoch,
+    /// WAL kept in memory for safekeepers that fall behind, in MiB. Those further behind are fed from another
+    /// safekeeper.
+    #[arg(long = "ring-mib", value_name = "MIB", default_value = "64", value_parser = mib(RING_MIB_MIN..=u64::MAX))]
+    pub ring_bytes: usize,
     /// Attach to a primary that runs with fsync off, whose own disk is then not trusted after an operating system
     /// crash.
     #[arg(long)]
@@ -63,12 +66,23 @@ pub struct Args {
     /// warnings.
     #[arg(long)]
     pub allow_async_commits: bool,
-    /// Form of the log on standard error.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// Check the settings, say what is wrong with them, and exit.
-    #[arg(long)]
-    pub check_config: bool,
+}
+
+/// The ring holds several of the longest messages.
+const RING_MIB_MIN: u64 = 1;
+const _: () = assert!((RING_MIB_MIN << 20) as usize >= 8 * MAX_SEND_SIZE);
+
+impl ServerSettings for ShimSettings {
+    const SECRETS: &'static [&'static str] = &["primary"];
+    type Checked = Config;
+
+    fn process(&mut self) -> &mut ProcessSettings {
+        &mut self.process
+    }
+
+    fn check(self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, SettingError> {
+        Config::new(self, &Environment::read(environment))
+    }
 }
 
 /// Source of the applied position.
@@ -78,28 +92,6 @@ pub enum ApplySource {
     Flush,
     /// Applied = what the pageserver has ingested, so that `remote_apply` means "a branch taken now sees this commit".
     Pageserver,
-}
-
-/// Form of the log.
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    /// One line of text per event.
-    Text,
-    /// One JSON object per event.
-    Json,
-}
-
-/// A setting that cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{flag} {value:?}: {problem}")]
-pub struct ConfigError {
-    flag: &'static str,
-    value: String,
-    problem: String,
-}
-
-fn invalid(flag: &'static str, value: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError { flag, value: value.into(), problem: problem.into() }
 }
 
 /// Settings that were checked.
@@ -113,14 +105,10 @@ pub struct Config {
     pub replication: ConnectOptions,
     /// Safekeepers' addresses in order, each once.
     pub safekeepers: Vec<(String, u16)>,
-    /// Broker URL.
-    pub broker: String,
-    /// Key prefix on the broker.
-    pub broker_prefix: String,
-    /// HTTP listener.
-    pub listen_http: SocketAddr,
-    /// Address published for HTTP; `None`: the one listened on.
-    pub advertise_http: Option<String>,
+    /// What every server is told.
+    pub process: ProcessSettings,
+    /// Whether the command line, which everybody can read, holds the primary's password.
+    pub exposes_password: bool,
     /// Source of the applied position.
     pub apply_source: ApplySource,
     /// Streaming slot.
@@ -141,88 +129,77 @@ pub struct Config {
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// Checks the flags. `env` stands in for what the connection string lacks.
-    ///
-    /// # Errors
-    /// Names the flag, its value, and what would be right.
-    pub fn new(args: &Args, env: &Environment) -> Result<Config, ConfigError> {
-        let id = |flag, text: &String| invalid(flag, text, "expected 32 hexadecimal digits without dashes");
-        let tenant_id = args.tenant_id.parse().map_err(|_| id("--tenant-id", &args.tenant_id))?;
-        let timeline_id = args.timeline_id.parse().map_err(|_| id("--timeline-id", &args.timeline_id))?;
-        let ttid = TenantTimelineId::new(tenant_id, timeline_id);
-        let (sql, replication) = primary(&args.primary, ttid, env)?;
-        let slot = match &args.slot {
-            Some(name) => slot_name(name)?,
-            None => names::slot_name(ttid.timeline_id),
-        };
-        if args.primary_epoch == 0 {
-            return Err(invalid("--primary-epoch", "0", "the first epoch is 1"));
-        }
-        let ring_bytes = args.ring_mib.checked_mul(1 << 20).filter(|b| *b >= 8 * MAX_SEND_SIZE);
-        let ring_bytes =
-            ring_bytes.ok_or_else(|| invalid("--ring-mib", args.ring_mib.to_string(), "expected 1 or more"))?;
-        if Broker::new(&args.broker, &args.broker_prefix).is_err() {
-            return Err(invalid("--broker", &args.broker, "expected http://host:port[,host:port...]"));
-        }
+    /// Checks the settings. `env` stands in for what the connection string lacks.
+    fn new(settings: ShimSettings, env: &Environment) -> Result<Config, SettingError> {
+        settings.process.check(|url, prefix| Broker::new(url, prefix).map(drop))?;
+        let ttid = TenantTimelineId::new(settings.tenant_id, settings.timeline_id);
+        let (sql, replication) = primary(&settings.primary, ttid, env)?;
+        let slot = settings.slot.unwrap_or_else(|| names::slot_name(ttid.timeline_id));
+        let typed = settings.process.typed.iter().any(|key| key == "primary");
         Ok(Config {
             ttid,
             sql,
             replication,
-            safekeepers: safekeepers(&args.safekeepers)?,
-            broker: args.broker.clone(),
-            broker_prefix: args.broker_prefix.clone(),
-            listen_http: listen("--listen-http", &args.listen_http)?,
-            advertise_http: args.advertise_http.clone(),
-            apply_source: args.apply_source,
+            exposes_password: typed && libpq::holds_password(&settings.primary),
+            safekeepers: safekeepers(&settings.safekeepers)?,
+            process: settings.process,
+            apply_source: settings.apply_source,
             pin_slot: names::pin_slot_name(&slot),
             slot,
-            primary_epoch: PrimaryEpoch(args.primary_epoch),
-            ring_bytes,
-            allow_fsync_off: args.allow_fsync_off,
-            allow_async_commits: args.allow_async_commits,
+            primary_epoch: settings.primary_epoch,
+            ring_bytes: settings.ring_bytes,
+            allow_fsync_off: settings.allow_fsync_off,
+            allow_async_commits: settings.allow_async_commits,
         })
     }
 }
 
-fn listen(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
-    let wrong = || invalid(flag, text, "expected HOST:PORT of this machine");
-    text.to_socket_addrs().map_err(|_| wrong())?.next().ok_or_else(wrong)
+fn hex_id<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected 32 hexadecimal digits without dashes".to_owned())
 }
 
-fn slot_name(name: &str) -> Result<String, ConfigError> {
+fn primary_epoch(text: &str) -> Result<PrimaryEpoch, String> {
+    match text.parse() {
+        Ok(0) => Err("the first epoch is 1".to_owned()),
+        Ok(epoch) => Ok(PrimaryEpoch(epoch)),
+        Err(_) => Err("expected 1 or more".to_owned()),
+    }
+}
+
+fn slot_name(name: &str) -> Result<String, String> {
     // The pin slot appends four characters, NAMEDATALEN is 64 with its terminator.
     let fits = (1..=59).contains(&name.len());
     if fits && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
         Ok(name.to_owned())
     } else {
-        Err(invalid("--slot", name, "expected 1 to 59 lower-case letters, digits and underscores"))
+        Err("expected 1 to 59 lower-case letters, digits and underscores".to_owned())
     }
 }
 
-fn safekeepers(list: &[String]) -> Result<Vec<(String, u16)>, ConfigError> {
-    const FLAG: &str = "--safekeepers";
+fn safekeepers(list: &[String]) -> Result<Vec<(String, u16)>, SettingError> {
+    let invalid = |text: &str, problem: &str| SettingError::invalid("--safekeepers", text, problem);
     let mut out: Vec<(String, u16)> = Vec::new();
     for text in list {
         let split = text.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty());
         let parsed = split.and_then(|(host, port)| Some((host.to_owned(), port.parse::<u16>().ok()?)));
-        let address = parsed.filter(|(_, port)| *port != 0).ok_or_else(|| invalid(FLAG, text, "expected HOST:PORT"))?;
+        let address = parsed.filter(|(_, port)| *port != 0).ok_or_else(|| invalid(text, "expected HOST:PORT"))?;
         if out.contains(&address) {
-            return Err(invalid(FLAG, text, "this address is given twice"));
+            return Err(invalid(text, "this address is given twice"));
         }
         out.push(address);
     }
     // Source: MAX_SAFEKEEPERS of the push protocol.
-    if out.len() > 32 { Err(invalid(FLAG, list.join(","), "at most 32 addresses")) } else { Ok(out) }
+    if out.len() > 32 { Err(invalid(&list.join(","), "at most 32 addresses")) } else { Ok(out) }
 }
 
 fn primary(
     text: &str,
     ttid: TenantTimelineId,
     env: &Environment,
-) -> Result<(tokio_postgres::Config, ConnectOptions), ConfigError> {
+) -> Result<(tokio_postgres::Config, ConnectOptions), SettingError> {
     // The text may hold a password, so errors do not repeat it.
     let read = ConnectOptions::from_conninfo(text, env);
-    let mut options = read.map_err(|e| invalid("--primary", "...", e.to_string()))?;
+    let mut options = read.map_err(|e| SettingError::invalid("--primary", "...", e.to_string()))?;
     if options.timeout.is_zero() {
         options.timeout = CONNECT_TIMEOUT;
     }
@@ -240,16 +217,9 @@ fn primary(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use node::settings::from_flags;
 
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    const GOOD: [&str; 11] = [
-        "shim",
+    const GOOD: [&str; 10] = [
         "--primary",
         "host=/tmp port=5433 user=postgres password=secret",
         "--safekeepers",
@@ -262,9 +232,8 @@ mod tests {
         "http://127.0.0.1:2379",
     ];
 
-    fn config(extra: &[&str]) -> Result<Config, ConfigError> {
-        let cli = Cli::try_parse_from(GOOD.iter().chain(extra)).expect("flags parse");
-        Config::new(&cli.args, &Environment::none())
+    fn config(extra: &[&str]) -> Result<Config, SettingError> {
+        from_flags::<ShimSettings>(&[&GOOD, extra].concat())
     }
 
     #[test]
@@ -281,18 +250,17 @@ mod tests {
     #[test]
     fn bad_values_name_their_flag() {
         let replaced = |at: usize, value: &str| {
-            let mut words: Vec<&str> = GOOD.to_vec();
+            let mut words = GOOD;
             words[at] = value;
-            let cli = Cli::try_parse_from(words).expect("flags parse");
-            Config::new(&cli.args, &Environment::none()).expect_err("refused").to_string()
+            from_flags::<ShimSettings>(&words).expect_err("refused").to_string()
         };
-        assert!(replaced(4, "127.0.0.1:1,127.0.0.1:1").contains("twice"));
-        assert!(replaced(4, "127.0.0.1").contains("--safekeepers"));
-        assert!(replaced(6, "xyz").contains("--tenant-id"));
-        assert!(replaced(10, "2379").contains("--broker"));
-        let said = replaced(2, "host=a,b password=secret");
+        assert!(replaced(3, "127.0.0.1:1,127.0.0.1:1").contains("twice"));
+        assert!(replaced(3, "127.0.0.1").contains("--safekeepers"));
+        assert!(replaced(5, "xyz").contains("--tenant-id"));
+        assert!(replaced(9, "2379").contains("--broker"));
+        let said = replaced(1, "host=a,b password=secret");
         assert!(said.contains("exactly one") && !said.contains("secret"), "{said}");
-        let said = replaced(2, "host=a password=my secret");
+        let said = replaced(1, "host=a password=my secret");
         assert!(said.contains("quotes") && !said.contains("secret"), "{said}");
         assert!(config(&["--slot", "Bad-Name"]).is_err());
         assert!(config(&["--primary-epoch", "0"]).is_err());

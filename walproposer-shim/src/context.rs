@@ -38,7 +38,7 @@ impl ShimContext {
     /// # Errors
     /// When the broker's address cannot be used.
     pub(crate) fn start(config: Config, broker_stop: CancellationToken) -> Result<Arc<ShimContext>, BrokerError> {
-        let broker = Broker::new(&config.broker, &config.broker_prefix)?;
+        let broker = Broker::new(&config.process.broker, &config.process.broker_prefix)?;
         let broker_keys = broker.keys().clone();
         let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", safekeeper::shown(address)));
         Ok(Arc::new(ShimContext {
@@ -51,11 +51,6 @@ impl ShimContext {
             broker_keys,
             config: Arc::new(config),
         }))
-    }
-
-    /// The safekeeper at `index` of the address list, for people: its address.
-    pub(crate) fn safekeeper_name(&self, index: usize) -> String {
-        self.config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default()
     }
 }
 

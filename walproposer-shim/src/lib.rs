@@ -43,65 +43,40 @@ mod stop;
 #[cfg(test)]
 mod testing;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use clap::Parser;
-use libpq::Environment;
 use node::parts::{Part, Parts};
 use node::{BoundHttp, exit};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ApplySource, Args, Config, ConfigError, LogFormat};
+pub use config::{ApplySource, Config, ShimSettings};
 use context::ShimContext;
 pub use guard::sync_names;
 
 /// How long the end of the process waits for the broker.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Lets an unmodified PostgreSQL commit through a quorum of safekeepers.
-#[derive(Parser)]
-#[command(name = "walproposer-shim", version)]
-struct Cli {
-    #[command(flatten)]
-    args: Args,
-}
-
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
 pub fn cli() -> ExitCode {
-    let cli = Cli::parse();
-    node::block_on("walproposer-shim", run(cli.args))
+    node::server::main::<ShimSettings>("walproposer-shim", told)
 }
 
-/// Runs a shim until SIGTERM, SIGINT or a refusal; returns an exit code of [`node::exit`].
-pub async fn run(args: Args) -> u8 {
-    let environment = Environment::read(|name| std::env::var(name).ok());
-    let config = match Config::new(&args, &environment) {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("walproposer-shim: {e}");
-            return exit::USAGE;
-        }
-    };
-    if args.check_config {
-        println!("the settings are valid");
-        return exit::OK;
-    }
-    node::init_logging(args.log_format == LogFormat::Json);
-    if libpq::holds_password(&args.primary) {
+/// Runs a shim, told by the words behind its name, until SIGTERM, SIGINT or a refusal; returns an exit code of
+/// [`node::exit`].
+pub async fn run(words: &[OsString]) -> u8 {
+    node::server::run::<ShimSettings>("walproposer-shim", words, told).await
+}
+
+async fn told(config: Config, cancel: CancellationToken) -> u8 {
+    if config.exposes_password {
         tracing::warn!("--primary: {}", libpq::PASSWORD_IN_ARGV);
     }
     if let Some(note) = config.replication.password_note.as_ref().filter(|n| n.contains("was not read")) {
         tracing::warn!("{note}");
     }
-    let cancel = match node::shutdown_on_signals() {
-        Ok(cancel) => cancel,
-        Err(e) => {
-            tracing::error!(error = %e, "signals cannot be received");
-            return exit::ERROR;
-        }
-    };
     serve(config, cancel).await
 }
 
@@ -117,14 +92,14 @@ async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnO
         tracing::error!("{e}");
         return exit::USAGE;
     }
-    let bound = match node::bind_http(config.listen_http) {
+    let bound = match node::bind_http(config.process.listen_http) {
         Ok(bound) => bound,
         Err(e) => {
-            tracing::error!(error = %e, address = %config.listen_http, "--listen-http cannot be bound");
+            tracing::error!(error = %e, address = %config.process.listen_http, "--listen-http cannot be bound");
             return exit::USAGE;
         }
     };
-    let http = config.advertise_http.clone().unwrap_or_else(|| bound.address().to_string());
+    let http = config.process.advertise_http.clone().unwrap_or_else(|| bound.address().to_string());
     // The broker outlives the rest by a moment, so that the record is withdrawn at the end.
     let broker_stop = CancellationToken::new();
     let ctx = match ShimContext::start(config, broker_stop.clone()) {

@@ -77,7 +77,7 @@ pub(crate) async fn attach(
             ))),
         };
     }
-    let control = Control { ttid, pageserver: pageserver.config.id, choice_seq: 0, attach: request };
+    let control = Control { ttid, pageserver: pageserver.config.node.id, choice_seq: 0, attach: request };
     let dir = pageserver.dir_of(ttid);
     let create_in = dir.clone();
     tokio::task::spawn_blocking(move || files::create(&create_in, &control))

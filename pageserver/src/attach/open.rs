@@ -55,7 +55,7 @@ pub(crate) async fn open_all(pageserver: &Arc<Pageserver>) -> std::io::Result<()
 
 fn list_dirs(pageserver: &Pageserver) -> std::io::Result<Vec<(TenantTimelineId, PathBuf)>> {
     let mut found = Vec::new();
-    let tenants = match std::fs::read_dir(pageserver.config.data_dir.join(TENANTS)) {
+    let tenants = match std::fs::read_dir(pageserver.config.node.data_dir.join(TENANTS)) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
         other => other?,
     };
@@ -125,7 +125,8 @@ fn take_up(pageserver: &Arc<Pageserver>, ttid: TenantTimelineId, opened: Result<
 
 async fn open_files(pageserver: &Pageserver, ttid: TenantTimelineId, dir: PathBuf) -> Result<OpenedFiles, NotOpened> {
     let (storage, shared) = (pageserver.storage().clone(), pageserver.shared().clone());
-    let (metrics, me, is_remote) = (pageserver.metrics.clone(), pageserver.config.id, pageserver.config.is_remote());
+    let (metrics, me, is_remote) =
+        (pageserver.metrics.clone(), pageserver.config.node.id, pageserver.config.is_remote());
     let open = move || {
         let request = import::read(&dir);
         let request = request.map_err(|e| NotOpened::for_good(format!("the import's request: {e}")))?;

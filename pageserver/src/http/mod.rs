@@ -64,7 +64,7 @@ struct NodeStatus {
 async fn status(State(node): State<Arc<Pageserver>>) -> Json<NodeStatus> {
     Json(NodeStatus {
         kind: "pageserver",
-        id: node.config.id,
+        id: node.config.node.id,
         version: VERSION,
         uptime_s: node.now().as_secs(),
         pg: node.advertise_pg.clone(),
@@ -92,7 +92,7 @@ async fn list(State(node): State<Arc<Pageserver>>) -> Response {
 
 async fn one(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
     match find(&node, ids) {
-        Ok(timeline) => Json(timeline.status(node.config.id)).into_response(),
+        Ok(timeline) => Json(timeline.status(node.config.node.id)).into_response(),
         Err(response) => *response,
     }
 }
@@ -170,7 +170,7 @@ fn attached(node: &Pageserver, ttid: TenantTimelineId, done: Result<Attached, At
     match done {
         Ok(done) => {
             let code = if done == Attached::Created { StatusCode::CREATED } else { StatusCode::OK };
-            let status = node.timeline(ttid).map(|t| t.status(node.config.id));
+            let status = node.timeline(ttid).map(|t| t.status(node.config.node.id));
             (code, Json(status)).into_response()
         }
         Err(AttachError::Invalid(e)) => fail(StatusCode::BAD_REQUEST, e, None),
@@ -197,7 +197,7 @@ async fn flush(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, Str
     match tokio::task::spawn_blocking(move || store.flush()).await {
         Ok(Ok(durable)) => {
             timeline.note_durable(durable.lsn());
-            Json(timeline.status(node.config.id)).into_response()
+            Json(timeline.status(node.config.node.id)).into_response()
         }
         Ok(Err(e)) => fail(StatusCode::SERVICE_UNAVAILABLE, e.to_string(), Some("It is tried again by itself.")),
         Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),

@@ -69,7 +69,7 @@ pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, mut even
 fn seed(node: &Pageserver, timeline: &Timeline) -> u64 {
     let id = timeline.ttid.timeline_id;
     let head = id.bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-    head ^ node.config.id.0.rotate_left(32)
+    head ^ node.config.node.id.0.rotate_left(32)
 }
 
 impl Driver {
@@ -176,7 +176,7 @@ impl Driver {
     /// for it.
     fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
-            let (keys, me) = (self.node.broker.keys(), self.node.config.id);
+            let (keys, me) = (self.node.broker.keys(), self.node.config.node.id);
             let living = self.node.directory.safekeepers();
             self.keys.extend(living.iter().map(|sk| keys.choice(sk.id, self.timeline.ttid, me)));
         }
@@ -252,7 +252,7 @@ impl Driver {
     /// The timeline is deleted: the broker shall know nothing of it.
     fn forget(&mut self) {
         self.give_up();
-        let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.id);
+        let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.node.id);
         self.node.session.withdraw(&key);
     }
 
@@ -264,7 +264,7 @@ impl Driver {
         }
         match serde_json::to_vec(&record) {
             Ok(value) => {
-                let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.id);
+                let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.node.id);
                 self.node.session.publish(key, value);
                 self.published = Some(record);
             }

@@ -19,7 +19,7 @@ pub(super) fn offer(node: &Pageserver, timeline: &Timeline, choice: Choice) -> s
     Ok(match choice.mode {
         Mode::Pull => Offer { choice, chosen_at, nonce: String::new(), key: String::new(), token: None },
         Mode::Push => {
-            let key = node.broker.keys().choice(choice.safekeeper, timeline.ttid, node.config.id);
+            let key = node.broker.keys().choice(choice.safekeeper, timeline.ttid, node.config.node.id);
             Offer { choice, chosen_at, nonce: nonce()?, key, token: None }
         }
     })
@@ -42,7 +42,7 @@ pub(super) async fn put_choice(
 pub(super) fn choice_record(node: &Pageserver, timeline: &Timeline, offer: &Offer) -> ChoiceRecord {
     ChoiceRecord {
         schema: SCHEMA,
-        pageserver_id: node.config.id,
+        pageserver_id: node.config.node.id,
         pageserver_pg: node.advertise_pg.clone(),
         safekeeper_id: offer.choice.safekeeper,
         choice_seq: offer.choice.seq,
@@ -59,7 +59,7 @@ pub(super) fn timeline_record(node: &Pageserver, timeline: &Timeline) -> Pageser
     let offer = timeline.offer();
     PageserverTimelineRecord {
         schema: SCHEMA,
-        pageserver_id: node.config.id,
+        pageserver_id: node.config.node.id,
         safekeeper_id: offer.as_ref().map(|o| o.choice.safekeeper),
         reason: offer.as_ref().map(|o| o.choice.reason.as_str().to_owned()),
         choice_seq: timeline.choice_seq(),

@@ -49,7 +49,7 @@ async fn open(
 ) -> Result<Receiver, StreamEnd> {
     let lost = |e: String| StreamEnd::Lost(format!("pull from {address}: {e}"));
     let mut options = ConnectOptions::to_address(address, "pageserver").map_err(|e| lost(e.to_string()))?;
-    options.application_name = format!("pageserver-{}", node.config.id);
+    options.application_name = format!("pageserver-{}", node.config.node.id);
     options.options = vec![
         ("tenant_id".into(), timeline.ttid.tenant_id.to_string()),
         ("timeline_id".into(), timeline.ttid.timeline_id.to_string()),

@@ -18,7 +18,7 @@ use proto::pg::SqlError;
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Args, Config};
+use crate::config::PageserverSettings;
 use crate::process::Pageserver;
 use crate::server::Server;
 
@@ -98,23 +98,17 @@ pub(super) struct TestPageserver {
     task: tokio::task::JoinHandle<u8>,
 }
 
-pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> Config {
-    let args = Args {
-        id: Some(1),
-        data_dir: Some(data_dir),
-        listen_pg: Some("127.0.0.1:0".into()),
-        listen_http: Some("127.0.0.1:0".into()),
-        broker: Some(format!("http://{broker}")),
-        broker_prefix: Some(PREFIX.into()),
-        // Tests wait for what is durable.
-        layer_age_ms: Some(20),
-        ..Args::default()
-    };
-    Config::from_args(&args).expect("valid")
+pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> PageserverSettings {
+    let (broker, dir) = (format!("http://{broker}"), data_dir.display().to_string());
+    let any = ["--id", "1", "--listen-pg", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"];
+    let its = ["--data-dir", &dir, "--broker", &broker, "--broker-prefix", PREFIX];
+    // Tests wait for what is durable.
+    let flags = [&any[..], &its, &["--layer-age-ms", "20"]].concat();
+    node::settings::from_flags::<PageserverSettings>(&flags).expect("valid")
 }
 
 impl TestPageserver {
-    pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> TestPageserver {
+    pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn Disk>) -> TestPageserver {
         let cancel = CancellationToken::new();
         let server = Server::start_on(config, cancel.clone(), disk).await.expect("the pageserver starts");
         let (pg, http, node) = (server.pg(), server.http(), server.node());
@@ -180,13 +174,13 @@ impl Fabric {
         Fabric::start_with(Arc::new(RealDisk), |_| {}).await
     }
 
-    pub(super) async fn start_with(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut Config)) -> Fabric {
+    pub(super) async fn start_with(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
         let f = Fabric::start_unattached(disk, adjust).await;
         assert_eq!(f.ps.attach().await, 201);
         f
     }
 
-    pub(super) async fn start_unattached(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut Config)) -> Fabric {
+    pub(super) async fn start_unattached(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
         let tmp = tempfile::tempdir().expect("temp dir");
         let any = "127.0.0.1:0".parse().expect("an address");
         let broker = BrokerProcess::start(tmp.path().join("broker"), any).await;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fabric::*;
 use super::faulty::FaultyDisk;
-use crate::config::Config;
+use crate::config::PageserverSettings;
 use crate::server::{Server, StartError};
 
 #[tokio::test]
@@ -443,7 +443,7 @@ async fn one_id_is_one_living_process() {
     eventually("the node record", || async { broker.get(&key).await.ok().flatten() }).await;
     let dir = tempfile::tempdir().expect("a directory");
     let second = config(f.broker.address, dir.path().join("second"));
-    let start = async |config: &Config| {
+    let start = async |config: &PageserverSettings| {
         let cancel = CancellationToken::new();
         let server = Server::start(config.clone(), cancel.clone()).await?;
         cancel.cancel();
@@ -454,7 +454,9 @@ async fn one_id_is_one_living_process() {
     assert_eq!(refused.exit_code(), exit::USAGE);
     let text = refused.to_string();
     assert!(text.contains(&f.ps.http.to_string()) && text.contains("--take-over"), "{text}");
-    start(&Config { take_over: true, ..second.clone() }).await.expect("told to");
+    let mut told = second.clone();
+    told.node.take_over = true;
+    start(&told).await.expect("told to");
     f.ps.stop().await;
     start(&second).await.expect("nobody lives there any more");
 }

@@ -49,7 +49,7 @@ async fn a_panic_in_a_part_of_a_timeline_stops_that_one_and_readiness_says_why()
         let why = timeline.troubles().wait_for(|t| t.stopped.is_some()).await.expect("told").stopped.clone();
         let shown = if part == "choosing" { "chooser" } else { part };
         assert_eq!(why, Some(format!("its {shown} panicked: planted in the {part}")));
-        assert_eq!(timeline.status(node.config.id).state, "stopped");
+        assert_eq!(timeline.status(node.config.node.id).state, "stopped");
         let reason = format!("timeline {ttid} is stopped: its {shown} panicked: planted in the {part}");
         assert!(node.readiness().reasons.contains(&reason), "{:?}", node.readiness());
     }

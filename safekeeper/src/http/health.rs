@@ -38,7 +38,7 @@ pub(super) struct SafekeeperNodeStatus {
 pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>) -> Json<SafekeeperNodeStatus> {
     Json(SafekeeperNodeStatus {
         kind: "safekeeper",
-        id: ctx.config.id.0,
+        id: ctx.config.node.id.0,
         version: VERSION,
         uptime_s: ctx.started.elapsed().as_secs(),
         pg: ctx.advertise_pg.clone(),

@@ -209,7 +209,7 @@ async fn member_statement(
     startup: &StartupParams,
     claim: &Statement,
 ) -> Result<AnswerRows, SqlError> {
-    let answer = admission::told(ctx.config.id, &timeline(ctx, startup)?, claim).await?;
+    let answer = admission::told(ctx.config.node.id, &timeline(ctx, startup)?, claim).await?;
     let text = serde_json::to_string(&answer).map_err(|e| SqlError::internal(format!("an answer as JSON: {e}")))?;
     Ok(AnswerRows::new("MEMBER_STATEMENT", &[("answer", Text)], vec![vec![some(text)]]))
 }
@@ -275,7 +275,7 @@ async fn safekeepers(ctx: &SafekeeperContext) -> AnswerRows {
         Ok(Ok((entries, _))) => entries.iter().filter_map(|e| serde_json::from_slice(&e.value).ok()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    if !nodes.iter().any(|n| n.id == ctx.config.id) {
+    if !nodes.iter().any(|n| n.id == ctx.config.node.id) {
         nodes.push(ctx.node_record());
     }
     nodes.sort_by_key(|n| n.id);

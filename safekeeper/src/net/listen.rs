@@ -14,7 +14,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts until the server stops, then waits for the sessions. Places are kept for proposers.
 pub(crate) async fn run(listener: TcpListener, ctx: Arc<SafekeeperContext>) {
-    let places = Places::new("safekeeper", ctx.config.pg_connections_max);
+    let places = Places::new("safekeeper", ctx.config.node.pg_connections_max);
     let cancel = ctx.cancel.clone();
     let serve = |stream, place| session::serve(stream, place, Arc::clone(&ctx));
     serve_sessions(listener, places, DRAIN_TIMEOUT, cancel, serve).await;

@@ -42,7 +42,7 @@ struct Reconciler {
 /// Follows the choices until the server stops; then ends every push.
 pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     let keys = ctx.broker.keys().clone();
-    let mut watch = Watch::start(ctx.broker.clone(), keys.choices_of(ctx.config.id));
+    let mut watch = Watch::start(ctx.broker.clone(), keys.choices_of(ctx.config.node.id));
     let mut desired = DesiredPushes::default();
     let mut r = Reconciler { ctx: Arc::clone(&ctx), running: BTreeMap::new(), tasks: JoinSet::new() };
     loop {

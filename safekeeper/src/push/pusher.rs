@@ -156,7 +156,7 @@ async fn attempt(
         // Never closed: the board keeps it.
         let _permit = dials.acquire().await;
         let now = handle.positions().borrow().clone();
-        dial::open(current, ctx.config.id, now.term, shown(now.commit_lsn)).await
+        dial::open(current, ctx.config.node.id, now.term, shown(now.commit_lsn)).await
     };
     let opened = tokio::select! {
         opened = opening => opened,

@@ -120,7 +120,7 @@ async fn a_timeline_is_deleted() {
     log.grow(50_000);
     p.push(&log, log.start, None).await;
     let path = |n: u8| format!("/v1/tenant/{}/timeline/{}", ttid(n).tenant_id, ttid(n).timeline_id);
-    let dir = node.config.data_dir.join(ttid(1).tenant_id.to_string()).join(ttid(1).timeline_id.to_string());
+    let dir = node.config.node.data_dir.join(ttid(1).tenant_id.to_string()).join(ttid(1).timeline_id.to_string());
     let (code, text) = node.delete(&path(1)).await;
     assert!(code == 409 && text.contains("proposer") && dir.exists(), "{code} {text}");
     assert_eq!(node.delete(&format!("{}?force=true", path(1))).await.0, 200);
@@ -143,7 +143,7 @@ async fn the_directory_is_ours() {
     let mut node = node;
     node.stop().await;
     let mut other = node.config.clone();
-    other.id.0 += 1;
+    other.node.id.0 += 1;
     let other = safekeeper::Server::start(other, tokio_util::sync::CancellationToken::new()).await;
     assert!(other.is_err_and(|e| e.exit_code() == 2), "another node's");
 }
@@ -152,7 +152,7 @@ async fn the_directory_is_ours() {
 /// kept ones are held; then somebody asks, and a proposer comes.
 #[tokio::test]
 async fn places_are_kept_for_proposers() {
-    let (node, log) = (Node::start_with(|c| c.pg_connections_max = 8).await, Log::new());
+    let (node, log) = (Node::start_with(|c| c.node.pg_connections_max = 8).await, Log::new());
     node.create(ttid(1), &log).await;
     let mut held = Vec::new();
     for _ in 0..6 {

@@ -16,7 +16,7 @@ use proto::consensus::{
 };
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 use proto::pg::SqlError;
-use safekeeper::{Config, Server};
+use safekeeper::{SafekeeperSettings, Server};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
 
 /// A safekeeper in this process.
 pub struct Node {
-    pub config: Config,
+    pub config: SafekeeperSettings,
     pub pg: SocketAddr,
     pub http: SocketAddr,
     server: Option<Server>,
@@ -68,26 +68,16 @@ impl Node {
         Node::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Node {
+    pub async fn start_with(change: impl FnOnce(&mut SafekeeperSettings)) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let mut config = Config {
-            id: NODE,
-            data_dir: dir.path().join("data"),
-            listen_pg: any,
-            listen_http: any,
-            broker: "http://127.0.0.1:1".into(),
-            broker_prefix: "/walfabric".into(),
-            advertise_pg: None,
-            advertise_http: None,
-            availability_zone: None,
-            take_over: false,
-            pg_connections_max: 64,
-            http_connections_max: 64,
-            allow_implicit_timelines: false,
-            rings_bytes: 64 << 20,
-            log_json: false,
-        };
+        let data = dir.path().join("data").display().to_string();
+        let id = NODE.to_string();
+        let its = ["--id", &id, "--data-dir", &data, "--broker", "http://127.0.0.1:1"];
+        let ports = ["--listen-pg", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"];
+        let bounds = ["--pg-connections-max", "64", "--http-connections-max", "64"];
+        let flags = [&its[..], &ports, &bounds].concat();
+        let mut config = node::settings::from_flags::<SafekeeperSettings>(&flags).expect("valid settings");
         change(&mut config);
         let mut node = Node { config, pg: any, http: any, server: None, cancel: CancellationToken::new(), dir };
         node.run().await;

@@ -13,7 +13,7 @@ use proto::feedback::PageserverFeedback;
 use proto::id::NodeId;
 use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
-use safekeeper::{Config, Server, StartError};
+use safekeeper::{SafekeeperSettings, Server, StartError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,7 @@ impl Fabric {
         tokio::spawn(brokerd::serve(dir.path().to_owned(), any, ready, stop_broker.clone()));
         let url = format!("http://{}", soon("the broker", address).await.expect("it is ready"));
         let broker = Broker::new(&url, "/walfabric").expect("a URL");
-        let node = Node::start_with(|c| c.broker = url).await;
+        let node = Node::start_with(|c| c.process.broker = url).await;
         let pageserver = TcpListener::bind(any).await.expect("a port");
         Fabric { broker, stop_broker, node, pageserver, _dir: dir }
     }
@@ -335,8 +335,8 @@ async fn one_id_is_one_living_process() {
     until("the node record", async || f.broker.get(&key).await.ok().flatten()).await;
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = f.node.config.clone();
-    config.data_dir = dir.path().join("second");
-    let start = async |config: &Config| {
+    config.node.data_dir = dir.path().join("second");
+    let start = async |config: &SafekeeperSettings| {
         let cancel = CancellationToken::new();
         let server = Server::start(config.clone(), cancel.clone()).await?;
         cancel.cancel();
@@ -347,7 +347,9 @@ async fn one_id_is_one_living_process() {
     assert_eq!(refused.exit_code(), 2);
     let text = refused.to_string();
     assert!(text.contains(&f.node.http.to_string()) && text.contains("--take-over"), "{text}");
-    start(&Config { take_over: true, ..config.clone() }).await.expect("told to");
+    let mut told = config.clone();
+    told.node.take_over = true;
+    start(&told).await.expect("told to");
     let dead = NodeRecord {
         schema: SCHEMA,
         id: NODE,
@@ -356,8 +358,8 @@ async fn one_id_is_one_living_process() {
         availability_zone: None,
         version: String::new(),
     };
-    config.broker_prefix = "/elsewhere".into();
-    let elsewhere = Broker::new(&config.broker, &config.broker_prefix).expect("a URL");
+    config.process.broker_prefix = "/elsewhere".into();
+    let elsewhere = Broker::new(&config.process.broker, &config.process.broker_prefix).expect("a URL");
     let record = serde_json::to_vec(&dead).expect("JSON");
     elsewhere.put(&elsewhere.keys().safekeeper(NODE), record).await.expect("the broker takes it");
     start(&config).await.expect("its process is dead");

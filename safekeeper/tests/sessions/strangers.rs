@@ -19,9 +19,9 @@ impl Three {
     async fn start() -> Three {
         let mut nodes = Vec::new();
         for id in 1..=3 {
-            nodes.push(Node::start_with(|c| c.id = NodeId(id)).await);
+            nodes.push(Node::start_with(|c| c.node.id = NodeId(id)).await);
         }
-        let member = |n: &Node| Member { id: n.config.id, host: n.pg.ip().to_string(), pg_port: n.pg.port() };
+        let member = |n: &Node| Member { id: n.config.node.id, host: n.pg.ip().to_string(), pg_port: n.pg.port() };
         let members = nodes.iter().map(member).collect();
         let mconf = MemberConf::new(Generation::FIRST, members, vec![]).expect("a member set");
         let log = Log::new();

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::core::PeerId;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{self, PrimaryIdentity};
-use crate::dial::wal_reader::{StretchError, WalReader};
+use crate::dial::wal_reader::{WalReadError, WalReader};
 use crate::status::donors::Lent;
 
 /// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
@@ -60,7 +60,7 @@ pub(crate) enum PeerCommand {
         /// The message, without WAL.
         head: AppendRequest,
         /// From where.
-        source: CatchUpSource,
+        source: WalSource,
     },
 }
 
@@ -69,7 +69,7 @@ const PARTED: &str = "below the committed";
 
 /// Where WAL is fetched that is not in memory any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum CatchUpSource {
+pub(crate) enum WalSource {
     /// The safekeeper at this index of the address list.
     Donor(usize),
     /// The primary of the session.
@@ -171,11 +171,11 @@ pub(crate) fn start(
     (sender, AbortOnDropHandle::new(task))
 }
 
-type Fetching = Pin<Box<dyn Future<Output = (Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>)> + Send>>;
+type Fetching = Pin<Box<dyn Future<Output = (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>)> + Send>>;
 
 /// An open stream from a donor or from the primary; kept while appends follow each other.
 struct OpenSource {
-    source: CatchUpSource,
+    source: WalSource,
     wal: WalReader,
 }
 
@@ -206,7 +206,7 @@ enum PeerPick {
     Command(Option<PeerCommand>),
     Received(Result<CopyEvent, NetError>),
     Flushed(Result<(), NetError>),
-    Fetched(Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>),
+    Fetched(Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>),
 }
 
 /// How a session ended.
@@ -294,14 +294,14 @@ impl PeerTask {
             PeerCommand::Send(message) => open.writer.queue(&message, Bytes::new()),
             PeerCommand::Wal { head, parts, end } => {
                 open.donor = None; // caught up
-                open.writer.queue_slices(&head, parts);
+                open.writer.queue_parts(&head, parts);
                 open.unwritten = Some(end);
             }
             PeerCommand::Fetch { head, source } => {
                 let held = open.donor.take();
                 open.fetched_from = match source {
-                    CatchUpSource::Donor(index) => Some(index),
-                    CatchUpSource::Primary(_) => None,
+                    WalSource::Donor(index) => Some(index),
+                    WalSource::Primary(_) => None,
                 };
                 let future = fetch(Arc::clone(&self.config), held, source, head.clone());
                 open.fetching = Some((head, Box::pin(future)));
@@ -326,7 +326,7 @@ impl PeerTask {
 }
 
 impl OpenSession {
-    fn not_fetched(&self, e: &StretchError) -> Failure {
+    fn not_fetched(&self, e: &WalReadError) -> Failure {
         let kind = self.fetched_from.map_or(FailureKind::Primary, FailureKind::Donor);
         Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
     }
@@ -340,7 +340,7 @@ impl OpenSession {
                 let same = self.lent.filter(|lent| lent.donor == donor && lent.to == begin);
                 self.lent = Some(Lent { donor, from: same.map_or(begin, |lent| lent.from), to: end });
             }
-            self.writer.queue_slices(&encode_head(head), parts);
+            self.writer.queue_parts(&encode_head(head), parts);
             self.unwritten = Some(end);
         }
     }
@@ -373,9 +373,9 @@ async fn until_close(commands: &mut mpsc::Receiver<PeerCommand>) {
 async fn fetch(
     config: Arc<Config>,
     held: Option<Box<OpenSource>>,
-    source: CatchUpSource,
+    source: WalSource,
     head: AppendRequest,
-) -> (Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>) {
+) -> (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>) {
     let (begin, end) = (head.begin_lsn, head.end_lsn);
     let fitting = held.filter(|d| d.source == source && d.wal.position() == begin);
     let mut donor = match fitting {
@@ -385,11 +385,11 @@ async fn fetch(
         }
         None => {
             let opened = match &source {
-                CatchUpSource::Donor(index) => {
+                WalSource::Donor(index) => {
                     let address = config.safekeepers.get(*index).expect("donors are addresses of the list");
                     safekeeper::read(&config, address, begin, end, Some(head.term)).await
                 }
-                CatchUpSource::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
+                WalSource::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
             };
             match opened {
                 Ok(wal) => Box::new(OpenSource { source, wal }),

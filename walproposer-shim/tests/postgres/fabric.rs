@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use broker::Broker;
-use clap::Parser;
 use libpq::{ClientConnection, ConnectOptions};
+use node::settings::from_flags;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{
     CreateTimelineRequest, PgHistoryEntry, Readiness, SafekeeperTimelineStatus, ShimStatus, TimelineSource,
@@ -15,7 +15,7 @@ use proto::broker::keys::DEFAULT_PREFIX;
 use proto::broker::records::PrimaryRecord;
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
-use safekeeper::Server;
+use safekeeper::{SafekeeperSettings, Server};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -51,12 +51,6 @@ pub(crate) struct Safekeeper {
     running: Option<(CancellationToken, JoinHandle<u8>)>,
 }
 
-#[derive(Parser)]
-struct SafekeeperCli {
-    #[command(flatten)]
-    args: safekeeper::Args,
-}
-
 impl Safekeeper {
     async fn new(id: u64, dir: PathBuf, broker: &str) -> Safekeeper {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -68,10 +62,8 @@ impl Safekeeper {
     pub(crate) async fn start(&mut self, broker: &str) {
         let (id, pg, http) = (self.id.to_string(), self.pg.to_string(), self.http.to_string());
         let dir = self.dir.to_str().expect("UTF-8");
-        let words =
-            ["sk", "--id", &id, "--data-dir", dir, "--listen-pg", &pg, "--listen-http", &http, "--broker", broker];
-        let args = SafekeeperCli::try_parse_from(words).expect("flags").args;
-        let config = safekeeper::Config::from_args(&args).expect("valid settings");
+        let flags = ["--id", &id, "--data-dir", dir, "--listen-pg", &pg, "--listen-http", &http, "--broker", broker];
+        let config = from_flags::<SafekeeperSettings>(&flags).expect("valid settings");
         let cancel = CancellationToken::new();
         let server = until("the safekeeper's start", Duration::from_secs(10), async || {
             Server::start(config.clone(), cancel.clone()).await.ok()
