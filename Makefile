@@ -5,7 +5,7 @@ SEEDS ?= 1000
 FROM ?= 0
 BUG ?=
 
-.PHONY: setup build build-release demo test s3-moto lint guard guard-print sim chaos health house proof proof-quick fresh fresh-quick \
+.PHONY: setup build build-release demo test s3-moto lint docs guard guard-print sim chaos health house proof proof-quick fresh fresh-quick \
 	bench bench-quick bench-full
 
 # Each target has what it needs installed first, and no more: the groups are those of scripts/setup.sh.
@@ -57,6 +57,11 @@ house:
 	@mkdir -p target/house
 	@rustc --edition 2024 -o target/house/house tests/src/bin/house.rs
 	@target/house/house $(if $(LIST),--list $(LIST))
+
+# The page of all settings, made from the structs that read them; a test compares it.
+docs: setup-build
+	cargo run -q -p tests --bin settings > target/settings.md
+	mv target/settings.md docs/settings.md
 
 # Instructions of the hot paths against their limits, counted by valgrind (allocations: tests/tests/allocations.rs).
 guard: setup

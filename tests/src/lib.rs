@@ -7,5 +7,6 @@ pub mod fabric;
 pub mod guard;
 pub mod health;
 pub mod process;
+pub mod settings;
 pub mod sim;
 pub mod wait;
