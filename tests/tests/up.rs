@@ -141,6 +141,7 @@ async fn a_failed_bring_up_is_undone_and_repeated() -> Result<()> {
         assert_ne!(std::fs::metadata(format!("/proc/{pid}"))?.uid(), 0, "{name} runs as root");
     }
     the_cluster_is_as_asked(&tried).await?;
+    a_shell_finds_the_fabric(&tried)?;
     wrong_ports_are_named(&tried)?;
     an_unclean_stop_is_told(&tried).await
 }
@@ -264,6 +265,27 @@ async fn the_cluster_is_as_asked(tried: &Tried) -> Result<()> {
     assert_eq!(tried.run("start", &["postgres"])?.0, Some(0));
     let probe = sql::connect(&pg.conninfo()).await?;
     tokio::time::timeout(PATIENCE, probe.batch_execute("CREATE TABLE protected_again ()")).await??;
+    Ok(())
+}
+
+/// Goal: the README's first commands work as they are pasted. Method: a shell that has `walfabric env`
+/// and nothing else to go by.
+fn a_shell_finds_the_fabric(tried: &Tried) -> Result<()> {
+    let program = binary()?;
+    let bin = walfabric::postgres::find_bin_dir(None)?;
+    let script = format!(
+        "eval \"$({0} env --dir {1})\"\n\
+         {2}/psql -AtXc \"SELECT 'rows ' || count(*) FROM big\"\n\
+         {0} page get --pageserver \"$WALFABRIC_PAGESERVER\" --tenant \"$WALFABRIC_TENANT\" \\\n\
+             --timeline \"$WALFABRIC_TIMELINE\" --rel 1664/0/1262 --block 0 | wc -c\n\
+         {0} status --broker \"$WALFABRIC_BROKER\" | grep -c '^  safekeeper'\n",
+        program.display(),
+        tried.root().display(),
+        bin.display(),
+    );
+    let output = Command::new("sh").args(["-ec", &script]).env("PGHOST", "/nowhere").output_within(PATIENCE)?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["rows", "40000", "8192", "3"], "{text}");
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! | [`up`], [`verbs`] | bring up, start, stop, kill, take down |
 //! | [`timeline`], [`protect`] | one-time bootstrap of a timeline; whether commits wait for its quorum |
 //! | [`status`] | every node, asked at call time |
+//! | [`env`] | addresses and ids for a shell |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
@@ -17,6 +18,7 @@
 
 pub mod ddl;
 pub mod demo;
+pub mod env;
 pub mod fabric;
 pub mod http;
 pub mod import;

@@ -19,8 +19,8 @@ use walfabric::supervisor::STOP_PATIENCE_S;
 use walfabric::verbs::Verb;
 use walfabric::wal::{Outcome, WalSource};
 use walfabric::{
-    demo, fabric::FabricDir, fabric::Usage, page, protect, readmit, root, sql, status, supervisor, timeline, up, verbs,
-    wal,
+    demo, env, fabric::FabricDir, fabric::Usage, page, protect, readmit, root, sql, status, supervisor, timeline, up,
+    verbs, wal,
 };
 
 /// Quorum-durable, branchable storage for an unmodified PostgreSQL.
@@ -45,6 +45,8 @@ enum Command {
     Down(DownOptions),
     /// Show every node, dead or alive
     Status(StatusOptions),
+    /// Print addresses and ids of a fabric as shell commands: eval "$(walfabric env --dir DIR)"
+    Env(DirOptions),
     /// Manage timelines
     #[command(subcommand)]
     Timeline(TimelineCommand),
@@ -521,6 +523,7 @@ async fn run(command: Command) -> Result<u8> {
         Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name, STOP_PATIENCE_S).await,
         Command::Down(o) => verbs::down(&o.dir, o.wait_s).await,
         Command::Status(o) => run_status(o).await,
+        Command::Env(o) => env::run(&o.dir),
         Command::Timeline(TimelineCommand::Create(o)) => run_create(o, false).await,
         Command::Timeline(TimelineCommand::Import(o)) => run_create(o, true).await,
         Command::Timeline(TimelineCommand::Protect(o)) => run_protect(o).await,
@@ -555,11 +558,6 @@ async fn run(command: Command) -> Result<u8> {
 /// The primary that `conninfo` and the environment name, as for libpq's programs.
 fn primary(conninfo: &str) -> Result<ConnectOptions> {
     sql::resolve("--primary", conninfo, &Environment::read(|name| std::env::var(name).ok()))
-}
-
-/// One word for a shell.
-fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 async fn run_up(o: UpOptions) -> Result<u8> {
@@ -629,7 +627,7 @@ async fn run_create(o: CreateOptions, import: bool) -> Result<u8> {
         if created.changed { "created" } else { "unchanged" },
         created.start_lsn
     );
-    let shown = shell_quoted(&primary.shown());
+    let shown = env::quoted(&primary.shown());
     let secret = if primary.password.is_some() { " (its password by PGPASSWORD or ~/.pgpass)" } else { "" };
     println!("next, start the shim{secret}:");
     let shim = format!(
