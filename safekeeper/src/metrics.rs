@@ -22,7 +22,7 @@ pub(crate) struct StreamLabel {
 /// Label of something that was refused or failed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct Code {
-    /// SQLSTATE.
+    /// SQLSTATE of the refusal, five characters.
     pub(crate) sqlstate: String,
 }
 

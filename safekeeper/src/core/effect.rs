@@ -21,12 +21,12 @@ pub struct WriteId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AskId(pub u64);
 
-/// What happened.
+/// What the driver tells the acceptor: a proposer's word, a completed write, the time.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
     /// START_WAL_PUSH was accepted on a connection.
     Connected {
-        /// The connection.
+        /// Number of the new connection, used once.
         conn: ConnId,
         /// Version of the messages.
         version: ProtoVersion,
@@ -37,12 +37,12 @@ pub enum Input {
     Message {
         /// On this connection.
         conn: ConnId,
-        /// The message.
+        /// What the proposer said, decoded.
         message: ProposerMessage,
     },
     /// The connection is gone (also after [`Effect::Close`]; then it changes nothing).
     Disconnected {
-        /// The connection.
+        /// Number of the connection that ended.
         conn: ConnId,
     },
     /// The driver's input queue ran empty, or the hold limit or the end of a segment was reached: make it durable,
@@ -54,7 +54,7 @@ pub enum Input {
     Done(WriteId),
     /// The [`Effect::Truncate`] of this name is durable; the log now ends so.
     Truncated {
-        /// Which.
+        /// The truncation that is done.
         write: WriteId,
         /// The end found: `flush_lsn` equals the position asked for.
         end: LogEnd,
@@ -128,9 +128,9 @@ pub enum Effect {
     },
     /// Answer another member.
     Answer {
-        /// Its question.
+        /// The question that it answers.
         ask: AskId,
-        /// The answer.
+        /// What this member remembers and promises.
         answer: Box<Answer>,
         /// Not before this is done.
         after: Option<WriteId>,
@@ -144,9 +144,9 @@ pub enum Effect {
     },
     /// Close the connection, after an error message that states the reason. Replies that wait for it are dropped.
     Close {
-        /// The connection.
+        /// The connection that ends.
         conn: ConnId,
-        /// Why.
+        /// Why, for the error message and its SQLSTATE.
         refusal: Refusal,
     },
 }
@@ -154,7 +154,7 @@ pub enum Effect {
 /// What the other side should do about a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NextAction {
-    /// Connect again.
+    /// Connect again: it may pass.
     Retry,
     /// Start over with a higher term.
     Reelect,
@@ -177,17 +177,17 @@ pub enum Refusal {
     /// The greeting names another timeline.
     #[error("this is timeline {here}, the greeting names {asked}")]
     WrongTimeline {
-        /// Held here.
+        /// The timeline held here.
         here: TenantTimelineId,
-        /// Asked for.
+        /// The timeline that the greeting names.
         asked: TenantTimelineId,
     },
     /// WAL of another cluster.
     #[error("system identifier {asked} differs from this timeline's {here}")]
     WrongSystem {
-        /// Held here.
+        /// The cluster whose WAL is held here.
         here: SystemId,
-        /// Asked for.
+        /// The cluster that the proposer reads from.
         asked: SystemId,
     },
     /// Another PostgreSQL major, or an unsupported one.
@@ -195,7 +195,7 @@ pub enum Refusal {
     WrongVersion {
         /// PG_VERSION_NUM held here.
         here: u32,
-        /// Asked for.
+        /// PG_VERSION_NUM of the proposer's cluster.
         asked: u32,
     },
     /// Another segment size.
@@ -212,19 +212,19 @@ pub enum Refusal {
     /// Another primary was designated since.
     #[error("primary_epoch {asked} is older than {here}: another primary was designated since")]
     EpochStale {
-        /// Stored here.
+        /// The newest epoch that was stored here.
         here: PrimaryEpoch,
-        /// Asked for.
+        /// The epoch of the proposer's primary.
         asked: PrimaryEpoch,
     },
     /// A number that is absurdly far above the one known: taking it would end the timeline's room for more.
     #[error("{what} {asked} lies more than {max} above {here}, the one known here")]
     TooFar {
-        /// Which number.
+        /// Name of the number, as messages have it.
         what: &'static str,
-        /// Known here.
+        /// The value known here.
         here: u64,
-        /// Asked for.
+        /// The value that was sent.
         asked: u64,
         /// The most that it may lie above it.
         max: u64,
@@ -232,23 +232,23 @@ pub enum Refusal {
     /// The proposer's configuration is not the one here.
     #[error("configuration generation {asked} differs from {here}")]
     WrongGeneration {
-        /// Held here.
+        /// Generation of the set held here.
         here: Generation,
-        /// Asked for.
+        /// Generation that the proposer named.
         asked: Generation,
     },
     /// The proposer's newer configuration does not contain this node.
     #[error("node {node} is not a member of configuration generation {generation}")]
     NotAMember {
-        /// This node.
+        /// The safekeeper that refuses.
         node: NodeId,
-        /// The configuration.
+        /// Generation of the proposer's set.
         generation: Generation,
     },
     /// An append of a term that was never announced here.
     #[error("append of term {asked}, but this acceptor is at term {here} and has not seen that election")]
     NotElected {
-        /// Own term.
+        /// The acceptor's own term.
         here: Term,
         /// The message's term.
         asked: Term,
@@ -271,7 +271,7 @@ pub enum Refusal {
         term: Term,
         /// Cut asked for.
         to: Lsn,
-        /// Known committed.
+        /// The position known to be committed here.
         commit: Lsn,
     },
     /// WAL that leaves a gap behind the end of the log.
@@ -293,11 +293,11 @@ pub enum Refusal {
     /// An append whose positions contradict its length, or that is too long.
     #[error("append of {begin}..{end} with {len} bytes of WAL is malformed")]
     Malformed {
-        /// First byte.
+        /// Position of the first byte, as the message says.
         begin: Lsn,
-        /// End.
+        /// Position behind the last byte, as it says.
         end: Lsn,
-        /// Bytes carried.
+        /// Bytes of WAL that it carried.
         len: usize,
     },
     /// WAL that PostgreSQL would not read back: checksum, link, page header.
@@ -309,7 +309,7 @@ pub enum Refusal {
     /// This member may have forgotten what it promised.
     #[error("safekeeper {node} takes no part in this timeline: {why}")]
     NotAdmitted {
-        /// This node.
+        /// The safekeeper that takes no part.
         node: NodeId,
         /// What it forgot, and what it waits for.
         why: String,
@@ -423,9 +423,9 @@ pub enum OpenError {
     /// This node is not in the member set.
     #[error("node {node} is not a member of configuration generation {generation}")]
     NotAMember {
-        /// This node.
+        /// The safekeeper that was started.
         node: NodeId,
-        /// The configuration.
+        /// Generation of the persisted set.
         generation: Generation,
     },
 }

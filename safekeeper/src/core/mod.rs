@@ -24,6 +24,49 @@
 //! | `admission`, `heard` | whether this member may vote and count at all |
 //! | `bounds` | what another member's words may say at most |
 //! | `log` | the log's ends: written, durable, and the decoder that follows it |
+//!
+//! # Example
+//! A vote: the answer names the write that it waits for. Until the driver reports that write as durable, the answer
+//! does not leave.
+//!
+//! ```
+//! use pgformat::{Lsn, SegSize, Tli};
+//! use proto::api::{PgHistoryEntry, TimelineSource};
+//! use proto::consensus::{
+//!     AcceptorMessage, Member, MemberConf, ProposerGreeting, ProposerMessage, ProtoVersion, VoteRequest,
+//! };
+//! use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
+//! use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, LogEnd};
+//!
+//! // A timeline of one member that was just created: its log is empty and ends where it starts.
+//! let ttid = TenantTimelineId::new(TenantId::new([1; 16]), TimelineId::new([2; 16]));
+//! let (system_id, seg_size, start) = (SystemId(7), SegSize::new(16 << 20).unwrap(), Lsn::new(0x0100_0028));
+//! let alone = vec![Member { id: NodeId(1), host: "localhost".to_owned(), pg_port: 5454 }];
+//! let mconf = MemberConf::new(Generation(1), alone, vec![]).unwrap();
+//! let pg_history = vec![PgHistoryEntry { tli: Tli(1), start_lsn: Lsn::new(0) }];
+//! let (source, epoch) = (TimelineSource::Vanilla, PrimaryEpoch::FIRST);
+//! let control =
+//!     ControlState::created(ttid, source, system_id, 170_002, seg_size, mconf.clone(), epoch, pg_history, start);
+//! let end = LogEnd { flush_lsn: start, last_record_start: None };
+//! let mut acceptor = Acceptor::open(AcceptorConfig::new(NodeId(1)), control, Some(end)).unwrap();
+//!
+//! // A proposer connects, says whose WAL it has, and asks for a vote.
+//! let (conn, mut effects) = (ConnId(1), Vec::new());
+//! acceptor.step(0, Input::Connected { conn, version: ProtoVersion::V3, primary_epoch: Some(epoch) }, &mut effects);
+//! let greeting = ProposerGreeting { ttid, mconf, pg_version_num: 170_002, system_id, seg_size, tli: None };
+//! acceptor.step(0, Input::Message { conn, message: ProposerMessage::Greeting(greeting) }, &mut effects);
+//! effects.clear();
+//! let request = VoteRequest { generation: Generation(1), term: Term(1) };
+//! acceptor.step(0, Input::Message { conn, message: ProposerMessage::VoteRequest(request) }, &mut effects);
+//!
+//! // The new term is persisted first, and the vote waits for just that.
+//! let Some(Effect::Persist { write, state }) = effects.first() else { panic!("{effects:?}") };
+//! assert_eq!(state.term, Term(1));
+//! let Some(Effect::Reply { message: AcceptorMessage::VoteResponse(vote), after, .. }) = effects.last() else {
+//!     panic!("{effects:?}")
+//! };
+//! assert!(vote.vote_given && *after == Some(*write));
+//! ```
 
 mod admission;
 mod append;
@@ -62,7 +105,7 @@ pub use state::{
 /// What does not change while a timeline is open.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptorConfig {
-    /// This safekeeper.
+    /// The safekeeper that this acceptor is, as the member set names it.
     pub node_id: NodeId,
     /// A moved commit position is persisted at the latest after this time, milliseconds.
     pub commit_persist_ms: u64,

@@ -21,7 +21,7 @@ pub const PG_HISTORY_ENTRIES_MAX: usize = 1_024;
 /// Everything persisted about a timeline, apart from the WAL.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ControlState {
-    /// Which timeline.
+    /// The timeline that this state belongs to.
     pub ttid: TenantTimelineId,
     /// Who feeds it; fixed at creation.
     pub source: TimelineSource,
@@ -176,7 +176,7 @@ pub struct LogEnd {
 /// Positions of an acceptor, for status, readers and announcements. All of them are what outsiders may rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Positions {
-    /// Current term.
+    /// The highest term promised here.
     pub term: Term,
     /// Term that wrote the end of the log.
     pub last_log_term: Term,

@@ -25,7 +25,7 @@ struct ForeignRequest {
     tenant_id: TenantId,
     timeline_id: TimelineId,
     mconf: ForeignConf,
-    /// PG_VERSION_NUM.
+    /// PG_VERSION_NUM of the cluster, for example 170002.
     pg_version: u32,
     system_id: Option<SystemId>,
     wal_seg_size: Option<u32>,

@@ -22,7 +22,7 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Entries of a term history from which on it is warned about: half of what there is room for.
 const HISTORY_WARN: usize = HISTORY_ENTRIES_MAX / 2;
 
-/// `GET /v1/status`.
+/// Body of the answer to `GET /v1/status`.
 #[derive(Serialize)]
 pub(super) struct SafekeeperNodeStatus {
     kind: &'static str,

@@ -140,7 +140,7 @@ async fn rest(
     }
 }
 
-/// `GET /v1/tenant/timeline`.
+/// `GET /v1/tenant/timeline`: the status of every timeline held here.
 pub(super) async fn list(State(ctx): State<Arc<SafekeeperContext>>) -> Json<Vec<SafekeeperTimelineStatus>> {
     Json(ctx.timelines.list().iter().map(|handle| ctx.timeline_status(handle)).collect())
 }
@@ -186,7 +186,7 @@ pub(super) async fn delete(
     }
 }
 
-/// `GET /v1/tenant/T/timeline/L`.
+/// `GET /v1/tenant/T/timeline/L`: the status of one timeline.
 pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>, Path(ids): Path<(String, String)>) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,

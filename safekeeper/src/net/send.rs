@@ -39,11 +39,11 @@ const PULL_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// One stream to serve.
 pub(crate) struct Outlet<'a> {
-    /// The timeline.
+    /// The timeline whose WAL is sent.
     pub(crate) handle: TimelineHandle,
     /// Its entry on the status page.
     pub(crate) stream: &'a OutgoingStream,
-    /// Counters.
+    /// The process's counters of bytes and streams.
     pub(crate) metrics: &'a SafekeeperMetrics,
     /// Bytes that may be unacknowledged; 0 = as many as TCP takes.
     pub(crate) window: u64,

@@ -81,7 +81,7 @@ enum Use {
     Stream,
     /// What a proposer asks before: answered in a kept place too.
     Question,
-    /// Anything else.
+    /// Any other command, or none that can be parsed.
     Other,
 }
 

@@ -42,7 +42,7 @@ impl StreamKind {
 pub(crate) enum StreamState {
     /// Dialling, or waiting for the first frame.
     Connecting = 0,
-    /// WAL flows.
+    /// WAL flows, or waits for more.
     Streaming = 1,
     /// Waiting for the next attempt.
     Backoff = 2,

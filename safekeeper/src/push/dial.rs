@@ -43,9 +43,9 @@ impl From<NetError> for DialError {
 pub(crate) struct OpenedPush {
     /// What the pageserver wants.
     pub(crate) start: PushStart,
-    /// Its messages.
+    /// What the pageserver says from here on.
     pub(crate) reader: CopyReader,
-    /// Ours.
+    /// Where the WAL goes out.
     pub(crate) writer: CopyWriter,
 }
 

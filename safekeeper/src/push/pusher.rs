@@ -51,7 +51,7 @@ enum PushOutcome {
     NewChoice,
     /// The pageserver has another choice.
     Stale(String),
-    /// Anything else.
+    /// Any other end: refused, unreachable, or broken off.
     Broken { progress: bool, reason: String },
 }
 

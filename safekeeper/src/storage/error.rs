@@ -39,9 +39,9 @@ pub enum StorageError {
     /// Written by another version of this software: exit code 5.
     #[error("{path} has format version {found}; this program knows version {known}", path = .path.display())]
     UnknownVersion {
-        /// Which file.
+        /// The file that cannot be read.
         path: PathBuf,
-        /// Its version.
+        /// The version that it says.
         found: u32,
         /// The version that is written here.
         known: u32,

@@ -16,11 +16,11 @@ use crate::core::{ControlState, Effect, Input, WriteId};
 /// An effect that concerns the disk.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Write WAL.
+    /// Write WAL behind the end of the log.
     Write {
         /// Position of the first byte.
         begin: Lsn,
-        /// The bytes.
+        /// The bytes, as they came.
         wal: Bytes,
     },
     /// Make everything written durable.
@@ -29,14 +29,14 @@ pub enum Op {
     Truncate {
         /// Name of the completion.
         write: WriteId,
-        /// New end.
+        /// The new end, a record boundary.
         to: Lsn,
     },
     /// Write the control file.
     Persist {
         /// Name of the completion.
         write: WriteId,
-        /// The state.
+        /// The whole state, as the control file has it.
         state: Box<ControlState>,
     },
 }

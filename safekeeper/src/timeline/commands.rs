@@ -46,7 +46,7 @@ pub(super) enum DriverCommand {
 /// What the acceptor says to a proposer.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PortEvent {
-    /// Send this.
+    /// Send this message; more may follow.
     Message(AcceptorMessage),
     /// Send this error and close the connection; nothing follows.
     Close(SqlError),

@@ -22,13 +22,13 @@ pub enum CreateError {
     /// It exists with other parameters.
     #[error("timeline {ttid} exists with another {field}: {here} here, {asked} asked for")]
     Conflict {
-        /// Which.
+        /// The timeline that was asked for.
         ttid: TenantTimelineId,
-        /// What differs.
+        /// Name of the parameter that differs.
         field: &'static str,
-        /// Held here.
+        /// The value held here.
         here: String,
-        /// Asked for.
+        /// The value asked for.
         asked: String,
     },
     /// The request contradicts itself, or this node.
@@ -40,17 +40,17 @@ pub enum CreateError {
          WAL of a new timeline and for those that are here", free >> 20, wanted >> 20
     )]
     NoRoom {
-        /// Which.
+        /// The timeline that was asked for.
         ttid: TenantTimelineId,
         /// Bytes that are free.
         free: u64,
         /// Bytes that must be.
         wanted: u64,
     },
-    /// The disk.
+    /// The disk refused or failed.
     #[error("creating timeline {ttid}: {source}")]
     Io {
-        /// Which.
+        /// The timeline that was asked for.
         ttid: TenantTimelineId,
         /// What the disk said.
         source: std::io::Error,

@@ -41,7 +41,7 @@ impl TimelineHandle {
         &self.shared
     }
 
-    /// Which timeline.
+    /// The tenant and timeline that this handle leads to.
     pub fn ttid(&self) -> TenantTimelineId {
         self.shared.ttid
     }

@@ -43,7 +43,7 @@ struct Call {
 pub(crate) enum Unheard {
     /// As many as may wait for it do.
     TooMany(usize),
-    /// In words.
+    /// It did not answer; why, in words.
     Failed(String),
 }
 

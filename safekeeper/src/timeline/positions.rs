@@ -10,13 +10,13 @@ use crate::core::{self, Admission};
 /// Positions of a timeline as outsiders may rely on them; changes wake the watchers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TimelinePositions {
-    /// Current term.
+    /// The highest term promised here.
     pub term: Term,
     /// Term that wrote the end of the log.
     pub last_log_term: Term,
     /// Durable end, a record boundary; `None` = no log yet.
     pub flush_lsn: Option<Lsn>,
-    /// Committed.
+    /// Known to be committed; `None` = nothing yet.
     pub commit_lsn: Option<Lsn>,
     /// Below it no peer needs WAL.
     pub peer_horizon_lsn: Option<Lsn>,
@@ -37,7 +37,7 @@ pub struct TimelinePositions {
 pub struct Stopped {
     /// SQLSTATE of the answer to proposers.
     pub code: &'static str,
-    /// In words.
+    /// The reason in words, for people.
     pub reason: Arc<str>,
 }
 

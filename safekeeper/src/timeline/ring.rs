@@ -77,7 +77,7 @@ impl WalRing {
         (!out.is_empty()).then_some(out)
     }
 
-    /// Bytes held.
+    /// Bytes that the ring holds now.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

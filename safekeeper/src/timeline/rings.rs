@@ -88,7 +88,7 @@ impl RecentWal {
         self.change(WalRing::clear);
     }
 
-    /// See [`WalRing::read`].
+    /// What the ring has of `[from, to)`; see [`WalRing::read`].
     pub(super) fn read(&self, from: Lsn, to: Lsn) -> Option<Vec<Bytes>> {
         lock(&self.ring).read(from, to)
     }

@@ -40,7 +40,7 @@ pub(super) struct TimelineShared {
 /// What status and readers look at.
 #[derive(Clone, Debug)]
 pub(super) struct TimelineView {
-    /// As persisted.
+    /// What the control file durably says.
     pub(super) control: Arc<ControlState>,
     pub(super) core: core::Positions,
     /// Replaced when the timeline is opened anew.

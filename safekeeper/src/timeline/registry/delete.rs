@@ -19,10 +19,10 @@ pub enum DeleteError {
     /// Its driver does not end.
     #[error("timeline {0} does not stop within {SHUTDOWN_MAX:?}: the disk hangs")]
     Stuck(TenantTimelineId),
-    /// The disk.
+    /// The disk refused or failed.
     #[error("deleting timeline {ttid}: {source}")]
     Io {
-        /// Which.
+        /// The timeline that stays.
         ttid: TenantTimelineId,
         /// What the disk said.
         source: std::io::Error,
