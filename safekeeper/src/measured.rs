@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use disk::{DirEntry, Disk, DiskFile, OpenMode};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-
-use crate::storage::disk::{DirEntry, Disk, DiskFile, OpenMode};
 
 /// Kind of a sync: fdatasync (WAL), fsync (lengths, control file), dir (names).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -39,7 +38,7 @@ impl DiskMetrics {
         DiskMetrics { sync_seconds: Family::new_with_constructor(histogram), failures: Counter::default() }
     }
 
-    /// Describes them.
+    /// Names them in the exposition.
     pub(crate) fn register(&self, r: &mut Registry) {
         let help = "Duration of fdatasync, fsync and directory syncs; the count is their number";
         r.register_with_unit("disk_sync", help, Unit::Seconds, self.sync_seconds.clone());
@@ -61,7 +60,7 @@ impl DiskMetrics {
     }
 }
 
-/// `inner`, measured.
+/// A disk that measures every sync of `inner` and counts what fails.
 #[derive(Debug)]
 pub(crate) struct MeasuredDisk<D> {
     inner: D,
@@ -93,6 +92,10 @@ impl<D: Disk> Disk for MeasuredDisk<D> {
 
     fn fsync_dir(&self, path: &Path) -> io::Result<()> {
         self.metrics.timed("dir", || self.inner.fsync_dir(path))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.link(from, to)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -161,7 +164,13 @@ impl DiskFile for MeasuredFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::disk::FsDisk;
+    use disk::FsDisk;
+
+    #[test]
+    fn a_measured_disk_does_what_its_inner_one_does() {
+        let disk = MeasuredDisk::new(disk::FakeDisk::new(1), DiskMetrics::new());
+        disk::conformance::check(&disk, Path::new("/data"));
+    }
 
     #[test]
     fn syncs_are_counted() {

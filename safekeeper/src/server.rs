@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use broker::{Broker, BrokerError, Session};
 use broker::{TwoProcesses, one_process};
+use disk::FsDisk;
 use node::datadir::{DataDir, DataDirError};
 use node::parts::{Part, Parts};
 use node::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
@@ -23,7 +24,6 @@ use crate::context::{SafekeeperContext, VERSION};
 use crate::measured::{DiskMetrics, MeasuredDisk};
 use crate::metrics::SafekeeperMetrics;
 use crate::push::board::PushBoard;
-use crate::storage::disk::FsDisk;
 use crate::timeline::{RegistryError, Timelines, TimelinesConfig};
 use crate::{admission, announce, http, net, push, relay};
 

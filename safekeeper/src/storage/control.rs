@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, DiskFile, OpenMode};
 use pgformat::Lsn;
 use proto::id::Incarnation;
 
-use super::disk::{Disk, DiskFile, OpenMode};
 use super::error::StorageError;
 use crate::core::{BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, PG_HISTORY_ENTRIES_MAX};
 

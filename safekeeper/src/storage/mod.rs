@@ -4,7 +4,6 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`disk`] | the file operations that storage needs; the real disk |
 //! | [`error`] | failures, by what is to be done about them |
 //! | [`control`] | control file: two alternating checksummed slots |
 //! | [`segment`] | segment files: names, creation, index |
@@ -16,10 +15,7 @@
 //! | [`ops`] | the acceptor's effects, grouped and run |
 
 pub mod control;
-pub mod disk;
 pub mod error;
-#[cfg(test)]
-pub(crate) mod fake;
 pub mod ops;
 pub mod read_back;
 pub mod scan;

@@ -91,8 +91,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::storage::TimelineStorage;
     use crate::storage::tests::{Log, START, create, open};
-    use crate::storage::{TimelineStorage, fake};
 
     fn flip(storage: &TimelineStorage, at: Lsn) {
         let segments = storage.wal().segments();
@@ -109,7 +109,7 @@ mod tests {
         for seed in 0..30 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let log = Log::build(&mut rng, true);
-            let disk = fake::FakeDisk::new(fake::Lies::None);
+            let disk = disk::FakeDisk::new(1);
             create(&disk).expect("created");
             let (mut storage, state, _) = open(&disk).expect("opened");
             let (start, end) = (Lsn::new(START), *log.boundaries.last().expect("some"));

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::DiskFile;
 use pgformat::wal::page::{FIRST_IS_OVERWRITE, PageHeader, header_len};
 use pgformat::wal::{EndReason, StreamConfig, WalDecoder, WalError, find_end_of_wal};
 use pgformat::{Lsn, PgMajor, WAL_PAGE_SIZE};
 
-use super::disk::DiskFile;
 use super::error::StorageError;
 use super::segment::HeldSegments;
 use crate::core::{ControlState, LogEnd};

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
+use disk::{Disk, DiskFile, OpenMode};
 use pgformat::wal::page::PageHeader;
 use pgformat::{Lsn, SegSize, Tli, WAL_PAGE_SIZE};
 
 use super::control::no_space_or;
-use super::disk::{Disk, DiskFile, OpenMode};
 use super::error::StorageError;
 
 /// The segments of a timeline's directory.
@@ -68,12 +68,12 @@ impl HeldSegments {
         Ok(segments)
     }
 
-    /// The directory.
+    /// The directory that the segment files lie in.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Segment size.
+    /// Bytes in one segment file.
     pub fn seg_size(&self) -> SegSize {
         self.seg_size
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::disk::Disk;
+use disk::Disk;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct SharedDir {
 #[derive(Debug, Default)]
 struct SharedDirState {
     running: bool,
-    /// Syncs begun.
+    /// Number of the syncs that began.
     begun: u64,
     failures: u64,
 }

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, OpenMode};
 use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 
-use super::disk::{Disk, OpenMode};
-use super::fake::{FakeDisk, Lies};
 use super::scan::stream_config;
 use super::shared_dir::SharedDir;
 use super::*;
 use crate::core::{ControlState, LogEnd};
+use disk::{FakeDisk, IoFault, Lie};
 
 const SEG: u32 = 1 << 20;
 /// Behind the first page's header and a few pages of earlier WAL, whose bytes are the primary's.
@@ -247,10 +247,10 @@ fn compare_bytes(disk: &FakeDisk, storage: &TimelineStorage, log: &Log, end: Lsn
 }
 
 /// One life: work until cut, power loss or kill, restart; then the same again from there.
-fn life(seed: u64, lies: Lies, cut_within: u64) -> Result<(), String> {
+fn life(seed: u64, lies: &[Lie], cut_within: u64) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let log = Log::new(&mut rng);
-    let disk = FakeDisk::new(lies);
+    let disk = FakeDisk::lying(seed, lies);
     disk.die_at(rng.u64(..cut_within));
     let told = work(&disk, &log, &mut rng);
     let after = if rng.u8(..4) == 0 { disk.after_kill() } else { disk.after_power_loss(&mut rng) };
@@ -285,33 +285,33 @@ const OPERATIONS: u64 = 220;
 #[test]
 fn nothing_told_is_lost_wherever_power_or_process_is_cut() {
     for seed in 0..150 {
-        life(seed, Lies::None, OPERATIONS).unwrap_or_else(|e| panic!("{e}"));
+        life(seed, &[], OPERATIONS).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 
 #[test]
 fn planted_bugs_are_noticed() {
-    for lies in [Lies::NoFdatasync, Lies::NoDirSync] {
-        let noticed = (0..150).find_map(|seed| life(seed, lies, OPERATIONS).err());
+    for lies in [[Lie::NoFdatasync], [Lie::NoDirSync]] {
+        let noticed = (0..150).find_map(|seed| life(seed, &lies, OPERATIONS).err());
         assert!(noticed.is_some(), "{lies:?} was not noticed");
     }
 }
 
 #[test]
 fn a_failed_fdatasync_closes_the_log_until_it_is_opened_and_written_anew() {
-    for lies in [Lies::None, Lies::NoRewrite] {
+    for lies in [&[][..], &[Lie::NoRewrite]] {
         let mut lost = false;
         for seed in 0..20 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let log = Log::build(&mut rng, false);
-            let disk = FakeDisk::new(lies);
+            let disk = FakeDisk::lying(seed, lies);
             create(&disk).expect("created");
             let (mut storage, _, _) = open(&disk).expect("opened");
             let (a, b) = (log.boundaries[3], log.boundaries[9]);
             storage.write(Lsn::new(START), &[log.slice(Lsn::new(START), a)]).expect("written");
             storage.flush().expect("synced");
             storage.write(a, &[log.slice(a, b)]).expect("written");
-            disk.fail_fdatasyncs(1);
+            disk.fail_times(IoFault::Sync, 1);
             storage.flush().expect_err("injected");
             assert!(matches!(storage.flush(), Err(StorageError::Poisoned)), "the same bytes are not synced again");
             assert!(matches!(storage.write(b, &[Bytes::from_static(b"x")]), Err(StorageError::Poisoned)));
@@ -324,13 +324,13 @@ fn a_failed_fdatasync_closes_the_log_until_it_is_opened_and_written_anew() {
             assert!(end >= a, "what was synced before is never lost");
             lost |= end < b;
         }
-        assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
+        assert_eq!(lost, !lies.is_empty(), "the check must notice a missing rewrite, and only that");
     }
 }
 
 #[test]
 fn a_failed_sync_of_a_directory_fails_all_who_changed_it_before() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let dir = SharedDir::new(PathBuf::from("/data"));
     let changed = |name: &str| {
         let ticket = dir.begin();
@@ -338,7 +338,7 @@ fn a_failed_sync_of_a_directory_fails_all_who_changed_it_before() {
         ticket
     };
     let [a, b] = ["a", "b"].map(changed);
-    disk.fail_dir_sync(1);
+    disk.fail_nth(IoFault::SyncDir, 1);
     dir.sync(&disk, a).expect_err("injected");
     dir.sync(&disk, b).expect_err("the failed sync was b's as well");
     let c = changed("c");
@@ -352,28 +352,28 @@ fn a_failed_sync_of_a_directory_fails_all_who_changed_it_before() {
 /// What a start shows is durable, whatever a process before it failed to sync.
 #[test]
 fn a_start_writes_anew_the_state_whose_sync_failed() {
-    for lies in [Lies::None, Lies::NoRewrite] {
+    for lies in [&[][..], &[Lie::NoRewrite]] {
         let lost = (0..20).any(|seed| {
-            let disk = FakeDisk::new(lies);
+            let disk = FakeDisk::lying(seed, lies);
             create(&disk).expect("created");
             let (mut storage, mut control, _) = open(&disk).expect("opened");
             control.term = Term(9);
-            disk.fail_fdatasyncs(1);
+            disk.fail_times(IoFault::Sync, 1);
             storage.persist(&control).expect_err("injected");
             let killed = disk.after_kill();
             assert_eq!(start(&killed).expect("opened").1.term, Term(9), "the page cache shows it");
             let lost_power = killed.after_power_loss(&mut fastrand::Rng::with_seed(seed));
             open(&lost_power).expect("opened").1.term != Term(9)
         });
-        assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
+        assert_eq!(lost, !lies.is_empty(), "the check must notice a missing rewrite, and only that");
     }
 }
 
 /// A removal whose directory sync failed may be undone by the next power loss, whatever a later sync says.
-fn cut_with_failing_directory(seed: u64, lies: Lies) -> Result<(), String> {
+fn cut_with_failing_directory(seed: u64, lies: &[Lie]) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let log = Log::new(&mut rng);
-    let disk = FakeDisk::new(lies);
+    let disk = FakeDisk::lying(seed, lies);
     create(&disk).map_err(|e| e.to_string())?;
     let (mut storage, _, _) = open(&disk).map_err(|e| e.to_string())?;
     let end = *log.boundaries.last().ok_or("not empty")?;
@@ -381,7 +381,7 @@ fn cut_with_failing_directory(seed: u64, lies: Lies) -> Result<(), String> {
     storage.flush().map_err(|e| e.to_string())?;
     // In the segment after the next, so that whole segments go.
     let to = log.boundary(Lsn::new(6 * u64::from(SEG) + rng.u64(..u64::from(SEG))));
-    disk.fail_dir_sync(1);
+    disk.fail_nth(IoFault::SyncDir, 1);
     storage.truncate(to).map(|_| "the directory sync fails").map_or(Ok(()), Err)?;
     let (mut storage, _, _) = open(&disk).map_err(|e| e.to_string())?;
     // The election asks again.
@@ -396,15 +396,15 @@ fn cut_with_failing_directory(seed: u64, lies: Lies) -> Result<(), String> {
 #[test]
 fn a_failed_directory_sync_brings_no_removed_wal_back() {
     for seed in 0..30 {
-        cut_with_failing_directory(seed, Lies::None).unwrap_or_else(|e| panic!("{e}"));
+        cut_with_failing_directory(seed, &[]).unwrap_or_else(|e| panic!("{e}"));
     }
-    let noticed = (0..30).find_map(|seed| cut_with_failing_directory(seed, Lies::NoZeroing).err());
+    let noticed = (0..30).find_map(|seed| cut_with_failing_directory(seed, &[Lie::NoZeroing]).err());
     assert!(noticed.is_some(), "a cut that only removes files must be noticed");
     // A timeline whose name is not durable does not exist, and the same request makes it later.
     for nth in 1..=3 {
         for seed in 0..30 {
-            let disk = FakeDisk::new(Lies::None);
-            disk.fail_dir_sync(nth);
+            let disk = FakeDisk::new(1);
+            disk.fail_nth(IoFault::SyncDir, nth);
             assert!(create(&disk).is_err() && open(&disk).is_err(), "sync {nth}");
             create(&disk).expect("created");
             open(&disk.after_kill()).expect("it is there");
@@ -425,7 +425,7 @@ fn an_overwritten_record_counts_only_when_it_was_synced() {
     let end = b.noop(5000).end;
     let log = Log { bytes: b.bytes().to_vec(), boundaries: vec![Lsn::new(START), before, replaced, end] };
     for synced in [false, true] {
-        let disk = FakeDisk::new(Lies::None);
+        let disk = FakeDisk::new(1);
         create(&disk).expect("created");
         let (mut storage, control, _) = open(&disk).expect("opened");
         storage.write(Lsn::new(START), &[log.slice(Lsn::new(START), end)]).expect("written");
@@ -449,12 +449,12 @@ fn an_overwritten_record_counts_only_when_it_was_synced() {
 fn a_full_disk_shows_before_anything_is_written_and_heals() {
     let mut rng = fastrand::Rng::with_seed(1);
     let log = Log::new(&mut rng);
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     create(&disk).expect("created");
     let (mut storage, control, _) = open(&disk).expect("opened");
     let end = Lsn::new(7 * u64::from(SEG) + 4096);
     // Room for one of the two further segments that this needs.
-    disk.set_room(Some(u64::from(SEG) + 10));
+    disk.limit(Some(u64::from(SEG) + 10));
     let all = [log.slice(Lsn::new(START), end)];
     let written = || {
         let held = disk.content(&target().join("000000030000000000000005")).expect("there");
@@ -468,7 +468,7 @@ fn a_full_disk_shows_before_anything_is_written_and_heals() {
     assert_eq!(written(), before, "nothing was written");
     storage.flush().expect("nothing to do");
     storage.persist(&control).expect("the control file needs no room");
-    disk.set_room(None);
+    disk.limit(None);
     storage.write(Lsn::new(START), &all).expect("written");
     storage.flush().expect("synced");
     let (_, _, found) = open(&disk.after_power_loss(&mut rng)).expect("opened");
@@ -482,11 +482,11 @@ fn a_timeline_takes_room_for_wal_only_when_wal_comes() {
     let first = target().join("000000030000000000000005");
     let mut rng = fastrand::Rng::with_seed(4);
     let log = Log::build(&mut rng, false);
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     create(&disk).expect("created");
     let held = prehistory(&state());
     assert!(disk.content(&first).expect("there") == held, "no more than the prehistory");
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     let (mut storage, _, found) = open(&disk.after_power_loss(&mut rng)).expect("opened");
     assert_eq!(found.map(|f| f.flush_lsn), Some(Lsn::new(START)));
     let cut = storage.truncate(Lsn::new(START)).expect("an election");
@@ -498,7 +498,7 @@ fn a_timeline_takes_room_for_wal_only_when_wal_comes() {
     let wal = [log.slice(Lsn::new(START), to)];
     assert!(storage.write(Lsn::new(START), &wal).expect_err("no room").is_no_space());
     assert!(disk.content(&first).expect("there") == held, "no more than the prehistory");
-    disk.set_room(None);
+    disk.limit(None);
     storage.write(Lsn::new(START), &wal).expect("written");
     storage.flush().expect("synced");
     assert_eq!(disk.content(&first).expect("there").len(), SEG as usize);
@@ -528,7 +528,7 @@ fn a_short_segment_keeps_what_it_holds() {
 
 #[test]
 fn writes_that_do_not_continue_the_log_are_refused() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     create(&disk).expect("created");
     let (mut storage, _, _) = open(&disk).expect("opened");
     for wrong in [START - 8, START + 8] {
@@ -539,7 +539,7 @@ fn writes_that_do_not_continue_the_log_are_refused() {
 
 #[test]
 fn segments_are_named_for_the_tli_of_their_first_byte() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     create(&disk).expect("created");
     let (mut storage, _, _) = open(&disk).expect("opened");
     let next = Lsn::new(6 * u64::from(SEG));
@@ -567,7 +567,7 @@ fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
     use std::collections::VecDeque;
     let mut rng = fastrand::Rng::with_seed(2);
     let log = Log::new(&mut rng);
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     create(&disk).expect("created");
     let (mut storage, control, _) = open(&disk).expect("opened");
     let at = |i: usize| log.boundaries[i];
@@ -591,11 +591,11 @@ fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
     let done = run_group(&mut storage, &mut ops).expect("run");
     assert!(matches!(done[..], [Input::Truncated { write: WriteId(4), end }] if end.flush_lsn == at(1)));
     let far = Op::Write { begin: at(1), wal: log.slice(at(1), Lsn::new(7 * u64::from(SEG))) };
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     ops.extend([far, Op::Flush(WriteId(5))]);
     assert!(run_group(&mut storage, &mut ops).expect_err("no room").is_no_space());
     assert_eq!(ops.len(), 2);
-    disk.set_room(None);
+    disk.limit(None);
     assert_eq!(run_group(&mut storage, &mut ops).expect("run"), [Input::Done(WriteId(5))]);
 }
 
@@ -606,7 +606,7 @@ fn a_log_without_the_segment_of_its_commit_position_ends_before_it() {
     let log = Log::build(&mut rng, false);
     let committed = log.boundary(Lsn::new(7 * u64::from(SEG) + u64::from(SEG / 2)));
     for lost in 0..4 {
-        let disk = FakeDisk::new(Lies::None);
+        let disk = FakeDisk::new(1);
         create(&disk).expect("created");
         let (mut storage, mut control, _) = open(&disk).expect("opened");
         let end = *log.boundaries.last().expect("some");

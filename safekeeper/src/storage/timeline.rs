@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::Disk;
 use pgformat::Lsn;
 
 use super::control::TimelineControlFile;
-use super::disk::Disk;
 use super::error::StorageError;
 use super::shared_dir::SharedDir;
 use super::wal::WalStorage;
@@ -22,7 +22,7 @@ pub type FoundTimeline = (TimelineStorage, ControlState, Option<LogEnd>);
 #[derive(Debug)]
 pub struct TimelineStorage {
     control: TimelineControlFile,
-    /// As persisted.
+    /// What the control file durably says.
     state: ControlState,
     wal: WalStorage,
 }
@@ -32,7 +32,7 @@ pub struct TimelineStorage {
 enum Opening {
     /// This process created it just now: every byte and every name was synced, nothing is in doubt.
     Fresh,
-    /// See [`TimelineStorage::open_at_start`].
+    /// The process just started: see [`TimelineStorage::open_at_start`].
     AtStart,
     /// A sync may have failed, in this process or in one before it.
     Anew,
@@ -170,7 +170,7 @@ impl TimelineStorage {
         Ok((storage, state, end))
     }
 
-    /// The log.
+    /// The timeline's log in segment files.
     pub fn wal(&self) -> &WalStorage {
         &self.wal
     }

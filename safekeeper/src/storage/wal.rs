@@ -12,10 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::Disk;
 use pgformat::wal::synthetic_prehistory;
 use pgformat::{Lsn, Tli};
 
-use super::disk::Disk;
 use super::error::StorageError;
 use super::scan::{find_log_end, last_record_before, overwrites, stream_config};
 use super::segment::{HeldSegments, Segment};

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::DiskFile;
 use pgformat::{Lsn, WAL_PAGE_SIZE};
 use proto::id::Term;
 use tokio::sync::watch;
@@ -15,7 +16,6 @@ use tokio::task::JoinHandle;
 
 use super::positions::TimelinePositions;
 use super::shared::TimelineShared;
-use crate::storage::disk::DiskFile;
 use crate::storage::segment::HeldSegments;
 
 /// How far a reader may read.
@@ -36,7 +36,7 @@ pub enum WalReadError {
     /// Start lies before the first byte held.
     #[error("WAL from {start} is not held here: the first byte is {held}")]
     BelowStart {
-        /// Asked for.
+        /// The position asked for.
         start: Lsn,
         /// First byte held.
         held: Lsn,
@@ -47,15 +47,15 @@ pub enum WalReadError {
     /// The term changed under a recovery reader.
     #[error("the term changed from {asked} to {here}")]
     TermChanged {
-        /// Read under.
+        /// The term that the reader was opened under.
         asked: Term,
-        /// Now.
+        /// The term that holds now.
         here: Term,
     },
     /// A file could not be read.
     #[error("reading WAL at {at}: {source}")]
     Io {
-        /// Where.
+        /// Position of the first byte that was wanted.
         at: Lsn,
         /// What the disk said.
         source: std::io::Error,
@@ -68,7 +68,7 @@ pub enum WalReadError {
     Closed,
 }
 
-/// Contiguous WAL.
+/// A piece of WAL without gaps, as a stream sends it on.
 #[derive(Clone, Debug)]
 pub struct WalChunk {
     /// Position of the first byte.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use disk::Disk;
 use node::parts;
 use prometheus_client::registry::Registry;
 use proto::api::CreateTimelineRequest;
@@ -34,7 +35,6 @@ use super::turns::CreationTurns;
 use super::worker::{OpenFailure, OpenedTimeline, TimelineHome};
 use super::{load, turns};
 use crate::core::ControlState;
-use crate::storage::disk::Disk;
 use crate::storage::shared_dir::SharedDir;
 use crate::storage::{StorageError, TimelineStorage};
 
@@ -68,7 +68,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 pub struct TimelinesConfig {
     /// Data directory, locked by the caller.
     pub dir: PathBuf,
-    /// This safekeeper.
+    /// The safekeeper that holds these timelines.
     pub node_id: NodeId,
     /// Whether a foreign walproposer's greeting may create a timeline.
     pub allow_implicit: bool,
@@ -115,12 +115,12 @@ pub enum RegistryError {
     /// Data is damaged: exit code 5.
     #[error("timeline {ttid} cannot be served: {problem}")]
     Corrupt {
-        /// Which.
+        /// The timeline that is damaged.
         ttid: TenantTimelineId,
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The disk.
+    /// The disk refused or failed.
     #[error("{path}: {source}", path = .path.display())]
     Io {
         /// Which file or directory.
@@ -131,7 +131,7 @@ pub enum RegistryError {
     /// A timeline could not be opened for a reason that may pass.
     #[error("timeline {ttid}: {problem}")]
     Unavailable {
-        /// Which.
+        /// The timeline that is not served.
         ttid: TenantTimelineId,
         /// What is wrong.
         problem: String,

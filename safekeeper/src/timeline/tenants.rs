@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use disk::Disk;
 use proto::id::TenantId;
 
 use crate::storage::StorageError;
-use crate::storage::disk::Disk;
 use crate::storage::shared_dir::SharedDir;
 use crate::storage::timeline::make_parent;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::{Disk, FsDisk};
 use harness::{Bounded as _, PATIENCE};
 use pgformat::wal::build::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
@@ -21,10 +22,9 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::core::ControlState;
-use crate::storage::disk::{Disk, FsDisk};
-use crate::storage::fake::{FakeDisk, Lies};
 use crate::storage::scan::stream_config;
 use crate::storage::tests::{prehistory, state};
+use disk::{FakeDisk, IoFault, Lie};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -211,7 +211,7 @@ async fn read_to(reader: &mut TimelineWalReader, end: Lsn) -> Vec<u8> {
 
 #[tokio::test]
 async fn wal_is_written_acknowledged_committed_read_and_there_after_a_restart() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (timelines, handle) = created(&disk, config()).await;
     let start = state().timeline_start_lsn.expect("a start");
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
@@ -250,7 +250,7 @@ async fn wal_is_written_acknowledged_committed_read_and_there_after_a_restart() 
 
 #[tokio::test]
 async fn a_recovery_reader_sees_uncommitted_wal_and_ends_with_the_term() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (_timelines, handle) = created(&disk, config()).await;
     let start = state().timeline_start_lsn.expect("a start");
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
@@ -277,7 +277,7 @@ async fn a_recovery_reader_sees_uncommitted_wal_and_ends_with_the_term() {
 
 #[tokio::test]
 async fn feedback_reaches_the_proposer_at_once_and_a_new_one_with_its_first_answer() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (_timelines, handle) = created(&disk, config()).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
     let end = p.write(&handle, 10_000).await;
@@ -299,7 +299,7 @@ async fn feedback_reaches_the_proposer_at_once_and_a_new_one_with_its_first_answ
 
 #[tokio::test]
 async fn a_lazy_proposer_gets_feedback_with_the_next_answer_and_no_answer_that_says_nothing_new() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (_timelines, handle) = created(&disk, config()).await;
     let lazy = StartWalPush { lazy_feedback: true, ..push(ProtoVersion::V3, Some(PrimaryEpoch(1))) };
     let mut p = Proposer::elect_by(&handle, lazy, 1, Vec::new()).await;
@@ -336,12 +336,12 @@ async fn a_lazy_proposer_gets_feedback_with_the_next_answer_and_no_answer_that_s
 
 #[tokio::test]
 async fn a_full_disk_stops_acknowledgements_and_heals_without_loss() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let small = TimelinesConfig { queue_bytes: 256 << 10, ..config() };
     let (_timelines, handle) = created(&disk, small).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
     let before = p.write(&handle, 1000).await;
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     while p.wal.position() < before.add(3 << 20) {
         p.wal.noop(3000);
     }
@@ -352,7 +352,7 @@ async fn a_full_disk_stops_acknowledgements_and_heals_without_loss() {
         assert!(handle.status().stopped.is_some_and(|why| why.contains("disk full")));
         assert!(handle.connect_proposer(&push(ProtoVersion::V3, Some(PrimaryEpoch(1)))).is_err(), "says so at once");
         let stuck = handle.positions().borrow().flush_lsn;
-        disk.set_room(None);
+        disk.limit(None);
         stuck
     };
     // The sender waits: its queue is bounded in bytes. Then it goes on by itself.
@@ -368,11 +368,11 @@ async fn a_full_disk_stops_acknowledgements_and_heals_without_loss() {
 
 #[tokio::test]
 async fn a_failed_fdatasync_stops_the_timeline_until_everything_was_written_anew() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (_timelines, handle) = created(&disk, config()).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
     let good = p.write(&handle, 200_000).await;
-    disk.fail_fdatasyncs(1);
+    disk.fail_times(IoFault::Sync, 1);
     let end = p.wal.noop(5000).end;
     p.send().await;
     let closed = loop {
@@ -403,7 +403,7 @@ async fn a_failed_fdatasync_stops_the_timeline_until_everything_was_written_anew
 
 #[tokio::test]
 async fn few_questions_about_wal_wait_at_a_time() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (_timelines, handle) = created(&disk, config()).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
     let end = p.write(&handle, 10_000).await;
@@ -417,7 +417,7 @@ async fn few_questions_about_wal_wait_at_a_time() {
 
 #[tokio::test]
 async fn an_idle_timeline_gives_back_its_prepared_segment() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let quick = TimelinesConfig { idle_after: Duration::from_millis(50), ..config() };
     let (_timelines, handle) = created(&disk, quick).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
@@ -435,7 +435,7 @@ async fn an_idle_timeline_gives_back_its_prepared_segment() {
 
 #[tokio::test]
 async fn recent_wal_stays_within_the_nodes_budget_and_is_given_back_when_idle() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let small = TimelinesConfig { rings_bytes: 1 << 20, recent_for: Duration::from_millis(50), ..config() };
     let (timelines, handle) = created(&disk, small).await;
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
@@ -457,16 +457,16 @@ async fn recent_wal_stays_within_the_nodes_budget_and_is_given_back_when_idle() 
 
 #[tokio::test]
 async fn a_creation_leaves_a_reserve_of_the_disk_and_makes_up_little() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let timelines = open(&disk, config());
     let (state, bytes) = (state(), prehistory(&state()));
     let wanted = (64 << 20) + 2 * state.seg_size.bytes();
-    disk.set_room(Some(wanted - 1));
+    disk.limit(Some(wanted - 1));
     match timelines.create(request(&state), bytes.clone()).await {
         Err(e @ CreateError::NoRoom { .. }) => assert!(e.to_string().contains("65 MiB free, and 66 MiB"), "{e}"),
         other => panic!("{other:?}"),
     }
-    disk.set_room(Some(wanted));
+    disk.limit(Some(wanted));
     assert_eq!(timelines.create(request(&state), bytes).await.expect("room"), Creation::Created);
     // A whole segment of made-up bytes for a request of three hundred.
     let far = CreateTimelineRequest {
@@ -486,7 +486,7 @@ async fn a_creation_leaves_a_reserve_of_the_disk_and_makes_up_little() {
 
 #[tokio::test]
 async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (timelines, handle) = created(&disk, config()).await;
     let (state, bytes) = (state(), prehistory(&state()));
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
@@ -527,17 +527,17 @@ async fn repeated_creation_changes_nothing_and_a_different_one_is_a_conflict() {
         assert!(matches!(refused, Err(CreateError::Invalid(_))), "{asked:?}: {refused:?}");
     }
     // No room: nothing half-made stays, and the same request works later.
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     assert!(matches!(timelines.create(fresh.clone(), bytes.clone()).await, Err(CreateError::NoRoom { .. })));
     assert!(timelines.get(ttid).is_none());
-    disk.set_room(None);
+    disk.limit(None);
     assert_eq!(timelines.create(fresh, bytes).await.expect("created"), Creation::Created);
     assert_eq!(timelines.list().len(), 2);
 }
 
 /// Two timelines of one tenant at the same time, the disk dying at operation `cut`; then power loss and restart.
-async fn creation_cut(cut: u64, seed: u64, lies: Lies) -> Result<bool, String> {
-    let disk = FakeDisk::new(lies);
+async fn creation_cut(cut: u64, seed: u64, lies: &[Lie]) -> Result<bool, String> {
+    let disk = FakeDisk::lying(seed, lies);
     let timelines = open(&disk, config());
     disk.die_at(disk.operations() + cut);
     let states = [[2; 16], [3; 16]].map(|id| {
@@ -576,16 +576,16 @@ async fn a_creation_is_whole_or_not_there_wherever_power_is_cut() {
     let mut completed = 0;
     while completed < 10 {
         for seed in 0..12 {
-            let told = creation_cut(cut, seed, Lies::None).await;
+            let told = creation_cut(cut, seed, &[]).await;
             completed += u32::from(told.unwrap_or_else(|e| panic!("cut at {cut}, seed {seed}: {e}")));
         }
         cut += 1;
         assert!(cut < 200, "both are created at some time");
     }
-    for lies in [Lies::NoFsync, Lies::NoDirSync] {
+    for lies in [[Lie::NoFsync], [Lie::NoDirSync]] {
         let mut noticed = false;
         for seed in 0..12 {
-            noticed |= creation_cut(cut, seed, lies).await.is_err();
+            noticed |= creation_cut(cut, seed, &lies).await.is_err();
         }
         assert!(noticed, "{lies:?} was not noticed");
     }
@@ -593,7 +593,7 @@ async fn a_creation_is_whole_or_not_there_wherever_power_is_cut() {
 
 #[tokio::test]
 async fn equal_creations_at_the_same_time_make_one_timeline() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let timelines = open(&disk, config());
     let (state, bytes) = (state(), prehistory(&state()));
     let other = CreateTimelineRequest { primary_epoch: PrimaryEpoch(2), ..request(&state) };
@@ -616,7 +616,7 @@ async fn equal_creations_at_the_same_time_make_one_timeline() {
 
 #[tokio::test]
 async fn a_walproposer_timeline_begins_with_its_first_election_only_when_allowed() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let greeting = ProposerGreeting {
         ttid: state().ttid,
         mconf: proto::consensus::MemberConf::none(),

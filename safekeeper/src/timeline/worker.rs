@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use disk::Disk;
 use proto::id::{NodeId, TenantTimelineId};
 
 use super::metrics::StorageMetrics;
 use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
-use crate::storage::disk::Disk;
 use crate::storage::timeline::FoundTimeline;
 use crate::storage::wal::SpareJob;
 use crate::storage::{Op, StorageError, TimelineStorage, run_group};

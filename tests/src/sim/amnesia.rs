@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
+use disk::DiskImage;
 use proto::admission::{Answer, Memory, Statement};
 use proto::id::{Incarnation, NodeId, Term};
 use safekeeper::core::{Admission, AskId, Input};
 
 use super::bug::Bug;
-use super::disk::Image;
 use super::schedule::spread;
 use super::world::{Event, World};
 use crate::check::Violation;
@@ -23,7 +23,7 @@ pub(crate) struct Amnesia {
     /// The member that forgot, and its re-admission before.
     forgetful: Option<(usize, Term)>,
     /// A copy of a member's disk, and what the member would say when it comes up with it.
-    copy: Option<(usize, Image, Statement)>,
+    copy: Option<(usize, DiskImage, Statement)>,
     /// Who asked, by question, and in which life.
     asks: BTreeMap<AskId, (usize, u64)>,
     asked: u64,
@@ -184,8 +184,7 @@ impl World {
         state.standing.incarnation = Incarnation::new([100 + self.amnesia.lives; 16]);
         self.nodes[node].disk.restore(None);
         self.nodes[node].disk.limit(None);
-        self.nodes[node].disk.plan_fault(None);
-        self.nodes[node].disk.plan_crash(None);
+        self.nodes[node].disk.no_faults();
         self.nodes[node].create(&state, &prehistory).or_else(|e| Violation::of("open", e.to_string()))
     }
 

@@ -1,13 +1,14 @@
 //! Faults: their kinds, their frequency, and their end.
 
+use disk::IoFault;
+use proto::id::PrimaryEpoch;
+
 use super::bug::Bug;
-use super::disk::IoFault;
 use super::net::ConnKey;
 use super::node::Node;
 use super::schedule::{pick, spread};
 use super::world::{Event, World};
 use crate::check::Violation;
-use proto::id::PrimaryEpoch;
 
 impl World {
     /// One fault, then the next one's time.
@@ -27,13 +28,13 @@ impl World {
             26..32 => self.blackout(),
             32..46 => {
                 let calls = self.rng.u64(1..12);
-                self.nodes[node].disk.plan_crash(Some(calls));
+                self.nodes[node].disk.die_in(calls);
             }
             46..58 => self.break_some_connection(),
             58..64 => self.cut_off(node),
             64..74 => {
                 let fault = *pick(&mut self.rng, &[IoFault::Write, IoFault::Sync, IoFault::Sync, IoFault::SyncDir]);
-                self.nodes[node].disk.plan_fault(Some(fault));
+                self.nodes[node].disk.fail_next(fault);
             }
             74..78 => self.fill_disk(node),
             78..83 => {
@@ -139,8 +140,7 @@ impl World {
         self.net.cut_off[node] = false;
         self.nodes[node].disk.limit(None);
         if self.healed {
-            self.nodes[node].disk.plan_fault(None);
-            self.nodes[node].disk.plan_crash(None);
+            self.nodes[node].disk.no_faults();
         }
     }
 

@@ -63,7 +63,7 @@ impl World {
             }
             Err(OpenFailure::Damaged(problem)) => Violation::of("open", format!("node {id}: {problem}")),
             Err(OpenFailure::Disk) => {
-                if self.nodes[node].disk.is_crashed() {
+                if self.nodes[node].disk.is_down() {
                     self.count("crash while opening");
                     let power = self.rng.bool();
                     self.node_down(node, power);

@@ -1,9 +1,8 @@
 //! A deterministic simulator of the quorum: real acceptors, real proposers, real WAL storage and control slots, on a
-//! network, disks and clocks that fail. A seed determines its run exactly. See `docs/simulation.md`.
+//! network, disks (`disk::FakeDisk`) and clocks that fail. A seed determines its run exactly. See `docs/simulation.md`.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`disk`] | a disk that loses, reorders and tears what was not synced |
 //! | [`bug`] | bugs that can be planted |
 //! | `net` | connections |
 //! | `node` | a safekeeper |
@@ -17,7 +16,6 @@
 
 mod amnesia;
 pub mod bug;
-pub mod disk;
 mod drive;
 mod faults;
 mod life;

@@ -1,4 +1,4 @@
-//! One simulated safekeeper: the real acceptor, the real storage and the real grouping of effects, on a [`SimDisk`].
+//! One simulated safekeeper: the real acceptor, the real storage and the real grouping of effects, on a [`FakeDisk`].
 //!
 //! Owns both, and the replies that wait for the disk. It is a driver in miniature: effects become disk operations and
 //! messages, completions become inputs.
@@ -8,24 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, FakeDisk, Lie};
 use pgformat::Lsn;
 use proto::admission::{Answer, Statement};
 use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
 use safekeeper::core::{Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Refusal, WriteId};
-use safekeeper::storage::disk::Disk;
 use safekeeper::storage::shared_dir::SharedDir;
 use safekeeper::storage::timeline::FoundTimeline;
 use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
 
 use super::bug::Bug;
-use super::disk::{DiskBugs, SimDisk};
 use super::wal::seg_size;
 
 /// A safekeeper, up or down.
 pub(crate) struct Node {
     pub(crate) id: u64,
-    pub(crate) disk: SimDisk,
+    pub(crate) disk: FakeDisk,
     shared: Arc<dyn Disk>,
     pub(crate) live: Option<Live>,
     /// Raised whenever it goes down: what was meant for an earlier life is dropped.
@@ -68,14 +67,21 @@ pub(crate) enum OpenFailure {
 
 impl Node {
     pub(crate) fn new(id: u64, seed: u64, bug: Option<Bug>) -> Node {
-        let bugs = DiskBugs {
-            no_dir_sync: bug == Some(Bug::NoDirSync),
-            no_wipe_at_open: bug == Some(Bug::NoTruncateAtOpen),
-            no_sync_at_open: bug == Some(Bug::NoSyncAtOpen),
-        };
-        let disk = SimDisk::new(seed, bugs);
+        let disk = FakeDisk::new(seed);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        Node { id, disk, shared, live: None, life: 0, clock_ahead_ms: 0, bug }
+        let node = Node { id, disk, shared, live: None, life: 0, clock_ahead_ms: 0, bug };
+        node.disk.set_lies(node.lies(false));
+        node
+    }
+
+    /// What the disk says and does not do, as a planted bug wants it.
+    fn lies(&self, opening: bool) -> &'static [Lie] {
+        match self.bug {
+            Some(Bug::NoDirSync) => &[Lie::NoDirSync],
+            Some(Bug::NoTruncateAtOpen) if opening => &[Lie::NoZeroing, Lie::NoRemoval],
+            Some(Bug::NoSyncAtOpen) if opening => &[Lie::NoFdatasync, Lie::NoFsync, Lie::NoSyncAll],
+            _ => &[],
+        }
     }
 
     pub(crate) fn dir() -> PathBuf {
@@ -95,7 +101,7 @@ impl Node {
 
     /// Comes up with what the disk holds; returns the state and the end of the log found.
     pub(crate) fn open(&mut self, sync_first: bool) -> Result<(ControlState, Option<Lsn>), OpenFailure> {
-        self.disk.set_opening(true);
+        self.disk.set_lies(self.lies(true));
         let sync_all = || self.shared.sync_all(&Self::dir()).map_err(|_| OpenFailure::Disk);
         // As a starting safekeeper does for all its timelines, or as a running one does for one of them.
         let opened = if sync_first {
@@ -106,7 +112,7 @@ impl Node {
         } else {
             self.open_storage(TimelineStorage::open)
         };
-        self.disk.set_opening(false);
+        self.disk.set_lies(self.lies(false));
         opened.map(|(live, state, end)| {
             self.live = Some(live);
             (state, end)

@@ -470,7 +470,7 @@ impl World {
         }
         match self.nodes[node].run_io(self.now / 1_000) {
             Ok(out) => self.after_node(node, out),
-            Err(_) if self.nodes[node].disk.is_crashed() => {
+            Err(_) if self.nodes[node].disk.is_down() => {
                 let power = self.rng.bool();
                 self.count(if power { "power loss inside a disk operation" } else { "kill inside a disk operation" });
                 self.node_down(node, power);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use disk::{FakeDisk, IoFault, Lie};
 use pgformat::{Lsn, SegSize, Tli};
 use proto::admission::Memory;
 use proto::api::{PgHistoryEntry, TimelineSource};
@@ -12,7 +13,6 @@ use proto::id::{
 
 use super::*;
 use crate::core::Standing;
-use crate::storage::fake::{FakeDisk, Lies};
 
 fn standing() -> Standing {
     let memory = |n: u64| Memory {
@@ -75,7 +75,7 @@ fn dir() -> &'static Path {
 }
 
 fn created() -> (FakeDisk, TimelineControlFile) {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let control = TimelineControlFile::create(&disk, dir(), &sample()).expect("created");
     disk.fsync_dir(dir()).expect("synced");
     (disk, control)
@@ -131,14 +131,14 @@ fn the_golden_file_of_version_2_is_read() {
     let mut expected = sample();
     expected.commit_lsn = Some(Lsn::new(0x0180_0000));
     assert_eq!(state, expected);
-    disk.flip(&dir().join(CONTROL_FILE), SLOT_SIZE + 100);
+    assert!(disk.rot(&dir().join(CONTROL_FILE), (SLOT_SIZE + 100) as u64));
     assert_eq!(TimelineControlFile::open(&disk, dir()).expect("the other slot").1, sample());
 }
 
 /// A disk with a golden file, and the state in it.
 fn golden(path: &Path) -> (FakeDisk, ControlState) {
     let golden = std::fs::read(path).expect("the golden file");
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let file = disk.open(&dir().join(CONTROL_FILE), OpenMode::CreateNew).expect("created");
     file.allocate(2 * SLOT_SIZE as u64).expect("allocated");
     file.write_at(0, &[Bytes::copy_from_slice(&golden[..4096])]).expect("written");
@@ -173,21 +173,21 @@ fn any_flipped_bit_of_the_newest_slot_gives_the_other_and_of_both_a_refusal() {
     let used = HEADER_LEN + body::encode(&newer, None).expect("fits").len();
     for at in 0..used {
         let hurt = disk.after_kill();
-        hurt.flip(&path, SLOT_SIZE + at);
+        assert!(hurt.rot(&path, (SLOT_SIZE + at) as u64));
         let (mut file, state) = TimelineControlFile::open(&hurt, dir()).unwrap_or_else(|e| panic!("byte {at}: {e}"));
         let bar = state.standing.barred.clone().unwrap_or_else(|| panic!("byte {at}: a vote may be forgotten"));
         assert!(bar.why.contains("write 4 was completed and is damaged"), "{}", bar.why);
         assert_eq!(ControlState { standing: sound().standing, ..state }, sound(), "byte {at}");
         // An older slot that is damaged takes nothing away.
         let older = disk.after_kill();
-        older.flip(&path, at);
+        assert!(older.rot(&path, at as u64));
         assert_eq!(TimelineControlFile::open(&older, dir()).expect("opened").1, newer);
         // The damaged slot is written next.
         file.persist(&newer).expect("written");
         assert_eq!(TimelineControlFile::open(&hurt, dir()).expect("opened").1, newer);
         let both = disk.after_kill();
-        both.flip(&path, SLOT_SIZE + at);
-        both.flip(&path, at);
+        assert!(both.rot(&path, (SLOT_SIZE + at) as u64));
+        assert!(both.rot(&path, at as u64));
         let e = TimelineControlFile::open(&both, dir()).expect_err("no slot is valid");
         assert!(e.is_corruption() && e.to_string().contains("slot 0") && e.to_string().contains("slot 1"), "{e}");
     }
@@ -209,12 +209,12 @@ fn an_unknown_version_is_refused_even_when_the_other_slot_is_known() {
 
 /// Power is cut at every operation of a series of writes: the state found is the last one reported durable, or the
 /// next.
-fn cut_everywhere(lies: Lies) -> Result<(), String> {
+fn cut_everywhere(lies: &[Lie]) -> Result<(), String> {
     let with_term = |t: u64| ControlState { term: Term(t), ..sound() };
     for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
         for cut in 0..12 {
-            let disk = FakeDisk::new(lies);
+            let disk = FakeDisk::lying(seed, lies);
             let mut control = TimelineControlFile::create(&disk, dir(), &with_term(9)).map_err(|e| e.to_string())?;
             disk.fsync_dir(dir()).expect("synced");
             disk.die_at(disk.operations() + cut);
@@ -242,20 +242,20 @@ fn cut_everywhere(lies: Lies) -> Result<(), String> {
 
 #[test]
 fn a_power_cut_never_takes_a_reported_state_back() {
-    cut_everywhere(Lies::None).expect("no state is lost");
-    cut_everywhere(Lies::NoFdatasync).expect_err("a missing fdatasync must be noticed");
+    cut_everywhere(&[]).expect("no state is lost");
+    cut_everywhere(&[Lie::NoFdatasync]).expect_err("a missing fdatasync must be noticed");
 }
 
 #[test]
 fn a_failed_sync_counts_for_nothing_until_written_anew() {
-    for lies in [Lies::None, Lies::NoRewrite] {
+    for lies in [&[][..], &[Lie::NoRewrite]] {
         let mut lost = false;
         for seed in 0..20 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let disk = FakeDisk::new(lies);
+            let disk = FakeDisk::lying(seed, lies);
             let mut control = TimelineControlFile::create(&disk, dir(), &sample()).expect("created");
             disk.fsync_dir(dir()).expect("synced");
-            disk.fail_fdatasyncs(1);
+            disk.fail_times(IoFault::Sync, 1);
             let newer = ControlState { term: Term(10), ..sample() };
             control.persist(&newer).expect_err("the sync fails");
             // A restart reads the new slot from the page cache, and gives it out only after it wrote it again.
@@ -268,20 +268,20 @@ fn a_failed_sync_counts_for_nothing_until_written_anew() {
             // Without a restart, writing again makes it durable.
             control.persist(&newer).expect("written");
             let kept = TimelineControlFile::open(&disk.after_power_loss(&mut rng), dir()).expect("opened").1;
-            assert!(lies != Lies::None || kept.term == Term(10));
+            assert!(!lies.is_empty() || kept.term == Term(10));
         }
-        assert_eq!(lost, lies == Lies::NoRewrite, "the check must notice a missing rewrite, and only that");
+        assert_eq!(lost, !lies.is_empty(), "the check must notice a missing rewrite, and only that");
     }
 }
 
 #[test]
 fn no_room_shows_at_creation_and_never_later() {
-    let disk = Arc::new(FakeDisk::new(Lies::None));
-    disk.set_room(Some(1000));
+    let disk = Arc::new(FakeDisk::new(1));
+    disk.limit(Some(1000));
     assert!(TimelineControlFile::create(&*disk, dir(), &sample()).expect_err("no room").is_no_space());
-    disk.set_room(None);
+    disk.limit(None);
     disk.remove(&dir().join(CONTROL_FILE)).expect("removed");
     let mut control = TimelineControlFile::create(&*disk, dir(), &sample()).expect("created");
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     control.persist(&sample()).expect("needs no room");
 }

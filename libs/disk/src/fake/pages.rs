@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 
-pub(super) const PAGE: usize = 4096;
+const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
 type Page = Box<[u8; PAGE]>;
@@ -14,16 +14,18 @@ pub(super) struct FileData {
     pub(super) cache: BTreeMap<u64, Page>,
     pub(super) len: u64,
     pub(super) medium: BTreeMap<u64, Page>,
-    pub(super) medium_len: u64,
-    pub(super) dirty: BTreeSet<u64>,
+    medium_len: u64,
+    dirty: BTreeSet<u64>,
     /// Shown by the cache, marked clean, but not on the medium: a failed sync.
-    pub(super) phantom: BTreeSet<u64>,
+    phantom: BTreeSet<u64>,
 }
 
 #[derive(Clone, Default)]
 pub(super) struct DirData {
     pub(super) names: BTreeMap<String, u64>,
     pub(super) medium: BTreeMap<String, u64>,
+    /// Names whose change shows, counts as clean, and is not on the medium: a failed sync.
+    phantom: BTreeSet<String>,
 }
 
 pub(super) fn copy_out(pages: &BTreeMap<u64, Page>, offset: u64, out: &mut [u8]) {
@@ -56,6 +58,23 @@ impl FileData {
         self.len = self.len.max(offset + data.len() as u64);
     }
 
+    /// Whether the cache has just these bytes there.
+    pub(super) fn shows(&self, offset: u64, data: &[u8]) -> bool {
+        let mut now = vec![0; data.len()];
+        copy_out(&self.cache, offset, &mut now);
+        offset + data.len() as u64 <= self.len && now == data
+    }
+
+    /// Flips a bit, in cache and on the medium.
+    pub(super) fn flip(&mut self, offset: u64) {
+        let (page, at) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
+        for side in [&mut self.cache, &mut self.medium] {
+            if let Some(data) = side.get_mut(&page) {
+                data[at] ^= 0x10;
+            }
+        }
+    }
+
     pub(super) fn zero(&mut self, offset: u64, len: u64) {
         let end = offset + len;
         let mut at = offset;
@@ -80,17 +99,24 @@ impl FileData {
         self.len = len;
     }
 
-    pub(super) fn persist(&mut self, page: u64) {
+    fn persist(&mut self, page: u64) {
         match self.cache.get(&page) {
             Some(data) => drop(self.medium.insert(page, data.clone())),
             None => drop(self.medium.remove(&page)),
         }
     }
 
-    pub(super) fn restore(&mut self, page: u64) {
+    fn restore(&mut self, page: u64) {
         match self.medium.get(&page) {
             Some(data) => drop(self.cache.insert(page, data.clone())),
             None => drop(self.cache.remove(&page)),
+        }
+    }
+
+    /// The kernel needs the memory of pages that it believes to be clean.
+    pub(super) fn evict_phantoms(&mut self) {
+        for page in std::mem::take(&mut self.phantom) {
+            self.restore(page);
         }
     }
 
@@ -133,7 +159,7 @@ impl FileData {
     }
 
     /// Some sectors of the page reach the medium, others do not.
-    pub(super) fn tear(&mut self, page: u64, rng: &mut Rng) {
+    fn tear(&mut self, page: u64, rng: &mut Rng) {
         let new = self.cache.get(&page).cloned().unwrap_or_else(|| Box::new([0; PAGE]));
         let old = self.medium.entry(page).or_insert_with(|| Box::new([0; PAGE]));
         for sector in 0..PAGE / SECTOR {
@@ -146,17 +172,48 @@ impl FileData {
 }
 
 impl DirData {
+    pub(super) fn put(&mut self, name: String, ino: u64) {
+        self.phantom.remove(&name);
+        self.names.insert(name, ino);
+    }
+
+    /// False when there is no such name.
+    pub(super) fn take(&mut self, name: &str) -> bool {
+        self.phantom.remove(name);
+        self.names.remove(name).is_some()
+    }
+
+    fn changed(&self) -> BTreeSet<String> {
+        let known = self.names.keys().chain(self.medium.keys());
+        known.filter(|name| self.names.get(*name) != self.medium.get(*name)).cloned().collect()
+    }
+
+    pub(super) fn sync(&mut self) {
+        for name in self.changed().difference(&self.phantom).cloned().collect::<Vec<_>>() {
+            match self.names.get(&name) {
+                Some(ino) => drop(self.medium.insert(name, *ino)),
+                None => drop(self.medium.remove(&name)),
+            }
+        }
+    }
+
+    pub(super) fn failed_sync(&mut self) {
+        self.phantom = self.changed();
+    }
+
     pub(super) fn power_loss(&mut self, rng: &mut Rng) {
         let keep_all = rng.u8(0..4) == 0;
         let touched: BTreeSet<&String> = self.names.keys().chain(self.medium.keys()).collect();
         let mut after = BTreeMap::new();
         for name in touched {
             let (now, before) = (self.names.get(name), self.medium.get(name));
-            let survives = if now != before && (keep_all || rng.u8(0..4) == 0) { now } else { before };
+            let written = keep_all || rng.u8(0..4) == 0;
+            let survives = if now != before && written && !self.phantom.contains(name) { now } else { before };
             if let Some(ino) = survives {
                 after.insert(name.clone(), *ino);
             }
         }
+        self.phantom.clear();
         self.names = after.clone();
         self.medium = after;
     }
