@@ -1,7 +1,6 @@
-//! The proposers' connections as the driver keeps them: answers in order, each sent when the write it waits for is
-//! durable.
+//! The proposers' connections as the driver keeps them: what each was told last, and what is added to its answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::commands::PortEvent;
 use super::shared::TimelineFeedback;
-use crate::core::{ConnId, WriteId};
+use crate::core::ConnId;
 
 /// Below a proposer's heartbeat (1 s), above any pause between commits that is worth a saving.
 const QUIET: Duration = Duration::from_millis(500);
@@ -24,15 +23,12 @@ const UNREAD_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Conns {
     conns: BTreeMap<ConnId, ProposerConn>,
-    done: Option<WriteId>,
 }
 
 #[derive(Debug)]
 struct ProposerConn {
     events: mpsc::Sender<PortEvent>,
     budget: Arc<Semaphore>,
-    /// Answers that wait, in order.
-    waiting: VecDeque<(Option<WriteId>, AcceptorMessage)>,
     /// Sent last, for feedback that comes while nothing is appended.
     last_append: Option<AppendResponse>,
     /// Number of the newest feedback sent.
@@ -53,7 +49,6 @@ impl Conns {
         let conn = ProposerConn {
             events,
             budget,
-            waiting: VecDeque::new(),
             last_append: None,
             feedback_seen: 0,
             lazy,
@@ -69,26 +64,10 @@ impl Conns {
         self.conns.remove(&id);
     }
 
-    /// Queues an answer and sends what may be sent.
-    pub(super) fn reply(
-        &mut self,
-        id: ConnId,
-        message: AcceptorMessage,
-        after: Option<WriteId>,
-        feedback: &TimelineFeedback,
-    ) {
-        let done = self.done;
+    /// Sends an answer, unless it says nothing new.
+    pub(super) fn reply(&mut self, id: ConnId, message: AcceptorMessage, feedback: &TimelineFeedback) {
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.waiting.push_back((after, message));
-            conn.send_ready(done, feedback);
-        }
-    }
-
-    /// Everything up to `write` is durable.
-    pub(super) fn completed(&mut self, write: WriteId, feedback: &TimelineFeedback) {
-        self.done = Some(write);
-        for conn in self.conns.values_mut() {
-            conn.send_ready(self.done, feedback);
+            conn.reply(message, feedback);
         }
     }
 
@@ -99,7 +78,7 @@ impl Conns {
         }
     }
 
-    /// Tells the proposer and takes nothing more from it; what waits is dropped.
+    /// Tells the proposer and takes nothing more from it.
     pub(super) fn close(&mut self, id: ConnId, error: SqlError) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.close(error);
@@ -111,24 +90,17 @@ impl Conns {
             conn.close(error.clone());
         }
     }
-
-    /// A new acceptor counts its writes from the beginning.
-    pub(super) fn restart(&mut self) {
-        self.done = None;
-    }
 }
 
 impl ProposerConn {
-    fn send_ready(&mut self, done: Option<WriteId>, feedback: &TimelineFeedback) {
-        while let Some((_, mut message)) = self.waiting.pop_front_if(|(after, _)| *after <= done) {
-            if let AcceptorMessage::Append(response) = &mut message {
-                if self.says_nothing_new(response) {
-                    continue;
-                }
-                self.complete(response, feedback);
+    fn reply(&mut self, mut message: AcceptorMessage, feedback: &TimelineFeedback) {
+        if let AcceptorMessage::Append(response) = &mut message {
+            if self.says_nothing_new(response) {
+                return;
             }
-            self.send(message);
+            self.complete(response, feedback);
         }
+        self.send(message);
     }
 
     /// Whether a proposer that takes feedback lazily learns nothing from this answer: an append without WAL told us a
@@ -210,7 +182,6 @@ impl ProposerConn {
             return;
         }
         self.closed = true;
-        self.waiting.clear();
         self.budget.close();
         // When its queue is full the end of the channel has to do.
         let _ = self.events.try_send(PortEvent::Close(error));
@@ -244,22 +215,22 @@ mod tests {
         let (mut conns, feedback) = (Conns::default(), TimelineFeedback::default());
         conns.insert(ConnId(1), events, Arc::new(Semaphore::new(1)), false);
         for lsn in 1..=50 {
-            conns.reply(ConnId(1), answer(lsn), None, &feedback);
+            conns.reply(ConnId(1), answer(lsn), &feedback);
         }
         let mut flushed = Vec::new();
         while let Ok(PortEvent::Message(AcceptorMessage::Append(response))) = receiver.try_recv() {
             flushed.push(response.flush_lsn.map(Lsn::get));
         }
         assert_eq!(flushed, [Some(1), Some(2)]);
-        conns.reply(ConnId(1), answer(51), None, &feedback);
+        conns.reply(ConnId(1), answer(51), &feedback);
         assert!(matches!(receiver.try_recv(), Ok(PortEvent::Message(m)) if m == answer(51)), "and it goes on");
         // One that takes nothing for long does not read.
-        conns.reply(ConnId(1), answer(52), None, &feedback);
-        conns.reply(ConnId(1), answer(53), None, &feedback);
-        conns.reply(ConnId(1), answer(54), None, &feedback);
+        conns.reply(ConnId(1), answer(52), &feedback);
+        conns.reply(ConnId(1), answer(53), &feedback);
+        conns.reply(ConnId(1), answer(54), &feedback);
         let conn = conns.conns.get_mut(&ConnId(1)).expect("it is there");
         conn.full_since = Instant::now().checked_sub(UNREAD_MAX);
-        conns.reply(ConnId(1), answer(55), None, &feedback);
+        conns.reply(ConnId(1), answer(55), &feedback);
         while receiver.try_recv().is_ok() {}
         assert!(conns.conns[&ConnId(1)].closed && receiver.is_closed(), "its connection ends");
     }

@@ -1,8 +1,8 @@
 //! One task per timeline: feeds the acceptor, runs its effects, publishes positions.
 //!
 //! Owner of acceptor, storage and connections. While the disk works on one group of effects, inputs go on and gather
-//! into the next: a group commit without timers. Order kept: ring, then positions; positions, then a truncation; a
-//! sync, then the answers that wait for it. No timer runs while WAL flows or while nothing happens; timers serve lazy
+//! into the next: a group commit without timers. What is gathered, and in which order it is done, says
+//! [`Gathering`]; this task does it. No timer runs while WAL flows or while nothing happens; timers serve lazy
 //! persistence of the commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
 
 use std::collections::VecDeque;
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::commands::DriverCommand;
 use super::conns::Conns;
+use super::gathering::{DriverAction, GatherLimits, Gathering};
 use super::metrics::StorageMetrics;
 use super::positions::{Stopped, TimelinePositions};
 use super::shared::TimelineShared;
@@ -30,15 +31,6 @@ mod asks;
 mod backoff;
 mod heal;
 
-/// Commands taken before the disk gets its turn, at most.
-const BATCH_COMMANDS: usize = 256;
-/// WAL gathered before the disk gets its turn, at most: larger groups gain nothing, and this bounds how long a flush is
-/// held.
-const BATCH_BYTES: usize = 1 << 20;
-
-/// WAL gathered while the disk works, at most: half of a connection's queue, so that with a slow disk one half is
-/// received while the other is written.
-const GATHERED_MAX: usize = 2 * BATCH_BYTES;
 /// A group up to this size may be synced on the spot: more takes the disk long enough for a thread to be worth waking.
 const ON_THE_SPOT_BYTES: usize = 64 << 10;
 /// A disk whose last group took longer gets a thread: meanwhile this one serves the rest of the node.
@@ -61,11 +53,7 @@ pub(super) struct TimelineDriver {
     conns: Conns,
     started: Instant,
     effects: Vec<Effect>,
-    ops: VecDeque<Op>,
-    /// Bytes of WAL in `ops`.
-    gathered: usize,
-    /// Budget of what is gathered, and of what the disk works on.
-    permits: (Vec<OwnedSemaphorePermit>, Vec<OwnedSemaphorePermit>),
+    gathering: Gathering<OwnedSemaphorePermit>,
     disk: DiskState,
     /// Duration of the last group.
     last_took: Option<Duration>,
@@ -139,9 +127,7 @@ impl TimelineDriver {
             conns: Conns::default(),
             started: Instant::now(),
             effects: Vec::new(),
-            ops: VecDeque::new(),
-            gathered: 0,
-            permits: (Vec::new(), Vec::new()),
+            gathering: Gathering::new(GatherLimits::SERVER),
             disk: DiskState::Ready(Box::new(opened.storage)),
             last_took: None,
             stopped: None,
@@ -155,7 +141,7 @@ impl TimelineDriver {
     /// Runs until shut down: what was received is durable by then and the commit position is persisted.
     pub(super) async fn run(mut self) {
         loop {
-            while self.give_disk_its_turn() {}
+            while self.settle() {}
             if self.stopping && self.is_settled() {
                 break;
             }
@@ -168,7 +154,6 @@ impl TimelineDriver {
                 DriverWake::Feedback => self.conns.spread(&self.shared.feedback),
                 DriverWake::Timer => self.timer(),
             }
-            self.publish();
         }
         if let Some((_, preparing)) = self.spare.take() {
             // A failed preparation is no loss.
@@ -183,7 +168,7 @@ impl TimelineDriver {
     }
 
     async fn wake(&mut self) -> DriverWake {
-        let takes_commands = !self.acceptor.busy() && self.gathered < GATHERED_MAX && !self.stopping;
+        let takes_commands = self.gathering.takes_commands(&self.acceptor) && !self.stopping;
         let timer = self.next_timer();
         tokio::select! {
             result = working(&mut self.disk) => result,
@@ -196,14 +181,13 @@ impl TimelineDriver {
     /// Takes the command and whatever waits behind it, within bounds.
     fn take_commands(&mut self, first: DriverCommand) {
         self.command(first);
-        for _ in 1..BATCH_COMMANDS {
-            if self.acceptor.busy() || self.gathered >= BATCH_BYTES || self.stopping {
-                break;
-            }
+        let mut taken = 1;
+        while self.gathering.batch_goes_on(&self.acceptor, taken) && !self.stopping {
             match self.commands.try_recv() {
                 Ok(command) => self.command(command),
                 Err(_) => break,
             }
+            taken += 1;
         }
     }
 
@@ -216,11 +200,12 @@ impl TimelineDriver {
                 self.step(Input::Connected { conn, version: command.version, primary_epoch: command.primary_epoch });
             }
             DriverCommand::Message { conn, message, permit } => {
-                self.permits.0.push(permit);
+                self.gathering.hold(permit);
                 self.step(Input::Message { conn, message });
             }
             DriverCommand::Disconnect { conn } => {
                 self.step(Input::Disconnected { conn });
+                self.gathering.disconnected(conn);
                 self.conns.remove(conn);
             }
             DriverCommand::Statement { answer } => self.state(answer),
@@ -238,68 +223,66 @@ impl TimelineDriver {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut effects = std::mem::take(&mut self.effects);
         self.acceptor.step(now, input, &mut effects);
-        for effect in effects.drain(..) {
-            self.run_effect(effect);
-        }
+        self.absorb(effects);
+    }
+
+    /// Takes what the acceptor asked for, and does what can be done.
+    fn absorb(&mut self, mut effects: Vec<Effect>) {
+        effects.drain(..).for_each(|effect| self.gathering.absorb(effect));
         self.effects = effects;
+        self.act();
     }
 
-    fn run_effect(&mut self, effect: Effect) {
-        match Op::from_effect(effect) {
-            Ok(op) => {
-                match &op {
-                    Op::Write { begin, wal } => {
-                        self.gathered += wal.len();
-                        (self.idle.active_since, self.idle.holds_wal) = (Some(Instant::now()), true);
-                        self.shared.recent.push(*begin, wal.clone());
-                    }
-                    Op::Truncate { to, .. } => self.shared.recent.cut(*to),
-                    Op::Flush(_) | Op::Persist { .. } => {}
+    /// Does what is to be done, in order; true when the disk got work and is done with it.
+    fn act(&mut self) -> bool {
+        let mut disk_was_quick = false;
+        while let Some(action) = self.gathering.next_action() {
+            match action {
+                DriverAction::Remember { begin, wal } => {
+                    (self.idle.active_since, self.idle.holds_wal) = (Some(Instant::now()), true);
+                    self.shared.recent.push(begin, wal);
                 }
-                self.ops.push_back(op);
+                DriverAction::Forget { to } => self.shared.recent.cut(to),
+                DriverAction::Publish => self.publish(),
+                DriverAction::Work { ops, rest } => disk_was_quick = self.work(ops, rest),
+                DriverAction::Reply { conn, message } => self.conns.reply(conn, message, &self.shared.feedback),
+                DriverAction::Close { conn, refusal } => {
+                    let mut error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
+                    error.hint = refusal.hint().map(str::to_owned);
+                    self.conns.close(conn, error);
+                }
+                DriverAction::Answer { ask, answer } => self.asks.answer(ask, *answer),
+                DriverAction::Doubted { ask: Some(ask), refusal } => self.asks.refuse(ask, refusal),
+                DriverAction::Doubted { ask: None, refusal } => {
+                    self.doubted.warn(format!("{}: {refusal}; nothing was changed", self.shared.ttid));
+                }
             }
-            Err(Effect::Reply { conn, message, after }) => {
-                self.conns.reply(conn, message, after, &self.shared.feedback);
-            }
-            Err(Effect::Close { conn, refusal }) => {
-                let mut error = SqlError::fatal(refusal.sqlstate(), refusal.to_string());
-                error.hint = refusal.hint().map(str::to_owned);
-                self.conns.close(conn, error);
-            }
-            Err(Effect::Answer { ask, answer, after }) => self.asks.answer(ask, *answer, after),
-            Err(Effect::Doubted { ask: Some(ask), refusal }) => self.asks.refuse(ask, refusal),
-            Err(Effect::Doubted { ask: None, refusal }) => {
-                self.doubted.warn(format!("{}: {refusal}; nothing was changed", self.shared.ttid));
-            }
-            Err(_) => unreachable!("every other effect concerns the disk"),
         }
+        disk_was_quick
     }
 
-    /// Starts the next group when the disk is free; true when it is done already. Whatever is not covered by a flush
-    /// yet is covered now: the queue ran empty, or enough was gathered.
-    fn give_disk_its_turn(&mut self) -> bool {
-        if !matches!(self.disk, DiskState::Ready(_)) {
-            return false;
-        }
-        if self.acceptor.dirty() && !self.acceptor.busy() {
+    /// Publishes what came of the last batch and, when the disk is free, starts the next group; true when that is done
+    /// already.
+    fn settle(&mut self) -> bool {
+        let free = matches!(self.disk, DiskState::Ready(_));
+        if free && self.gathering.flush_due(&self.acceptor) {
             self.step(Input::FlushNow);
-            self.publish();
         }
-        let rest = std::mem::take(&mut self.idle.rest_due);
-        if self.ops.is_empty() && !rest {
-            return false;
-        }
-        let on_the_spot = !rest && self.may_sync_on_the_spot();
+        let rest = free && std::mem::take(&mut self.idle.rest_due);
+        self.gathering.settle(free, rest);
+        self.act()
+    }
+
+    /// Gives the free disk its work; true when it is done already.
+    fn work(&mut self, ops: VecDeque<Op>, rest: bool) -> bool {
+        let on_the_spot = !rest && self.may_sync_on_the_spot(&ops);
         let DiskState::Ready(storage) = std::mem::replace(&mut self.disk, DiskState::Dead) else {
-            unreachable!("checked above");
+            unreachable!("it gets its turn when it is free");
         };
-        let turn = DiskTurn { storage: *storage, ops: std::mem::take(&mut self.ops), rest };
-        self.gathered = 0;
-        self.permits.1.append(&mut self.permits.0);
+        let turn = DiskTurn { storage: *storage, ops, rest };
         if on_the_spot {
             let result = turn.run(&self.metrics);
             self.turn_done(Ok(result));
-            self.publish();
             return true;
         }
         let metrics = self.metrics.clone();
@@ -309,26 +292,21 @@ impl TimelineDriver {
 
     /// Whether the next group is run without waking another thread: two wake-ups cost as much as a fast disk's sync.
     /// Only for a small group of a timeline that has the disk to itself, and only while the disk is fast.
-    fn may_sync_on_the_spot(&self) -> bool {
+    fn may_sync_on_the_spot(&self, ops: &VecDeque<Op>) -> bool {
         let alone = self.home.alone_since(self.shared.ttid, ALONE_AFTER);
-        let appends = self.ops.iter().all(|op| matches!(op, Op::Write { .. } | Op::Flush(_)));
+        let appends = ops.iter().all(|op| matches!(op, Op::Write { .. } | Op::Flush(_)));
         let fast = self.last_took.is_some_and(|took| took < ON_THE_SPOT_MAX);
-        alone && appends && fast && self.gathered <= ON_THE_SPOT_BYTES
+        let bytes: usize = ops.iter().map(Op::wal_len).sum();
+        alone && appends && fast && bytes <= ON_THE_SPOT_BYTES
     }
 
     fn turn_done(&mut self, result: Result<DiskTurnResult, tokio::task::JoinError>) {
-        let mut result = match result {
+        let result = match result {
             Ok(result) => result,
             Err(panic) => return self.fail(&StorageError::Misuse(format!("storage panicked: {panic}"))),
         };
         self.last_took = Some(result.took);
-        if result.failure.is_none() && result.ops.iter().all(|op| op.wal_len() == 0) {
-            self.permits.1.clear();
-        }
-        // What was not run comes before what was gathered meanwhile.
-        result.ops.append(&mut self.ops);
-        self.ops = result.ops;
-        self.gathered = self.ops.iter().map(Op::wal_len).sum();
+        self.gathering.turn_done(result.ops, result.failure.is_none());
         match result.failure {
             Some(e) if e.is_no_space() => return self.full(&e, result.storage),
             Some(e) => return self.fail(&e),
@@ -346,8 +324,7 @@ impl TimelineDriver {
             };
             self.step(completion);
             if let Some(write) = write {
-                self.conns.completed(write, &self.shared.feedback);
-                self.asks.completed(write);
+                self.gathering.completed(write);
             }
         }
         if let Some(job) = result.spare.filter(|j| self.spare.as_ref().is_none_or(|(n, _)| *n != j.segno())) {
@@ -387,8 +364,7 @@ impl TimelineDriver {
     fn state(&mut self, answer: oneshot::Sender<Option<Statement>>) {
         let mut effects = std::mem::take(&mut self.effects);
         let statement = self.acceptor.statement(&mut effects);
-        effects.drain(..).for_each(|effect| self.run_effect(effect));
-        self.effects = effects;
+        self.absorb(effects);
         // Whoever asked and went away needs none.
         let _ = answer.send(statement);
     }
@@ -400,15 +376,14 @@ impl TimelineDriver {
             // Not waiting until it is due: what is persisted shortens the next start.
             let mut effects = std::mem::take(&mut self.effects);
             self.acceptor.step(due, Input::Tick, &mut effects);
-            effects.drain(..).for_each(|effect| self.run_effect(effect));
-            self.effects = effects;
+            self.absorb(effects);
         }
     }
 
     /// Whether nothing is left to be done on disk, or nothing can be.
     fn is_settled(&self) -> bool {
         match &self.disk {
-            DiskState::Ready(_) => self.ops.is_empty() && !self.acceptor.dirty(),
+            DiskState::Ready(_) => self.gathering.is_empty() && !self.acceptor.dirty(),
             DiskState::Working(_) | DiskState::Reopening(_) => false,
             DiskState::Full { .. } | DiskState::Failed { .. } | DiskState::Dead => true,
         }

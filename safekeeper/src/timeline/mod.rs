@@ -16,11 +16,12 @@
 //! | `commands` | what the driver is asked, and what it says to a proposer |
 //! | [`positions`] | where a timeline stands |
 //! | `driver` | the task that owns acceptor and storage |
-//! | `conns` | answers, sent when what they wait for is durable |
+//! | [`gathering`] | what waits for the disk, and the order of everything; pure |
+//! | `conns` | the connections of proposers, and feedback to them |
 //! | `worker` | groups of disk effects on blocking threads |
 //! | `shared` | what driver and handles share |
 //! | `standbys` | what hot standbys that read here need kept |
-//! | `ring` | the newest WAL in memory |
+//! | [`ring`] | the newest WAL in memory; pure |
 //! | `metrics` | counters of storage |
 
 mod check_wal;
@@ -29,6 +30,7 @@ mod conns;
 mod create;
 mod doubt;
 mod driver;
+pub mod gathering;
 pub mod handle;
 mod hearsay;
 mod load;
@@ -37,7 +39,7 @@ pub mod port;
 pub mod positions;
 pub mod reader;
 pub mod registry;
-mod ring;
+pub mod ring;
 mod rings;
 mod shared;
 mod standbys;

@@ -1,7 +1,7 @@
 //! The newest WAL of an active timeline in memory, as the slices in which it came: caught-up readers take it from here
 //! without a copy and without touching a file.
 //!
-//! Owner: [`RecentWal`](super::rings::RecentWal), which the driver fills and cuts and readers take slices from.
+//! Owner: `RecentWal`, which the driver fills and cuts and readers take slices from.
 //! Invariant: the slices are contiguous. What is in here need not be durable: readers stay below the published
 //! positions, which move only after the bytes are in.
 
@@ -12,19 +12,20 @@ use pgformat::Lsn;
 
 /// Contiguous slices of WAL, bounded in bytes.
 #[derive(Debug)]
-pub(super) struct WalRing {
+pub struct WalRing {
     slices: VecDeque<(Lsn, Bytes)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl WalRing {
-    pub(super) fn new(bytes_max: usize) -> WalRing {
+    /// An empty ring that holds so many bytes at most.
+    pub fn new(bytes_max: usize) -> WalRing {
         WalRing { slices: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// Appends; what does not continue the content replaces it.
-    pub(super) fn push(&mut self, begin: Lsn, wal: Bytes) {
+    pub fn push(&mut self, begin: Lsn, wal: Bytes) {
         if self.end().is_some_and(|end| end != begin) {
             self.clear();
         }
@@ -37,7 +38,7 @@ impl WalRing {
     }
 
     /// Forgets everything from `to` on.
-    pub(super) fn cut(&mut self, to: Lsn) {
+    pub fn cut(&mut self, to: Lsn) {
         while let Some((begin, wal)) = self.slices.back_mut() {
             let keep = usize::try_from(to.bytes_since(*begin)).unwrap_or(usize::MAX);
             if keep >= wal.len() {
@@ -52,13 +53,13 @@ impl WalRing {
     }
 
     /// Forgets everything and gives the memory back.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.slices = VecDeque::new();
         self.bytes = 0;
     }
 
     /// Slices of `[from, to)`, or of its beginning when the rest is not in here; `None` when `from` is not.
-    pub(super) fn read(&self, from: Lsn, to: Lsn) -> Option<Vec<Bytes>> {
+    pub fn read(&self, from: Lsn, to: Lsn) -> Option<Vec<Bytes>> {
         let after = self.slices.partition_point(|(begin, _)| *begin <= from);
         let first = after.checked_sub(1)?;
         let mut out = Vec::new();
@@ -78,7 +79,7 @@ impl WalRing {
     }
 
     /// Bytes that the ring holds now.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 

@@ -72,7 +72,8 @@ impl World {
         self.amnesia.asked += 1;
         let ask = AskId(self.amnesia.asked);
         self.amnesia.asks.insert(ask, from);
-        self.node_step(node, Input::Told { ask, statement })
+        self.say(node, Input::Told { ask, statement });
+        Ok(())
     }
 
     /// The answer leaves.
@@ -92,7 +93,7 @@ impl World {
             answer.remembered = None;
             answer.statement.committed = false;
         }
-        self.node_step(node, Input::Answered(Box::new(answer)))?;
+        self.say(node, Input::Answered(Box::new(answer)));
         self.look_at_amnesia(node);
         Ok(())
     }

@@ -58,6 +58,10 @@ bugs! {
     BitRot = "bit-rot",
     /// A member that forgot is not told so by the others, and votes at once (its guard is skipped).
     AmnesiacVotes = "amnesiac-votes",
+    /// The driver publishes positions after it gave the disk its work, a truncation among it (readers).
+    CutBeforePositions = "cut-before-positions",
+    /// The driver changes the WAL in memory only after it published that the change is durable (readers).
+    MemoryAfterPositions = "memory-after-positions",
     /// The driver never says that its queue ran empty (progress).
     NeverFlush = "never-flush",
 }
@@ -76,6 +80,7 @@ impl Bug {
             Bug::ReportReceived => Some("I6"),
             Bug::AckOnSend => Some("acknowledged"),
             Bug::BitRot => Some("equal"),
+            Bug::CutBeforePositions | Bug::MemoryAfterPositions => Some("readers"),
             Bug::NeverFlush => Some("progress"),
         }
     }

@@ -136,7 +136,7 @@ impl World {
         let node = |n: &Node| match &n.live {
             Some(l) => {
                 let (positions, admission) = (l.acceptor.positions(), l.acceptor.admission());
-                format!("node {}: {admission:?} {positions:?}, {} operations", n.id, l.ops.len())
+                format!("node {}: {admission:?} {positions:?}, {} operations", n.id, l.ops().count())
             }
             None => format!("node {}: down", n.id),
         };

@@ -1,7 +1,8 @@
-//! One simulated safekeeper: the real acceptor, the real storage and the real grouping of effects, on a [`FakeDisk`].
+//! One simulated safekeeper: the real acceptor, the real storage, and the real driver's rules of order, on a
+//! [`FakeDisk`].
 //!
-//! Owns both, and the replies that wait for the disk. It is a driver in miniature: effects become disk operations and
-//! messages, completions become inputs.
+//! Owns all of them. It does the driver's actions, turns completions into inputs, and reads as a reader would: from
+//! memory and files, up to the published positions.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,14 @@ use pgformat::Lsn;
 use proto::admission::{Answer, Statement};
 use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
-use safekeeper::core::{Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Refusal, WriteId};
+use safekeeper::core::{
+    Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Positions, Refusal, WriteId,
+};
 use safekeeper::storage::shared_dir::SharedDir;
 use safekeeper::storage::timeline::FoundTimeline;
 use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
+use safekeeper::timeline::gathering::{DriverAction, GatherLimits, Gathering};
+use safekeeper::timeline::ring::WalRing;
 
 use super::bug::Bug;
 use super::wal::seg_size;
@@ -34,16 +39,31 @@ pub(crate) struct Node {
     bug: Option<Bug>,
 }
 
+/// Few commands and bytes at a time: batches end, and connections wait for the disk, within a short run.
+const LIMITS: GatherLimits = GatherLimits { batch_commands: 4, batch_bytes: 16 << 10, gathered_bytes: 32 << 10 };
+/// Bytes of WAL kept in memory.
+const RING_BYTES: usize = 256 << 10;
+
 /// What a process holds in memory.
 pub(crate) struct Live {
     pub(crate) storage: TimelineStorage,
     pub(crate) acceptor: Acceptor,
-    pub(crate) ops: VecDeque<Op>,
-    waiting: Vec<(ConnId, AcceptorMessage, WriteId)>,
-    answers: Vec<(AskId, Box<Answer>, WriteId)>,
+    /// What was said to it and not taken yet.
+    pub(crate) inbox: VecDeque<Input>,
+    gathering: Gathering<()>,
+    /// What the disk works on.
+    pub(crate) work: VecDeque<Op>,
+    /// The disk was full; it gets its turn again with the next look.
+    full: bool,
+    ring: WalRing,
+    /// What readers rely on.
+    published: Positions,
+    /// Changes of memory that a planted bug holds back.
+    late: Vec<DriverAction>,
     /// The last flush that a planted bug told to be done.
     pretended: Option<WriteId>,
     pub(crate) io_due: bool,
+    pub(crate) wake_due: bool,
     pub(crate) flush_due: bool,
     pub(crate) tick_due: Option<u64>,
 }
@@ -54,6 +74,8 @@ pub(crate) enum Out {
     Send(ConnId, AcceptorMessage),
     Close(ConnId, Refusal),
     Answer(AskId, Box<Answer>),
+    /// What a reader would have got.
+    Misread(String),
 }
 
 /// Why a node does not come up.
@@ -138,13 +160,18 @@ impl Node {
         let config = AcceptorConfig { commit_persist_ms: 200, ..AcceptorConfig::new(NodeId(self.id)) };
         let acceptor = Acceptor::open(config, state.clone(), end).map_err(|e| OpenFailure::Damaged(e.to_string()))?;
         let live = Live {
+            published: acceptor.positions(),
             storage,
             acceptor,
-            ops: VecDeque::new(),
-            waiting: Vec::new(),
-            answers: Vec::new(),
+            inbox: VecDeque::new(),
+            gathering: Gathering::new(LIMITS),
+            work: VecDeque::new(),
+            full: false,
+            ring: WalRing::new(RING_BYTES),
+            late: Vec::new(),
             pretended: None,
             io_due: false,
+            wake_due: false,
             flush_due: false,
             tick_due: None,
         };
@@ -157,61 +184,120 @@ impl Node {
         if power { self.disk.power_loss() } else { self.disk.process_kill() }
     }
 
-    /// Steps the acceptor; disk effects are queued, what can leave is returned.
+    /// Steps the acceptor and does what can be done; what leaves is returned.
     pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Vec<Out> {
-        let Some(live) = &mut self.live else { return Vec::new() };
+        self.feed(now_ms, input);
+        self.settle()
+    }
+
+    fn feed(&mut self, now_ms: u64, input: Input) {
+        let Some(live) = &mut self.live else { return };
         let now_ms = now_ms + self.clock_ahead_ms;
-        let mut out = Vec::new();
+        if let Input::Disconnected { conn } = &input {
+            live.gathering.disconnected(*conn);
+        }
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
             live.acceptor.step(now_ms, input, &mut effects);
-            for effect in effects {
-                live.route(effect, self.bug, &mut out, &mut inputs);
-            }
+            effects.into_iter().for_each(|effect| live.absorb(effect, self.bug, &mut inputs));
         }
-        out
+    }
+
+    /// Takes a batch of what was said to it.
+    pub(crate) fn take_inbox(&mut self, now_ms: u64) -> Vec<Out> {
+        let mut taken = 0;
+        while let Some(live) = &mut self.live {
+            let goes_on = match taken {
+                0 => live.gathering.takes_commands(&live.acceptor),
+                _ => live.gathering.batch_goes_on(&live.acceptor, taken),
+            };
+            let Some(input) = live.inbox.pop_front_if(|_| goes_on) else { break };
+            live.gathering.hold(());
+            self.feed(now_ms, input);
+            taken += 1;
+        }
+        self.settle()
     }
 
     /// What the acceptor says about itself, when it is durable.
     pub(crate) fn statement(&mut self) -> (Option<Statement>, Vec<Out>) {
         let Some(live) = &mut self.live else { return (None, Vec::new()) };
-        let (mut effects, mut out, mut inputs) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (mut effects, mut inputs) = (Vec::new(), VecDeque::new());
         let statement = live.acceptor.statement(&mut effects);
-        effects.into_iter().for_each(|effect| live.route(effect, self.bug, &mut out, &mut inputs));
-        (statement, out)
+        effects.into_iter().for_each(|effect| live.absorb(effect, self.bug, &mut inputs));
+        (statement, self.settle())
+    }
+
+    /// The end of a batch: positions are published, and a free disk gets work.
+    fn settle(&mut self) -> Vec<Out> {
+        let Some(live) = &mut self.live else { return Vec::new() };
+        live.gathering.settle(live.work.is_empty() && !live.full, false);
+        self.act()
+    }
+
+    /// Does the driver's actions in their order.
+    fn act(&mut self) -> Vec<Out> {
+        let mut out = Vec::new();
+        let Some(live) = &mut self.live else { return out };
+        let mut actions: Vec<DriverAction> = std::iter::from_fn(|| live.gathering.next_action()).collect();
+        if self.bug == Some(Bug::CutBeforePositions) {
+            // Stable: only what is published goes behind the disk's work.
+            actions.sort_by_key(|action| matches!(action, DriverAction::Publish));
+        }
+        for action in actions {
+            let misread = match action {
+                DriverAction::Publish => self.publish(),
+                action => self.live.as_mut().and_then(|live| live.act(action, self.bug, &mut out)),
+            };
+            out.extend(misread.map(Out::Misread));
+        }
+        out
+    }
+
+    /// Readers rely on the positions from now on, and one that keeps up reads what they add.
+    fn publish(&mut self) -> Option<String> {
+        let live = self.live.as_mut()?;
+        let before = live.published.flush_lsn;
+        live.published = live.acceptor.positions();
+        let flush = live.published.flush_lsn.filter(|flush| Some(*flush) > before)?;
+        let misread = before.and_then(|before| self.misread(before, flush));
+        let live = self.live.as_mut()?;
+        std::mem::take(&mut live.late).into_iter().for_each(|late| live.remember(late));
+        misread
+    }
+
+    /// What a reader gets from memory of `[from, to)` and does not find in the files.
+    fn misread(&self, from: Lsn, to: Lsn) -> Option<String> {
+        let in_memory = self.live.as_ref()?.ring.read(from, to)?.concat();
+        let in_files = self.read(from, from.add(in_memory.len() as u64))?;
+        let id = self.id;
+        (in_memory != in_files).then(|| format!("node {id}: memory and files differ between {from} and {to}"))
     }
 
     /// Runs the next group of disk operations.
     pub(crate) fn run_io(&mut self, now_ms: u64) -> Result<Vec<Out>, StorageError> {
-        let Some(live) = &mut self.live else { return Ok(Vec::new()) };
-        if let (Some(Bug::CutTooLow), Some(Op::Truncate { to, .. })) = (self.bug, live.ops.front_mut()) {
+        let mut out = Vec::new();
+        if self.live.as_mut().is_some_and(|live| std::mem::take(&mut live.full)) {
+            out.extend(self.settle());
+        }
+        let Some(live) = &mut self.live else { return Ok(out) };
+        if let (Some(Bug::CutTooLow), Some(Op::Truncate { to, .. })) = (self.bug, live.work.front_mut()) {
             *to = live.acceptor.positions().timeline_start_lsn.unwrap_or(*to);
         }
-        let completions = run_group(&mut live.storage, &mut live.ops)?;
-        let mut out = Vec::new();
-        for input in completions {
+        let outcome = run_group(&mut live.storage, &mut live.work);
+        live.gathering.turn_done(std::mem::take(&mut live.work), outcome.is_ok());
+        live.full = outcome.is_err();
+        for input in outcome? {
             let done = match &input {
                 Input::Done(write) | Input::Truncated { write, .. } => *write,
                 _ => continue,
             };
-            out.extend(self.step(now_ms, input));
+            self.feed(now_ms, input);
             let Some(live) = &mut self.live else { break };
-            for (conn, message, after) in std::mem::take(&mut live.waiting) {
-                if after <= done {
-                    out.push(Out::Send(conn, message));
-                } else {
-                    live.waiting.push((conn, message, after));
-                }
-            }
-            for (ask, answer, after) in std::mem::take(&mut live.answers) {
-                if after <= done {
-                    out.push(Out::Answer(ask, answer));
-                } else {
-                    live.answers.push((ask, answer, after));
-                }
-            }
+            live.gathering.completed(done);
         }
+        out.extend(self.settle());
         Ok(out)
     }
 
@@ -255,36 +341,72 @@ impl Node {
 }
 
 impl Live {
-    fn route(&mut self, effect: Effect, bug: Option<Bug>, out: &mut Vec<Out>, inputs: &mut VecDeque<Input>) {
-        match effect {
-            Effect::Reply { conn, message, after } => {
+    /// Whether what was said to it is taken now.
+    pub(crate) fn takes_commands(&self) -> bool {
+        !self.inbox.is_empty() && self.gathering.takes_commands(&self.acceptor)
+    }
+
+    /// Disk operations that are not done.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.work.iter().chain(self.gathering.ops())
+    }
+
+    /// The driver takes an effect, after what a planted bug does to it.
+    fn absorb(&mut self, mut effect: Effect, bug: Option<Bug>, inputs: &mut VecDeque<Input>) {
+        match &mut effect {
+            Effect::Reply { message, after, .. } => {
                 let early = bug == Some(Bug::VoteBeforePersist) && matches!(message, AcceptorMessage::VoteResponse(_));
-                let unflushed = self.ops.iter().any(|o| matches!(o, Op::Flush(_)));
+                let unflushed = self.ops().any(|o| matches!(o, Op::Flush(_)));
                 let early = early
                     || (bug == Some(Bug::AckBeforeHistory)
                         && !unflushed
                         && matches!(message, AcceptorMessage::Append(_)));
-                match after.filter(|a| !early && Some(*a) > self.pretended) {
-                    Some(after) => self.waiting.push((conn, message, after)),
-                    None => out.push(Out::Send(conn, message)),
-                }
+                *after = after.filter(|a| !early && Some(*a) > self.pretended);
             }
-            Effect::Close { conn, refusal } => {
-                self.waiting.retain(|(c, ..)| *c != conn);
-                out.push(Out::Close(conn, refusal));
-            }
-            Effect::Answer { ask, answer, after: Some(after) } => self.answers.push((ask, answer, after)),
-            Effect::Answer { ask, answer, after: None } => out.push(Out::Answer(ask, answer)),
             Effect::Doubted { refusal, .. } => {
                 assert!(bug.is_some(), "what an honest member says is refused: {refusal}")
             }
             Effect::Flush(write)
-                if bug == Some(Bug::AckBeforeSync) && self.ops.iter().all(|o| matches!(o, Op::Write { .. })) =>
+                if bug == Some(Bug::AckBeforeSync) && self.ops().all(|o| matches!(o, Op::Write { .. })) =>
             {
-                self.pretended = Some(write);
-                inputs.push_back(Input::Done(write));
+                self.pretended = Some(*write);
+                inputs.push_back(Input::Done(*write));
+                return;
             }
-            effect => self.ops.extend(Op::from_effect(effect)),
+            _ => {}
+        }
+        self.gathering.absorb(effect);
+    }
+
+    /// Does one action; `Some` when a reader would have been misled.
+    fn act(&mut self, action: DriverAction, bug: Option<Bug>, out: &mut Vec<Out>) -> Option<String> {
+        match action {
+            DriverAction::Remember { .. } | DriverAction::Forget { .. } if bug == Some(Bug::MemoryAfterPositions) => {
+                self.late.push(action);
+            }
+            DriverAction::Remember { .. } | DriverAction::Forget { .. } => self.remember(action),
+            DriverAction::Reply { conn, message } => out.push(Out::Send(conn, message)),
+            DriverAction::Close { conn, refusal } => out.push(Out::Close(conn, refusal)),
+            DriverAction::Answer { ask, answer } => out.push(Out::Answer(ask, answer)),
+            DriverAction::Doubted { .. } | DriverAction::Publish => {}
+            DriverAction::Work { ops, .. } => {
+                self.work = ops;
+                let relied_on = self.published.flush_lsn;
+                let cut = self.work.iter().find_map(|op| match op {
+                    Op::Truncate { to, .. } if Some(*to) < relied_on => Some(*to),
+                    _ => None,
+                });
+                return cut.map(|to| format!("the log is cut at {to} while readers read up to {relied_on:?}"));
+            }
+        }
+        None
+    }
+
+    fn remember(&mut self, change: DriverAction) {
+        match change {
+            DriverAction::Remember { begin, wal } => self.ring.push(begin, wal),
+            DriverAction::Forget { to } => self.ring.cut(to),
+            _ => {}
         }
     }
 }

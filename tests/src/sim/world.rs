@@ -28,6 +28,9 @@ use super::wal::{SYSTEM_ID, Server, beginning, seg_size};
 use crate::check::{Violation, acked::Acked, i1_one_leader::OneLeader, i2_history::History, i3_prefix::Prefix};
 use crate::check::{i5_truncate::Truncate, promises::Promises};
 
+/// A node takes what was said to it within this time: what comes meanwhile joins the batch.
+const WAKE_MAX: Micros = 300;
+
 /// How long the healed world may take to make progress and to settle.
 const HEAL_LIMIT: Micros = 30_000_000;
 
@@ -44,6 +47,8 @@ pub(crate) enum Event {
     BrokenAtShim(ConnKey, Option<NextAction>),
     Written(ConnKey, Lsn),
     NodeIo(usize, u64),
+    /// A node takes what was said to it.
+    NodeWake(usize, u64),
     NodeFlush(usize, u64),
     NodeTick(usize, u64),
     Restart(usize, u64),
@@ -274,30 +279,21 @@ impl World {
             | Event::ToShim(key, _) => self.on_shim_side(key, event),
             Event::ToNode(key, message) => {
                 let Some((node, true)) = self.node_side(key).map(|(n, c)| (n, !c.lost_to_node)) else { return Ok(()) };
-                self.node_step(node, NodeInput::Message { conn: ConnId(key), message })
+                self.say(node, NodeInput::Message { conn: ConnId(key), message });
+                Ok(())
             }
             Event::BrokenAtNode(key) => {
                 let Some((node, conn)) = self.node_side(key) else { return Ok(()) };
                 conn.at_node = false;
                 self.net.collect(key);
-                self.node_step(node, NodeInput::Disconnected { conn: ConnId(key) })
+                self.say(node, NodeInput::Disconnected { conn: ConnId(key) });
+                Ok(())
             }
             Event::Written(key, end) => self.on_written(key, end),
             Event::NodeIo(node, life) => self.on_node_io(node, life),
-            Event::NodeFlush(node, life) => match self.live(node, life) {
-                Some(live) => {
-                    live.flush_due = false;
-                    self.node_step(node, NodeInput::FlushNow)
-                }
-                None => Ok(()),
-            },
-            Event::NodeTick(node, life) => match self.live(node, life) {
-                Some(live) => {
-                    live.tick_due = None;
-                    self.node_step(node, NodeInput::Tick)
-                }
-                None => Ok(()),
-            },
+            Event::NodeWake(node, life) => self.on_node_wake(node, life),
+            Event::NodeFlush(node, life) => self.on_node_flush(node, life),
+            Event::NodeTick(node, life) => self.on_node_tick(node, life),
             Event::Restart(node, life) => self.on_restart(node, life),
             Event::ShimStart(shim) => self.on_shim_start(shim),
             Event::ShimTick(shim, attempt) => self.on_shim_tick(shim, attempt),
@@ -371,7 +367,44 @@ impl World {
         let primary_epoch = (!self.profile.foreign).then_some(epoch);
         self.deliver_to_shim(key, Event::Accepted(key));
         let connected = NodeInput::Connected { conn: ConnId(key), version: ProtoVersion::V3, primary_epoch };
-        self.node_step(node, connected)
+        self.say(node, connected);
+        Ok(())
+    }
+
+    fn on_node_wake(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        let now_ms = self.now / 1_000;
+        let Some(live) = self.live(node, life) else { return Ok(()) };
+        live.wake_due = false;
+        let out = self.nodes[node].take_inbox(now_ms);
+        self.after_node(node, out)
+    }
+
+    fn on_node_flush(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        let Some(live) = self.live(node, life) else { return Ok(()) };
+        live.flush_due = false;
+        self.node_step(node, NodeInput::FlushNow)
+    }
+
+    fn on_node_tick(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        let Some(live) = self.live(node, life) else { return Ok(()) };
+        live.tick_due = None;
+        self.node_step(node, NodeInput::Tick)
+    }
+
+    /// Something is said to a node: it takes it when it can.
+    pub(crate) fn say(&mut self, node: usize, input: NodeInput) {
+        if let Some(live) = &mut self.nodes[node].live {
+            live.inbox.push_back(input);
+        }
+        self.wake_when_it_takes(node);
+    }
+
+    fn wake_when_it_takes(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        let Some(live) = self.nodes[node].live.as_mut().filter(|l| l.takes_commands() && !l.wake_due) else { return };
+        live.wake_due = true;
+        let at = self.now + self.rng.u64(0..WAKE_MAX);
+        self.queue.at(at, Event::NodeWake(node, life));
     }
 
     pub(crate) fn deliver_to_shim(&mut self, key: ConnKey, event: Event) {
@@ -405,6 +438,7 @@ impl World {
                     self.deliver_to_shim(key, Event::ToShim(key, message));
                 }
                 Out::Answer(ask, answer) => self.answer(node, ask, answer),
+                Out::Misread(what) => return Violation::of("readers", what),
                 Out::Close(ConnId(key), refusal) => {
                     if self.trace {
                         println!("          node {} closes {key}: {refusal}", self.nodes[node].id);
@@ -422,7 +456,7 @@ impl World {
         let Some(live) = &mut self.nodes[node].live else { return Ok(()) };
         let positions = live.acceptor.positions();
         if self.trace {
-            let ops: Vec<String> = live.ops.iter().map(super::node::shown).collect();
+            let ops: Vec<String> = live.ops().map(super::node::shown).collect();
             println!(
                 "          node {id} write {:?} flush {:?} commit {:?}: {}",
                 positions.write_lsn,
@@ -433,7 +467,7 @@ impl World {
         }
         self.checks.truncate.knows(id, positions.commit_lsn);
         self.checks.history.held(id, &live.acceptor.state().history, positions.term)?;
-        if !live.ops.is_empty() && !live.io_due {
+        if !live.work.is_empty() && !live.io_due {
             live.io_due = true;
             let at = self.now + spread(&mut self.rng, self.profile.io);
             self.queue.at(at, Event::NodeIo(node, life));
@@ -448,6 +482,7 @@ impl World {
             let at = due.saturating_sub(self.nodes[node].clock_ahead_ms) * 1_000;
             self.queue.at(at.max(self.now), Event::NodeTick(node, life));
         }
+        self.wake_when_it_takes(node);
         Ok(())
     }
 
@@ -458,7 +493,7 @@ impl World {
         if let Some(job) = live.storage.wal().spare_job().filter(|_| spare) {
             job.run();
         }
-        let cut = match live.ops.front() {
+        let cut = match live.ops().next() {
             Some(Op::Truncate { to, .. }) => Some(*to),
             _ => None,
         };

@@ -1,18 +1,17 @@
-//! Other members' questions that wait for something to be durable. Owner of the answers until they leave.
+//! Other members' questions that are not answered yet. Owner of who asked.
 
 use std::collections::BTreeMap;
 
 use proto::admission::Answer;
 use tokio::sync::oneshot;
 
-use crate::core::{AskId, Refusal, WriteId};
+use crate::core::{AskId, Refusal};
 
 /// All questions of a timeline. Dropping it tells everybody who asks that there is no answer.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     last: u64,
     open: BTreeMap<AskId, oneshot::Sender<Result<Answer, Refusal>>>,
-    waiting: Vec<(WriteId, AskId, Answer)>,
 }
 
 impl Asks {
@@ -23,19 +22,9 @@ impl Asks {
         AskId(self.last)
     }
 
-    /// Answers it, when `after` is durable.
-    pub(super) fn answer(&mut self, ask: AskId, answer: Answer, after: Option<WriteId>) {
-        match after {
-            Some(after) => self.waiting.push((after, ask, answer)),
-            None => self.send(ask, Ok(answer)),
-        }
-    }
-
-    /// Everything up to `write` is durable.
-    pub(super) fn completed(&mut self, write: WriteId) {
-        for (_, ask, answer) in self.waiting.extract_if(.., |(after, ..)| *after <= write).collect::<Vec<_>>() {
-            self.send(ask, Ok(answer));
-        }
+    /// Answers it; what the answer promises is durable.
+    pub(super) fn answer(&mut self, ask: AskId, answer: Answer) {
+        self.send(ask, Ok(answer));
     }
 
     /// What was said changed nothing.

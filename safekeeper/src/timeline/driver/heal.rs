@@ -34,12 +34,10 @@ impl TimelineDriver {
         self.stopped = Some(Stopped { code: sqlstate::IO_ERROR, reason: e.to_string().into() });
         let reopen = Instant::now() + self.backoff.next(FAILED_MAX);
         self.disk = DiskState::Failed { reopen };
-        self.ops.clear();
-        self.gathered = 0;
-        self.permits = (Vec::new(), Vec::new());
+        self.gathering.abandon();
         self.step(Input::Failed { reason: e.to_string() });
         self.asks = asks::Asks::default();
-        self.ops.clear();
+        self.gathering.abandon();
         self.shared.recent.clear();
     }
 
@@ -65,7 +63,7 @@ impl TimelineDriver {
         };
         let (before, now) = (self.acceptor.positions().flush_lsn, opened.acceptor.positions().flush_lsn);
         self.acceptor = opened.acceptor;
-        self.conns.restart();
+        self.gathering.restart();
         self.asks = asks::Asks::default();
         self.shared.set_view(|view| {
             view.control = Arc::new(opened.storage.persisted().clone());
