@@ -9,6 +9,7 @@
 //! | [`timeline`], [`protect`] | one-time bootstrap of a timeline; whether commits wait for its quorum |
 //! | [`status`] | every node, asked at call time |
 //! | [`env`] | addresses and ids for a shell |
+//! | [`broker`] | the embedded broker as a process |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
@@ -16,6 +17,7 @@
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
+pub mod broker;
 pub mod ddl;
 pub mod demo;
 pub mod env;

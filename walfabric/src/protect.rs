@@ -7,6 +7,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use node::exit;
 use proto::api::ShimStatus;
 use proto::id::TimelineId;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -21,6 +23,75 @@ const STEP: Duration = Duration::from_millis(20);
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 /// Where the replaced value is kept: a parameter that PostgreSQL does not know and therefore leaves alone.
 const REPLACED: &str = "walfabric.replaced_standby_names";
+
+/// What `walfabric timeline protect` takes.
+#[derive(Args)]
+pub struct ProtectOptions {
+    /// libpq connection string of the primary: a superuser, or a role that may ALTER SYSTEM this setting and reload
+    #[arg(long, required_unless_present = "print")]
+    primary: Option<String>,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+    /// HTTP address of the shim, host:port, for its own reasons when it does not stream
+    #[arg(long, value_name = "HOST:PORT")]
+    shim: Option<String>,
+    /// Replace a setting that names others; `unprotect` restores it
+    #[arg(long)]
+    replace: bool,
+    /// Only print the line for postgresql.conf
+    #[arg(long)]
+    print: bool,
+    /// How long to wait for the shim, seconds
+    #[arg(long, default_value_t = 60)]
+    wait_s: u64,
+}
+
+impl ProtectOptions {
+    /// Makes commits wait for the quorum, or prints the line that does; gives the exit code.
+    ///
+    /// # Errors
+    /// See [`protect`].
+    pub async fn run(self) -> Result<u8> {
+        let line = line(self.timeline_id);
+        let Some(primary) = self.primary.filter(|_| !self.print) else {
+            println!("{line}");
+            return Ok(exit::OK);
+        };
+        let (primary, patience) = (sql::primary(&primary)?.to_conninfo(), Duration::from_secs(self.wait_s));
+        let args =
+            ProtectArgs { primary, timeline: self.timeline_id, shim: self.shim, replace: self.replace, patience };
+        let done = protect(&args).await?;
+        if let Some(replaced) = done.replaced {
+            println!("replaced synchronous_standby_names = '{replaced}'");
+        }
+        println!("commits of {} wait for the quorum: synchronous_standby_names = '{}'", self.timeline_id, done.setting);
+        Ok(exit::OK)
+    }
+}
+
+/// What `walfabric timeline unprotect` takes.
+#[derive(Args)]
+pub struct UnprotectOptions {
+    /// libpq connection string of the primary: a superuser, or a role that may ALTER SYSTEM this setting and reload
+    #[arg(long)]
+    primary: String,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+}
+
+impl UnprotectOptions {
+    /// Makes commits wait no longer; gives the exit code.
+    ///
+    /// # Errors
+    /// See [`unprotect`].
+    pub async fn run(self) -> Result<u8> {
+        let now = unprotect(&sql::primary(&self.primary)?.to_conninfo(), self.timeline_id).await?;
+        println!("commits wait for {} no longer: synchronous_standby_names is '{now}'", self.timeline_id);
+        Ok(exit::OK)
+    }
+}
 
 /// What `timeline protect` was asked for.
 #[derive(Clone, Debug)]

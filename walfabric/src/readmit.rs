@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use broker::Broker;
 use bytes::BytesMut;
+use clap::Args;
 use libpq::{ClientConnection, ConnectOptions};
 use node::exit;
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, SegSize};
 use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
 use proto::broker::records::NodeRecord;
-use proto::id::{NodeId, TenantTimelineId};
+use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
 
 use crate::http::Http;
 use crate::timeline;
@@ -20,6 +21,40 @@ use crate::wal::{check_prehistory, stream_config};
 
 /// The most that the broker and the safekeeper may take.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// What `walfabric timeline readmit` takes.
+#[derive(Args)]
+pub struct ReadmitOptions {
+    /// Broker URL
+    #[arg(long)]
+    broker: String,
+    /// Key prefix on the broker
+    #[arg(long, default_value = "/walfabric")]
+    broker_prefix: String,
+    /// Tenant, 32 hex digits
+    #[arg(long)]
+    tenant_id: TenantId,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline_id: TimelineId,
+    /// The member's node id
+    #[arg(long)]
+    safekeeper: u64,
+    /// Whatever it may have acknowledged or voted: it takes part with what it has
+    #[arg(long)]
+    force: bool,
+}
+
+impl ReadmitOptions {
+    /// Asks the member, or readmits it; gives the exit code.
+    ///
+    /// # Errors
+    /// See [`run`].
+    pub async fn run(self) -> Result<u8> {
+        let ttid = TenantTimelineId::new(self.tenant_id, self.timeline_id);
+        run(&self.broker, &self.broker_prefix, ttid, self.safekeeper, self.force).await
+    }
+}
 
 /// Asks the member; with `force` it takes part again, as it is. One that does not have the timeline gets it anew. The
 /// exit code is 3 while it takes no part.

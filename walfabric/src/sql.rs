@@ -53,6 +53,14 @@ pub fn resolve(flag: &str, conninfo: &str, env: &Environment) -> Result<ConnectO
     Ok(options)
 }
 
+/// The primary that `--primary` and the environment name, as for libpq's programs.
+///
+/// # Errors
+/// See [`resolve`].
+pub fn primary(conninfo: &str) -> Result<ConnectOptions> {
+    resolve("--primary", conninfo, &Environment::read(|name| std::env::var(name).ok()))
+}
+
 /// One text value of one row.
 ///
 /// # Errors

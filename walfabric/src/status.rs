@@ -3,6 +3,7 @@
 //! Addresses come from `fabric.json` or the broker; so does the choice while its pageserver is silent. A server that
 //! does not answer costs 300 ms at most, all are asked in parallel. `judge` says what is not as it should be.
 
+pub mod command;
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,6 @@
 //! `walfabric up`: makes or resumes a fabric of separate processes and waits until it protects commits.
 
+pub mod command;
 pub(crate) mod directory;
 mod undo;
 

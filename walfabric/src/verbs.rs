@@ -1,16 +1,57 @@
 //! `start`, `stop`, `kill`, `down`: each ends with the state as asked, and with 0 when it was so already.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use node::exit;
 use proto::api::ShimStatus;
 
 use crate::fabric::FabricDir;
 use crate::http::Http;
-use crate::supervisor::{Client, Reply, Request};
+use crate::supervisor::{Client, Reply, Request, STOP_PATIENCE_S};
 use crate::up;
+
+/// A fabric, by its directory.
+#[derive(Args)]
+pub struct DirOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    pub dir: PathBuf,
+}
+
+/// One process of a fabric.
+#[derive(Args)]
+pub struct NameOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// safekeeper-N, pageserver-N, shim, postgres or broker
+    pub name: String,
+}
+
+/// What `walfabric stop` takes.
+#[derive(Args)]
+pub struct StopOptions {
+    /// The process to stop.
+    #[command(flatten)]
+    pub process: NameOptions,
+    /// Seconds until what does not end in order is made to: PostgreSQL by an immediate shutdown, others by SIGKILL
+    #[arg(long, default_value_t = STOP_PATIENCE_S)]
+    pub wait_s: u64,
+}
+
+/// What `walfabric down` takes.
+#[derive(Args)]
+pub struct DownOptions {
+    /// Directory of the fabric
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Seconds until a process that does not end in order is made to, as with `stop`
+    #[arg(long, default_value_t = STOP_PATIENCE_S)]
+    pub wait_s: u64,
+}
 
 /// What to do with one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

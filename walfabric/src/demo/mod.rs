@@ -5,6 +5,7 @@
 
 mod act;
 mod after;
+pub mod command;
 mod pages;
 
 use std::io::ErrorKind;

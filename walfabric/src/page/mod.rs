@@ -5,6 +5,7 @@
 
 pub mod catalogues;
 pub mod client;
+pub mod command;
 pub mod local;
 pub mod remote;
 #[cfg(test)]

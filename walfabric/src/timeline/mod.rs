@@ -28,6 +28,7 @@ use walproposer_shim::names;
 use crate::http::Http;
 use crate::sql;
 
+pub mod command;
 pub mod inventory;
 mod preflight;
 mod undo;

@@ -6,6 +6,7 @@
 //! since PostgreSQL would end its recovery there and lose what was acknowledged.
 
 mod check;
+pub mod command;
 mod feed;
 mod members;
 mod segment;
