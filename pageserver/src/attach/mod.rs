@@ -7,25 +7,28 @@
 //! |---|---|
 //! | [`open`] | opens what is attached, at start and after an attach, and starts its tasks |
 //! | [`files`] | the directory of a timeline, and its store |
-//! | [`control`], [`disk`] | the attach record |
+//! | [`record`], [`control_v1`] | the attach record, and the form that it had before |
 //! | [`delete`] | the end of a timeline |
 
-mod control;
+mod control_v1;
 pub(crate) mod delete;
-mod disk;
 mod files;
 pub(crate) mod open;
+mod record;
 
 use std::sync::Arc;
 
 use proto::api::AttachRequest;
 use proto::id::TenantTimelineId;
 
-use self::control::{Control, HISTORY_MAX};
+use self::record::AttachRecord;
 use crate::import;
 use crate::ingest::stream_config;
 use crate::process::Pageserver;
 use crate::timeline::Timeline;
+
+/// Entries of PostgreSQL's timeline history that an attach may name: far more than a cluster ever has.
+const HISTORY_MAX: usize = 2048;
 
 /// What came of an attach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,10 +80,10 @@ pub(crate) async fn attach(
             ))),
         };
     }
-    let control = Control { ttid, pageserver: pageserver.config.node.id, choice_seq: 0, attach: request };
+    let record = AttachRecord::new(ttid, pageserver.config.node.id, request);
     let dir = pageserver.dir_of(ttid);
     let create_in = dir.clone();
-    tokio::task::spawn_blocking(move || files::create(&create_in, &control))
+    tokio::task::spawn_blocking(move || files::create(&create_in, &record))
         .await
         .map_err(|e| AttachError::Disk(e.to_string()))?
         .map_err(|e| AttachError::Disk(e.to_string()))?;

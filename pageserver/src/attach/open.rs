@@ -131,22 +131,22 @@ async fn open_files(pageserver: &Pageserver, ttid: TenantTimelineId, dir: PathBu
         let request = import::read(&dir);
         let request = request.map_err(|e| NotOpened::for_good(format!("the import's request: {e}")))?;
         let opened = files::open(&dir, &storage, &shared)?;
-        let (control, store) = (opened.control, opened.store);
-        if control.ttid != ttid || control.pageserver != me {
-            let (other, node) = (control.ttid, control.pageserver);
-            let why = format!("its control file is that of timeline {other} on pageserver {node}");
+        let (record, store) = (opened.record, opened.store);
+        if record.ttid() != ttid || record.pageserver_id != me {
+            let (other, node) = (record.ttid(), record.pageserver_id);
+            let why = format!("its attach record is that of timeline {other} on pageserver {node}");
             return Err(NotOpened::for_good(why));
         }
         // Pages that are still to be copied come first: until then no WAL is wanted.
         let is_copied = store.readable_from().is_some() || request.is_none();
         let ingest = if is_copied {
-            let engine = Engine::open(&store, &control.attach).map_err(OpenError::from)?;
+            let engine = Engine::open(&store, &record.attach).map_err(OpenError::from)?;
             Some(Ingest::new(engine, store.clone(), is_remote, metrics))
         } else {
             None
         };
-        let choice_seq = control.choice_seq.max(store.choice_seq());
-        Ok((Opened { attach: control.attach, store, ingest }, choice_seq, request))
+        let choice_seq = record.choice_seq.max(store.choice_seq());
+        Ok((Opened { attach: record.attach, store, ingest }, choice_seq, request))
     };
     tokio::task::spawn_blocking(open).await.map_err(NotOpened::for_good)?
 }
