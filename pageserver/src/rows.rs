@@ -87,7 +87,7 @@ fn timeline_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
     vec![
         some(s.tenant_id),
         some(s.timeline_id),
-        some(&s.state),
+        some(s.state),
         some(s.start_lsn),
         some(s.last_record_lsn),
         some(s.disk_consistent_lsn),

@@ -1,5 +1,7 @@
 //! JSON bodies of the HTTP interfaces: one definition for server and client. LSNs are `X/X` text, `0/0` when unknown.
 
+use std::fmt;
+
 use pgformat::{Lsn, SegSize, Tli};
 use serde::{Deserialize, Serialize};
 
@@ -211,11 +213,26 @@ pub struct RecordPlace {
     pub end_lsn: Lsn,
 }
 
+/// What an import does. A reader takes a word that it does not know for [`ImportStage::Unknown`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportStage {
+    /// Pages come over the connection to the cluster.
+    Copying,
+    /// Pages are copied; WAL up to the backup's end is ingested.
+    Replaying,
+    /// Pages can be read.
+    Done,
+    /// A word of a newer program.
+    #[serde(other)]
+    Unknown,
+}
+
 /// How far an import is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImportStatus {
-    /// copying, replaying, done.
-    pub state: String,
+    /// What it does now.
+    pub state: ImportStage,
     /// Bytes copied by this attempt.
     pub bytes: u64,
     /// What the cluster said its size was; 0 = unknown.
@@ -230,6 +247,49 @@ pub struct ImportStatus {
     pub attempts: u32,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+}
+
+/// What a pageserver does about a timeline. A reader takes a word that it does not know for
+/// [`PageserverTimelineState::Unknown`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageserverTimelineState {
+    /// No safekeeper is chosen.
+    Idle,
+    /// A safekeeper is chosen; its stream has not begun.
+    WaitingForDial,
+    /// The chosen safekeeper pushes WAL.
+    Pushed,
+    /// WAL is pulled from the chosen safekeeper.
+    Pulling,
+    /// Pages are being copied; no WAL is wanted yet.
+    Importing,
+    /// Nothing is taken in before a restart.
+    Stopped,
+    /// Nobody said, or a word of a newer program.
+    #[serde(other)]
+    Unknown,
+}
+
+impl PageserverTimelineState {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PageserverTimelineState::Idle => "idle",
+            PageserverTimelineState::WaitingForDial => "waiting_for_dial",
+            PageserverTimelineState::Pushed => "pushed",
+            PageserverTimelineState::Pulling => "pulling",
+            PageserverTimelineState::Importing => "importing",
+            PageserverTimelineState::Stopped => "stopped",
+            PageserverTimelineState::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for PageserverTimelineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
@@ -251,8 +311,8 @@ pub struct PageserverTimelineStatus {
     pub remote_consistent_lsn: Lsn,
     /// The present choice, if any.
     pub choice: Option<ChoiceStatus>,
-    /// idle, waiting_for_dial, pushed, pulling, stopped.
-    pub state: String,
+    /// What this pageserver does about it.
+    pub state: PageserverTimelineState,
     /// The highest commit position that anybody told: the stream, or a safekeeper on the broker; 0/0 = unknown.
     pub source_commit_lsn: Lsn,
     /// For how long nobody confirmed it, in milliseconds; none when it is unknown.
@@ -428,4 +488,29 @@ fn unknown() -> Lsn {
 /// A position for JSON, where unknown is 0/0.
 pub fn shown(lsn: Option<Lsn>) -> Lsn {
     lsn.unwrap_or(Lsn::new(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the words of a state are what they were as text, and an older reader lives with a newer word. Method: each
+    /// state through JSON.
+    #[test]
+    fn states_are_words_and_an_unknown_one_is_read() {
+        use PageserverTimelineState::{Idle, Importing, Pulling, Pushed, Stopped, Unknown, WaitingForDial};
+        for state in [Idle, WaitingForDial, Pushed, Pulling, Importing, Stopped, Unknown] {
+            let json = serde_json::to_string(&state).expect("JSON");
+            assert_eq!(json, format!("\"{state}\""));
+            assert_eq!(serde_json::from_str::<PageserverTimelineState>(&json).expect("its own word"), state);
+        }
+        let newer: PageserverTimelineState = serde_json::from_str("\"hibernating\"").expect("a word");
+        assert_eq!(newer, Unknown);
+        let stages = [(ImportStage::Copying, "copying"), (ImportStage::Replaying, "replaying")];
+        for (stage, word) in stages.into_iter().chain([(ImportStage::Done, "done")]) {
+            assert_eq!(serde_json::to_value(stage).expect("JSON"), word);
+            assert_eq!(serde_json::from_value::<ImportStage>(word.into()).expect("its own word"), stage);
+        }
+        assert_eq!(serde_json::from_str::<ImportStage>("\"checking\"").expect("a word"), ImportStage::Unknown);
+    }
 }

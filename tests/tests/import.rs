@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::Bounded as _;
-use proto::api::PageserverTimelineStatus;
+use proto::api::{ImportStage, PageserverTimelineStatus};
 use tests::fabric::TestFabric;
 use tests::wait;
 use walfabric::fabric::{Fabric, PostgresEntry};
@@ -43,7 +43,7 @@ async fn copy_databases(pg: PostgresEntry, round: u32, over: Arc<AtomicBool>) ->
 async fn end_with_first_attempt(fabric: &Fabric, over: &AtomicBool) {
     let ends = async || {
         let import = status(fabric).await.ok().and_then(|s| s.import)?;
-        (import.attempts > 1 || import.state == "done").then_some(())
+        (import.attempts > 1 || import.state == ImportStage::Done).then_some(())
     };
     wait::until("the import comes to an end", PATIENCE, ends).await;
     over.store(true, Ordering::Relaxed);
@@ -55,7 +55,7 @@ async fn import_anew(fabric: &TestFabric, before: &Fabric) -> Result<u32> {
     let output = tokio::task::spawn_blocking(move || import.output_within(PATIENCE)).await??;
     ensure!(output.status.success(), "import fails: {}", String::from_utf8_lossy(&output.stderr));
     let import = status(before).await?.import.context("an import")?;
-    ensure!(import.state == "done", "{import:?}");
+    ensure!(import.state == ImportStage::Done, "{import:?}");
     Ok(import.attempts)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::Lsn;
-use proto::api::{ImportStatus, PageserverTimelineStatus};
+use proto::api::{ImportStage, ImportStatus, PageserverTimelineStatus};
 use proto::id::{NodeId, TenantTimelineId};
 
 use crate::http::Http;
@@ -19,11 +19,6 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// An import that shows no progress for so long has a problem that needs the operator: the shim does not run, or the
 /// pageserver cannot reach the cluster.
 const STALLED: Duration = Duration::from_secs(60);
-
-/// The state in which WAL is awaited.
-const REPLAYING: &str = "replaying";
-/// The state in which pages can be read.
-const DONE: &str = "done";
 
 /// Follows the imports on `pageservers` until each one can serve pages; `say` is told about the progress, and nothing
 /// twice. `shim` says how the shim is started, without which WAL does not come. Gives where the last of them becomes
@@ -51,7 +46,7 @@ pub async fn follow(
                     break;
                 }
                 let import = status.import.as_ref().with_context(|| format!("pageserver {id} imports nothing"))?;
-                if import.state == DONE {
+                if import.state == ImportStage::Done {
                     readable = readable.max(Some(status.readable_from));
                     say(&format!("pageserver {id}: {}", describe(import, position(import, status), shim)));
                     break;
@@ -97,7 +92,7 @@ impl Told {
             return None;
         }
         self.last = news.clone();
-        if import.state != REPLAYING || std::mem::replace(&mut self.how_to_start_the_shim, true) {
+        if import.state != ImportStage::Replaying || std::mem::replace(&mut self.how_to_start_the_shim, true) {
             return Some(news);
         }
         Some(describe(import, at, shim))
@@ -106,29 +101,29 @@ impl Told {
 
 /// What matters in its state: where it can be read from when it is done, and before that how far it has come.
 fn position(import: &ImportStatus, status: &PageserverTimelineStatus) -> Lsn {
-    if import.state == DONE { status.readable_from } else { status.last_record_lsn }
+    if import.state == ImportStage::Done { status.readable_from } else { status.last_record_lsn }
 }
 
 fn describe(import: &ImportStatus, at: Lsn, shim: &str) -> String {
     let mib = |bytes: u64| bytes >> 20;
     let rate = import.bytes * 1000 / import.elapsed_ms.max(1);
-    let mut text = match import.state.as_str() {
-        "copying" => {
+    let mut text = match import.state {
+        ImportStage::Copying => {
             let left = import.bytes_total.saturating_sub(import.bytes) / rate.max(1);
             let (done, total) = (mib(import.bytes), mib(import.bytes_total));
             format!("copying, {done} of about {total} MiB, {} MiB/s, {left} s left", mib(rate))
         }
-        REPLAYING => {
+        ImportStage::Replaying => {
             let end = import.end_lsn;
             let shim = if shim.is_empty() { String::new() } else { format!(" ({shim})") };
             format!("copied {} MiB, replays WAL: at {at} of {end}{shim}", mib(import.bytes))
         }
-        DONE => format!(
+        ImportStage::Done => format!(
             "imported {} MiB in {:.1} s, pages can be read from {at} on",
             mib(import.bytes),
             import.elapsed_ms as f64 / 1000.0
         ),
-        other => other.to_owned(),
+        ImportStage::Unknown => "in a stage that this program does not know".to_owned(),
     };
     if let Some(error) = &import.last_error {
         text.push_str(&format!("; attempt {} failed: {error}", import.attempts.saturating_sub(1).max(1)));
@@ -143,7 +138,7 @@ mod tests {
     #[test]
     fn nothing_is_said_twice_and_how_to_start_the_shim_is_said_once() {
         let import = ImportStatus {
-            state: REPLAYING.to_owned(),
+            state: ImportStage::Replaying,
             bytes: 22 << 20,
             bytes_total: 22 << 20,
             elapsed_ms: 1500,

@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 use broker::Broker;
 use proto::Lsn;
 use proto::api::{
-    PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus, TimelineSource,
+    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus,
+    TimelineSource,
 };
 use proto::broker::records::{NodeRecord, PageserverTimelineRecord, PrimaryRecord};
 use proto::id::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
@@ -128,8 +129,8 @@ pub struct PageserverRow {
     pub commit_age_ms: Option<u64>,
     /// Whether it has the timeline.
     pub holds: bool,
-    /// Its state, `unknown` when it does not answer.
-    pub state: String,
+    /// What it does about the timeline, unknown when it does not answer.
+    pub state: PageserverTimelineState,
     /// Why it does not follow, each to be read behind "the timeline".
     pub reasons: Vec<String>,
 }
@@ -429,7 +430,7 @@ fn pageserver_row(held: &PageserverTimelineStatus, commit: Option<Lsn>) -> Pages
         lag_bytes: commit.map(|commit| commit.bytes_since(held.last_record_lsn)).or(held.lag_bytes),
         commit_age_ms: held.commit_age_ms,
         holds: true,
-        state: held.state.clone(),
+        state: held.state,
         reasons: held.reasons.clone(),
     }
 }
@@ -455,7 +456,7 @@ async fn silent_pageserver_row(broker: &Broker, ttid: TenantTimelineId, id: Node
         lag_bytes: None,
         commit_age_ms: None,
         holds: false,
-        state: "unknown".to_owned(),
+        state: PageserverTimelineState::Unknown,
         reasons: Vec::new(),
     }
 }

@@ -33,10 +33,10 @@ use std::time::{Duration, Instant};
 
 use node::{RepeatLog, parts};
 use pgformat::Lsn;
-use proto::api::shown;
+use proto::api::{ImportStage, shown};
 use tokio::sync::mpsc;
 
-use self::state::{ImportStage, ImportState};
+use self::state::ImportState;
 use crate::ingest::{Engine, Ingest};
 use crate::process::Pageserver;
 use crate::store::Store;

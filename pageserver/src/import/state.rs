@@ -3,29 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
-use proto::api::{ImportStatus, shown};
-
-/// What an import does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ImportStage {
-    /// Pages come over the connection.
-    Copying,
-    /// WAL up to the backup's end is ingested.
-    Replaying,
-    /// Pages can be read.
-    Done,
-}
-
-impl ImportStage {
-    /// As HTTP says it.
-    fn as_str(self) -> &'static str {
-        match self {
-            ImportStage::Copying => "copying",
-            ImportStage::Replaying => "replaying",
-            ImportStage::Done => "done",
-        }
-    }
-}
+use proto::api::{ImportStage, ImportStatus, shown};
 
 /// How far an import is.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +35,7 @@ impl ImportState {
     pub(crate) fn status(&self) -> Option<ImportStatus> {
         let elapsed = self.took.or(self.began.map(|b| b.elapsed())).unwrap_or_default();
         self.stage.map(|stage| ImportStatus {
-            state: stage.as_str().to_owned(),
+            state: stage,
             bytes: self.bytes,
             bytes_total: self.bytes_total,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),

@@ -11,6 +11,7 @@ use node::exit;
 use pgformat::Lsn;
 use pgformat::redo::rmid;
 use pgformat::wal::WalBuilder;
+use proto::api::PageserverTimelineState;
 use proto::api::Readiness;
 use proto::broker::records::ChoiceRecord;
 use proto::command::Command;
@@ -170,7 +171,9 @@ async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() 
     let (_, wal) = b.take();
     let serving = tokio::spawn(serve_pull(listener, wal));
     let sk = Safekeeper::start(f.broker.client(), NodeId(1), b.position(), address);
-    let status = f.ps.until("pulled", |s| s.state == "pulling" && s.disk_consistent_lsn == b.position()).await;
+    let status =
+        f.ps.until("pulled", |s| s.state == PageserverTimelineState::Pulling && s.disk_consistent_lsn == b.position())
+            .await;
     let choice = status.choice.expect("a choice");
     assert_eq!((choice.mode.as_str(), choice.reason.as_str()), ("pull", "not_dialled"));
     // When its penalty is over it is asked to push again, and the pull goes on until it does.
@@ -178,7 +181,7 @@ async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() 
     assert_eq!(next.reason, "push_possible");
     let pusher = Pusher::open(&next, token).await.expect("accepted");
     assert_eq!(pusher.start, b.position());
-    f.ps.until("pushed", |s| s.state == "pushed").await;
+    f.ps.until("pushed", |s| s.state == PageserverTimelineState::Pushed).await;
     serving.await.expect("the pull ended in order");
     f.ps.stop().await;
 }
@@ -195,13 +198,13 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     let (at, wal) = b.take();
     pusher.wal(at, wal).await;
     pusher.until_durable(good).await;
-    f.ps.until("the position is saved", |s| s.state == "pushed").await;
+    f.ps.until("the position is saved", |s| s.state == PageserverTimelineState::Pushed).await;
     disk.next_sync_fails.store(true, Ordering::Relaxed);
     b.noop(1000);
     let (at, wal) = b.take();
     pusher.wal(at, wal.clone()).await;
     assert_eq!(pusher.end().await.expect("told why").code, sqlstate::TIMELINE_STOPPED);
-    let status = f.ps.until("stopped", |s| s.state == "stopped").await;
+    let status = f.ps.until("stopped", |s| s.state == PageserverTimelineState::Stopped).await;
     assert!(status.stopped.expect("a reason").contains("injected"));
     assert_eq!(status.disk_consistent_lsn, good, "nothing beyond the last good sync");
     let (code, body) = f.ps.get("/readyz?verbose").await;
@@ -268,7 +271,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     disk.full.store(true, Ordering::Relaxed);
     let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
-    assert_ne!(status.state, "stopped");
+    assert_ne!(status.state, PageserverTimelineState::Stopped);
     // What was read is not promised before this process has written something itself.
     assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (good, START));
     let (code, body) = ps.get("/readyz?verbose").await;
@@ -302,10 +305,13 @@ async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
     disk.unreadable.store(true, Ordering::Relaxed);
     let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
     let status = ps.status().await;
-    assert!(status.state == "stopped" && status.stopped.is_some_and(|why| why.contains("tried again")));
+    assert!(
+        status.state == PageserverTimelineState::Stopped
+            && status.stopped.is_some_and(|why| why.contains("tried again"))
+    );
     assert_eq!(ps.attach().await, 409, "it is here");
     disk.unreadable.store(false, Ordering::Relaxed);
-    ps.until("it is open", |s| s.state != "stopped" && s.disk_consistent_lsn == good).await;
+    ps.until("it is open", |s| s.state != PageserverTimelineState::Stopped && s.disk_consistent_lsn == good).await;
     let (mut pusher, _) = sk.push_after(first.choice_seq).await;
     assert_eq!(pusher.start, good);
     b.noop(1000);
@@ -340,7 +346,9 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
     pusher.wal(at, wal.clone()).await;
     assert_eq!(pusher.end().await.expect("told why").code, sqlstate::IO_ERROR);
     let status = ps.until("it shows", |s| s.stopped.is_some()).await;
-    assert!(status.state != "stopped" && status.stopped.is_some_and(|why| why.contains("injected")));
+    assert!(
+        status.state != PageserverTimelineState::Stopped && status.stopped.is_some_and(|why| why.contains("injected"))
+    );
     assert_eq!(status.last_record_lsn, good);
     let (code, body) = ps.get("/readyz?verbose").await;
     assert!(code == 503 && String::from_utf8_lossy(&body).contains("waits for storage"), "{code} {body:?}");
@@ -374,7 +382,7 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
     let (at, wal) = b.take();
     pusher.wal(at, wal).await;
     assert_eq!(pusher.end().await.expect("told why").code, sqlstate::TIMELINE_STOPPED);
-    ps.until("stopped", |s| s.state == "stopped").await;
+    ps.until("stopped", |s| s.state == PageserverTimelineState::Stopped).await;
     ps.stop().await;
     broker.stop().await;
 }

@@ -8,6 +8,7 @@ use blobs::RealDisk;
 use node::exit;
 use node::parts::Part;
 use proto::api::AttachRequest;
+use proto::api::PageserverTimelineState;
 use proto::id::{TenantTimelineId, TimelineId};
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ async fn a_panic_in_a_part_of_a_timeline_stops_that_one_and_readiness_says_why()
         let why = timeline.troubles().wait_for(|t| t.stopped.is_some()).await.expect("told").stopped.clone();
         let shown = if part == "choosing" { "chooser" } else { part };
         assert_eq!(why, Some(format!("its {shown} panicked: planted in the {part}")));
-        assert_eq!(timeline.status(node.config.node.id).state, "stopped");
+        assert_eq!(timeline.status(node.config.node.id).state, PageserverTimelineState::Stopped);
         let reason = format!("timeline {ttid} is stopped: its {shown} panicked: planted in the {part}");
         assert!(node.readiness().reasons.contains(&reason), "{:?}", node.readiness());
     }

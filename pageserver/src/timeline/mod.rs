@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use pgformat::{Lsn, PgMajor};
-use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineStatus, shown};
+use proto::api::{AttachRequest, ChoiceStatus, PageserverTimelineState, PageserverTimelineStatus, shown};
 use proto::id::{NodeId, TenantTimelineId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -378,12 +378,12 @@ impl Timeline {
         let offer = self.offer();
         let running = self.running();
         let state = match (&trouble.stopped, trouble.copying, running.as_ref().map(|r| r.choice.mode), &offer) {
-            (Some(_), _, _, _) => "stopped",
-            (None, true, _, _) => "importing",
-            (None, false, Some(Mode::Push), _) => "pushed",
-            (None, false, Some(Mode::Pull), _) => "pulling",
-            (None, false, None, Some(_)) => "waiting_for_dial",
-            (None, false, None, None) => "idle",
+            (Some(_), _, _, _) => PageserverTimelineState::Stopped,
+            (None, true, _, _) => PageserverTimelineState::Importing,
+            (None, false, Some(Mode::Push), _) => PageserverTimelineState::Pushed,
+            (None, false, Some(Mode::Pull), _) => PageserverTimelineState::Pulling,
+            (None, false, None, Some(_)) => PageserverTimelineState::WaitingForDial,
+            (None, false, None, None) => PageserverTimelineState::Idle,
         };
         let now = Instant::now();
         let (lag_bytes, commit, age) = self.lag_and_commit(now);
@@ -404,7 +404,7 @@ impl Timeline {
             disk_consistent_lsn: position.disk_consistent_lsn,
             remote_consistent_lsn: position.disk_consistent_lsn,
             choice,
-            state: state.to_owned(),
+            state,
             source_commit_lsn: shown(commit.max(self.gauge.commit_lsn())),
             commit_age_ms: age.map(millis),
             lag_bytes,

@@ -82,7 +82,7 @@ fn pageserver(p: &PageserverRow, reasons: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use proto::Lsn;
-    use proto::api::ShimSafekeeperStatus;
+    use proto::api::{PageserverTimelineState, ShimSafekeeperStatus};
     use proto::id::{TenantId, Term, TimelineId};
 
     use super::super::ShimRow;
@@ -129,7 +129,7 @@ mod tests {
                 lag_bytes: Some(0),
                 commit_age_ms: Some(0),
                 holds: true,
-                state: "pushed".to_owned(),
+                state: PageserverTimelineState::Pushed,
                 reasons: Vec::new(),
             }],
             shim: ShimRow {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use harness::{Bounded as _, LONG};
 use proto::Lsn;
+use proto::api::PageserverTimelineState;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -100,7 +101,7 @@ fn load(fabric: &TestFabric, run: &Run) -> Result<Process> {
 async fn kill_pusher(fabric: &TestFabric, look: &Look, crowd: Crowd) -> Result<(u64, Kill)> {
     let (victim, _) = poll("a push", PATIENCE, async || {
         let status = look.pageserver().await.ok()?;
-        (status.state == "pushed").then_some(status.choice?.safekeeper_id.0)
+        (status.state == PageserverTimelineState::Pushed).then_some(status.choice?.safekeeper_id.0)
     })
     .await?;
     let described = fabric.read()?;
@@ -144,7 +145,7 @@ async fn calm(fabric: &TestFabric, look: &Look) -> Result<Crowd> {
     poll("commits and a push that keeps up", PATIENCE, async || {
         let (shim, applied) = (look.shim().await.ok()?, look.pageserver().await.ok()?);
         let (began, since) = *first.get_or_insert_with(|| (shim.commit_lsn, Instant::now()));
-        let moved = applied.last_record_lsn > began && applied.state == "pushed";
+        let moved = applied.last_record_lsn > began && applied.state == PageserverTimelineState::Pushed;
         (moved && since.elapsed() >= CALM).then_some(())
     })
     .await?;
