@@ -20,7 +20,7 @@ const REFUSALS: u32 = 2;
 
 /// What is known of a timeline at one time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct FollowInput {
     /// A stream runs.
     pub(crate) stream: bool,
     /// End of the last record ingested.
@@ -55,7 +55,7 @@ impl Follow {
     }
 
     /// Takes in what is known at `now`.
-    pub(crate) fn observe(&mut self, now: Instant, seen: Seen) {
+    pub(crate) fn observe(&mut self, now: Instant, seen: FollowInput) {
         self.heard(now, seen.commit);
         if seen.stream {
             self.stream_at = now;
@@ -119,8 +119,8 @@ mod tests {
         Lsn::new(at)
     }
 
-    fn seen(stream: bool, at: u64, commit: Option<u64>) -> Seen {
-        Seen { stream, at: lsn(at), commit: commit.map(lsn) }
+    fn seen(stream: bool, at: u64, commit: Option<u64>) -> FollowInput {
+        FollowInput { stream, at: lsn(at), commit: commit.map(lsn) }
     }
 
     #[test]

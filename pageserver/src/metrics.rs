@@ -31,7 +31,7 @@ struct SqlstateLabels {
 
 /// How a push handshake went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum PushOutcome {
+pub(crate) enum PushHandshake {
     /// A stream began.
     Accepted,
     /// The token or nonce is not that of the present choice.
@@ -133,11 +133,11 @@ impl Metrics {
         self.choices.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn push_handshake(&self, outcome: PushOutcome) {
+    pub(crate) fn push_handshake(&self, outcome: PushHandshake) {
         let outcome = match outcome {
-            PushOutcome::Accepted => "accepted",
-            PushOutcome::Stale => "stale",
-            PushOutcome::Refused => "refused",
+            PushHandshake::Accepted => "accepted",
+            PushHandshake::Stale => "stale",
+            PushHandshake::Refused => "refused",
         };
         self.pushes.get_or_create(&OutcomeLabels { outcome }).inc();
     }

@@ -25,7 +25,7 @@ use proto::id::{SystemId, TenantTimelineId};
 
 use crate::cluster::error::RedoFailure;
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::import::directory::{self, LoadError};
 use crate::ingest::engine::{Piece, Taken};
 use crate::ingest::{Engine, EngineError};
@@ -237,7 +237,7 @@ impl Offline {
 
     fn rebuild(&self, after: Lsn) -> Result<u64, Cause> {
         let snapshot = self.store.snapshot();
-        let ranges = Mutex::new(snapshot.divide(Key::all_of(Kind::Block), REBUILD_PARTS));
+        let ranges = Mutex::new(snapshot.divide(Key::all_of(KeyKind::Block), REBUILD_PARTS));
         let next = || ranges.lock().ok()?.pop();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::PageserverSettings;
-use crate::manager::directory::Directory;
+use crate::manager::directory::BrokerDirectory;
 use crate::metrics::{Levels, Metrics};
 use crate::net::pace::Awake;
 use crate::store::Shared;
@@ -48,7 +48,7 @@ pub(crate) struct Pageserver {
     /// Every task below this node.
     pub(crate) tasks: TaskTracker,
     /// What the broker shows.
-    pub(crate) directory: Directory,
+    pub(crate) directory: BrokerDirectory,
     /// Choices by safekeeper, over all timelines of this node.
     pub(crate) pushes: Mutex<BTreeMap<NodeId, u32>>,
     /// Address that safekeepers dial.
@@ -93,7 +93,7 @@ impl Pageserver {
             session,
             shutdown,
             tasks: TaskTracker::new(),
-            directory: Directory::default(),
+            directory: BrokerDirectory::default(),
             pushes: Mutex::default(),
             refusals: RepeatLogs::new("refused"),
             stream_ends: RepeatLogs::new("WAL stream ended"),

@@ -8,7 +8,7 @@ use crate::timeline::Timeline;
 
 /// A result set.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Table {
+pub(crate) struct ShowTable {
     /// Column names.
     pub(crate) columns: Vec<&'static str>,
     /// Rows; none is NULL.
@@ -21,7 +21,7 @@ fn some(value: impl ToString) -> Option<String> {
 
 impl Pageserver {
     /// The table `name` (lower case); none when there is no such table.
-    pub(crate) fn table(&self, name: &str) -> Option<Table> {
+    pub(crate) fn table(&self, name: &str) -> Option<ShowTable> {
         let (columns, rows) = match name {
             "timelines" => (TIMELINES.to_vec(), self.statuses().iter().map(timeline_row).collect()),
             "choices" => (CHOICES.to_vec(), self.statuses().iter().filter_map(choice_row).collect()),
@@ -32,7 +32,7 @@ impl Pageserver {
             "version" => (vec!["version"], vec![vec![some(format!("walfabric pageserver {}", VERSION))]]),
             _ => return None,
         };
-        Some(Table { columns, rows })
+        Some(ShowTable { columns, rows })
     }
 
     /// The addresses are those that others are told, given or found at start.

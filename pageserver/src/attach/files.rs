@@ -21,7 +21,7 @@ pub(super) const UNFINISHED: &str = ".attaching";
 
 /// Why a timeline cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(super) enum TimelineOpenError {
     /// Its attach record is of no use.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -47,14 +47,14 @@ pub(super) enum OpenError {
     Invalid(String),
 }
 
-impl OpenError {
+impl TimelineOpenError {
     /// Whether trying again may help.
     pub(super) fn may_pass(&self) -> bool {
         let passes = |kind| matches!(kind, BlobErrorKind::Full | BlobErrorKind::Retryable);
         match self {
-            OpenError::Storage(e) => passes(e.kind),
-            OpenError::Store(e) => passes(e.kind()),
-            OpenError::Engine(e) => e.may_pass(),
+            TimelineOpenError::Storage(e) => passes(e.kind),
+            TimelineOpenError::Store(e) => passes(e.kind()),
+            TimelineOpenError::Engine(e) => e.may_pass(),
             _ => false,
         }
     }
@@ -68,22 +68,23 @@ pub(super) struct OpenedFiles {
     pub(super) store: Arc<Store>,
 }
 
-fn config(record: &AttachRecord) -> Result<StreamConfig, OpenError> {
-    stream_config(&record.attach)
-        .ok_or_else(|| OpenError::Invalid(format!("PostgreSQL {} is not supported", record.attach.pg_version_num)))
+fn config(record: &AttachRecord) -> Result<StreamConfig, TimelineOpenError> {
+    stream_config(&record.attach).ok_or_else(|| {
+        TimelineOpenError::Invalid(format!("PostgreSQL {} is not supported", record.attach.pg_version_num))
+    })
 }
 
 /// Creates the directory of a timeline: all of it or nothing, also across a crash.
-pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), OpenError> {
+pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), TimelineOpenError> {
     let cfg = config(record)?;
-    synthetic_prehistory(&cfg, record.attach.start_lsn).map_err(|e| OpenError::Invalid(e.to_string()))?;
+    synthetic_prehistory(&cfg, record.attach.start_lsn).map_err(|e| TimelineOpenError::Invalid(e.to_string()))?;
     let parent = dir.parent().unwrap_or(Path::new("."));
     let mut unfinished = dir.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
     let tmp = Path::new(&unfinished);
     let io_error = |what: &str| {
         let what = format!("{what} {}", dir.display());
-        move |source| OpenError::Io { what, source }
+        move |source| TimelineOpenError::Io { what, source }
     };
     create_dir_durably(parent).map_err(io_error("create parent of"))?;
     if tmp.exists() {
@@ -96,7 +97,7 @@ pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), OpenError>
 }
 
 /// Opens a timeline; in storage it begins as an empty one when it is not there.
-pub(super) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<OpenedFiles, OpenError> {
+pub(super) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<OpenedFiles, TimelineOpenError> {
     let record = AttachRecord::read(dir)?;
     config(&record)?;
     let blobs = storage::timeline(storage, record.ttid())?;
@@ -115,7 +116,7 @@ pub(super) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<Ope
     };
     let there = store.manifest().attach();
     if there != record.attach {
-        return Err(OpenError::Invalid(format!(
+        return Err(TimelineOpenError::Invalid(format!(
             "storage has this timeline with other parameters: {there:?} instead of {:?}",
             record.attach
         )));

@@ -120,7 +120,7 @@ pub(crate) async fn import(
     if is_begun(&timeline) {
         return Ok(attached);
     }
-    let (dir, request) = (pageserver.dir_of(ttid), import::Request { from });
+    let (dir, request) = (pageserver.dir_of(ttid), import::KeptImport { from });
     let kept = request.clone();
     tokio::task::spawn_blocking(move || import::write(&dir, &kept))
         .await

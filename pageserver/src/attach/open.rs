@@ -9,11 +9,11 @@ use std::time::Duration;
 use proto::id::TenantTimelineId;
 use tokio_util::sync::CancellationToken;
 
-use super::files::{self, OpenError};
+use super::files::{self, TimelineOpenError};
 use crate::ingest::{Engine, Ingest};
 use crate::process::{Pageserver, TENANTS};
 use crate::store::upkeep;
-use crate::timeline::{Opened, Timeline};
+use crate::timeline::{Timeline, TimelineParts};
 use crate::{import, manager};
 
 /// A timeline that could not be opened for a reason that may pass is tried again this often.
@@ -31,14 +31,14 @@ impl NotOpened {
     }
 }
 
-impl From<OpenError> for NotOpened {
-    fn from(e: OpenError) -> NotOpened {
+impl From<TimelineOpenError> for NotOpened {
+    fn from(e: TimelineOpenError) -> NotOpened {
         NotOpened { why: e.to_string(), may_pass: e.may_pass() }
     }
 }
 
 /// A timeline's files, with the number of its last choice and the import that is not done.
-type OpenedFiles = (Opened, u64, Option<import::Request>);
+type TimelineToStart = (TimelineParts, u64, Option<import::KeptImport>);
 
 /// Opens what is in the data directory. A timeline that cannot be opened is listed as stopped; the others serve.
 ///
@@ -101,7 +101,7 @@ async fn open_again(pageserver: Arc<Pageserver>, ttid: TenantTimelineId, dir: Pa
 }
 
 /// Lists a timeline and starts its tasks.
-fn take_up(pageserver: &Arc<Pageserver>, ttid: TenantTimelineId, opened: Result<OpenedFiles, NotOpened>) {
+fn take_up(pageserver: &Arc<Pageserver>, ttid: TenantTimelineId, opened: Result<TimelineToStart, NotOpened>) {
     let (opened, choice_seq, request) = match opened {
         Ok((opened, choice_seq, request)) => (Ok(opened), choice_seq, request),
         Err(NotOpened { why, .. }) => {
@@ -123,7 +123,11 @@ fn take_up(pageserver: &Arc<Pageserver>, ttid: TenantTimelineId, opened: Result<
     }
 }
 
-async fn open_files(pageserver: &Pageserver, ttid: TenantTimelineId, dir: PathBuf) -> Result<OpenedFiles, NotOpened> {
+async fn open_files(
+    pageserver: &Pageserver,
+    ttid: TenantTimelineId,
+    dir: PathBuf,
+) -> Result<TimelineToStart, NotOpened> {
     let (storage, shared) = (pageserver.storage().clone(), pageserver.shared().clone());
     let (metrics, me, is_remote) =
         (pageserver.metrics.clone(), pageserver.config.node.id, pageserver.config.is_remote());
@@ -140,13 +144,13 @@ async fn open_files(pageserver: &Pageserver, ttid: TenantTimelineId, dir: PathBu
         // Pages that are still to be copied come first: until then no WAL is wanted.
         let is_copied = store.readable_from().is_some() || request.is_none();
         let ingest = if is_copied {
-            let engine = Engine::open(&store, &record.attach).map_err(OpenError::from)?;
+            let engine = Engine::open(&store, &record.attach).map_err(TimelineOpenError::from)?;
             Some(Ingest::new(engine, store.clone(), is_remote, metrics))
         } else {
             None
         };
         let choice_seq = record.choice_seq.max(store.choice_seq());
-        Ok((Opened { attach: record.attach, store, ingest }, choice_seq, request))
+        Ok((TimelineParts { attach: record.attach, store, ingest }, choice_seq, request))
     };
     tokio::task::spawn_blocking(open).await.map_err(NotOpened::for_good)?
 }

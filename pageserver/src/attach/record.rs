@@ -231,8 +231,8 @@ mod tests {
         assert!(missing.contains("cannot be read or written"), "{missing}");
     }
 
-    /// Goal: a directory of an earlier version opens, once from the old form, then from the new one. Method: an old file
-    /// with two slots and a spool; after a crash before the old file went, that is still there.
+    /// Goal: a directory of an earlier version opens, once from the old form, then from the new one. Method: a file
+    /// with two slots, and a spool; after a crash before the old file went, that is still there.
     #[test]
     fn the_old_form_is_read_once() {
         let dir = tempfile::tempdir().expect("a directory");

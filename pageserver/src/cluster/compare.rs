@@ -11,7 +11,7 @@ use super::state::ClusterState;
 
 /// A field that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Difference {
+pub(crate) struct StateDifference {
     /// Which field.
     pub(crate) what: String,
     /// As ingest has it.
@@ -21,11 +21,11 @@ pub(crate) struct Difference {
 }
 
 /// The fields of two checkpoints that differ, but for what a checkpoint alone knows: its redo position and time.
-pub(crate) fn counters(ours: &CheckPoint, theirs: &CheckPoint) -> Vec<Difference> {
+pub(crate) fn counters(ours: &CheckPoint, theirs: &CheckPoint) -> Vec<StateDifference> {
     let mut found = Vec::new();
     let mut field = |what: &str, ours: u64, theirs: u64| {
         if ours != theirs {
-            found.push(Difference { what: what.into(), ours: ours.to_string(), theirs: theirs.to_string() });
+            found.push(StateDifference { what: what.into(), ours: ours.to_string(), theirs: theirs.to_string() });
         }
     };
     field("timeline", ours.tli.0.into(), theirs.tli.0.into());
@@ -45,11 +45,11 @@ pub(crate) fn counters(ours: &CheckPoint, theirs: &CheckPoint) -> Vec<Difference
 }
 
 /// What differs between the state and the control file of the cluster, shut down at the state's position.
-pub(crate) fn control(state: &ClusterState, file: &ControlFile) -> Vec<Difference> {
+pub(crate) fn control(state: &ClusterState, file: &ControlFile) -> Vec<StateDifference> {
     let mut found = counters(&state.live, &file.checkpoint_copy);
     let mut field = |what: &str, ours: String, theirs: String| {
         if ours != theirs {
-            found.push(Difference { what: what.into(), ours, theirs });
+            found.push(StateDifference { what: what.into(), ours, theirs });
         }
     };
     let ours = &state.file;
@@ -69,7 +69,7 @@ mod tests {
     use super::super::testing::control_file;
     use super::*;
 
-    fn named(found: &[Difference]) -> Vec<&str> {
+    fn named(found: &[StateDifference]) -> Vec<&str> {
         found.iter().map(|d| d.what.as_str()).collect()
     }
 

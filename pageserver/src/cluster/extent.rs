@@ -24,7 +24,7 @@ const STEP_LEN: usize = 12;
 
 /// From page `first` on, versions before `since` do not count, and pages without versions are zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Step {
+struct ExtentStep {
     first: u32,
     since: Lsn,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Extent {
     /// Its pages.
     pub(crate) blocks: u32,
     /// Both numbers ascend.
-    steps: Vec<Step>,
+    steps: Vec<ExtentStep>,
     /// The file was not cut since the last step: what it grows by lies behind that.
     is_open: bool,
 }
@@ -59,7 +59,7 @@ impl Extent {
 
     /// So many pages that begin at `since`: what was stored before does not count.
     pub(crate) fn sparse(blocks: u32, since: Lsn) -> Extent {
-        Extent { blocks, steps: vec![Step { first: 0, since }], is_open: true }
+        Extent { blocks, steps: vec![ExtentStep { first: 0, since }], is_open: true }
     }
 
     /// Whether pages need not be stored.
@@ -84,7 +84,7 @@ impl Extent {
             gap = blk..blk;
         } else if gap.len() > fill as usize {
             if self.steps.len() < STEPS_MAX {
-                self.steps.push(Step { first: self.blocks, since: lsn });
+                self.steps.push(ExtentStep { first: self.blocks, since: lsn });
                 self.is_open = true;
                 gap = blk..blk;
             } else if gap.len() > FILL_BLOCKS_MAX as usize {
@@ -133,7 +133,7 @@ impl Extent {
             }
         }
         while take.left() > 0 {
-            extent.steps.push(Step { first: take.u32()?, since: Lsn::new(take.u64()?) });
+            extent.steps.push(ExtentStep { first: take.u32()?, since: Lsn::new(take.u64()?) });
         }
         let ascend = extent.steps.is_sorted_by(|a, b| a.first < b.first && a.since <= b.since);
         let inside = extent.steps.last().is_none_or(|step| step.first < extent.blocks);

@@ -15,7 +15,7 @@ pub(crate) const KEY_LEN: usize = 18;
 /// What kind of thing a key names; the first byte of its order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum KeyKind {
     /// A block of a relation: spc, db, rel, fork, blk.
     Block = 0x10,
     /// Blocks of a fork (u32, little-endian), by spc, db, rel, fork; its tombstone means that the fork is gone.
@@ -46,26 +46,26 @@ pub(crate) enum Kind {
     RecordIndex = 0x71,
 }
 
-impl Kind {
-    const ALL: [Kind; 14] = [
-        Kind::Block,
-        Kind::RelSize,
-        Kind::Database,
-        Kind::RelMap,
-        Kind::Tablespace,
-        Kind::SlruPage,
-        Kind::SlruSegment,
-        Kind::TwoPhase,
-        Kind::Control,
-        Kind::Origin,
-        Kind::RestorePoint,
-        Kind::TliHistory,
-        Kind::XactIndex,
-        Kind::RecordIndex,
+impl KeyKind {
+    const ALL: [KeyKind; 14] = [
+        KeyKind::Block,
+        KeyKind::RelSize,
+        KeyKind::Database,
+        KeyKind::RelMap,
+        KeyKind::Tablespace,
+        KeyKind::SlruPage,
+        KeyKind::SlruSegment,
+        KeyKind::TwoPhase,
+        KeyKind::Control,
+        KeyKind::Origin,
+        KeyKind::RestorePoint,
+        KeyKind::TliHistory,
+        KeyKind::XactIndex,
+        KeyKind::RecordIndex,
     ];
 
-    fn new(number: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|k| *k as u8 == number)
+    fn new(number: u8) -> Option<KeyKind> {
+        KeyKind::ALL.into_iter().find(|k| *k as u8 == number)
     }
 }
 
@@ -73,7 +73,7 @@ impl Kind {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
     /// What it names.
-    pub(crate) kind: Kind,
+    pub(crate) kind: KeyKind,
     /// Tablespace, or what the kind says.
     pub(crate) spc: u32,
     /// Database.
@@ -88,48 +88,48 @@ pub(crate) struct Key {
 
 impl Key {
     /// The smallest key of a kind.
-    pub(crate) const fn first(kind: Kind) -> Key {
+    pub(crate) const fn first(kind: KeyKind) -> Key {
         Key { kind, spc: 0, db: 0, rel: 0, fork: 0, blk: 0 }
     }
 
     /// A block.
     pub(crate) const fn block(tag: BlockTag) -> Key {
-        Key { blk: tag.blk, ..Key::fork(Kind::Block, tag.fork) }
+        Key { blk: tag.blk, ..Key::fork(KeyKind::Block, tag.fork) }
     }
 
     /// The size of a fork.
     pub(crate) const fn rel_size(fork: RelFork) -> Key {
-        Key::fork(Kind::RelSize, fork)
+        Key::fork(KeyKind::RelSize, fork)
     }
 
     /// Something of a database.
-    pub(crate) const fn of_database(kind: Kind, spc: u32, db: u32) -> Key {
+    pub(crate) const fn of_database(kind: KeyKind, spc: u32, db: u32) -> Key {
         Key { spc, db, ..Key::first(kind) }
     }
 
     /// Something by a number.
-    pub(crate) const fn numbered(kind: Kind, spc: u32, blk: u32) -> Key {
+    pub(crate) const fn numbered(kind: KeyKind, spc: u32, blk: u32) -> Key {
         Key { spc, blk, ..Key::first(kind) }
     }
 
     /// Something by a 64-bit number, an LSN for example.
-    pub(crate) const fn at(kind: Kind, number: u64) -> Key {
+    pub(crate) const fn at(kind: KeyKind, number: u64) -> Key {
         Key { spc: (number >> 32) as u32, db: (number & 0xFFFF_FFFF) as u32, ..Key::first(kind) }
     }
 
     /// The key of a prepared transaction by its 64-bit number.
     pub(crate) const fn two_phase(xid: u64) -> Key {
-        Key { rel: (xid >> 32) as u32, blk: (xid & 0xFFFF_FFFF) as u32, ..Key::first(Kind::TwoPhase) }
+        Key { rel: (xid >> 32) as u32, blk: (xid & 0xFFFF_FFFF) as u32, ..Key::first(KeyKind::TwoPhase) }
     }
 
-    const fn fork(kind: Kind, fork: RelFork) -> Key {
+    const fn fork(kind: KeyKind, fork: RelFork) -> Key {
         let RelFileLocator { spc, db, rel } = fork.rel;
         Key { kind, spc, db, rel, fork: fork.fork as u8, blk: 0 }
     }
 
-    /// The block that a key of kind [`Kind::Block`] names.
+    /// The block that a key of kind [`KeyKind::Block`] names.
     pub(crate) fn tag(&self) -> Option<BlockTag> {
-        let fork = Fork::new(self.fork).filter(|_| self.kind == Kind::Block)?;
+        let fork = Fork::new(self.fork).filter(|_| self.kind == KeyKind::Block)?;
         let rel = RelFileLocator { spc: self.spc, db: self.db, rel: self.rel };
         Some(BlockTag { fork: RelFork { rel, fork }, blk: self.blk as BlockNumber })
     }
@@ -149,23 +149,23 @@ impl Key {
     /// From the 18 bytes; `None` for an unknown kind.
     pub(crate) fn from_bytes(b: &[u8; KEY_LEN]) -> Option<Key> {
         let word = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        Some(Key { kind: Kind::new(b[0])?, spc: word(1), db: word(5), rel: word(9), fork: b[13], blk: word(14) })
+        Some(Key { kind: KeyKind::new(b[0])?, spc: word(1), db: word(5), rel: word(9), fork: b[13], blk: word(14) })
     }
 
     /// Everything of one kind that a database has in a tablespace.
-    pub(crate) const fn all_of_database(kind: Kind, spc: u32, db: u32) -> Range<Key> {
+    pub(crate) const fn all_of_database(kind: KeyKind, spc: u32, db: u32) -> Range<Key> {
         let first = Key::of_database(kind, spc, db);
         first..Key { rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..first }
     }
 
     /// Everything of one kind with this first number: a tablespace, an SLRU.
-    pub(crate) const fn all_of_space(kind: Kind, spc: u32) -> Range<Key> {
+    pub(crate) const fn all_of_space(kind: KeyKind, spc: u32) -> Range<Key> {
         let first = Key { spc, ..Key::first(kind) };
         first..Key { db: u32::MAX, rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..first }
     }
 
     /// All keys of a kind.
-    pub(crate) fn all_of(kind: Kind) -> Range<Key> {
+    pub(crate) fn all_of(kind: KeyKind) -> Range<Key> {
         let last = Key { spc: u32::MAX, db: u32::MAX, rel: u32::MAX, fork: u8::MAX, blk: u32::MAX, ..Key::first(kind) };
         Key::first(kind)..last
     }
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn bytes_order_as_keys_do() {
-        let mut keys: Vec<Key> = Kind::ALL
+        let mut keys: Vec<Key> = KeyKind::ALL
             .into_iter()
             .flat_map(|kind| {
                 [0, 1, 255, 256, u32::MAX].map(|n| Key { kind, spc: n, db: n / 3, rel: !n, fork: n as u8 & 3, blk: n })

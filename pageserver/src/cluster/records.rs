@@ -1,4 +1,4 @@
-//! Where records are: chunks of [`Kind::RecordIndex`], one for about 64 KiB of the log.
+//! Where records are: chunks of [`KeyKind::RecordIndex`], one for about 64 KiB of the log.
 //!
 //! A chunk lists the lengths of its records, from one boundary to the next, a byte or two each: about one per cent of
 //! the log. So the last record at or below any LSN is found, with its start, which the next record names as its
@@ -11,7 +11,7 @@ use pgformat::wal::next_record_start;
 use pgformat::{Lsn, SegSize};
 
 use super::error::LookError;
-use super::key::{Key, Kind};
+use super::key::{Key, KeyKind};
 use super::leb;
 use super::look::Look;
 
@@ -63,7 +63,7 @@ impl RecordChunkWriter {
         let mut chunk = vec![FORMAT];
         chunk.extend(self.before.start.map_or(0, Lsn::get).to_le_bytes());
         chunk.append(&mut self.lengths);
-        let key = Key::at(Kind::RecordIndex, self.before.end.get());
+        let key = Key::at(KeyKind::RecordIndex, self.before.end.get());
         self.before = self.last;
         Some((key, chunk))
     }
@@ -95,7 +95,7 @@ fn floor_in(key: Lsn, chunk: &[u8], lsn: Lsn, seg: SegSize) -> Result<RecordSpan
 /// # Errors
 /// When the store cannot be read, or the chunk is damaged.
 pub(crate) fn floor_record(look: &dyn Look, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, LookError> {
-    let at = |n: u64| Key::at(Kind::RecordIndex, n);
+    let at = |n: u64| Key::at(KeyKind::RecordIndex, n);
     let end = at(lsn.get().saturating_add(1));
     // Most chunks begin close by; a long record can push them far away.
     let mut reach = CHUNK_WAL_BYTES * 2;

@@ -1,6 +1,6 @@
 //! The control state of a timeline: what PostgreSQL keeps in its control file and in shared memory, at every LSN.
 //!
-//! Two keys of [`Kind::Control`] hold it. The *state* (number 0) is written whenever anything in it changes. The
+//! Two keys of [`KeyKind::Control`] hold it. The *state* (number 0) is written whenever anything in it changes. The
 //! *counters* (number 1) are what single transactions move; they are few bytes and newer than the state, or as old. The
 //! next transaction's number is in neither for every record: the list of transactions ([`super::xacts`]) has it.
 //! [`ClusterState::load`] puts the three together.
@@ -18,7 +18,7 @@ use pgformat::slru::{advance_past, circular_precedes, xid_precedes};
 use pgformat::{Lsn, Tli};
 
 use super::error::{LookError, STATE_FORMAT, StateError};
-use super::key::{Key, Kind};
+use super::key::{Key, KeyKind};
 use super::look::Look;
 use super::xacts::next_xid_at;
 
@@ -30,9 +30,9 @@ const COUNTERS_LEN: usize = 25;
 const NO_PAGE: u32 = u32::MAX;
 
 /// Where the state is.
-pub(crate) const STATE_KEY: Key = Key::numbered(Kind::Control, 0, 0);
+pub(crate) const STATE_KEY: Key = Key::numbered(KeyKind::Control, 0, 0);
 /// Where the counters are.
-pub(crate) const COUNTERS_KEY: Key = Key::numbered(Kind::Control, 0, 1);
+pub(crate) const COUNTERS_KEY: Key = Key::numbered(KeyKind::Control, 0, 1);
 
 /// What PostgreSQL would know at a position.
 #[derive(Clone, PartialEq, Eq, Debug)]

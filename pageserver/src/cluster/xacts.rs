@@ -1,4 +1,4 @@
-//! What became of transactions, and when: chunks of [`Kind::XactIndex`], one for about 64 KiB of the log.
+//! What became of transactions, and when: chunks of [`KeyKind::XactIndex`], one for about 64 KiB of the log.
 //!
 //! A chunk lists every commit, abort, prepare, commit and abort of a prepared transaction, and where the next
 //! transaction's number rose. With it a time or a transaction becomes an LSN, and the next transaction's number is
@@ -15,7 +15,7 @@ use pgformat::read::{Short, Take};
 use smallvec::SmallVec;
 
 use super::error::LookError;
-use super::key::{Key, Kind};
+use super::key::{Key, KeyKind};
 use super::leb;
 use super::look::Look;
 
@@ -141,7 +141,7 @@ impl XactChunkWriter {
             let mut chunk = vec![FORMAT];
             chunk.extend(done.next_xid.to_le_bytes());
             chunk.extend(done.entries);
-            (Key::at(Kind::XactIndex, done.first.get()), chunk)
+            (Key::at(KeyKind::XactIndex, done.first.get()), chunk)
         })
     }
 }
@@ -203,7 +203,7 @@ impl XactChunk {
 /// # Errors
 /// When the store cannot be read, or a chunk is damaged.
 pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option<u64>, LookError> {
-    let at = |n: u64| Key::at(Kind::XactIndex, n);
+    let at = |n: u64| Key::at(KeyKind::XactIndex, n);
     let lowest = since.get().saturating_sub(CHUNK_WAL_BYTES_MAX);
     let mut reach = 1 << 20;
     loop {
@@ -227,7 +227,7 @@ pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option
 /// # Errors
 /// As [`next_xid_at`].
 pub(crate) fn ends_between(tip: &dyn Look, from: Lsn, to: Lsn, max: usize) -> Result<Vec<XactEntry>, LookError> {
-    let at = |n: u64| Key::at(Kind::XactIndex, n);
+    let at = |n: u64| Key::at(KeyKind::XactIndex, n);
     let mut found = Vec::new();
     let (mut next, mut reach) = (from.get().saturating_sub(CHUNK_WAL_BYTES_MAX), PIECE_WAL_BYTES);
     while next < to.get() && found.len() < max {

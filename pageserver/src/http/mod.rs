@@ -51,7 +51,7 @@ pub(crate) fn router(node: Arc<Pageserver>) -> Router {
 }
 
 #[derive(Serialize)]
-struct NodeStatus {
+struct PageserverStatus {
     kind: &'static str,
     id: NodeId,
     version: &'static str,
@@ -61,8 +61,8 @@ struct NodeStatus {
     broker_connected: bool,
 }
 
-async fn status(State(node): State<Arc<Pageserver>>) -> Json<NodeStatus> {
-    Json(NodeStatus {
+async fn status(State(node): State<Arc<Pageserver>>) -> Json<PageserverStatus> {
+    Json(PageserverStatus {
         kind: "pageserver",
         id: node.config.node.id,
         version: VERSION,

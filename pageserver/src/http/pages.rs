@@ -22,7 +22,7 @@ use super::answer::{fail, find};
 use crate::cluster::compare;
 use crate::config::LSN_WAIT_MS_MAX;
 use crate::process::Pageserver;
-use crate::read::{At, Problem, ReadError, Reader, View};
+use crate::read::{PageReader, Problem, ReadError, ReadPoint, ReadView};
 
 /// Which LSN was read.
 const LSN_HEADER: HeaderName = HeaderName::from_static("x-walfabric-lsn");
@@ -86,7 +86,7 @@ pub(super) async fn relation(
         let Query(q) = query.map_err(|e| bad(e, hint))?;
         let fork: RelFork = q.rel.parse().map_err(|e| bad(e, hint))?;
         let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let size = move |view: View<'_>| if view.exists(fork)? { view.rel_size(fork).map(Some) } else { Ok(None) };
+        let size = move |view: ReadView<'_>| if view.exists(fork)? { view.rel_size(fork).map(Some) } else { Ok(None) };
         let blocks = read(&node, &reader, lsn, size).await?;
         Ok(Json(RelationSize { lsn: Some(lsn), rel: fork.to_string(), blocks }).into_response())
     };
@@ -101,7 +101,7 @@ pub(super) async fn relations(
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, "?[db=OID][&lsn=X/X][&wait_ms=N]"))?;
         let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let what = move |view: View<'_>| Ok((view.relations(q.db)?, view.logged_databases()?));
+        let what = move |view: ReadView<'_>| Ok((view.relations(q.db)?, view.logged_databases()?));
         let (found, logged_databases) = read(&node, &reader, lsn, what).await?;
         let one =
             |(fork, blocks): (RelFork, u32)| RelationSize { lsn: None, rel: fork.to_string(), blocks: Some(blocks) };
@@ -162,7 +162,7 @@ pub(super) async fn compare_control(
         let (reader, lsn) = at(&node, ids, q.when()).await?;
         let state = reader.control(lsn).await.map_err(|e| refusal(&node, &e))?;
         let found = compare::control(&state, &file).into_iter();
-        let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
+        let one = |d: compare::StateDifference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
         Ok(Json(found.map(one).collect::<Vec<_>>()).into_response())
     };
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
@@ -179,21 +179,21 @@ fn bad(error: impl std::fmt::Display, hint: &str) -> Box<Response> {
 }
 
 /// The timeline's reader, and the LSN to read at once it is here.
-async fn at(node: &Pageserver, ids: (String, String), when: When) -> Result<(Reader, Lsn), Box<Response>> {
+async fn at(node: &Pageserver, ids: (String, String), when: When) -> Result<(PageReader, Lsn), Box<Response>> {
     let timeline = find(node, ids)?;
     let reader =
-        Reader::of(&timeline).map_err(|e| Box::new(fail(StatusCode::CONFLICT, e.message, e.hint.as_deref())))?;
+        PageReader::of(&timeline).map_err(|e| Box::new(fail(StatusCode::CONFLICT, e.message, e.hint.as_deref())))?;
     let limit = when.wait_ms.map_or(node.config.lsn_wait, |ms| Duration::from_millis(ms.min(LSN_WAIT_MS_MAX)));
-    let lsn = reader.resolve(when.lsn.map_or(At::latest(), At::exactly), limit).await;
+    let lsn = reader.resolve(when.lsn.map_or(ReadPoint::latest(), ReadPoint::exactly), limit).await;
     let lsn = lsn.map_err(|e| refusal(node, &e))?;
     Ok((reader, lsn))
 }
 
 async fn read<T: Send + 'static>(
     node: &Pageserver,
-    reader: &Reader,
+    reader: &PageReader,
     lsn: Lsn,
-    what: impl Fn(View<'_>) -> Result<T, Problem> + Send + 'static,
+    what: impl Fn(ReadView<'_>) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Box<Response>> {
     let outcome = reader.read(lsn, what).await;
     node.metrics.reads(u64::from(outcome.is_ok()));

@@ -24,7 +24,7 @@ use crate::timeline::Timeline;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Range {
+pub(super) struct XactsQuery {
     from: Lsn,
     to: Lsn,
     limit: Option<usize>,
@@ -36,13 +36,13 @@ const ROWS_MAX: usize = 100_000;
 pub(super) async fn list(
     State(node): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
-    query: Result<Query<Range>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<XactsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     let timeline = match find(&node, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };
-    let Range { from, to, limit } = match query {
+    let XactsQuery { from, to, limit } = match query {
         Ok(Query(range)) => range,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("range: {e}"), Some("?from=X/X&to=Y/Y[&limit=N]")),
     };
@@ -92,7 +92,7 @@ fn read(store: &Store, version: PgMajor, (from, to): (Lsn, Lsn), max: usize) -> 
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Place {
+pub(super) struct RecordQuery {
     lsn: Lsn,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Place {
 pub(super) async fn record(
     State(node): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
-    query: Result<Query<Place>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<RecordQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     let timeline = match find(&node, ids) {
         Ok(timeline) => timeline,

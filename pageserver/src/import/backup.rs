@@ -63,7 +63,7 @@ pub(super) struct Tablespace {
 
 /// What the backup tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Event {
+pub(super) enum BackupEvent {
     /// A file begins, in the tablespace given, or in the data directory.
     File {
         /// Tablespace.
@@ -94,7 +94,7 @@ pub(super) struct Backup {
 
 /// Where the copy stands.
 struct Archive {
-    reader: tar::Reader,
+    reader: tar::TarReader,
     spc: Option<u32>,
     /// Copies begun (14).
     copies: usize,
@@ -136,7 +136,7 @@ impl Backup {
             // In KiB.
             bytes_total += cell(2).and_then(|size| size.parse::<u64>().ok()).unwrap_or(0) << 10;
         }
-        let archive = Archive { reader: tar::Reader::default(), spc: None, copies: 0, is_archive: true };
+        let archive = Archive { reader: tar::TarReader::default(), spc: None, copies: 0, is_archive: true };
         Ok(Backup { connection, version, start, tablespaces, bytes_total, archive })
     }
 
@@ -145,7 +145,10 @@ impl Backup {
     ///
     /// # Errors
     /// See [`BackupError`].
-    pub(super) async fn next(&mut self, tell: &mut (dyn FnMut(Event) + Send)) -> Result<Option<Lsn>, BackupError> {
+    pub(super) async fn next(
+        &mut self,
+        tell: &mut (dyn FnMut(BackupEvent) + Send),
+    ) -> Result<Option<Lsn>, BackupError> {
         let Some(event) = self.connection.next_event().await? else {
             return Err(unexpected("it ended without a position"));
         };
@@ -174,7 +177,7 @@ impl Backup {
 impl Archive {
     fn begin(&mut self) {
         self.copies += 1;
-        self.reader = tar::Reader::default();
+        self.reader = tar::TarReader::default();
     }
 
     fn finish(&mut self) -> Result<(), BackupError> {
@@ -182,14 +185,14 @@ impl Archive {
     }
 
     /// A message of 15 and later: its kind, then its payload.
-    fn message(&mut self, mut data: Bytes, tell: &mut (dyn FnMut(Event) + Send)) -> Result<(), BackupError> {
+    fn message(&mut self, mut data: Bytes, tell: &mut (dyn FnMut(BackupEvent) + Send)) -> Result<(), BackupError> {
         if data.is_empty() {
             return Err(unexpected("an empty message"));
         }
         match data.get_u8() {
             b'n' => {
                 self.finish()?;
-                self.reader = tar::Reader::default();
+                self.reader = tar::TarReader::default();
                 self.is_archive = true;
                 let name = data.split(|b| *b == 0).next().unwrap_or_default();
                 let name = String::from_utf8_lossy(name);
@@ -210,16 +213,16 @@ impl Archive {
         }
     }
 
-    fn content(&mut self, data: Bytes, tell: &mut (dyn FnMut(Event) + Send)) -> Result<(), BackupError> {
+    fn content(&mut self, data: Bytes, tell: &mut (dyn FnMut(BackupEvent) + Send)) -> Result<(), BackupError> {
         let spc = self.spc;
         self.reader.feed(data, &mut |event| match event {
-            tar::Event::Entry(entry) if entry.kind == EntryKind::File => {
-                tell(Event::File { spc, path: entry.path, len: entry.len });
+            tar::TarEvent::Entry(entry) if entry.kind == EntryKind::File => {
+                tell(BackupEvent::File { spc, path: entry.path, len: entry.len });
             }
             // Directories and links count as empty files whose name no file has.
-            tar::Event::Entry(entry) => tell(Event::File { spc, path: format!("{}/", entry.path), len: 0 }),
-            tar::Event::Content(bytes) => tell(Event::Content(bytes)),
-            tar::Event::End => tell(Event::End),
+            tar::TarEvent::Entry(entry) => tell(BackupEvent::File { spc, path: format!("{}/", entry.path), len: 0 }),
+            tar::TarEvent::Content(bytes) => tell(BackupEvent::Content(bytes)),
+            tar::TarEvent::End => tell(BackupEvent::End),
         })?;
         Ok(())
     }

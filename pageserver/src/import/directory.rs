@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pgformat::control::ControlFile;
 use pgformat::{Lsn, PgMajor};
 
-use super::backup::{Event, Tablespace};
+use super::backup::{BackupEvent, Tablespace};
 pub(crate) use super::load::LoadError;
 use super::load::Loader;
 use crate::store::Store;
@@ -74,13 +74,13 @@ fn walk(dir: &Path, below: &str, spc: Option<u32>, loader: &mut Loader) -> Resul
 fn file(path: &Path, inner: String, spc: Option<u32>, loader: &mut Loader) -> Result<(), LoadError> {
     let mut source = File::open(path).map_err(|e| failed(path, &e))?;
     let len = source.metadata().map_err(|e| failed(path, &e))?.len();
-    loader.take(Event::File { spc, path: inner, len })?;
+    loader.take(BackupEvent::File { spc, path: inner, len })?;
     loop {
         let mut piece = Vec::with_capacity(READ_BYTES);
         let n = (&mut source).take(READ_BYTES as u64).read_to_end(&mut piece).map_err(|e| failed(path, &e))?;
         if n == 0 {
-            return loader.take(Event::End);
+            return loader.take(BackupEvent::End);
         }
-        loader.take(Event::Content(Bytes::from(piece)))?;
+        loader.take(BackupEvent::Content(Bytes::from(piece)))?;
     }
 }

@@ -17,9 +17,9 @@ use pgformat::slru::{SEGMENT_PAGES, Slru, full_xid};
 use pgformat::twophase::{TwoPhase, TwoPhaseError, check_file};
 use pgformat::{Lsn, PgMajor};
 
-use super::backup::{Event, Tablespace};
+use super::backup::{BackupEvent, Tablespace};
 use crate::cluster::database::WHOLE;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::state::{ClusterState, STATE_KEY};
 use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::{AppendError, Batch, Intake, Store, WriteError};
@@ -102,15 +102,15 @@ impl Loader {
     ///
     /// # Errors
     /// See [`LoadError`]; the load is then of no use.
-    pub(super) fn take(&mut self, event: Event) -> Result<(), LoadError> {
+    pub(super) fn take(&mut self, event: BackupEvent) -> Result<(), LoadError> {
         match event {
-            Event::File { spc, path, len: _ } => {
+            BackupEvent::File { spc, path, len: _ } => {
                 let kind = classify(&path, spc);
                 self.open = Some(Open { kind, path, rest: Vec::new(), pages: 0 });
                 Ok(())
             }
-            Event::Content(bytes) => self.content(bytes),
-            Event::End => self.end(),
+            BackupEvent::Content(bytes) => self.content(bytes),
+            BackupEvent::End => self.end(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Loader {
         let key = match open.kind {
             FileKind::Relation(fork, first) => Key::block(BlockTag { fork, blk: first.saturating_add(open.pages) }),
             FileKind::Slru(slru, segment) => {
-                Key::numbered(Kind::SlruPage, slru as u32, segment * SEGMENT_PAGES + open.pages)
+                Key::numbered(KeyKind::SlruPage, slru as u32, segment * SEGMENT_PAGES + open.pages)
             }
             _ => return Ok(()),
         };
@@ -174,9 +174,9 @@ impl Loader {
             }
             FileKind::RelMap(spc, db) => {
                 parse_relmap(&open.rest, self.version).map(drop).map_err(|e| LoadError::RelMap(e, db))?;
-                self.blob(Key::of_database(Kind::RelMap, spc, db), &open.rest);
+                self.blob(Key::of_database(KeyKind::RelMap, spc, db), &open.rest);
             }
-            FileKind::Database(spc, db) => self.blob(Key::of_database(Kind::Database, spc, db), &[WHOLE]),
+            FileKind::Database(spc, db) => self.blob(Key::of_database(KeyKind::Database, spc, db), &[WHOLE]),
             FileKind::Control => self.control = Some(ControlFile::parse(&open.rest)?),
             FileKind::TwoPhase(xid) => self.two_phase(xid, &open.rest)?,
             FileKind::Origins => self.origins(&open.rest)?,
@@ -195,7 +195,7 @@ impl Loader {
 
     fn origins(&mut self, file: &[u8]) -> Result<(), LoadError> {
         for (origin, remote) in parse_origins(file)? {
-            self.blob(Key::numbered(Kind::Origin, 0, origin.into()), &remote.get().to_le_bytes());
+            self.blob(Key::numbered(KeyKind::Origin, 0, origin.into()), &remote.get().to_le_bytes());
         }
         Ok(())
     }
@@ -216,11 +216,11 @@ impl Loader {
             self.blob(Key::rel_size(fork), &size.to_le_bytes());
         }
         for ((slru, segment), pages) in std::mem::take(&mut self.segments) {
-            self.blob(Key::numbered(Kind::SlruSegment, slru as u32, segment), &pages.to_le_bytes());
+            self.blob(Key::numbered(KeyKind::SlruSegment, slru as u32, segment), &pages.to_le_bytes());
         }
         for tablespace in tablespaces {
             if let Some(oid) = tablespace.oid {
-                let key = Key { spc: oid, ..Key::first(Kind::Tablespace) };
+                let key = Key { spc: oid, ..Key::first(KeyKind::Tablespace) };
                 self.blob(key, tablespace.path.as_bytes());
             }
         }

@@ -43,7 +43,7 @@ use crate::store::Store;
 use crate::timeline::Timeline;
 use backup::{Backup, BackupError};
 use load::{LoadError, Loader};
-pub(crate) use request::{Request, read, remove, write};
+pub(crate) use request::{KeptImport, read, remove, write};
 
 /// Pause before an import that failed begins anew.
 const RETRY: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ enum ImportError {
 
 /// Brings `timeline` to the end of its import, whatever was done of it before; returns when it can be read, or when the
 /// node stops.
-pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, request: Request) {
+pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, request: KeptImport) {
     let gone = timeline.gone.clone();
     tokio::select! {
         () = gone.cancelled() => {}
@@ -73,7 +73,7 @@ pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, request:
     }
 }
 
-async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &Request) {
+async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptImport) {
     let Some(store) = timeline.store.clone() else { return };
     let failures = RepeatLog::outage(format!("timeline {}: import failed, begins anew", timeline.ttid));
     let mut copied = store.manifest().importing.as_ref().is_none_or(|importing| importing.end.is_some());
@@ -136,7 +136,7 @@ async fn copy(
     node: &Arc<Pageserver>,
     timeline: &Arc<Timeline>,
     store: &Arc<Store>,
-    request: &Request,
+    request: &KeptImport,
 ) -> Result<(), ImportError> {
     let attach = timeline.attach.clone().ok_or_else(|| ImportError::Store("it cannot be opened".to_owned()))?;
     if let Some(why) = managers::check(&request.from, attach.pg_version_num).await? {
@@ -183,7 +183,7 @@ async fn copy(
     Ok(())
 }
 
-async fn receive_all(backup: &mut Backup, send: mpsc::Sender<backup::Event>) -> Result<Lsn, ImportError> {
+async fn receive_all(backup: &mut Backup, send: mpsc::Sender<backup::BackupEvent>) -> Result<Lsn, ImportError> {
     loop {
         let mut events = Vec::new();
         let end = backup.next(&mut |event| events.push(event)).await?;
@@ -200,7 +200,7 @@ async fn receive_all(backup: &mut Backup, send: mpsc::Sender<backup::Event>) -> 
 
 fn load(
     mut loader: Loader,
-    mut events: mpsc::Receiver<backup::Event>,
+    mut events: mpsc::Receiver<backup::BackupEvent>,
     timeline: &Timeline,
     tablespaces: &[backup::Tablespace],
 ) -> Result<pgformat::control::ControlFile, ImportError> {

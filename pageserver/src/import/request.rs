@@ -15,14 +15,14 @@ const TMP_NAME: &str = "import.json.tmp";
 
 /// The request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Request {
+pub(crate) struct KeptImport {
     /// libpq connection string of the running cluster.
     pub(crate) from: String,
 }
 
-impl std::fmt::Debug for Request {
+impl std::fmt::Debug for KeptImport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request").field("from", &"(hidden)").finish()
+        f.debug_struct("KeptImport").field("from", &"(hidden)").finish()
     }
 }
 
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Request {
 ///
 /// # Errors
 /// Those of the file system.
-pub(crate) fn write(dir: &Path, request: &Request) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, request: &KeptImport) -> io::Result<()> {
     let tmp = dir.join(TMP_NAME);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
     file.write_all(&serde_json::to_vec(request)?)?;
@@ -43,7 +43,7 @@ pub(crate) fn write(dir: &Path, request: &Request) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the file system, and a file that is no request.
-pub(crate) fn read(dir: &Path) -> io::Result<Option<Request>> {
+pub(crate) fn read(dir: &Path) -> io::Result<Option<KeptImport>> {
     match fs::read(dir.join(FILE_NAME)) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -69,7 +69,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(read(dir.path()).expect("read"), None);
-        let request = Request { from: "host=a password=b".to_owned() };
+        let request = KeptImport { from: "host=a password=b".to_owned() };
         write(dir.path(), &request).expect("written");
         assert_eq!(read(dir.path()).expect("read"), Some(request));
         let mode = fs::metadata(dir.path().join(FILE_NAME)).expect("there").permissions().mode();

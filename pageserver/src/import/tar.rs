@@ -1,7 +1,7 @@
 //! Reads the tar archives of a base backup from a stream: ustar headers as PostgreSQL writes them.
 //!
-//! A [`Reader`] is fed pieces of any length and tells entries and their content in order. It owns at most one header's
-//! bytes. Everything that PostgreSQL does not write (pax records, sparse files) is refused.
+//! A [`TarReader`] is fed pieces of any length and tells entries and their content in order. It owns at most one
+//! header's bytes. Everything that PostgreSQL does not write (pax records, sparse files) is refused.
 //!
 //! Source: PostgreSQL 15, `tarCreateHeader` in `src/port/tar.c`; POSIX ustar.
 
@@ -23,7 +23,7 @@ pub(super) enum EntryKind {
 
 /// A header.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct TarEntry {
     /// Path relative to the archive's root.
     pub(super) path: String,
     /// What it is.
@@ -34,9 +34,9 @@ pub(super) struct Entry {
 
 /// What a reader tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Event {
+pub(super) enum TarEvent {
     /// An entry begins; its content follows.
-    Entry(Entry),
+    Entry(TarEntry),
     /// A piece of the content.
     Content(Bytes),
     /// The entry is complete.
@@ -50,24 +50,24 @@ pub(crate) struct TarError(String);
 
 /// State of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct TarReader {
     header: Vec<u8>,
     /// Content bytes of the entry that are still to come; none between entries.
     content: Option<u64>,
     padding: usize,
 }
 
-impl Reader {
+impl TarReader {
     /// Takes a piece and tells what is in it.
     ///
     /// # Errors
     /// See [`TarError`].
-    pub(super) fn feed(&mut self, mut piece: Bytes, tell: &mut dyn FnMut(Event)) -> Result<(), TarError> {
+    pub(super) fn feed(&mut self, mut piece: Bytes, tell: &mut dyn FnMut(TarEvent)) -> Result<(), TarError> {
         loop {
             if let Some(left) = self.content {
                 let n = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
                 if n > 0 {
-                    tell(Event::Content(piece.split_to(n)));
+                    tell(TarEvent::Content(piece.split_to(n)));
                 }
                 let left = left - n as u64;
                 self.content = Some(left);
@@ -75,7 +75,7 @@ impl Reader {
                     return Ok(());
                 }
                 self.content = None;
-                tell(Event::End);
+                tell(TarEvent::End);
             }
             let n = self.padding.min(piece.len());
             piece.advance(n);
@@ -91,7 +91,7 @@ impl Reader {
                 let entry = parse(&header)?;
                 self.padding = usize::try_from((BLOCK as u64 - entry.len % BLOCK as u64) % BLOCK as u64).unwrap_or(0);
                 self.content = Some(entry.len);
-                tell(Event::Entry(entry));
+                tell(TarEvent::Entry(entry));
             }
         }
     }
@@ -102,7 +102,7 @@ impl Reader {
     }
 }
 
-fn parse(header: &[u8]) -> Result<Entry, TarError> {
+fn parse(header: &[u8]) -> Result<TarEntry, TarError> {
     let text = |from: usize, len: usize| -> Result<&str, TarError> {
         let field = &header[from..from + len];
         let end = field.iter().position(|b| *b == 0).unwrap_or(len);
@@ -132,7 +132,7 @@ fn parse(header: &[u8]) -> Result<Entry, TarError> {
     let prefix = if &header[257..262] == b"ustar" { text(345, 155)? } else { "" };
     let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
     let len = if kind == EntryKind::File { number(124, 12)? } else { 0 };
-    Ok(Entry { path: path.trim_start_matches("./").to_owned(), kind, len })
+    Ok(TarEntry { path: path.trim_start_matches("./").to_owned(), kind, len })
 }
 
 #[cfg(test)]
@@ -166,12 +166,12 @@ mod tests {
     type Files = Vec<(String, Vec<u8>)>;
 
     fn read(tar: &[u8], piece: usize) -> Result<(Files, bool), TarError> {
-        let (mut reader, mut found) = (Reader::default(), Vec::<(String, Vec<u8>)>::new());
+        let (mut reader, mut found) = (TarReader::default(), Vec::<(String, Vec<u8>)>::new());
         for piece in tar.chunks(piece) {
             reader.feed(Bytes::copy_from_slice(piece), &mut |event| match event {
-                Event::Entry(entry) => found.push((entry.path, Vec::new())),
-                Event::Content(bytes) => found.last_mut().expect("an entry").1.extend_from_slice(&bytes),
-                Event::End => {}
+                TarEvent::Entry(entry) => found.push((entry.path, Vec::new())),
+                TarEvent::Content(bytes) => found.last_mut().expect("an entry").1.extend_from_slice(&bytes),
+                TarEvent::End => {}
             })?;
         }
         Ok((found, reader.is_complete()))

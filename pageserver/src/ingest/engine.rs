@@ -16,8 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::blank;
 use super::config::stream_config;
-use super::map::{MapError, Mapper, Progress};
-use super::worker::{Task, is_final};
+use super::map::{MapError, MapProgress, Mapper};
+use super::worker::{BlockingTask, is_final};
 use crate::cluster::error::LookError;
 use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
@@ -228,7 +228,7 @@ impl Engine {
     fn feed(&mut self, piece: &Piece, records: &mut u64) -> Result<(), WalError> {
         let Engine { decoder, mapper, store, batch, import_end, is_ahead, halted, .. } = self;
         let (version, import_end) = (decoder.config().version, *import_end);
-        let mut pen = Pen { version, mapper, store, batch, import_end, is_ahead };
+        let mut pen = RecordPen { version, mapper, store, batch, import_end, is_ahead };
         let mut snapshot = pen.latest();
         decoder.feed_records(piece.at, &piece.wal, &mut |record| {
             if halted.is_some() {
@@ -245,7 +245,7 @@ impl Engine {
     fn hand_over(&mut self) -> Result<(), Blocked> {
         let Engine { decoder, mapper, store, batch, import_end, is_ahead, .. } = self;
         let (version, import_end) = (decoder.config().version, *import_end);
-        Pen { version, mapper, store, batch, import_end, is_ahead }.hand_over()
+        RecordPen { version, mapper, store, batch, import_end, is_ahead }.hand_over()
     }
 }
 
@@ -275,7 +275,7 @@ fn append(store: &Store, batch: &mut Batch) -> Result<(), Blocked> {
 }
 
 /// Writes records into the batch.
-struct Pen<'a> {
+struct RecordPen<'a> {
     version: PgMajor,
     mapper: &'a mut Mapper,
     store: &'a Store,
@@ -284,7 +284,7 @@ struct Pen<'a> {
     is_ahead: &'a mut bool,
 }
 
-impl Pen<'_> {
+impl RecordPen<'_> {
     fn latest(&self) -> crate::store::Snapshot {
         self.store.snapshot()
     }
@@ -302,7 +302,7 @@ impl Pen<'_> {
             let look = StateAt { snapshot, lsn: Lsn::MAX, version };
             self.mapper.record(record, self.batch, &look).map_err(halt)?
         };
-        while matches!(progress, Progress::More) {
+        while matches!(progress, MapProgress::More) {
             *self.is_ahead = true;
             append(self.store, self.batch).map_err(|blocked| match blocked {
                 Blocked::Full(why) | Blocked::Stopped(why) => {
@@ -361,7 +361,7 @@ fn is_file_copy(record: &RecordRef<'_>) -> bool {
 }
 
 /// A chunk. Without pieces: what storage did not take before.
-pub(crate) struct Take {
+pub(crate) struct TakeChunk {
     pub(crate) pieces: Vec<Piece>,
     /// Whether storage is far away: nothing is done on the spot then.
     pub(crate) is_remote: bool,
@@ -384,7 +384,7 @@ pub(crate) struct Taken {
     pub(crate) waits: Option<String>,
 }
 
-impl Task for Take {
+impl BlockingTask for TakeChunk {
     type Resource = Engine;
     type Output = Taken;
 

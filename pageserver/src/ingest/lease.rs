@@ -1,7 +1,7 @@
 //! The one writer of a timeline, handed from stream to stream.
 //!
-//! Whoever holds the [`Lease`] holds the [`Ingest`] itself. Dropping the lease puts it back; a stream that ends in an
-//! orderly way has settled it first.
+//! Whoever holds the [`IngestLease`] holds the [`Ingest`] itself. Dropping the lease puts it back; a stream that
+//! ends in an orderly way has settled it first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,31 +11,31 @@ use super::Ingest;
 
 /// Where the ingest waits for the next stream.
 #[derive(Default)]
-pub(crate) struct Slot {
-    inner: Mutex<Inner>,
+pub(crate) struct IngestSlot {
+    inner: Mutex<SlotContent>,
     returned: Notify,
 }
 
 #[derive(Default)]
-struct Inner {
+struct SlotContent {
     ingest: Option<Ingest>,
     /// Whether a lease is out, whose end brings the ingest back.
     is_lent: bool,
 }
 
-impl Slot {
+impl IngestSlot {
     /// A slot that holds `ingest`; an empty one when the timeline could not be opened.
-    pub(crate) fn new(ingest: Option<Ingest>) -> Arc<Slot> {
-        Arc::new(Slot { inner: Mutex::new(Inner { ingest, is_lent: false }), returned: Notify::new() })
+    pub(crate) fn new(ingest: Option<Ingest>) -> Arc<IngestSlot> {
+        Arc::new(IngestSlot { inner: Mutex::new(SlotContent { ingest, is_lent: false }), returned: Notify::new() })
     }
 
     /// Waits until the ingest is here and takes it. Cancel safe; callers bound the wait.
-    pub(crate) async fn take(self: &Arc<Slot>) -> Lease {
+    pub(crate) async fn take(self: &Arc<IngestSlot>) -> IngestLease {
         loop {
             // Armed before the look: a return in between is not missed.
             let returned = self.returned.notified();
             if let Some(ingest) = self.lend() {
-                return Lease { slot: self.clone(), ingest: Some(ingest) };
+                return IngestLease { slot: self.clone(), ingest: Some(ingest) };
             }
             returned.await;
         }
@@ -62,38 +62,38 @@ impl Slot {
         ingest
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SlotContent> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the writer here: a new one, or the one that was taken.
     pub(crate) fn put(&self, ingest: Ingest) {
-        *self.lock() = Inner { ingest: Some(ingest), is_lent: false };
+        *self.lock() = SlotContent { ingest: Some(ingest), is_lent: false };
         // notify_one keeps a permit, so a waiter that is just arming gets it.
         self.returned.notify_one();
     }
 }
 
 /// The right to write, and the writer.
-pub(crate) struct Lease {
-    slot: Arc<Slot>,
+pub(crate) struct IngestLease {
+    slot: Arc<IngestSlot>,
     ingest: Option<Ingest>,
 }
 
-impl std::ops::Deref for Lease {
+impl std::ops::Deref for IngestLease {
     type Target = Ingest;
     fn deref(&self) -> &Ingest {
         self.ingest.as_ref().expect("present until drop")
     }
 }
 
-impl std::ops::DerefMut for Lease {
+impl std::ops::DerefMut for IngestLease {
     fn deref_mut(&mut self) -> &mut Ingest {
         self.ingest.as_mut().expect("present until drop")
     }
 }
 
-impl Drop for Lease {
+impl Drop for IngestLease {
     fn drop(&mut self) {
         if let Some(ingest) = self.ingest.take() {
             self.slot.put(ingest);

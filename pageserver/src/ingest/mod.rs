@@ -33,8 +33,8 @@ use crate::metrics::Metrics;
 use crate::store::{Durable, Store};
 pub(crate) use config::stream_config;
 pub(crate) use engine::{Engine, EngineError, Halt};
-use engine::{Piece, Take, Taken};
-use worker::{Flush, Flushed, Job};
+use engine::{Piece, TakeChunk, Taken};
+use worker::{BlockingJob, Flush, Flushed};
 
 /// WAL received and not yet taken in, per timeline. Two of these may exist, one being taken in and one filling up.
 pub(crate) const PENDING_BYTES_MAX: usize = 8 << 20;
@@ -49,7 +49,7 @@ const UPKEEP: Duration = Duration::from_millis(100);
 
 /// How far a timeline is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Position {
+pub(crate) struct IngestPosition {
     /// End of the last record that can be read.
     pub(crate) last_record_lsn: Lsn,
     /// Its start; none before the first.
@@ -60,7 +60,7 @@ pub(crate) struct Position {
 
 /// What came of blocking work.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum IngestEvent {
     /// So many records can be read now.
     Taken { records: u64 },
     /// WAL that does not continue the log; what came before it was taken.
@@ -80,12 +80,12 @@ pub(crate) enum Event {
 /// The writer of one timeline.
 pub(crate) struct Ingest {
     store: Arc<Store>,
-    position: Position,
+    position: IngestPosition,
     pending: Vec<Piece>,
     pending_bytes: usize,
     durable: watch::Receiver<(Durable, Option<Lsn>)>,
-    take: Job<Take>,
-    flush: Job<Flush>,
+    take: BlockingJob<TakeChunk>,
+    flush: BlockingJob<Flush>,
     /// Whether a chunk waits in the engine for storage to take it.
     blocked: bool,
     retry_at: Option<Instant>,
@@ -104,7 +104,7 @@ impl Ingest {
     pub(crate) fn new(engine: Engine, store: Arc<Store>, is_remote: bool, metrics: Arc<Metrics>) -> Ingest {
         let end = engine.position();
         let durable = store.durable();
-        let position = Position {
+        let position = IngestPosition {
             last_record_lsn: end.end,
             last_record_start: end.start,
             disk_consistent_lsn: durable.borrow().0.lsn(),
@@ -114,8 +114,8 @@ impl Ingest {
             pending: Vec::new(),
             pending_bytes: 0,
             durable,
-            take: Job::new(engine),
-            flush: Job::new(store.clone()),
+            take: BlockingJob::new(engine),
+            flush: BlockingJob::new(store.clone()),
             blocked: false,
             // Storage was full or away at the opening.
             retry_at: (!store.is_claimed()).then(|| Instant::now() + RETRY),
@@ -130,7 +130,7 @@ impl Ingest {
     }
 
     /// How far it is.
-    pub(crate) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> IngestPosition {
         self.position
     }
 
@@ -155,7 +155,7 @@ impl Ingest {
             tokio::time::sleep(self.pause).await;
             self.pause = READ_AGAIN_MAX.min(self.pause * 2);
             self.halted = None;
-            self.take.start(Take { pieces: Vec::new(), is_remote: true }, &self.metrics);
+            self.take.start(TakeChunk { pieces: Vec::new(), is_remote: true }, &self.metrics);
             self.take_all().await;
         }
         match (&self.halted, self.take.idle_mut()) {
@@ -187,11 +187,11 @@ impl Ingest {
         }
         let pieces = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        self.take.start(Take { pieces, is_remote: self.is_remote }, &self.metrics);
+        self.take.start(TakeChunk { pieces, is_remote: self.is_remote }, &self.metrics);
     }
 
     /// Waits until blocking work is done and takes its result. Never ends when none is under way. Cancel safe.
-    pub(crate) async fn event(&mut self) -> Event {
+    pub(crate) async fn event(&mut self) -> IngestEvent {
         // A timeline that has everything in storage wakes nobody.
         let unwritten = self.position.disk_consistent_lsn < self.position.last_record_lsn;
         let wake_at = self.retry_at.or(unwritten.then_some(self.look_at));
@@ -201,11 +201,11 @@ impl Ingest {
             Ok(()) = self.durable.changed() => self.on_durable(),
             () = self.store.wait_work() => {
                 self.start_flush();
-                Event::Quiet
+                IngestEvent::Quiet
             }
             () = sleep_until(wake_at) => {
                 self.on_time();
-                Event::Quiet
+                IngestEvent::Quiet
             }
         }
     }
@@ -240,7 +240,7 @@ impl Ingest {
         }
     }
 
-    fn on_taken(&mut self, done: Result<Taken, String>) -> Event {
+    fn on_taken(&mut self, done: Result<Taken, String>) -> IngestEvent {
         let taken = match done {
             Ok(taken) => taken,
             Err(why) => return self.halt(Halt::Stopped(why)),
@@ -256,49 +256,49 @@ impl Ingest {
         if let Some(refused) = taken.refused {
             self.pending.clear();
             self.pending_bytes = 0;
-            return Event::Refused(refused);
+            return IngestEvent::Refused(refused);
         }
         if self.blocked {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         match (taken.blocked, taken.waits) {
-            (Some(why), _) => return Event::Full(why),
-            (None, Some(why)) => return Event::Waits(why),
+            (Some(why), _) => return IngestEvent::Full(why),
+            (None, Some(why)) => return IngestEvent::Waits(why),
             (None, None) => {}
         }
         if taken.records > 0 {
             self.pause = READ_AGAIN;
         }
         self.start_take();
-        Event::Taken { records: taken.records }
+        IngestEvent::Taken { records: taken.records }
     }
 
-    fn on_flushed(&mut self, done: Result<Flushed, String>) -> Event {
+    fn on_flushed(&mut self, done: Result<Flushed, String>) -> IngestEvent {
         match done {
             Ok(Flushed::Done) => {
                 self.on_durable();
-                Event::Synced
+                IngestEvent::Synced
             }
             Ok(Flushed::Later(why)) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                Event::Full(why)
+                IngestEvent::Full(why)
             }
             Ok(Flushed::Never(why)) | Err(why) => self.halt(Halt::Stopped(why)),
         }
     }
 
-    fn on_durable(&mut self) -> Event {
+    fn on_durable(&mut self) -> IngestEvent {
         let durable = self.durable.borrow_and_update().0.lsn();
         assert!(durable >= self.position.disk_consistent_lsn, "invariant 2: it never goes back");
         self.position.disk_consistent_lsn = durable;
-        Event::Synced
+        IngestEvent::Synced
     }
 
     fn on_time(&mut self) {
         if self.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
             self.start_flush();
             if self.blocked && self.take.is_idle() {
-                self.take.start(Take { pieces: Vec::new(), is_remote: true }, &self.metrics);
+                self.take.start(TakeChunk { pieces: Vec::new(), is_remote: true }, &self.metrics);
             }
         }
         if self.look_at <= Instant::now() {
@@ -315,11 +315,11 @@ impl Ingest {
         }
     }
 
-    fn halt(&mut self, halt: Halt) -> Event {
+    fn halt(&mut self, halt: Halt) -> IngestEvent {
         self.pending.clear();
         self.pending_bytes = 0;
         self.halted = Some(halt.clone());
-        Event::Halted(halt)
+        IngestEvent::Halted(halt)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::store::{Store, WriteError};
 
 /// A kind of blocking work.
-pub(super) trait Task: Send + 'static {
+pub(super) trait BlockingTask: Send + 'static {
     /// What it works on.
     type Resource: Send + 'static;
     /// What comes of it.
@@ -24,9 +24,9 @@ pub(super) trait Task: Send + 'static {
     fn run(self, on: &mut Self::Resource, metrics: &Metrics) -> Result<Self::Output, String>;
 }
 
-type Done<T> = (<T as Task>::Resource, Result<<T as Task>::Output, String>);
+type Done<T> = (<T as BlockingTask>::Resource, Result<<T as BlockingTask>::Output, String>);
 
-enum State<T: Task> {
+enum JobState<T: BlockingTask> {
     Idle(T::Resource),
     Busy(JoinHandle<Done<T>>),
     /// Done on the spot; nobody asked for the outcome yet.
@@ -37,12 +37,12 @@ enum State<T: Task> {
     Lost,
 }
 
-impl<T: Task> State<T> {
+impl<T: BlockingTask> JobState<T> {
     /// What was done on the spot; after a panic the resource is lost.
     fn take_done(&mut self) -> Option<Result<T::Output, String>> {
-        let (next, done) = match std::mem::replace(self, State::Lost) {
-            State::Done((resource, output)) => (State::Idle(resource), Some(output)),
-            State::Panicked(panic) => (State::Lost, Some(Err(panicked(&panic)))),
+        let (next, done) = match std::mem::replace(self, JobState::Lost) {
+            JobState::Done((resource, output)) => (JobState::Idle(resource), Some(output)),
+            JobState::Panicked(panic) => (JobState::Lost, Some(Err(panicked(&panic)))),
             other => (other, None),
         };
         *self = next;
@@ -51,39 +51,39 @@ impl<T: Task> State<T> {
 }
 
 /// A resource and the work under way on it.
-pub(super) struct Job<T: Task>(State<T>);
+pub(super) struct BlockingJob<T: BlockingTask>(JobState<T>);
 
-impl<T: Task> Job<T> {
-    pub(super) fn new(resource: T::Resource) -> Job<T> {
-        Job(State::Idle(resource))
+impl<T: BlockingTask> BlockingJob<T> {
+    pub(super) fn new(resource: T::Resource) -> BlockingJob<T> {
+        BlockingJob(JobState::Idle(resource))
     }
 
     /// Whether no work is under way.
     pub(super) fn is_idle(&self) -> bool {
-        !matches!(self.0, State::Busy(_) | State::Done(_) | State::Panicked(_))
+        !matches!(self.0, JobState::Busy(_) | JobState::Done(_) | JobState::Panicked(_))
     }
 
     /// The resource for a short change that does not block, while no work is under way.
     pub(super) fn idle_mut(&mut self) -> Option<&mut T::Resource> {
         match &mut self.0 {
-            State::Idle(resource) => Some(resource),
+            JobState::Idle(resource) => Some(resource),
             _ => None,
         }
     }
 
-    /// Starts work, and does it when it is short; the caller has checked [`Job::is_idle`].
+    /// Starts work, and does it when it is short; the caller has checked [`BlockingJob::is_idle`].
     pub(super) fn start(&mut self, task: T, metrics: &Arc<Metrics>) {
-        match std::mem::replace(&mut self.0, State::Lost) {
-            State::Idle(mut resource) if task.is_short() => {
+        match std::mem::replace(&mut self.0, JobState::Lost) {
+            JobState::Idle(mut resource) if task.is_short() => {
                 let ran = catch_unwind(AssertUnwindSafe(|| task.run(&mut resource, metrics)));
                 self.0 = match ran {
-                    Ok(output) => State::Done((resource, output)),
-                    Err(panic) => State::Panicked(panic_text(&*panic)),
+                    Ok(output) => JobState::Done((resource, output)),
+                    Err(panic) => JobState::Panicked(panic_text(&*panic)),
                 };
             }
-            State::Idle(mut resource) => {
+            JobState::Idle(mut resource) => {
                 let metrics = metrics.clone();
-                self.0 = State::Busy(tokio::task::spawn_blocking(move || {
+                self.0 = JobState::Busy(tokio::task::spawn_blocking(move || {
                     let output = task.run(&mut resource, &metrics);
                     (resource, output)
                 }));
@@ -97,14 +97,14 @@ impl<T: Task> Job<T> {
         if let Some(output) = self.0.take_done() {
             return output;
         }
-        let State::Busy(handle) = &mut self.0 else { return std::future::pending().await };
+        let JobState::Busy(handle) = &mut self.0 else { return std::future::pending().await };
         match handle.await {
             Ok((resource, output)) => {
-                self.0 = State::Idle(resource);
+                self.0 = JobState::Idle(resource);
                 output
             }
             Err(e) => {
-                self.0 = State::Lost;
+                self.0 = JobState::Lost;
                 Err(panicked(&panic_of(e)))
             }
         }
@@ -138,7 +138,7 @@ pub(super) enum Flushed {
     Never(String),
 }
 
-impl Task for Flush {
+impl BlockingTask for Flush {
     type Resource = Arc<Store>;
     type Output = Flushed;
 
@@ -173,7 +173,7 @@ mod tests {
         is_short: bool,
     }
 
-    impl Task for Dies {
+    impl BlockingTask for Dies {
         type Resource = ();
         type Output = ();
 
@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_outcome_wherever_the_work_is_done() {
         for is_short in [false, true] {
-            let mut job = Job::new(());
+            let mut job = BlockingJob::new(());
             job.start(Dies { is_short }, &Arc::new(Metrics::new()));
             assert!(!job.is_idle());
             assert_eq!(job.done().await, Err("its ingest panicked: planted".to_owned()));

@@ -17,7 +17,7 @@ use crate::choose::{Candidate, View};
 
 /// What was seen last.
 #[derive(Default)]
-struct Picture {
+struct BrokerPicture {
     /// Both prefixes are being followed.
     nodes_seen: bool,
     records_seen: bool,
@@ -27,9 +27,9 @@ struct Picture {
 
 /// The shared picture; written by one task, read by all managers.
 #[derive(Default)]
-pub(crate) struct Directory(RwLock<Picture>);
+pub(crate) struct BrokerDirectory(RwLock<BrokerPicture>);
 
-impl Directory {
+impl BrokerDirectory {
     /// What a timeline's chooser sees. `pushes` are this node's choices by safekeeper.
     pub(crate) fn view(&self, ttid: TenantTimelineId, pushes: &BTreeMap<NodeId, u32>) -> View {
         let picture = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -73,12 +73,12 @@ impl Directory {
         on_timelines(&mut self.picture(), keys, event)
     }
 
-    fn picture(&self) -> RwLockWriteGuard<'_, Picture> {
+    fn picture(&self) -> RwLockWriteGuard<'_, BrokerPicture> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn on_nodes(picture: &mut Picture, event: WatchEvent) {
+fn on_nodes(picture: &mut BrokerPicture, event: WatchEvent) {
     match event {
         WatchEvent::Snapshot(entries) => {
             picture.nodes_seen = true;
@@ -99,7 +99,7 @@ fn on_nodes(picture: &mut Picture, event: WatchEvent) {
 }
 
 /// Returns the timeline that one changed key belongs to.
-fn on_timelines(picture: &mut Picture, keys: &Keys, event: WatchEvent) -> Option<TenantTimelineId> {
+fn on_timelines(picture: &mut BrokerPicture, keys: &Keys, event: WatchEvent) -> Option<TenantTimelineId> {
     match event {
         WatchEvent::Snapshot(entries) => {
             picture.records_seen = true;
@@ -126,7 +126,7 @@ fn on_timelines(picture: &mut Picture, keys: &Keys, event: WatchEvent) -> Option
     }
 }
 
-fn insert_record(picture: &mut Picture, keys: &Keys, entry: &Entry) -> Option<TenantTimelineId> {
+fn insert_record(picture: &mut BrokerPicture, keys: &Keys, entry: &Entry) -> Option<TenantTimelineId> {
     let ttid = ttid_of_safekeeper_key(keys, &entry.key)?;
     let record: SafekeeperTimelineRecord = parse(entry)?;
     if record.schema != SCHEMA || Keys::leaf_node(&entry.key) != Some(record.safekeeper_id) {

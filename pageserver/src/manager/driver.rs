@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 type Putting = BoxFuture<'static, (u64, Result<i64, BrokerError>)>;
 
-struct Driver {
+struct ChoiceDriver {
     node: Arc<Pageserver>,
     timeline: Arc<Timeline>,
     chooser: Chooser,
@@ -41,7 +41,7 @@ struct Driver {
 /// Runs the connection manager of `timeline` until the node stops.
 pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
     let chooser = Chooser::new(node.config.choice.clone(), seed(&node, &timeline), timeline.choice_seq());
-    let mut driver = Driver {
+    let mut driver = ChoiceDriver {
         node,
         timeline,
         chooser,
@@ -72,7 +72,7 @@ fn seed(node: &Pageserver, timeline: &Timeline) -> u64 {
     head ^ node.config.node.id.0.rotate_left(32)
 }
 
-impl Driver {
+impl ChoiceDriver {
     async fn work(&mut self, events: &mut mpsc::Receiver<Input>) {
         let mut troubles = self.timeline.troubles();
         let mut tick = Instant::now();

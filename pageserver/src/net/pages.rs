@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{Awake, Pace};
 use crate::metrics::Metrics;
-use crate::read::{At, ReadError, Reader};
+use crate::read::{PageReader, ReadError, ReadPoint};
 
 /// Requests answered together: enough that a system call does not count, few enough that the first is not kept
 /// waiting by the last, and that replies (8 KiB each, 256 KiB for a segment) stay small.
@@ -24,7 +24,7 @@ const BATCH_MAX: usize = 32;
 /// What a session needs beside its connection.
 pub(super) struct PageSession {
     /// Whose pages.
-    pub(super) reader: Reader,
+    pub(super) reader: PageReader,
     /// Version of the messages.
     pub(super) version: Version,
     /// How long WAL is waited for.
@@ -38,7 +38,7 @@ pub(super) struct PageSession {
 }
 
 /// Why no further requests are read.
-enum End {
+enum PageSessionEnd {
     /// The client is done, or gave up; the session goes on with commands.
     Done,
     /// The client is gone.
@@ -60,19 +60,21 @@ impl PageSession {
         loop {
             let (requests, mut end) = self.receive(&mut incoming, &mut pace).await?;
             if !self.answer(&requests, &mut outgoing).await? {
-                end = Some(End::Shutdown);
+                end = Some(PageSessionEnd::Shutdown);
             }
             outgoing.flush().await?;
             pace.answered();
             match end {
                 None => {}
-                Some(End::Gone) => return Ok(None),
-                Some(End::Done) => return ServerConnection::after_copy(incoming, outgoing, "COPY 0").await.map(Some),
-                Some(End::Malformed(error)) => {
+                Some(PageSessionEnd::Gone) => return Ok(None),
+                Some(PageSessionEnd::Done) => {
+                    return ServerConnection::after_copy(incoming, outgoing, "COPY 0").await.map(Some);
+                }
+                Some(PageSessionEnd::Malformed(error)) => {
                     tracing::warn!(peer = incoming.peer(), "pagestream ended: {error}");
                     return outgoing.close_with(incoming, &error).await.map(|()| None);
                 }
-                Some(End::Shutdown) => {
+                Some(PageSessionEnd::Shutdown) => {
                     let error = SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the pageserver is being stopped");
                     return outgoing.close_with(incoming, &error).await.map(|()| None);
                 }
@@ -85,11 +87,11 @@ impl PageSession {
         &self,
         incoming: &mut CopyReader,
         pace: &mut Pace,
-    ) -> Result<(Vec<Request>, Option<End>), NetError> {
+    ) -> Result<(Vec<Request>, Option<PageSessionEnd>), NetError> {
         let mut requests = Vec::new();
         let mut event = tokio::select! {
             event = pace.next(incoming) => event?,
-            () = self.shutdown.cancelled() => return Ok((requests, Some(End::Shutdown))),
+            () = self.shutdown.cancelled() => return Ok((requests, Some(PageSessionEnd::Shutdown))),
         };
         loop {
             match event {
@@ -97,15 +99,15 @@ impl PageSession {
                     Ok(request) => requests.push(request),
                     Err(e) => {
                         let error = SqlError::protocol_violation(e.to_string());
-                        return Ok((requests, Some(End::Malformed(error))));
+                        return Ok((requests, Some(PageSessionEnd::Malformed(error))));
                     }
                 },
-                CopyEvent::Done => return Ok((requests, Some(End::Done))),
+                CopyEvent::Done => return Ok((requests, Some(PageSessionEnd::Done))),
                 CopyEvent::Fail(text) => {
                     tracing::info!(peer = incoming.peer(), "pagestream ended by the client: {text}");
-                    return Ok((requests, Some(End::Gone)));
+                    return Ok((requests, Some(PageSessionEnd::Gone)));
                 }
-                CopyEvent::Closed | CopyEvent::Error(_) => return Ok((requests, Some(End::Gone))),
+                CopyEvent::Closed | CopyEvent::Error(_) => return Ok((requests, Some(PageSessionEnd::Gone))),
             }
             if requests.len() == BATCH_MAX {
                 return Ok((requests, None));
@@ -122,7 +124,7 @@ impl PageSession {
     async fn answer(&self, requests: &[Request], outgoing: &mut CopyWriter) -> Result<bool, NetError> {
         let mut ready: Vec<(&Request, Result<Lsn, ReadError>)> = Vec::with_capacity(requests.len());
         for request in requests {
-            let at = At { lsn: request.lsn, not_modified_since: request.not_modified_since };
+            let at = ReadPoint { lsn: request.lsn, not_modified_since: request.not_modified_since };
             let lsn = match self.reader.try_resolve(at) {
                 Ok(Some(lsn)) => Ok(lsn),
                 Err(e) => Err(e),

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 
 use super::pages::PageSession;
 use crate::process::Pageserver;
-use crate::read::Reader;
+use crate::read::PageReader;
 use crate::receive::push;
-use crate::rows::Table;
+use crate::rows::ShowTable;
 
 /// Start-up and authentication together.
 const STARTUP_LIMIT: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ fn idle_limit(place: &Place) -> Duration {
 fn page_session(node: &Pageserver, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
     let timeline = node.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
     Ok(PageSession {
-        reader: Reader::of(&timeline)?,
+        reader: PageReader::of(&timeline)?,
         version,
         wait_limit: node.config.lsn_wait,
         awake: node.awake.clone(),
@@ -100,7 +100,7 @@ fn page_session(node: &Pageserver, ttid: TenantTimelineId, version: Version) -> 
     })
 }
 
-async fn send(connection: &mut ServerConnection, table: &Table) -> Result<(), NetError> {
+async fn send(connection: &mut ServerConnection, table: &ShowTable) -> Result<(), NetError> {
     let columns: Vec<(&str, ColumnType)> = table.columns.iter().map(|c| (*c, ColumnType::Text)).collect();
     connection.send_rows(&columns, &table.rows, "SHOW").await
 }

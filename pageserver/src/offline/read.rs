@@ -9,8 +9,8 @@ use proto::api::ControlDifference;
 use super::{Cause, Offline, OfflineError};
 use crate::cluster::compare;
 use crate::cluster::state::ClusterState;
-use crate::read::store::Stored;
-use crate::read::{Io, Problem, View};
+use crate::read::store::StoredVersions;
+use crate::read::{Io, Problem, ReadView};
 use crate::store::state::StateAt;
 
 impl Offline {
@@ -79,12 +79,13 @@ impl Offline {
         let snapshot = self.store.snapshot();
         let look = StateAt { snapshot: &snapshot, lsn: self.position(), version: self.version };
         let state = ClusterState::load(&look, &look, look.lsn).map_err(|e| Cause::Engine(e.into()))?;
-        let one = |d: compare::Difference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
+        let one = |d: compare::StateDifference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
         Ok(compare::control(&state, &file).into_iter().map(one).collect())
     }
 
-    fn see<T>(&self, look: impl FnOnce(View<'_>) -> Result<T, Problem>) -> Result<T, OfflineError> {
-        let (versions, lsn) = (Stored::new(self.store.snapshot(), self.version, self.store.pages()), self.position());
-        Ok(look(View { versions: &versions, lsn, latest: lsn, io: Io::Files }).map_err(Cause::from)?)
+    fn see<T>(&self, look: impl FnOnce(ReadView<'_>) -> Result<T, Problem>) -> Result<T, OfflineError> {
+        let (versions, lsn) =
+            (StoredVersions::new(self.store.snapshot(), self.version, self.store.pages()), self.position());
+        Ok(look(ReadView { versions: &versions, lsn, latest: lsn, io: Io::Files }).map_err(Cause::from)?)
     }
 }

@@ -6,7 +6,7 @@ use super::error::{Problem, Readable};
 
 /// When a page is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct At {
+pub(crate) struct ReadPoint {
     /// As of here; [`Lsn::MAX`] is the latest.
     pub(crate) lsn: Lsn,
     /// What is asked for did not change in (this, `lsn`]: whoever asks promises so.
@@ -15,22 +15,22 @@ pub(crate) struct At {
 
 /// What to do about a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Plan {
+pub(crate) enum ReadPlan {
     /// Read at this LSN.
     Read(Lsn),
     /// Wait until this LSN is ingested, then read there.
     Wait(Lsn),
 }
 
-impl At {
+impl ReadPoint {
     /// Exactly there, without any promise.
-    pub(crate) const fn exactly(lsn: Lsn) -> At {
-        At { lsn, not_modified_since: lsn }
+    pub(crate) const fn exactly(lsn: Lsn) -> ReadPoint {
+        ReadPoint { lsn, not_modified_since: lsn }
     }
 
     /// Whatever is the latest here.
-    pub(crate) const fn latest() -> At {
-        At { lsn: Lsn::MAX, not_modified_since: Lsn::new(0) }
+    pub(crate) const fn latest() -> ReadPoint {
+        ReadPoint { lsn: Lsn::MAX, not_modified_since: Lsn::new(0) }
     }
 
     /// What to do, given what is readable now.
@@ -40,8 +40,8 @@ impl At {
     ///
     /// # Errors
     /// [`Problem::Lsns`], [`Problem::NotImported`] and [`Problem::TooOld`].
-    pub(crate) fn plan(self, readable: &Readable) -> Result<Plan, Problem> {
-        let At { lsn, not_modified_since: since } = self;
+    pub(crate) fn plan(self, readable: &Readable) -> Result<ReadPlan, Problem> {
+        let ReadPoint { lsn, not_modified_since: since } = self;
         if lsn.get() == 0 || since > lsn {
             return Err(Problem::Lsns { lsn, since });
         }
@@ -50,7 +50,7 @@ impl At {
             return Err(Problem::TooOld { lsn });
         }
         let needed = since.max(from);
-        if needed > readable.to { Ok(Plan::Wait(needed)) } else { Ok(Plan::Read(lsn.min(readable.to))) }
+        if needed > readable.to { Ok(ReadPlan::Wait(needed)) } else { Ok(ReadPlan::Read(lsn.min(readable.to))) }
     }
 }
 
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn the_largest_lsn_that_shows_the_same_is_read() {
         let readable = Readable { from: Some(Lsn::new(100)), to: Lsn::new(200) };
-        let plan = |lsn, since| At { lsn: Lsn::new(lsn), not_modified_since: Lsn::new(since) }.plan(&readable);
-        let (read, wait) = (|n| Ok(Plan::Read(Lsn::new(n))), |n| Ok(Plan::Wait(Lsn::new(n))));
+        let plan = |lsn, since| ReadPoint { lsn: Lsn::new(lsn), not_modified_since: Lsn::new(since) }.plan(&readable);
+        let (read, wait) = (|n| Ok(ReadPlan::Read(Lsn::new(n))), |n| Ok(ReadPlan::Wait(Lsn::new(n))));
         // R, M, and what comes of them.
         assert_eq!(plan(150, 150), read(150), "exactly there");
         assert_eq!(plan(150, 50), read(150), "a promise from before the readable range holds");
@@ -78,16 +78,16 @@ mod tests {
         let bad = |lsn, since| Err(Problem::Lsns { lsn: Lsn::new(lsn), since: Lsn::new(since) });
         assert_eq!(plan(150, 151), bad(150, 151), "a promise about the future");
         assert_eq!(plan(0, 0), bad(0, 0));
-        assert_eq!(At::latest().plan(&readable), read(200));
-        assert_eq!(At::exactly(Lsn::new(120)).plan(&readable), read(120));
+        assert_eq!(ReadPoint::latest().plan(&readable), read(200));
+        assert_eq!(ReadPoint::exactly(Lsn::new(120)).plan(&readable), read(120));
     }
 
     #[test]
     fn nothing_is_read_before_an_import_is_consistent() {
         let readable = Readable { from: Some(Lsn::new(100)), to: Lsn::new(60) };
-        assert_eq!(At::latest().plan(&readable), Ok(Plan::Wait(Lsn::new(100))));
-        assert_eq!(At::exactly(Lsn::new(100)).plan(&readable), Ok(Plan::Wait(Lsn::new(100))));
-        assert_eq!(At::exactly(Lsn::new(60)).plan(&readable), Err(Problem::TooOld { lsn: Lsn::new(60) }));
-        assert_eq!(At::latest().plan(&Readable { from: None, ..readable }), Err(Problem::NotImported));
+        assert_eq!(ReadPoint::latest().plan(&readable), Ok(ReadPlan::Wait(Lsn::new(100))));
+        assert_eq!(ReadPoint::exactly(Lsn::new(100)).plan(&readable), Ok(ReadPlan::Wait(Lsn::new(100))));
+        assert_eq!(ReadPoint::exactly(Lsn::new(60)).plan(&readable), Err(Problem::TooOld { lsn: Lsn::new(60) }));
+        assert_eq!(ReadPoint::latest().plan(&Readable { from: None, ..readable }), Err(Problem::NotImported));
     }
 }

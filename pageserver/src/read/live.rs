@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use pgformat::{Lsn, PgMajor};
 
-use super::store::Stored;
+use super::store::StoredVersions;
 use super::{Fault, LayerRow, TimelineReads, Versions};
 use crate::cluster::error::LookError;
 use crate::cluster::state::{ClusterState, STATE_KEY};
@@ -13,7 +13,7 @@ use crate::store::pages::Pages;
 use crate::store::state::StateAt;
 
 /// Reads of one store.
-pub(crate) struct Live {
+pub(crate) struct LiveReads {
     store: Arc<Store>,
     version: PgMajor,
     pages: Pages,
@@ -21,21 +21,21 @@ pub(crate) struct Live {
     has_checksums: OnceLock<bool>,
 }
 
-impl Live {
+impl LiveReads {
     /// Reads `store`, redoing as `version` does.
-    pub(crate) fn new(store: Arc<Store>, version: PgMajor) -> Live {
+    pub(crate) fn new(store: Arc<Store>, version: PgMajor) -> LiveReads {
         let pages = store.pages();
-        Live { store, version, pages, has_checksums: OnceLock::new() }
+        LiveReads { store, version, pages, has_checksums: OnceLock::new() }
     }
 }
 
-impl TimelineReads for Live {
+impl TimelineReads for LiveReads {
     fn readable_from(&self) -> Option<Lsn> {
         self.store.readable_from()
     }
 
     fn versions(&self) -> Arc<dyn Versions> {
-        Arc::new(Stored::new(self.store.snapshot(), self.version, self.pages.clone()))
+        Arc::new(StoredVersions::new(self.store.snapshot(), self.version, self.pages.clone()))
     }
 
     fn has_checksums(&self) -> bool {

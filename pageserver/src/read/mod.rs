@@ -33,10 +33,10 @@ use pgformat::page::Page;
 use crate::cluster::key::Key;
 use crate::cluster::state::ClusterState;
 
-pub(crate) use at::At;
+pub(crate) use at::ReadPoint;
 pub(crate) use error::{Problem, ReadError, Readable};
-pub(crate) use service::Reader;
-pub(crate) use view::View;
+pub(crate) use service::PageReader;
+pub(crate) use view::ReadView;
 
 /// Whether a read may touch files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +49,7 @@ pub(crate) enum Io {
 
 /// The state of a piece of metadata.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Found {
+pub(crate) enum FoundBlob {
     /// Never written, up to the LSN asked for.
     Absent,
     /// It ended at this LSN.
@@ -86,7 +86,7 @@ pub(crate) trait Versions: Send + Sync {
     ///
     /// # Errors
     /// See [`Fault`].
-    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault>;
+    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<FoundBlob, Fault>;
 
     /// A page at `lsn`, of the versions from `since` on; `None` when none of them is stored, or it ended.
     ///

@@ -9,7 +9,7 @@ use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
 
-use super::{Fault, Found, Io, LayerRow, TimelineReads, Versions};
+use super::{Fault, FoundBlob, Io, LayerRow, TimelineReads, Versions};
 use crate::cluster::key::Key;
 use crate::cluster::state::ClusterState;
 
@@ -24,7 +24,7 @@ enum Value {
 
 /// The map.
 #[derive(Clone, Default)]
-pub(crate) struct Model {
+pub(crate) struct ModelVersions {
     versions: BTreeMap<(Key, Lsn), Value>,
     /// Keys whose files are damaged.
     damaged: BTreeSet<Key>,
@@ -32,7 +32,7 @@ pub(crate) struct Model {
     cold: BTreeSet<Key>,
 }
 
-impl Model {
+impl ModelVersions {
     /// A fork's size from `lsn` on.
     pub(crate) fn size(&mut self, fork: RelFork, lsn: u64, blocks: u32) {
         self.put_blob(Key::rel_size(fork), lsn, blocks.to_le_bytes());
@@ -85,12 +85,12 @@ impl Model {
     }
 }
 
-impl Versions for Model {
-    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault> {
+impl Versions for ModelVersions {
+    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<FoundBlob, Fault> {
         Ok(match self.find(key, lsn, io)? {
-            None => Found::Absent,
-            Some((since, Value::Blob(bytes))) => Found::Value(since, bytes.clone()),
-            Some((since, Value::Tombstone)) => Found::Gone(since),
+            None => FoundBlob::Absent,
+            Some((since, Value::Blob(bytes))) => FoundBlob::Value(since, bytes.clone()),
+            Some((since, Value::Tombstone)) => FoundBlob::Gone(since),
             Some(_) => return Err(Fault::Damaged("a page where metadata should be".to_owned())),
         })
     }
@@ -110,7 +110,7 @@ impl Versions for Model {
         all.dedup();
         let mut found = Vec::new();
         for key in all {
-            if let Found::Value(_, bytes) = self.blob(key, lsn, Io::Files)? {
+            if let FoundBlob::Value(_, bytes) = self.blob(key, lsn, Io::Files)? {
                 found.push((key, bytes));
             }
         }
@@ -125,7 +125,7 @@ pub(crate) struct ModelReads {
     /// Whether pages have checksums.
     pub(crate) checksums: bool,
     /// The versions.
-    pub(crate) model: Mutex<Model>,
+    pub(crate) model: Mutex<ModelVersions>,
 }
 
 impl TimelineReads for ModelReads {

@@ -12,15 +12,15 @@ use proto::pg::SqlError;
 use proto::pg::sqlstate;
 use tokio::sync::watch;
 
-use super::at::Plan;
-use super::{At, Fault, Io, Problem, ReadError, Readable, TimelineReads, Versions, View};
+use super::at::ReadPlan;
+use super::{Fault, Io, Problem, ReadError, ReadPoint, ReadView, Readable, TimelineReads, Versions};
 use crate::cluster::state::ClusterState;
-use crate::ingest::Position;
+use crate::ingest::IngestPosition;
 use crate::timeline::{Timeline, Trouble};
 
 /// What a request comes to.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) enum Answer {
+pub(crate) enum ReadAnswer {
     /// To [`Ask::Exists`].
     Exists(bool),
     /// To [`Ask::Nblocks`].
@@ -42,47 +42,47 @@ impl AsRef<[u8]> for Owned {
     }
 }
 
-impl Answer {
+impl ReadAnswer {
     /// As a pagestream says it.
     pub(crate) fn into_reply(self) -> Reply {
         match self {
-            Answer::Exists(exists) => Reply::Exists(exists),
-            Answer::Nblocks(blocks) => Reply::Nblocks(blocks),
-            Answer::Page(page) => Reply::Page(Bytes::from_owner(Owned(page))),
-            Answer::DbSize(bytes) => Reply::DbSize(i64::try_from(bytes).unwrap_or(i64::MAX)),
-            Answer::SlruSegment(pages) => Reply::SlruSegment(pages.into()),
+            ReadAnswer::Exists(exists) => Reply::Exists(exists),
+            ReadAnswer::Nblocks(blocks) => Reply::Nblocks(blocks),
+            ReadAnswer::Page(page) => Reply::Page(Bytes::from_owner(Owned(page))),
+            ReadAnswer::DbSize(bytes) => Reply::DbSize(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            ReadAnswer::SlruSegment(pages) => Reply::SlruSegment(pages.into()),
         }
     }
 }
 
 /// Answers requests to one timeline.
-pub(crate) struct Reader {
+pub(crate) struct PageReader {
     reads: Arc<dyn TimelineReads>,
-    positions: watch::Receiver<Position>,
+    positions: watch::Receiver<IngestPosition>,
     troubles: watch::Receiver<Trouble>,
 }
 
-impl Reader {
+impl PageReader {
     /// A reader of `timeline`.
     ///
     /// # Errors
     /// SQLSTATE 55000 when it keeps no pages.
-    pub(crate) fn of(timeline: &Timeline) -> Result<Reader, SqlError> {
+    pub(crate) fn of(timeline: &Timeline) -> Result<PageReader, SqlError> {
         let reads = timeline.reads().ok_or_else(|| {
             let text = format!("timeline {} keeps no pages here", timeline.ttid);
             SqlError::new(sqlstate::NOT_IN_PREREQUISITE_STATE, text)
                 .with_hint("Import its cluster with walfabric timeline import.")
         })?;
-        Ok(Reader::new(reads, timeline.positions(), timeline.troubles()))
+        Ok(PageReader::new(reads, timeline.positions(), timeline.troubles()))
     }
 
     /// A reader that waits for `positions`, as long as there is no trouble that stops ingest.
     pub(crate) fn new(
         reads: Arc<dyn TimelineReads>,
-        positions: watch::Receiver<Position>,
+        positions: watch::Receiver<IngestPosition>,
         troubles: watch::Receiver<Trouble>,
-    ) -> Reader {
-        Reader { reads, positions, troubles }
+    ) -> PageReader {
+        PageReader { reads, positions, troubles }
     }
 
     /// Whether the cluster has page checksums.
@@ -98,12 +98,12 @@ impl Reader {
     /// The LSN to read at, if nothing has to be waited for.
     ///
     /// # Errors
-    /// See [`At::plan`].
-    pub(crate) fn try_resolve(&self, at: At) -> Result<Option<Lsn>, ReadError> {
+    /// See [`ReadPoint::plan`].
+    pub(crate) fn try_resolve(&self, at: ReadPoint) -> Result<Option<Lsn>, ReadError> {
         let readable = self.readable();
         match at.plan(&readable) {
-            Ok(Plan::Read(lsn)) => Ok(Some(lsn)),
-            Ok(Plan::Wait(_)) => Ok(None),
+            Ok(ReadPlan::Read(lsn)) => Ok(Some(lsn)),
+            Ok(ReadPlan::Wait(_)) => Ok(None),
             Err(problem) => Err(ReadError { problem, readable }),
         }
     }
@@ -111,12 +111,12 @@ impl Reader {
     /// The LSN to read at; waits for it up to `limit`. A timeline whose ingest has stopped is not waited for.
     ///
     /// # Errors
-    /// See [`At::plan`]; [`Problem::NotReached`].
-    pub(crate) async fn resolve(&self, at: At, limit: Duration) -> Result<Lsn, ReadError> {
+    /// See [`ReadPoint::plan`]; [`Problem::NotReached`].
+    pub(crate) async fn resolve(&self, at: ReadPoint, limit: Duration) -> Result<Lsn, ReadError> {
         let readable = self.readable();
         let lsn = match at.plan(&readable) {
-            Ok(Plan::Read(lsn)) => return Ok(lsn),
-            Ok(Plan::Wait(lsn)) => lsn,
+            Ok(ReadPlan::Read(lsn)) => return Ok(lsn),
+            Ok(ReadPlan::Wait(lsn)) => lsn,
             Err(problem) => return Err(ReadError { problem, readable }),
         };
         let started = tokio::time::Instant::now();
@@ -131,22 +131,22 @@ impl Reader {
         Err(ReadError { problem, readable: self.readable() })
     }
 
-    /// Reads something at `lsn`, which [`Reader::resolve`] gave.
+    /// Reads something at `lsn`, which [`PageReader::resolve`] gave.
     ///
     /// # Errors
     /// What `read` says.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         lsn: Lsn,
-        read: impl Fn(View<'_>) -> Result<T, Problem> + Send + 'static,
+        read: impl Fn(ReadView<'_>) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, ReadError> {
         let readable = self.readable();
         let versions = self.reads.versions();
-        let view = |versions, io| View { versions, lsn, latest: readable.to, io };
+        let view = |versions, io| ReadView { versions, lsn, latest: readable.to, io };
         let outcome = match read(view(&*versions, Io::Memory)) {
             Err(Problem::NotInMemory) => {
                 let ended = tokio::task::spawn_blocking(move || {
-                    read(View { versions: &*versions, lsn, latest: readable.to, io: Io::Files })
+                    read(ReadView { versions: &*versions, lsn, latest: readable.to, io: Io::Files })
                 });
                 ended.await.unwrap_or_else(|e| Err(Problem::Internal(format!("a reading thread ended: {e}"))))
             }
@@ -155,7 +155,7 @@ impl Reader {
         outcome.map_err(|problem| ReadError { problem, readable })
     }
 
-    /// What the control file would hold at `lsn`, which [`Reader::resolve`] gave.
+    /// What the control file would hold at `lsn`, which [`PageReader::resolve`] gave.
     ///
     /// # Errors
     /// What the store says.
@@ -168,12 +168,12 @@ impl Reader {
     }
 
     /// Answers several requests, in their order: what is in memory on the spot, the rest in one go on another thread.
-    pub(crate) async fn batch(&self, asks: Vec<(Ask, Lsn)>) -> Vec<Result<Answer, ReadError>> {
+    pub(crate) async fn batch(&self, asks: Vec<(Ask, Lsn)>) -> Vec<Result<ReadAnswer, ReadError>> {
         let readable = self.readable();
         let versions = self.reads.versions();
-        let mut answers: Vec<Result<Answer, Problem>> =
+        let mut answers: Vec<Result<ReadAnswer, Problem>> =
             asks.iter().map(|(ask, lsn)| answer(*ask, *lsn, &*versions, readable.to, Io::Memory)).collect();
-        let missing = |a: &Result<Answer, Problem>| matches!(a, Err(Problem::NotInMemory));
+        let missing = |a: &Result<ReadAnswer, Problem>| matches!(a, Err(Problem::NotInMemory));
         if answers.iter().any(missing) {
             let left: Vec<(Ask, Lsn)> =
                 asks.into_iter().zip(&answers).filter(|(_, a)| missing(a)).map(|(a, _)| a).collect();
@@ -192,13 +192,13 @@ impl Reader {
     }
 }
 
-fn answer(ask: Ask, lsn: Lsn, versions: &dyn Versions, latest: Lsn, io: Io) -> Result<Answer, Problem> {
-    let view = View { versions, lsn, latest, io };
+fn answer(ask: Ask, lsn: Lsn, versions: &dyn Versions, latest: Lsn, io: Io) -> Result<ReadAnswer, Problem> {
+    let view = ReadView { versions, lsn, latest, io };
     match ask {
-        Ask::Exists(fork) => view.exists(fork).map(Answer::Exists),
-        Ask::Nblocks(fork) => view.rel_size(fork).map(Answer::Nblocks),
-        Ask::Page(tag) => view.page(tag).map(Answer::Page),
-        Ask::DbSize { db } => view.db_size(db).map(Answer::DbSize),
-        Ask::SlruSegment { slru, segno } => view.slru_segment(slru, segno).map(Answer::SlruSegment),
+        Ask::Exists(fork) => view.exists(fork).map(ReadAnswer::Exists),
+        Ask::Nblocks(fork) => view.rel_size(fork).map(ReadAnswer::Nblocks),
+        Ask::Page(tag) => view.page(tag).map(ReadAnswer::Page),
+        Ask::DbSize { db } => view.db_size(db).map(ReadAnswer::DbSize),
+        Ask::SlruSegment { slru, segno } => view.slru_segment(slru, segno).map(ReadAnswer::SlruSegment),
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pgformat::page::Page;
 use pgformat::{Lsn, PgMajor};
 
-use super::{Fault, Found, Io, Versions};
+use super::{Fault, FoundBlob, Io, Versions};
 use crate::cluster::key::Key;
 use crate::cluster::value::ValueKind;
 use crate::store::pages::Pages;
@@ -15,16 +15,16 @@ use crate::store::snapshot::before;
 use crate::store::{History, Snapshot, StoreError};
 
 /// The layers of one moment, the major whose redo applies, and pages that were built before.
-pub(crate) struct Stored {
+pub(crate) struct StoredVersions {
     snapshot: Snapshot,
     version: PgMajor,
     pages: Pages,
 }
 
-impl Stored {
+impl StoredVersions {
     /// Reads `snapshot`, redoing as `version` does.
-    pub(crate) const fn new(snapshot: Snapshot, version: PgMajor, pages: Pages) -> Stored {
-        Stored { snapshot, version, pages }
+    pub(crate) const fn new(snapshot: Snapshot, version: PgMajor, pages: Pages) -> StoredVersions {
+        StoredVersions { snapshot, version, pages }
     }
 
     fn history(&self, key: Key, lsn: Lsn, above: Option<Lsn>, io: Io) -> Result<History, Fault> {
@@ -43,12 +43,12 @@ fn fault(error: StoreError) -> Fault {
     }
 }
 
-impl Versions for Stored {
-    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<Found, Fault> {
+impl Versions for StoredVersions {
+    fn blob(&self, key: Key, lsn: Lsn, io: Io) -> Result<FoundBlob, Fault> {
         match self.history(key, lsn, None, io)?.versions.pop() {
-            None => Ok(Found::Absent),
-            Some(v) if v.kind == ValueKind::Tombstone => Ok(Found::Gone(v.lsn)),
-            Some(v) if v.kind == ValueKind::Blob => Ok(Found::Value(v.lsn, v.value)),
+            None => Ok(FoundBlob::Absent),
+            Some(v) if v.kind == ValueKind::Tombstone => Ok(FoundBlob::Gone(v.lsn)),
+            Some(v) if v.kind == ValueKind::Blob => Ok(FoundBlob::Value(v.lsn, v.value)),
             Some(v) => Err(fault(StoreError::NotABlob { key, lsn: v.lsn })),
         }
     }

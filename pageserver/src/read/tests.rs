@@ -12,14 +12,14 @@ use pgformat::{Lsn, PgMajor};
 use proto::pagestream::Ask;
 use tokio::sync::watch;
 
-use super::model::{Model, ModelReads};
-use super::service::Answer;
-use super::store::Stored;
+use super::model::{ModelReads, ModelVersions};
+use super::service::ReadAnswer;
+use super::store::StoredVersions;
 use super::*;
 use crate::cluster::extent::{Extent, Reach};
-use crate::cluster::key::Kind;
+use crate::cluster::key::KeyKind;
 use crate::cluster::value::{ValueKind, encode_page};
-use crate::ingest::Position;
+use crate::ingest::IngestPosition;
 use crate::store::pages::PageCache;
 use crate::store::{Batch, LayerMap};
 use crate::timeline::Trouble;
@@ -45,8 +45,8 @@ pub(crate) fn page(mark: u8) -> Page {
 
 /// [`REL`] exists from 100 with one block, has two from 200, one again from 300, and is dropped at 400. [`LATE`] exists
 /// from 500. Block 0 changes at 100, 150; block 1 at 200.
-pub(crate) fn model() -> Model {
-    let mut m = Model::default();
+pub(crate) fn model() -> ModelVersions {
+    let mut m = ModelVersions::default();
     m.size(REL, 100, 1);
     m.size(REL, 200, 2);
     m.size(REL, 300, 1);
@@ -65,8 +65,8 @@ pub(crate) fn model() -> Model {
     m
 }
 
-fn at(model: &Model, lsn: u64) -> View<'_> {
-    View { versions: model, lsn: Lsn::new(lsn), latest: Lsn::new(600), io: Io::Files }
+fn at(model: &ModelVersions, lsn: u64) -> ReadView<'_> {
+    ReadView { versions: model, lsn: Lsn::new(lsn), latest: Lsn::new(600), io: Io::Files }
 }
 
 pub(crate) fn cleared(mark: u8) -> Page {
@@ -152,17 +152,17 @@ fn databases_and_segments() {
     let other = RelFork { rel: RelFileLocator { spc: PG_DEFAULT, db: 6, rel: 9 }, fork: Fork::Main };
     m.size(elsewhere, 100, 10);
     m.size(other, 100, 100);
-    m.put_blob(Key { spc: 50000, ..Key::first(Kind::Tablespace) }, 90, "/somewhere");
+    m.put_blob(Key { spc: 50000, ..Key::first(KeyKind::Tablespace) }, 90, "/somewhere");
     assert_eq!(at(&m, 250).db_size(5), Ok((2 + 1 + 10) * 8192));
     assert_eq!(at(&m, 250).db_size(6), Ok(100 * 8192));
     assert_eq!(at(&m, 250).db_size(7), Err(Problem::NoDatabase { db: 7, lsn: Lsn::new(250) }));
     assert_eq!(at(&m, 250).relations(None).map(|r| r.len()), Ok(4));
     assert_eq!(at(&m, 400).relations(Some(5)), Ok(vec![(elsewhere, 10)]), "dropped ones are not listed");
 
-    let segment = |slru: Slru, segno| Key::numbered(Kind::SlruSegment, slru as u32, segno);
+    let segment = |slru: Slru, segno| Key::numbered(KeyKind::SlruSegment, slru as u32, segno);
     m.put_blob(segment(Slru::MultixactOffsets, 2), 100, 2u32.to_le_bytes());
     for n in [64, 65] {
-        m.put_page_at(Key::numbered(Kind::SlruPage, Slru::MultixactOffsets as u32, n), 100, &Page([n as u8; 8192]));
+        m.put_page_at(Key::numbered(KeyKind::SlruPage, Slru::MultixactOffsets as u32, n), 100, &Page([n as u8; 8192]));
     }
     let pages = at(&m, 200).slru_segment(Slru::MultixactOffsets, 2).expect("two pages");
     assert!(pages.len() == 16384 && pages[0] == 64 && pages[16383] == 65, "as they are: they have no checksum field");
@@ -179,17 +179,17 @@ fn databases_and_segments() {
     }
     // The last one that a number of four bytes can name, its pages behind a gap, one of them of an earlier life.
     let last = u32::MAX / 32;
-    m.put_page_at(Key::numbered(Kind::SlruPage, Slru::Xact as u32, u32::MAX), 90, &Page([9; 8192]));
+    m.put_page_at(Key::numbered(KeyKind::SlruPage, Slru::Xact as u32, u32::MAX), 90, &Page([9; 8192]));
     m.put_blob(segment(Slru::Xact, last), 100, Extent::sparse(32, Lsn::new(100)).encode());
     assert_eq!(at(&m, 200).slru_segment(Slru::Xact, last), Ok(vec![0; 32 * 8192]));
-    m.put_page_at(Key::numbered(Kind::SlruPage, Slru::Xact as u32, u32::MAX), 100, &Page([8; 8192]));
+    m.put_page_at(Key::numbered(KeyKind::SlruPage, Slru::Xact as u32, u32::MAX), 100, &Page([8; 8192]));
     assert_eq!(at(&m, 200).slru_segment(Slru::Xact, last).map(|s| (s[0], s[32 * 8192 - 1])), Ok((0, 8)));
 }
 
 /// Goal: a page behind a gap is zeros without a version that counts, and damage elsewhere.
 #[test]
 fn only_a_step_lets_a_page_be_absent() {
-    let mut m = Model::default();
+    let mut m = ModelVersions::default();
     m.put_page(tag(REL, 70), 90, &page(1));
     m.put_page(tag(REL, 71), 90, &page(1));
     let mut extent = Extent::dense(50);
@@ -217,8 +217,8 @@ fn the_store_is_read_as_the_model_is() {
     batch.put(Key::rel_size(REL), Lsn::new(400), ValueKind::Tombstone, |_| {});
     layers.append(&mut batch).expect("a batch");
     let major = PgMajor::new(15).expect("supported");
-    let stored = Stored::new(layers.snapshot(), major, PageCache::new(1 << 20).of_timeline());
-    let at = |lsn, io| View { versions: &stored, lsn: Lsn::new(lsn), latest: Lsn::new(600), io };
+    let stored = StoredVersions::new(layers.snapshot(), major, PageCache::new(1 << 20).of_timeline());
+    let at = |lsn, io| ReadView { versions: &stored, lsn: Lsn::new(lsn), latest: Lsn::new(600), io };
     for io in [Io::Memory, Io::Files] {
         assert_eq!(at(120, io).page(tag(REL, 0)).map(|p| *p), Ok(cleared(1)));
         assert_eq!(at(150, io).page(tag(REL, 0)).map(|p| *p), Ok(cleared(2)));
@@ -259,11 +259,11 @@ fn a_kept_page_changes_no_answer() {
     layers.append(&mut batch).expect("a batch");
     let cache = PageCache::new(1 << 20);
     let (kept, mut rng) = (cache.of_timeline(), fastrand::Rng::with_seed(7));
-    let (warm, mut begun_with_kept) = (Stored::new(layers.snapshot(), major, kept.clone()), 0);
+    let (warm, mut begun_with_kept) = (StoredVersions::new(layers.snapshot(), major, kept.clone()), 0);
     for _ in 0..500 {
         let at = Lsn::new(rng.u64(100..1100));
         begun_with_kept += u32::from(kept.at(key, at).is_some());
-        let cold = Stored::new(layers.snapshot(), major, cache.of_timeline());
+        let cold = StoredVersions::new(layers.snapshot(), major, cache.of_timeline());
         let io = if rng.bool() { Io::Memory } else { Io::Files };
         // The file was cut and grew over a gap at 55: what was kept before is of an earlier life.
         let since = (at >= lsn(55)).then_some(lsn(55));
@@ -275,18 +275,18 @@ fn a_kept_page_changes_no_answer() {
 /// A timeline for readers, readable from 100 on.
 pub(crate) struct Fixture {
     pub(crate) reads: Arc<ModelReads>,
-    pub(crate) positions: watch::Sender<Position>,
+    pub(crate) positions: watch::Sender<IngestPosition>,
     pub(crate) troubles: watch::Sender<Trouble>,
 }
 
-pub(crate) fn position(last: u64) -> Position {
+pub(crate) fn position(last: u64) -> IngestPosition {
     let last_record_lsn = Lsn::new(last);
-    Position { last_record_lsn, last_record_start: None, disk_consistent_lsn: last_record_lsn }
+    IngestPosition { last_record_lsn, last_record_start: None, disk_consistent_lsn: last_record_lsn }
 }
 
 impl Fixture {
     /// With the last record ending at `last`.
-    pub(crate) fn new(model: Model, last: u64) -> Fixture {
+    pub(crate) fn new(model: ModelVersions, last: u64) -> Fixture {
         let reads = ModelReads { from: Some(Lsn::new(100)), checksums: true, model: Mutex::new(model) };
         let (positions, troubles) = (watch::Sender::new(position(last)), watch::Sender::new(Trouble::default()));
         Fixture { reads: Arc::new(reads), positions, troubles }
@@ -296,8 +296,8 @@ impl Fixture {
         self.positions.send_replace(position(last));
     }
 
-    pub(crate) fn reader(&self) -> Reader {
-        Reader::new(self.reads.clone(), self.positions.subscribe(), self.troubles.subscribe())
+    pub(crate) fn reader(&self) -> PageReader {
+        PageReader::new(self.reads.clone(), self.positions.subscribe(), self.troubles.subscribe())
     }
 }
 
@@ -306,13 +306,14 @@ async fn the_future_is_waited_for_and_no_longer_than_allowed() {
     let fixture = Fixture::new(model(), 200);
     let reader = fixture.reader();
     let limit = Duration::from_millis(50);
-    let waiting =
-        async { tokio::join!(reader.resolve(At::exactly(Lsn::new(250)), limit), async { fixture.advance(300) }) };
+    let waiting = async {
+        tokio::join!(reader.resolve(ReadPoint::exactly(Lsn::new(250)), limit), async { fixture.advance(300) })
+    };
     assert_eq!(waiting.await.0, Ok(Lsn::new(250)), "at the LSN asked for, not at the one that is here by then");
-    assert_eq!(reader.try_resolve(At::exactly(Lsn::new(301))), Ok(None));
+    assert_eq!(reader.try_resolve(ReadPoint::exactly(Lsn::new(301))), Ok(None));
 
     let started = tokio::time::Instant::now();
-    let late = reader.resolve(At::exactly(Lsn::new(301)), limit).await.expect_err("it never comes");
+    let late = reader.resolve(ReadPoint::exactly(Lsn::new(301)), limit).await.expect_err("it never comes");
     let is_late = |p: &Problem| match p {
         Problem::NotReached { lsn, waited, why: None } => lsn.get() == 301 && *waited >= limit,
         _ => false,
@@ -322,12 +323,12 @@ async fn the_future_is_waited_for_and_no_longer_than_allowed() {
 
     let stopped = async {
         let stop = async { fixture.troubles.send_modify(|t| t.stopped = Some("record 0/12C".to_owned())) };
-        tokio::join!(reader.resolve(At::exactly(Lsn::new(301)), Duration::MAX / 4), stop).0
+        tokio::join!(reader.resolve(ReadPoint::exactly(Lsn::new(301)), Duration::MAX / 4), stop).0
     };
     let late = stopped.await.expect_err("ingest has stopped").to_string();
     assert!(late.contains("record 0/12C") && late.contains("readable are LSNs 0/64 to 0/12C"), "{late}");
     assert_eq!(
-        reader.resolve(At::exactly(Lsn::new(300)), limit).await,
+        reader.resolve(ReadPoint::exactly(Lsn::new(300)), limit).await,
         Ok(Lsn::new(300)),
         "what is here stays readable"
     );
@@ -354,16 +355,16 @@ async fn a_batch_is_answered_in_order_from_memory_and_files() {
         .await;
     let readable = Readable { from: Some(Lsn::new(100)), to: Lsn::new(600) };
     let error = |problem| Err(ReadError { problem, readable });
-    let boxed = |mark| Ok(Answer::Page(Box::new(cleared(mark))));
+    let boxed = |mark| Ok(ReadAnswer::Page(Box::new(cleared(mark))));
     assert_eq!(
         answers,
         [
-            Ok(Answer::Nblocks(2)),
+            Ok(ReadAnswer::Nblocks(2)),
             boxed(1),
             error(Problem::BeyondEnd { tag: tag(REL, 1), lsn: Lsn::new(120), blocks: 1 }),
-            Ok(Answer::Exists(true)),
+            Ok(ReadAnswer::Exists(true)),
             boxed(3),
-            Ok(Answer::DbSize(3 * 8192)),
+            Ok(ReadAnswer::DbSize(3 * 8192)),
             error(Problem::NoSegment { slru: Slru::CommitTs, segno: 0, lsn: Lsn::new(250) }),
         ]
     );

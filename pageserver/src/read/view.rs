@@ -10,14 +10,14 @@ use pgformat::page::{PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
-use super::{Found, Io, Problem, Versions};
+use super::{FoundBlob, Io, Problem, Versions};
 use crate::cluster::database::LOGGED;
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 /// A timeline at one LSN.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct ReadView<'a> {
     /// Where versions come from.
     pub(crate) versions: &'a dyn Versions,
     /// The LSN.
@@ -28,7 +28,7 @@ pub(crate) struct View<'a> {
     pub(crate) io: Io,
 }
 
-impl View<'_> {
+impl ReadView<'_> {
     /// Blocks of a fork.
     ///
     /// # Errors
@@ -40,11 +40,11 @@ impl View<'_> {
     fn extent(&self, fork: RelFork) -> Result<Extent, Problem> {
         let key = Key::rel_size(fork);
         match self.blob(key, self.lsn)? {
-            Found::Value(_, bytes) => self.decode(key, &bytes),
-            Found::Gone(dropped) => Err(Problem::Dropped { fork, lsn: self.lsn, dropped }),
-            Found::Absent => {
+            FoundBlob::Value(_, bytes) => self.decode(key, &bytes),
+            FoundBlob::Gone(dropped) => Err(Problem::Dropped { fork, lsn: self.lsn, dropped }),
+            FoundBlob::Absent => {
                 let created = match self.blob(key, self.latest)? {
-                    Found::Value(lsn, _) => Some(lsn),
+                    FoundBlob::Value(lsn, _) => Some(lsn),
                     _ => None,
                 };
                 Err(Problem::NoRelation { fork, lsn: self.lsn, created })
@@ -57,13 +57,13 @@ impl View<'_> {
     /// # Errors
     /// What the store says.
     pub(crate) fn exists(&self, fork: RelFork) -> Result<bool, Problem> {
-        Ok(matches!(self.blob(Key::rel_size(fork), self.lsn)?, Found::Value(..)))
+        Ok(matches!(self.blob(Key::rel_size(fork), self.lsn)?, FoundBlob::Value(..)))
     }
 
     /// A page, its checksum zero.
     ///
     /// # Errors
-    /// As [`View::rel_size`], [`Problem::BeyondEnd`], and what the store says.
+    /// As [`ReadView::rel_size`], [`Problem::BeyondEnd`], and what the store says.
     pub(crate) fn page(&self, tag: BlockTag) -> Result<Box<Page>, Problem> {
         let extent = self.extent(tag.fork)?;
         if tag.blk >= extent.blocks {
@@ -80,7 +80,7 @@ impl View<'_> {
     /// What the store says.
     pub(crate) fn relations(&self, db: Option<u32>) -> Result<Vec<(RelFork, BlockNumber)>, Problem> {
         let ranges = match db {
-            None => vec![Key::all_of(Kind::RelSize)],
+            None => vec![Key::all_of(KeyKind::RelSize)],
             Some(db) => self.tablespaces()?.into_iter().map(|spc| database_sizes(spc, db)).collect(),
         };
         let mut found = Vec::new();
@@ -97,7 +97,7 @@ impl View<'_> {
     /// # Errors
     /// What the store says.
     pub(crate) fn logged_databases(&self) -> Result<Vec<u32>, Problem> {
-        let dirs = self.scan(Key::all_of(Kind::Database))?.into_iter();
+        let dirs = self.scan(Key::all_of(KeyKind::Database))?.into_iter();
         Ok(dirs.filter(|(_, how)| how[..] == [LOGGED]).map(|(key, _)| key.db).collect())
     }
 
@@ -119,8 +119,8 @@ impl View<'_> {
     /// # Errors
     /// [`Problem::NoSegment`], and what the store says.
     pub(crate) fn slru_segment(&self, slru: Slru, segno: u32) -> Result<Vec<u8>, Problem> {
-        let key = Key::numbered(Kind::SlruSegment, u32::from(slru as u8), segno);
-        let Found::Value(_, bytes) = self.blob(key, self.lsn)? else {
+        let key = Key::numbered(KeyKind::SlruSegment, u32::from(slru as u8), segno);
+        let FoundBlob::Value(_, bytes) = self.blob(key, self.lsn)? else {
             return Err(Problem::NoSegment { slru, segno, lsn: self.lsn });
         };
         let extent = self.decode(key, &bytes)?;
@@ -132,7 +132,7 @@ impl View<'_> {
         let mut segment = Vec::with_capacity(pages as usize * PAGE_SIZE);
         // The last page of the last segment has the highest number there is: no end of a range lies behind it.
         for index in 0..pages {
-            let key = Key::numbered(Kind::SlruPage, u32::from(slru as u8), first + index);
+            let key = Key::numbered(KeyKind::SlruPage, u32::from(slru as u8), first + index);
             let page = self.stored(key, extent.since(index), &Shown(slru, first + index))?;
             segment.extend_from_slice(&page.0);
         }
@@ -145,14 +145,14 @@ impl View<'_> {
     /// What the store says.
     pub(crate) fn slru_segments(&self, slru: Slru) -> Result<Vec<(u32, u32)>, Problem> {
         let kind = u32::from(slru as u8);
-        let range = Key::numbered(Kind::SlruSegment, kind, 0)..Key::numbered(Kind::SlruSegment, kind + 1, 0);
+        let range = Key::numbered(KeyKind::SlruSegment, kind, 0)..Key::numbered(KeyKind::SlruSegment, kind + 1, 0);
         self.scan(range)?.into_iter().map(|(key, pages)| Ok((key.blk, self.decode(key, &pages)?.blocks))).collect()
     }
 
     /// Tablespaces that a database may have relations in.
     fn tablespaces(&self) -> Result<Vec<u32>, Problem> {
         let mut all = vec![PG_DEFAULT, PG_GLOBAL];
-        all.extend(self.scan(Key::all_of(Kind::Tablespace))?.into_iter().map(|(key, _)| key.spc));
+        all.extend(self.scan(Key::all_of(KeyKind::Tablespace))?.into_iter().map(|(key, _)| key.spc));
         all.sort_unstable();
         all.dedup();
         Ok(all)
@@ -170,7 +170,7 @@ impl View<'_> {
         })
     }
 
-    fn blob(&self, key: Key, lsn: Lsn) -> Result<Found, Problem> {
+    fn blob(&self, key: Key, lsn: Lsn) -> Result<FoundBlob, Problem> {
         self.versions.blob(key, lsn, self.io).map_err(|f| Problem::of_fault(f, key, lsn))
     }
 
@@ -202,7 +202,7 @@ impl std::fmt::Display for Shown {
 
 /// Keys of the sizes of a database's relations in one tablespace.
 fn database_sizes(spc: u32, db: u32) -> Range<Key> {
-    let first = Key::of_database(Kind::RelSize, spc, db);
+    let first = Key::of_database(KeyKind::RelSize, spc, db);
     let end = match db.checked_add(1) {
         Some(next) => Key { db: next, ..first },
         None => Key { spc: spc.saturating_add(1), db: 0, ..first },

@@ -18,7 +18,7 @@ use proto::feedback::PageserverFeedback;
 use proto::replication::{ReceiverMessage, StatusUpdate};
 use tokio::time::Instant;
 
-use crate::ingest::Position;
+use crate::ingest::IngestPosition;
 
 /// WAL that stops for this long may have somebody waiting at its end.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -34,7 +34,7 @@ const UNREAD_BYTES_MAX: usize = 16 << 10;
 /// Decides when to report.
 pub(super) struct Feedback {
     /// What was reported last, and when.
-    sent: Option<(Position, Instant)>,
+    sent: Option<(IngestPosition, Instant)>,
     due: Option<Instant>,
 }
 
@@ -49,7 +49,7 @@ impl Feedback {
     }
 
     /// Something may have changed.
-    pub(super) fn changed(&mut self, position: Position, now: Instant) {
+    pub(super) fn changed(&mut self, position: IngestPosition, now: Instant) {
         let due = match self.sent {
             None => now,
             Some((sent, at)) if sent.last_record_lsn != position.last_record_lsn => {
@@ -76,7 +76,7 @@ impl Feedback {
     }
 
     /// Queues a report when it is due and the peer reads; whether it did.
-    pub(super) fn send_due(&mut self, position: Position, writer: &mut CopyWriter) -> bool {
+    pub(super) fn send_due(&mut self, position: IngestPosition, writer: &mut CopyWriter) -> bool {
         if self.due.is_none_or(|due| due > Instant::now()) || writer.queued_bytes() > UNREAD_BYTES_MAX {
             return false;
         }
@@ -90,7 +90,7 @@ impl Feedback {
 }
 
 /// The standby status update for stock senders, and the feedback with what it cannot say.
-fn reports(position: Position) -> [ReceiverMessage; 2] {
+fn reports(position: IngestPosition) -> [ReceiverMessage; 2] {
     let ts = node::pg_now();
     let (received, durable) = (Some(position.last_record_lsn), Some(position.disk_consistent_lsn));
     [
@@ -116,9 +116,9 @@ fn reports(position: Position) -> [ReceiverMessage; 2] {
 mod tests {
     use super::*;
 
-    fn at(received: u64, durable: u64) -> Position {
+    fn at(received: u64, durable: u64) -> IngestPosition {
         let lsn = pgformat::Lsn::new;
-        Position { last_record_lsn: lsn(received), last_record_start: None, disk_consistent_lsn: lsn(durable) }
+        IngestPosition { last_record_lsn: lsn(received), last_record_start: None, disk_consistent_lsn: lsn(durable) }
     }
 
     /// A feedback that reported `at(100, 100)` at `then`.

@@ -19,8 +19,8 @@ use super::stream::Receiver;
 use super::{StreamEnd, TAKEOVER_LIMIT, stopped_error};
 use crate::choose::{Choice, Ended, Input, Mode};
 use crate::ingest::Halt;
-use crate::ingest::lease::Lease;
-use crate::metrics::PushOutcome;
+use crate::ingest::lease::IngestLease;
+use crate::metrics::PushHandshake;
 use crate::process::Pageserver;
 use crate::timeline::{Offer, StreamGuard, Timeline};
 
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
             return Err(e);
         }
     };
-    node.metrics.push_handshake(PushOutcome::Accepted);
+    node.metrics.push_handshake(PushHandshake::Accepted);
     tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, %start, "push stream begins");
     guard.go_live(node.now());
     timeline.heard(node.now(), request.commit_lsn);
@@ -154,7 +154,7 @@ async fn take_over(
     timeline: &Timeline,
     request: &StartPush,
     guard: &StreamGuard,
-) -> Result<(Lease, Lsn), SqlError> {
+) -> Result<(IngestLease, Lsn), SqlError> {
     let mut lease = tokio::select! {
         lease = timeline.slot.take() => lease,
         () = guard.cancelled().cancelled() => return Err(stale(request)),
@@ -191,7 +191,7 @@ fn stale(request: &StartPush) -> SqlError {
 
 fn refused(node: &Pageserver, c: &ServerConnection, ttid: TenantTimelineId, request: &StartPush, error: &SqlError) {
     let is_stale = error.code == sqlstate::STALE_CHOICE;
-    node.metrics.push_handshake(if is_stale { PushOutcome::Stale } else { PushOutcome::Refused });
+    node.metrics.push_handshake(if is_stale { PushHandshake::Stale } else { PushHandshake::Refused });
     let (peer, safekeeper) = (c.peer(), request.safekeeper_id);
     if is_stale {
         tracing::info!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");

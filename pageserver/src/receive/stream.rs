@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::StreamEnd;
 use super::feedback::Feedback;
-use crate::ingest::lease::Lease;
-use crate::ingest::{Event, Halt};
+use crate::ingest::lease::IngestLease;
+use crate::ingest::{Halt, IngestEvent};
 use crate::process::Pageserver;
 use crate::timeline::{StreamGuard, Timeline};
 
@@ -30,7 +30,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Receiver {
     pub(super) node: Arc<Pageserver>,
     pub(super) timeline: Arc<Timeline>,
-    pub(super) lease: Lease,
+    pub(super) lease: IngestLease,
     pub(super) reader: CopyReader,
     pub(super) writer: CopyWriter,
     /// The stream before ended because storage could not be read.
@@ -39,7 +39,7 @@ pub(super) struct Receiver {
 
 enum Action {
     End(StreamEnd),
-    Disk(Event),
+    Disk(IngestEvent),
     Wrote(Result<(), NetError>),
     Read(Result<CopyEvent, NetError>),
     Time,
@@ -107,11 +107,11 @@ impl Receiver {
         }
     }
 
-    fn on_disk(&mut self, event: Event, feedback: &mut Feedback) -> Result<(), StreamEnd> {
+    fn on_disk(&mut self, event: IngestEvent, feedback: &mut Feedback) -> Result<(), StreamEnd> {
         self.publish_position();
         match event {
-            Event::Quiet => {}
-            Event::Taken { records } => {
+            IngestEvent::Quiet => {}
+            IngestEvent::Taken { records } => {
                 self.node.metrics.ingested(records);
                 self.timeline.gauge.wal(self.node.now(), records);
                 if records > 0 {
@@ -123,7 +123,7 @@ impl Receiver {
                 }
                 feedback.changed(self.lease.position(), Instant::now());
             }
-            Event::Refused(e) => {
+            IngestEvent::Refused(e) => {
                 self.node.metrics.wal_refused();
                 let text = format!("WAL of timeline {} refused: {e}", self.timeline.ttid);
                 return Err(match e {
@@ -131,25 +131,25 @@ impl Receiver {
                     _ => StreamEnd::BadWal(text),
                 });
             }
-            Event::Synced => {
+            IngestEvent::Synced => {
                 if self.timeline.set_full(None) {
                     tracing::info!(timeline = %self.timeline.ttid, "storage takes layers again");
                 }
                 feedback.changed(self.lease.position(), Instant::now());
             }
-            Event::Full(why) => {
+            IngestEvent::Full(why) => {
                 if self.timeline.set_full(Some(&why)) {
                     let ttid = self.timeline.ttid;
                     tracing::error!(timeline = %ttid, "{why}; it is tried again, and reads go on");
                 }
                 feedback.stay_alive();
             }
-            Event::Waits(why) => {
+            IngestEvent::Waits(why) => {
                 self.node.metrics.record_waits();
                 tracing::debug!(timeline = %self.timeline.ttid, why, "a long record waits");
                 feedback.stay_alive();
             }
-            Event::Halted(halt) => return Err(self.halted(halt)),
+            IngestEvent::Halted(halt) => return Err(self.halted(halt)),
         }
         Ok(())
     }

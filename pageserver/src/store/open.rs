@@ -18,7 +18,7 @@ use super::batch::{Batch, BatchEntry};
 use super::error::StoreError;
 use super::history::{Gather, Version};
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::ValueKind;
 
 /// Marks the oldest version of a chain.
@@ -187,7 +187,7 @@ impl Inner {
                 hash_map::Entry::Vacant(slot) => {
                     slot.insert(new);
                     self.keys.push(e.key);
-                    if e.key.kind != Kind::Block {
+                    if e.key.kind != KeyKind::Block {
                         self.sparse.insert(e.key);
                     }
                     (new.number, NONE, true)
@@ -201,7 +201,7 @@ impl Inner {
             }
         }
         for e in batch {
-            self.has_steps |= matches!(e.key.kind, Kind::RelSize | Kind::SlruSegment) && Extent::has_steps(e.len);
+            self.has_steps |= matches!(e.key.kind, KeyKind::RelSize | KeyKind::SlruSegment) && Extent::has_steps(e.len);
             let (first, last) = self.lsns.unwrap_or((e.lsn, e.lsn));
             self.lsns = Some((first.min(e.lsn), last.max(e.lsn)));
         }
@@ -254,7 +254,7 @@ impl Inner {
     /// The versions of the keys in a range by (key, LSN), as numbers.
     fn order(&self, range: impl RangeBounds<Key>) -> Vec<u32> {
         match range.start_bound() {
-            Bound::Included(key) | Bound::Excluded(key) if key.kind != Kind::Block => self.sparse_order(*key, range),
+            Bound::Included(key) | Bound::Excluded(key) if key.kind != KeyKind::Block => self.sparse_order(*key, range),
             _ => self.full_order(range),
         }
     }

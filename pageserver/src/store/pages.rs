@@ -83,14 +83,14 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::key::Kind;
+    use crate::cluster::key::KeyKind;
 
     /// Goal: only the newest build of a long chain is kept, for reads at or behind it, for its own timeline.
     #[test]
     fn a_kept_page_is_found_by_later_reads_of_its_timeline() {
         let cache = PageCache::new(1 << 20);
         let (one, other) = (cache.of_timeline(), cache.of_timeline());
-        let key = Key::first(Kind::Block);
+        let key = Key::first(KeyKind::Block);
         let page = |byte| Page([byte; PAGE_SIZE]);
         let kept = |pages: &Pages, lsn| pages.at(key, Lsn::new(lsn)).map(|b| (b.lsn.get(), b.page.0[0]));
         one.keep(key, Lsn::new(50), LONG_CHAIN - 1, &page(1));
@@ -108,7 +108,7 @@ mod tests {
         let cache = PageCache::new(1 << 20);
         let pages = cache.of_timeline();
         for blk in 0..1000 {
-            let key = Key { blk, ..Key::first(Kind::Block) };
+            let key = Key { blk, ..Key::first(KeyKind::Block) };
             pages.keep(key, Lsn::new(1), LONG_CHAIN, &Page([0; PAGE_SIZE]));
         }
         assert!(cache.pages.weight() <= 1 << 20);

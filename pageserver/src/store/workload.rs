@@ -20,7 +20,7 @@ use super::redo::materialise;
 use super::testing::Model;
 use super::timeline::{AppendError, Position, Store};
 use super::{Batch, BlockCache, History, LAYERS, Snapshot, WriteOptions};
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::{ValueKind, encode_page};
 
 /// Where the log starts.
@@ -58,7 +58,7 @@ pub(crate) enum State {
 }
 
 fn block(blk: u32) -> Key {
-    Key { spc: 1663, db: 5, rel: 16384 + blk % 2, blk, ..Key::first(Kind::Block) }
+    Key { spc: 1663, db: 5, rel: 16384 + blk % 2, blk, ..Key::first(KeyKind::Block) }
 }
 
 /// A change that sets some bytes of a page, so that order and completeness show.
@@ -114,7 +114,7 @@ impl Workload {
     pub(crate) fn imported(seed: u64, count: usize, blocks: u32, at: Lsn) -> Workload {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut versions: Vec<_> = (0..blocks).map(|blk| (block(blk), ValueKind::Image, image(&mut rng))).collect();
-        versions.push((Key::first(Kind::Control), ValueKind::Blob, Bytes::from_static(b"imported")));
+        versions.push((Key::first(KeyKind::Control), ValueKind::Blob, Bytes::from_static(b"imported")));
         let mut work = Workload::default();
         work.put(Record { position: Position { end: at, start: None }, versions });
         work.write(&mut rng, count, blocks, at.get());
@@ -129,7 +129,7 @@ impl Workload {
     }
 
     fn write(&mut self, rng: &mut fastrand::Rng, count: usize, blocks: u32, mut end: u64) {
-        let is_block = |key: &Key| key.kind == Kind::Block;
+        let is_block = |key: &Key| key.kind == KeyKind::Block;
         let mut exists: std::collections::BTreeSet<u32> =
             self.model.0.keys().filter(|(key, _)| is_block(key)).map(|(key, _)| key.blk).collect();
         for number in 0..count {
@@ -145,7 +145,7 @@ impl Workload {
                     0..3 => (block(blk), ValueKind::Image, image(rng)),
                     5 => (block(blk), ValueKind::Tombstone, Bytes::new()),
                     6..=9 => {
-                        let key = Key { blk: 0, kind: Kind::RelSize, ..block(blk) };
+                        let key = Key { blk: 0, kind: KeyKind::RelSize, ..block(blk) };
                         (key, ValueKind::Blob, Bytes::from(vec![number as u8; 4]))
                     }
                     // Redo refuses a change to a page that does not exist.
@@ -162,7 +162,7 @@ impl Workload {
                     versions.push(version);
                 }
             }
-            versions.push((Key::first(Kind::Control), ValueKind::Blob, Bytes::from(number.to_le_bytes().to_vec())));
+            versions.push((Key::first(KeyKind::Control), ValueKind::Blob, Bytes::from(number.to_le_bytes().to_vec())));
             self.put(Record { position: Position { end: lsn, start: Some(start) }, versions });
         }
     }

@@ -13,11 +13,11 @@ use proto::pg::sqlstate;
 
 use super::fabric::*;
 use crate::cluster::key::Key;
-use crate::read::model::{Model, ModelReads};
+use crate::read::model::{ModelReads, ModelVersions};
 use crate::read::tests::{LATE, REL, VM, cleared, model, position, tag};
 
 /// A pageserver whose timeline shows `model`: readable from 100, ingested up to 600.
-async fn serving(mut model: Model) -> Fabric {
+async fn serving(mut model: ModelVersions) -> Fabric {
     // One page comes from a file, so that both ways are taken.
     model.cool(Key::block(tag(REL, 0)));
     let f = Fabric::start_with(Arc::new(blobs::RealDisk), |c| c.lsn_wait = Duration::from_millis(50)).await;
@@ -108,7 +108,7 @@ async fn many_requests_at_once_are_answered_in_order() {
         let model = model();
         for request in &requests {
             let reply = Reply::decode(version, stream.next().await, request).expect("the reply to this request");
-            let view = crate::read::View {
+            let view = crate::read::ReadView {
                 versions: &model,
                 lsn: request.lsn,
                 latest: Lsn::new(600),

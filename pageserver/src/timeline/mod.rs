@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::choose::{Choice, Input, Mode, Progress};
-use crate::follow::{Follow, Seen};
+use crate::follow::{Follow, FollowInput};
 use crate::import::state::ImportState;
-use crate::ingest::lease::Slot;
-use crate::ingest::{Ingest, Position};
+use crate::ingest::lease::IngestSlot;
+use crate::ingest::{Ingest, IngestPosition};
 use crate::read::TimelineReads;
-use crate::read::live::Live;
+use crate::read::live::LiveReads;
 use crate::store::{Intake, Store};
 
 /// Inputs that may wait for a timeline's manager: streams begin and end rarely, senders wait beyond this.
@@ -107,7 +107,7 @@ pub(crate) struct Trouble {
 }
 
 /// What was found when a timeline was opened.
-pub(crate) struct Opened {
+pub(crate) struct TimelineParts {
     /// What it was attached with.
     pub(crate) attach: AttachRequest,
     /// Its pages.
@@ -127,7 +127,7 @@ pub(crate) struct Timeline {
     /// How far its import is.
     pub(crate) import: watch::Sender<ImportState>,
     /// The writer, while no stream has it.
-    pub(crate) slot: Arc<Slot>,
+    pub(crate) slot: Arc<IngestSlot>,
     /// What the present stream has seen.
     pub(crate) gauge: StreamGauge,
     /// Cancelled when the node stops, and when the timeline is deleted.
@@ -141,7 +141,7 @@ pub(crate) struct Timeline {
     /// The next stream panics.
     #[cfg(test)]
     pub(crate) stream_panics: AtomicBool,
-    position: watch::Sender<Position>,
+    position: watch::Sender<IngestPosition>,
     trouble: watch::Sender<Trouble>,
     offer: watch::Sender<Option<Offer>>,
     stream: Mutex<(u64, Option<StreamEntry>)>,
@@ -154,19 +154,20 @@ impl Timeline {
     /// A timeline and the queue that its manager reads; `gone` is cancelled when its tasks shall end.
     pub(crate) fn new(
         ttid: TenantTimelineId,
-        opened: Result<Opened, String>,
+        opened: Result<TimelineParts, String>,
         choice_seq: u64,
         gone: CancellationToken,
     ) -> (Arc<Timeline>, mpsc::Receiver<Input>) {
         let (events, queue) = mpsc::channel(EVENTS_MAX);
         let unknown = Lsn::new(0);
-        let nowhere = Position { last_record_lsn: unknown, last_record_start: None, disk_consistent_lsn: unknown };
+        let nowhere =
+            IngestPosition { last_record_lsn: unknown, last_record_start: None, disk_consistent_lsn: unknown };
         let (attach, store, ingest, stopped) = match opened {
-            Ok(Opened { attach, store, ingest }) => (Some(attach), Some(store), ingest, None),
+            Ok(TimelineParts { attach, store, ingest }) => (Some(attach), Some(store), ingest, None),
             Err(why) => (None, None, None, Some(why)),
         };
         let version = attach.as_ref().and_then(|a| PgMajor::from_version_num(a.pg_version_num));
-        let live = |(store, version)| Arc::new(Live::new(store, version)) as Arc<dyn TimelineReads>;
+        let live = |(store, version)| Arc::new(LiveReads::new(store, version)) as Arc<dyn TimelineReads>;
         let reads = store.clone().zip(version).map(live);
         let position = ingest.as_ref().map_or(nowhere, Ingest::position);
         let copying = ingest.is_none() && stopped.is_none();
@@ -175,7 +176,7 @@ impl Timeline {
             attach,
             store,
             import: watch::Sender::new(ImportState::default()),
-            slot: Slot::new(ingest),
+            slot: IngestSlot::new(ingest),
             gauge: StreamGauge::default(),
             gone,
             tasks: TaskTracker::new(),
@@ -206,17 +207,17 @@ impl Timeline {
     }
 
     /// How far it is.
-    pub(crate) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> IngestPosition {
         *self.position.borrow()
     }
 
     /// To wait for a position.
-    pub(crate) fn positions(&self) -> watch::Receiver<Position> {
+    pub(crate) fn positions(&self) -> watch::Receiver<IngestPosition> {
         self.position.subscribe()
     }
 
     /// The stream's report of how far it is.
-    pub(crate) fn set_position(&self, position: Position) {
+    pub(crate) fn set_position(&self, position: IngestPosition) {
         self.position.send_if_modified(|old| std::mem::replace(old, position) != position);
     }
 
@@ -460,7 +461,7 @@ impl Timeline {
 
     /// Takes in what is known now; `told`: the highest commit position on the broker, while that answers.
     pub(crate) fn observe(&self, told: Option<Lsn>) {
-        let seen = Seen { stream: self.running().is_some(), at: self.position().last_record_lsn, commit: told };
+        let seen = FollowInput { stream: self.running().is_some(), at: self.position().last_record_lsn, commit: told };
         self.follow().observe(Instant::now(), seen);
     }
 

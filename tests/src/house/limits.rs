@@ -14,7 +14,7 @@ pub(crate) const IMPURITIES_MAX: usize = 0;
 /// Names that more than one type bears.
 pub(crate) const SHARED_NAMES_MAX: usize = 132;
 /// Those of them under which two types meet in one file.
-pub(crate) const MEETING_NAMES_MAX: usize = 1;
+pub(crate) const MEETING_NAMES_MAX: usize = 0;
 /// Lines of test for one of product.
 pub(crate) const TEST_RATIO_MIN: f64 = 0.7;
 /// Lines of prose in Markdown that are wider than [`super::prose::PROSE_CHARS_MAX`].

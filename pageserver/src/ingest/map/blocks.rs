@@ -9,14 +9,14 @@ use pgformat::wal::RecordHeader;
 use pgformat::wal::body::{BlockRef, Body};
 use pgformat::wal::image::Image;
 
-use super::out::Out;
-use super::rels::{Place, Rels, map_change};
+use super::out::RecordOut;
+use super::rels::{BlockPlace, ForkExtents, map_change};
 use crate::cluster::error::LookError;
 use crate::cluster::key::Key;
 use crate::cluster::value::{ValueKind, encode_image};
 
 /// What is the same for all blocks of a record.
-pub(super) struct Source<'r, 'a> {
+pub(super) struct BlockSource<'r, 'a> {
     /// Its header.
     pub(super) header: &'r RecordHeader,
     /// What is in it.
@@ -29,10 +29,10 @@ pub(super) struct Source<'r, 'a> {
 
 /// Writes the version that a block reference makes. Returns whether it created a fork.
 pub(super) fn block<'a>(
-    source: &Source<'_, 'a>,
+    source: &BlockSource<'_, 'a>,
     block: &BlockRef<'a>,
-    rels: &mut Rels,
-    out: &mut Out<'_>,
+    rels: &mut ForkExtents,
+    out: &mut RecordOut<'_>,
 ) -> Result<bool, LookError> {
     let image = block.applied_image();
     if block.tag.fork.fork == Fork::Fsm || image.is_none() && leaves_alone(source, block) {
@@ -42,13 +42,13 @@ pub(super) fn block<'a>(
     let change = Change::of(source.header, source.body, block, source.hint_lsn);
     match image {
         Some(image) => with_image(source, &change, &image, block, out),
-        None => out.change(Key::block(block.tag), &change, change.init || place != Place::Inside),
+        None => out.change(Key::block(block.tag), &change, change.init || place != BlockPlace::Inside),
     }
-    Ok(place == Place::Created)
+    Ok(place == BlockPlace::Created)
 }
 
 /// Whether redo does nothing to this block, its LSN included.
-fn leaves_alone(source: &Source<'_, '_>, block: &BlockRef<'_>) -> bool {
+fn leaves_alone(source: &BlockSource<'_, '_>, block: &BlockRef<'_>) -> bool {
     const FPI_FOR_HINT: u8 = 0xA0;
     let info = source.header.info & 0xF0;
     match source.header.rmid {
@@ -60,11 +60,11 @@ fn leaves_alone(source: &Source<'_, '_>, block: &BlockRef<'_>) -> bool {
 }
 
 fn with_image(
-    source: &Source<'_, '_>,
+    source: &BlockSource<'_, '_>,
     change: &Change<'_>,
     image: &Image<'_>,
     block: &BlockRef<'_>,
-    out: &mut Out<'_>,
+    out: &mut RecordOut<'_>,
 ) {
     let key = Key::block(block.tag);
     if !redo::changes_after_image(change.rmid, change.info, change.block) {
@@ -86,7 +86,11 @@ fn with_image(
 
 /// Clears bits of visibility maps that a record says are clear now without naming the map's page. A record of an
 /// unknown shape clears nothing here: its blocks fail when they are read.
-pub(super) fn implied(source: &Source<'_, '_>, rels: &mut Rels, out: &mut Out<'_>) -> Result<(), LookError> {
+pub(super) fn implied(
+    source: &BlockSource<'_, '_>,
+    rels: &mut ForkExtents,
+    out: &mut RecordOut<'_>,
+) -> Result<(), LookError> {
     let cleared = vm::implied_clears(source.header, source.body).unwrap_or_default();
     let mut rest = &cleared[..];
     while let [(rel, heap_blk, _), ..] = rest {

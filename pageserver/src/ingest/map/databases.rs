@@ -13,11 +13,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
 use super::Mapper;
-use super::out::Out;
+use super::out::RecordOut;
 use crate::cluster::database::{LOGGED, ONLY_RELATIONS, WHOLE};
 use crate::cluster::error::LookError;
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 /// Bytes that one piece of a copy comes to, about.
 const PIECE_BYTES: usize = 8 << 20;
@@ -26,11 +26,11 @@ const PIECE_BYTES: usize = 8 << 20;
 const STRETCH_BLOCKS: BlockNumber = 128;
 
 /// Directories of databases, as far as they were asked for or changed, and whether they are there.
-pub(super) type Known = FxHashMap<DatabaseDir, bool>;
+pub(super) type KnownDatabases = FxHashMap<DatabaseDir, bool>;
 
 /// A database that is being copied.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct DatabaseCopy {
     from: DatabaseDir,
     to: DatabaseDir,
     /// What is still to be copied, the next fork last, each from `blk` on.
@@ -39,25 +39,25 @@ pub(super) struct Copy {
     begun: bool,
 }
 
-impl Copy {
+impl DatabaseCopy {
     /// Of everything in `from`.
-    pub(super) const fn new(from: DatabaseDir, to: DatabaseDir) -> Copy {
-        Copy { from, to, left: Vec::new(), blk: 0, begun: false }
+    pub(super) const fn new(from: DatabaseDir, to: DatabaseDir) -> DatabaseCopy {
+        DatabaseCopy { from, to, left: Vec::new(), blk: 0, begun: false }
     }
 }
 
-fn dir_key(kind: Kind, dir: DatabaseDir) -> Key {
+fn dir_key(kind: KeyKind, dir: DatabaseDir) -> Key {
     Key::of_database(kind, dir.spc, dir.db)
 }
 
 impl Mapper {
     /// A fork was created: its directory is there.
-    pub(super) fn has_dir(&mut self, rel: RelFileLocator, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn has_dir(&mut self, rel: RelFileLocator, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         let dir = DatabaseDir { spc: rel.spc, db: rel.db };
         if dir.spc == PG_GLOBAL {
             return Ok(());
         }
-        let key = dir_key(Kind::Database, dir);
+        let key = dir_key(KeyKind::Database, dir);
         let is_there = match self.databases.insert(dir, true) {
             Some(is_there) => is_there,
             None => out.look.blob(key)?.is_some(),
@@ -69,13 +69,13 @@ impl Mapper {
     }
 
     /// A database without relations, [`WHOLE`] or [`LOGGED`].
-    pub(super) fn create_database(&mut self, dir: DatabaseDir, how: u8, out: &mut Out<'_>) {
+    pub(super) fn create_database(&mut self, dir: DatabaseDir, how: u8, out: &mut RecordOut<'_>) {
         self.databases.insert(dir, true);
-        out.blob(dir_key(Kind::Database, dir), &[how]);
+        out.blob(dir_key(KeyKind::Database, dir), &[how]);
     }
 
     /// Everything that a database has in a tablespace goes.
-    pub(super) fn drop_database(&mut self, dir: DatabaseDir, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn drop_database(&mut self, dir: DatabaseDir, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         self.drop_databases(dir.db, std::iter::once(dir.spc), out)
     }
 
@@ -84,7 +84,7 @@ impl Mapper {
         &mut self,
         db: u32,
         spcs: impl Iterator<Item = u32>,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         let spcs = spcs.collect();
         for (fork, _) in self.rels.of_database(&spcs, db, out)? {
@@ -93,30 +93,30 @@ impl Mapper {
         for spc in spcs {
             let dir = DatabaseDir { spc, db };
             self.databases.insert(dir, false);
-            out.tombstone(dir_key(Kind::Database, dir));
-            out.tombstone(dir_key(Kind::RelMap, dir));
+            out.tombstone(dir_key(KeyKind::Database, dir));
+            out.tombstone(dir_key(KeyKind::RelMap, dir));
         }
         Ok(())
     }
 
     /// A tablespace and its directories of databases go; they have no relations any more.
-    pub(super) fn drop_tablespace(&mut self, spc: u32, out: &mut Out<'_>) -> Result<(), LookError> {
-        let stored = out.look.scan(Key::all_of_space(Kind::Database, spc))?;
+    pub(super) fn drop_tablespace(&mut self, spc: u32, out: &mut RecordOut<'_>) -> Result<(), LookError> {
+        let stored = out.look.scan(Key::all_of_space(KeyKind::Database, spc))?;
         let mut dirs: Vec<DatabaseDir> = stored.iter().map(|(key, _)| DatabaseDir { spc, db: key.db }).collect();
         dirs.extend(self.databases.keys().filter(|dir| dir.spc == spc));
         dirs.sort_unstable();
         dirs.dedup();
         for dir in dirs {
             self.databases.insert(dir, false);
-            out.tombstone(dir_key(Kind::Database, dir));
+            out.tombstone(dir_key(KeyKind::Database, dir));
         }
-        out.tombstone(Key { spc, ..Key::first(Kind::Tablespace) });
+        out.tombstone(Key { spc, ..Key::first(KeyKind::Tablespace) });
         Ok(())
     }
 
     /// Copies a piece of a database; whether there is more. The batch holds nothing else, and the source is as the
     /// store has it.
-    pub(super) fn copy_piece(&mut self, copy: &mut Copy, out: &mut Out<'_>) -> Result<bool, LookError> {
+    pub(super) fn copy_piece(&mut self, copy: &mut DatabaseCopy, out: &mut RecordOut<'_>) -> Result<bool, LookError> {
         if !copy.begun {
             self.begin_copy(copy, out)?;
         }
@@ -136,13 +136,13 @@ impl Mapper {
     }
 
     /// Drops what is at the target, and writes everything but the blocks.
-    fn begin_copy(&mut self, copy: &mut Copy, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn begin_copy(&mut self, copy: &mut DatabaseCopy, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         let (from, to) = (copy.from, copy.to);
         self.drop_database(to, out)?;
-        let is_logged = out.look.blob(dir_key(Kind::Database, from))?.is_some_and(|b| b[..] == [LOGGED]);
+        let is_logged = out.look.blob(dir_key(KeyKind::Database, from))?.is_some_and(|b| b[..] == [LOGGED]);
         self.create_database(to, if is_logged { LOGGED } else { WHOLE }, out);
-        if let Some(map) = out.look.blob(dir_key(Kind::RelMap, from))? {
-            out.blob(dir_key(Kind::RelMap, to), &map);
+        if let Some(map) = out.look.blob(dir_key(KeyKind::RelMap, from))? {
+            out.blob(dir_key(KeyKind::RelMap, to), &map);
         }
         let source = self.rels.of_database(&FxHashSet::from_iter([from.spc]), from.db, out)?;
         let unlogged: FxHashSet<u32> =
@@ -170,7 +170,7 @@ fn copy_stretch(
     target: RelFork,
     extent: &Extent,
     blocks: Range<BlockNumber>,
-    out: &mut Out<'_>,
+    out: &mut RecordOut<'_>,
 ) -> Result<BlockNumber, LookError> {
     let key = |blk| Key::block(BlockTag { fork: source, blk });
     if !extent.is_sparse() {
@@ -186,7 +186,7 @@ fn copy_stretch(
 }
 
 /// Copies one block, its LSN included.
-fn copy_block(from: Key, to: BlockTag, since: Option<Lsn>, out: &mut Out<'_>) -> Result<(), LookError> {
+fn copy_block(from: Key, to: BlockTag, since: Option<Lsn>, out: &mut RecordOut<'_>) -> Result<(), LookError> {
     match out.look.page(from, since) {
         Ok(Some(page)) => out.page(Key::block(to), &page),
         Ok(None) if since.is_some() => {}

@@ -5,7 +5,7 @@
 //! clock, no threads.
 //!
 //! Invariants: records come in order, each once, without gaps; a version's LSN is the end of its record; all versions
-//! of a record are in one batch, but for those of a copied database ([`Progress::More`]).
+//! of a record are in one batch, but for those of a copied database ([`MapProgress::More`]).
 //!
 //! A record that redo does not know harms the blocks that it names: they fail when they are read, until an image or a
 //! new beginning heals them. One that names none, or whose other effects are not known, stops the timeline
@@ -37,15 +37,15 @@ use pgformat::wal::record::rmgr_name;
 use pgformat::wal::{Record, RecordRef};
 use pgformat::{Lsn, PgMajor, Tli};
 
-use self::blocks::Source;
-use self::databases::{Copy, Known};
-use self::out::Out;
-use self::rels::Rels;
-use self::slrus::Slrus;
-use self::xacts::Origins;
+use self::blocks::BlockSource;
+use self::databases::{DatabaseCopy, KnownDatabases};
+use self::out::RecordOut;
+use self::rels::ForkExtents;
+use self::slrus::SegmentExtents;
+use self::xacts::KnownOrigins;
 use crate::cluster::database::LOGGED;
 use crate::cluster::error::LookError;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::look::Look;
 use crate::cluster::records::{RecordChunkWriter, RecordSpan};
 use crate::cluster::state::{COUNTERS_KEY, ClusterState, CommitTs, STATE_KEY};
@@ -106,7 +106,7 @@ fn name(rmid: u8, info: u8) -> String {
 /// Whether a record is taken in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub(crate) enum Progress {
+pub(crate) enum MapProgress {
     /// It is; the next one may come.
     Done,
     /// It makes more than fits one batch. The batch must go into the store, without the record's end becoming visible
@@ -123,14 +123,14 @@ pub(crate) struct Mapper {
     state_changed: bool,
     /// Only its counters did.
     counters_changed: bool,
-    rels: Rels,
-    slrus: Slrus,
-    databases: Known,
-    origins: Origins,
+    rels: ForkExtents,
+    slrus: SegmentExtents,
+    databases: KnownDatabases,
+    origins: KnownOrigins,
     starts: RecordChunkWriter,
     ends: XactChunkWriter,
     /// A copy that is not finished, and its record.
-    copy: Option<(Copy, Record)>,
+    copy: Option<(DatabaseCopy, Record)>,
 }
 
 impl Mapper {
@@ -142,10 +142,10 @@ impl Mapper {
             control,
             state_changed: false,
             counters_changed: false,
-            rels: Rels::default(),
-            slrus: Slrus::default(),
-            databases: Known::default(),
-            origins: Origins::default(),
+            rels: ForkExtents::default(),
+            slrus: SegmentExtents::default(),
+            databases: KnownDatabases::default(),
+            origins: KnownOrigins::default(),
             starts: RecordChunkWriter::new(last),
             ends: XactChunkWriter::new(last.end, next_xid),
             copy: None,
@@ -173,7 +173,7 @@ impl Mapper {
         record: &RecordRef<'_>,
         batch: &mut Batch,
         look: &dyn Look,
-    ) -> Result<Progress, MapError> {
+    ) -> Result<MapProgress, MapError> {
         let (header, start) = (&record.header, self.starts.last().end);
         let stop = |why: StopReason| {
             let info = header.info;
@@ -190,10 +190,10 @@ impl Mapper {
         if let Effect::DatabaseCopy { to, from } = effect {
             // Everything before must be in the store, because that is what is copied.
             self.finish(batch, look);
-            self.copy = Some((Copy::new(from, to), record.to_record()));
-            return Ok(Progress::More);
+            self.copy = Some((DatabaseCopy::new(from, to), record.to_record()));
+            return Ok(MapProgress::More);
         }
-        let out = &mut Out { lsn: record.end, batch, look };
+        let out = &mut RecordOut { lsn: record.end, batch, look };
         self.saw_xid(header.xid, record.end);
         if !body.blocks.is_empty() {
             self.blocks(record, &body, out)?;
@@ -205,33 +205,33 @@ impl Mapper {
             return Err(MapError::TooMuch(record.start));
         }
         self.done(record, out);
-        Ok(Progress::Done)
+        Ok(MapProgress::Done)
     }
 
-    /// Goes on with the record that answered [`Progress::More`], into an empty batch.
+    /// Goes on with the record that answered [`MapProgress::More`], into an empty batch.
     ///
     /// # Errors
     /// As [`Mapper::record`].
-    pub(crate) fn resume(&mut self, batch: &mut Batch, look: &dyn Look) -> Result<Progress, MapError> {
-        let Some((mut copy, record)) = self.copy.take() else { return Ok(Progress::Done) };
-        let out = &mut Out { lsn: record.end, batch, look };
+    pub(crate) fn resume(&mut self, batch: &mut Batch, look: &dyn Look) -> Result<MapProgress, MapError> {
+        let Some((mut copy, record)) = self.copy.take() else { return Ok(MapProgress::Done) };
+        let out = &mut RecordOut { lsn: record.end, batch, look };
         if self.copy_piece(&mut copy, out)? {
             self.copy = Some((copy, record));
-            return Ok(Progress::More);
+            return Ok(MapProgress::More);
         }
         self.saw_xid(record.header.xid, record.end);
         self.done(&record.by_ref(), out);
-        Ok(Progress::Done)
+        Ok(MapProgress::Done)
     }
 
     /// Completes a batch that is about to go into the store: writes what is gathered over several records.
     pub(crate) fn finish(&mut self, batch: &mut Batch, look: &dyn Look) {
         let lsn = self.starts.last().end;
-        self.finish_chunks(lsn, &mut Out { lsn, batch, look });
+        self.finish_chunks(lsn, &mut RecordOut { lsn, batch, look });
     }
 
     /// Writes the chunks that are being filled; the next ones begin behind boundary `end`.
-    fn finish_chunks(&mut self, end: Lsn, out: &mut Out<'_>) {
+    fn finish_chunks(&mut self, end: Lsn, out: &mut RecordOut<'_>) {
         for (key, chunk) in self.starts.finish().into_iter().chain(self.ends.finish(end)) {
             out.blob(key, &chunk);
         }
@@ -244,7 +244,7 @@ impl Mapper {
     }
 
     /// After everything else of a record.
-    fn done(&mut self, record: &RecordRef<'_>, out: &mut Out<'_>) {
+    fn done(&mut self, record: &RecordRef<'_>, out: &mut RecordOut<'_>) {
         if std::mem::take(&mut self.state_changed) {
             out.blob(STATE_KEY, &self.control.encode(out.lsn));
         } else if self.counters_changed {
@@ -272,9 +272,9 @@ impl Mapper {
         }
     }
 
-    fn blocks(&mut self, record: &RecordRef<'_>, body: &Body<'_>, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn blocks(&mut self, record: &RecordRef<'_>, body: &Body<'_>, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         let ctx = Context { version: self.version, end: record.end };
-        let source = Source { header: &record.header, body, hint_lsn: self.control.logs_hints(), ctx };
+        let source = BlockSource { header: &record.header, body, hint_lsn: self.control.logs_hints(), ctx };
         for block in &body.blocks {
             if blocks::block(&source, block, &mut self.rels, out)? {
                 self.has_dir(block.tag.fork.rel, out)?;
@@ -287,7 +287,7 @@ impl Mapper {
     }
 
     /// What a record does beside its blocks; it begins at the second position, the boundary before is the first.
-    fn effect(&mut self, effect: &Effect<'_>, at: (Lsn, Lsn), out: &mut Out<'_>) -> Result<(), LookError> {
+    fn effect(&mut self, effect: &Effect<'_>, at: (Lsn, Lsn), out: &mut RecordOut<'_>) -> Result<(), LookError> {
         match effect {
             Effect::Commit(end) => self.ended(end, true, at.0, out)?,
             Effect::Abort(end) => self.ended(end, false, at.0, out)?,
@@ -306,14 +306,14 @@ impl Mapper {
             Effect::DatabaseCreate(dir) => self.create_database(*dir, LOGGED, out),
             Effect::DatabaseDrop { db, spcs } => self.drop_databases(*db, spcs.iter(), out)?,
             Effect::TablespaceCreate { spc, path } => {
-                out.blob(Key { spc: *spc, ..Key::first(Kind::Tablespace) }, path);
+                out.blob(Key { spc: *spc, ..Key::first(KeyKind::Tablespace) }, path);
             }
             Effect::TablespaceDrop(spc) => self.drop_tablespace(*spc, out)?,
-            Effect::RelMap { dir, map } => out.blob(Key::of_database(Kind::RelMap, dir.spc, dir.db), map),
+            Effect::RelMap { dir, map } => out.blob(Key::of_database(KeyKind::RelMap, dir.spc, dir.db), map),
             Effect::OriginSet { origin, remote_lsn, force } => self.origins.set(*origin, *remote_lsn, *force, out)?,
             Effect::OriginDrop(origin) => self.origins.drop(*origin, out),
             Effect::RestorePoint { time, name } => {
-                out.blob(Key::at(Kind::RestorePoint, out.lsn.get()), &[&time.to_le_bytes(), *name].concat());
+                out.blob(Key::at(KeyKind::RestorePoint, out.lsn.get()), &[&time.to_le_bytes(), *name].concat());
             }
             Effect::SlruZero { .. }
             | Effect::ClogTruncate { .. }
@@ -325,7 +325,7 @@ impl Mapper {
         Ok(())
     }
 
-    fn created(&mut self, fork: RelFork, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn created(&mut self, fork: RelFork, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         if fork.fork != Fork::Fsm && self.rels.create(fork, out)? {
             self.has_dir(fork.rel, out)?;
         }
@@ -333,7 +333,7 @@ impl Mapper {
     }
 
     /// Records of SLRUs.
-    fn slru_effect(&mut self, effect: &Effect<'_>, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn slru_effect(&mut self, effect: &Effect<'_>, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         match effect {
             Effect::SlruZero { slru: Slru::MultixactOffsets, page }
                 if self.control.early_offsets_page == Some(*page) =>
@@ -372,7 +372,12 @@ impl Mapper {
     }
 
     /// Records that change the control state alone.
-    fn control_effect(&mut self, effect: &Effect<'_>, at: (Lsn, Lsn), out: &mut Out<'_>) -> Result<(), LookError> {
+    fn control_effect(
+        &mut self,
+        effect: &Effect<'_>,
+        at: (Lsn, Lsn),
+        out: &mut RecordOut<'_>,
+    ) -> Result<(), LookError> {
         self.state_changed = true;
         let before = self.control.live.next_xid;
         match effect {
@@ -410,9 +415,9 @@ impl Mapper {
     }
 
     /// PostgreSQL's timeline `tli` began at boundary `since`.
-    fn switched(&mut self, since: Lsn, tli: Tli, prev: Tli, out: &mut Out<'_>) {
+    fn switched(&mut self, since: Lsn, tli: Tli, prev: Tli, out: &mut RecordOut<'_>) {
         let value = [&since.get().to_le_bytes()[..], &prev.0.to_le_bytes()].concat();
-        out.blob(Key::numbered(Kind::TliHistory, 0, tli.0), &value);
+        out.blob(Key::numbered(KeyKind::TliHistory, 0, tli.0), &value);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::Batch;
 
 /// The batch at one record's end. A key gets one version per record; a base may replace another one.
-pub(super) struct Out<'a> {
+pub(super) struct RecordOut<'a> {
     /// End of the record.
     pub(super) lsn: Lsn,
     /// What is filled.
@@ -19,7 +19,7 @@ pub(super) struct Out<'a> {
     pub(super) look: &'a dyn Look,
 }
 
-impl Out<'_> {
+impl RecordOut<'_> {
     /// Metadata, whole.
     pub(super) fn blob(&mut self, key: Key, value: &[u8]) {
         self.batch.put(key, self.lsn, ValueKind::Blob, |out| out.extend_from_slice(value));

@@ -14,10 +14,10 @@ use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFileLocator, RelFork};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
-use super::out::Out;
+use super::out::RecordOut;
 use crate::cluster::error::LookError;
 use crate::cluster::extent::{Extent, FILL_BLOCKS, Reach};
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 /// Forks that are known by heart: about 100 bytes each. The others are in the store.
 const KNOWN_MAX: usize = 1 << 18;
@@ -26,13 +26,13 @@ const KEPT: [Fork; 3] = [Fork::Main, Fork::Vm, Fork::Init];
 
 /// Forks, as far as they were asked for or changed; `None` is a fork that does not exist.
 #[derive(Default, Debug)]
-pub(super) struct Rels {
+pub(super) struct ForkExtents {
     extents: FxHashMap<RelFork, Option<Extent>>,
 }
 
 /// Where a block lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum BlockPlace {
     /// Within the fork: what was there before counts.
     Inside,
     /// At its end or beyond: the fork has grown, the block begins as zeros.
@@ -41,9 +41,9 @@ pub(super) enum Place {
     Created,
 }
 
-impl Rels {
+impl ForkExtents {
     /// How long a fork is; `None` when it does not exist.
-    fn extent(&mut self, fork: RelFork, out: &Out<'_>) -> Result<&mut Option<Extent>, LookError> {
+    fn extent(&mut self, fork: RelFork, out: &RecordOut<'_>) -> Result<&mut Option<Extent>, LookError> {
         match self.extents.entry(fork) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(unknown) => {
@@ -55,23 +55,23 @@ impl Rels {
     }
 
     /// Blocks of a fork; `None` when it does not exist.
-    pub(super) fn size(&mut self, fork: RelFork, out: &Out<'_>) -> Result<Option<BlockNumber>, LookError> {
+    pub(super) fn size(&mut self, fork: RelFork, out: &RecordOut<'_>) -> Result<Option<BlockNumber>, LookError> {
         Ok(self.extent(fork, out)?.as_ref().map(|extent| extent.blocks))
     }
 
-    fn set(&mut self, fork: RelFork, extent: Extent, out: &mut Out<'_>) {
+    fn set(&mut self, fork: RelFork, extent: Extent, out: &mut RecordOut<'_>) {
         out.blob(Key::rel_size(fork), &extent.encode());
         self.extents.insert(fork, Some(extent));
     }
 
     /// Makes sure that a block exists. Blocks between the end and it become zeros, which cost nothing when they are
     /// many.
-    pub(super) fn reach(&mut self, tag: BlockTag, out: &mut Out<'_>) -> Result<Place, LookError> {
+    pub(super) fn reach(&mut self, tag: BlockTag, out: &mut RecordOut<'_>) -> Result<BlockPlace, LookError> {
         let known = self.extent(tag.fork, out)?;
-        let place = if known.is_some() { Place::Grown } else { Place::Created };
+        let place = if known.is_some() { BlockPlace::Grown } else { BlockPlace::Created };
         let extent = known.get_or_insert_default();
         match extent.reach(tag.blk, out.lsn, FILL_BLOCKS) {
-            Reach::Inside => return Ok(Place::Inside),
+            Reach::Inside => return Ok(BlockPlace::Inside),
             Reach::Refused => return Err(LookError::Gaps { fork: tag.fork, blk: tag.blk }),
             Reach::Grown(fill) => {
                 out.blob(Key::rel_size(tag.fork), &extent.encode());
@@ -82,7 +82,7 @@ impl Rels {
     }
 
     /// Makes sure that a fork exists; whether it is new.
-    pub(super) fn create(&mut self, fork: RelFork, out: &mut Out<'_>) -> Result<bool, LookError> {
+    pub(super) fn create(&mut self, fork: RelFork, out: &mut RecordOut<'_>) -> Result<bool, LookError> {
         let new = self.size(fork, out)?.is_none();
         if new {
             self.set(fork, Extent::default(), out);
@@ -91,7 +91,7 @@ impl Rels {
     }
 
     /// Cuts a fork, if it exists and is longer.
-    fn cut(&mut self, fork: RelFork, blocks: BlockNumber, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn cut(&mut self, fork: RelFork, blocks: BlockNumber, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         if let Some(extent) = self.extent(fork, out)?
             && extent.cut(blocks)
         {
@@ -105,7 +105,7 @@ impl Rels {
         &mut self,
         rel: RelFileLocator,
         blocks: BlockNumber,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         self.cut(RelFork { rel, fork: Fork::Main }, blocks, out)
     }
@@ -115,7 +115,7 @@ impl Rels {
         &mut self,
         rel: RelFileLocator,
         blocks: BlockNumber,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         let fork = RelFork { rel, fork: Fork::Vm };
         let Some(size) = self.size(fork, out)? else { return Ok(()) };
@@ -128,7 +128,7 @@ impl Rels {
     }
 
     /// Removes all forks of a relation, as far as there are any.
-    pub(super) fn drop(&mut self, rel: RelFileLocator, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn drop(&mut self, rel: RelFileLocator, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         for fork in KEPT {
             let fork = RelFork { rel, fork };
             if self.size(fork, out)?.is_some() {
@@ -139,7 +139,7 @@ impl Rels {
     }
 
     /// Removes one fork.
-    pub(super) fn forget(&mut self, fork: RelFork, out: &mut Out<'_>) {
+    pub(super) fn forget(&mut self, fork: RelFork, out: &mut RecordOut<'_>) {
         self.extents.insert(fork, None);
         out.tombstone(Key::rel_size(fork));
     }
@@ -149,10 +149,10 @@ impl Rels {
         &mut self,
         spcs: &FxHashSet<u32>,
         db: u32,
-        out: &Out<'_>,
+        out: &RecordOut<'_>,
     ) -> Result<Vec<(RelFork, Extent)>, LookError> {
         for spc in spcs {
-            for (key, value) in out.look.scan(Key::all_of_database(Kind::RelSize, *spc, db))? {
+            for (key, value) in out.look.scan(Key::all_of_database(KeyKind::RelSize, *spc, db))? {
                 let Some(fork) = Fork::new(key.fork) else { continue };
                 let fork = RelFork { rel: RelFileLocator { spc: *spc, db, rel: key.rel }, fork };
                 let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;
@@ -166,7 +166,7 @@ impl Rels {
     }
 
     /// A fork that is copied as a whole.
-    pub(super) fn copied(&mut self, fork: RelFork, extent: Extent, out: &mut Out<'_>) {
+    pub(super) fn copied(&mut self, fork: RelFork, extent: Extent, out: &mut RecordOut<'_>) {
         self.set(fork, extent, out);
     }
 
@@ -179,7 +179,7 @@ impl Rels {
 }
 
 /// Writes one of our own changes to a page of a visibility map.
-pub(super) fn map_change(fork: RelFork, blk: BlockNumber, info: u8, data: &[u8], out: &mut Out<'_>) {
+pub(super) fn map_change(fork: RelFork, blk: BlockNumber, info: u8, data: &[u8], out: &mut RecordOut<'_>) {
     let change = Change {
         rmid: rmid::OUR_VM,
         info,

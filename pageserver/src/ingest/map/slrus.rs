@@ -13,14 +13,14 @@ use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{SEGMENT_PAGES, Slru, XidStatus, next_multi, previous_multi};
 use rustc_hash::FxHashMap;
 
-use super::out::Out;
+use super::out::RecordOut;
 use crate::cluster::error::LookError;
 use crate::cluster::extent::{Extent, Reach};
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 /// Pages of segments, as far as they were asked for or changed; `None` is a segment that does not exist.
 #[derive(Default, Debug)]
-pub(super) struct Slrus {
+pub(super) struct SegmentExtents {
     segments: FxHashMap<(Slru, u32), Option<Extent>>,
 }
 
@@ -28,15 +28,15 @@ pub(super) struct Slrus {
 const FILL_PAGES: u32 = 0;
 
 fn page_key(slru: Slru, page: u32) -> Key {
-    Key::numbered(Kind::SlruPage, slru as u32, page)
+    Key::numbered(KeyKind::SlruPage, slru as u32, page)
 }
 
 fn segment_key(slru: Slru, segment: u32) -> Key {
-    Key::numbered(Kind::SlruSegment, slru as u32, segment)
+    Key::numbered(KeyKind::SlruSegment, slru as u32, segment)
 }
 
-impl Slrus {
-    fn segment(&mut self, slru: Slru, segment: u32, out: &Out<'_>) -> Result<&mut Option<Extent>, LookError> {
+impl SegmentExtents {
+    fn segment(&mut self, slru: Slru, segment: u32, out: &RecordOut<'_>) -> Result<&mut Option<Extent>, LookError> {
         match self.segments.entry((slru, segment)) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(unknown) => {
@@ -48,13 +48,13 @@ impl Slrus {
     }
 
     /// Whether a page exists.
-    fn has(&mut self, slru: Slru, page: u32, out: &Out<'_>) -> Result<bool, LookError> {
+    fn has(&mut self, slru: Slru, page: u32, out: &RecordOut<'_>) -> Result<bool, LookError> {
         let segment = self.segment(slru, page / SEGMENT_PAGES, out)?;
         Ok(segment.as_ref().is_some_and(|extent| page % SEGMENT_PAGES < extent.blocks))
     }
 
     /// Makes sure that a page exists, those before it in its segment too; whether it is new.
-    fn reach(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<bool, LookError> {
+    fn reach(&mut self, slru: Slru, page: u32, out: &mut RecordOut<'_>) -> Result<bool, LookError> {
         let (segment, index) = (page / SEGMENT_PAGES, page % SEGMENT_PAGES);
         let extent = self.segment(slru, segment, out)?.get_or_insert_default();
         let Reach::Grown(fill) = extent.reach(index, out.lsn, FILL_PAGES) else { return Ok(false) };
@@ -63,21 +63,21 @@ impl Slrus {
         Ok(true)
     }
 
-    fn change(&mut self, slru: Slru, page: u32, change: &SlruChange, out: &mut Out<'_>) -> Result<(), LookError> {
+    fn change(&mut self, slru: Slru, page: u32, change: &SlruChange, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         let new = self.reach(slru, page, out)?;
         out.change(page_key(slru, page), &change.change(), new);
         Ok(())
     }
 
     /// A page of zeros (`ZEROPAGE` records).
-    pub(super) fn zero(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn zero(&mut self, slru: Slru, page: u32, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         self.reach(slru, page, out)?;
         out.zeros(page_key(slru, page));
         Ok(())
     }
 
     /// Makes sure that a page exists, as zeros if it did not.
-    pub(super) fn ensure(&mut self, slru: Slru, page: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn ensure(&mut self, slru: Slru, page: u32, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         if self.reach(slru, page, out)? {
             out.zeros(page_key(slru, page));
         }
@@ -85,7 +85,12 @@ impl Slrus {
     }
 
     /// What became of transactions, which ascend.
-    pub(super) fn set_status(&mut self, xids: &[u32], status: XidStatus, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn set_status(
+        &mut self,
+        xids: &[u32],
+        status: XidStatus,
+        out: &mut RecordOut<'_>,
+    ) -> Result<(), LookError> {
         by_page(Slru::Xact, xids).try_for_each(|(page, xids)| {
             let change = SlruChange::clog(page, status, xids.iter().copied());
             self.change(Slru::Xact, page, &change, out)
@@ -98,7 +103,7 @@ impl Slrus {
         xids: &[u32],
         time: i64,
         origin: u16,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         by_page(Slru::CommitTs, xids).try_for_each(|(page, xids)| {
             let change = SlruChange::commit_ts(page, time, origin, xids.iter().copied());
@@ -115,7 +120,7 @@ impl Slrus {
         multi: u32,
         offset: u32,
         members: u32,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<Option<u32>, LookError> {
         const SLRU: Slru = Slru::MultixactOffsets;
         let next = next_multi(multi);
@@ -138,7 +143,7 @@ impl Slrus {
         &mut self,
         offset: u32,
         members: impl Iterator<Item = Member>,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         const SLRU: Slru = Slru::MultixactMembers;
         let mut members = (0_u32..).zip(members).map(|(i, m)| (offset.wrapping_add(i), m.xid, m.status)).peekable();
@@ -156,8 +161,8 @@ impl Slrus {
     }
 
     /// Removes the segments of an SLRU that `is_gone` picks.
-    fn remove(&mut self, slru: Slru, is_gone: impl Fn(u32) -> bool, out: &mut Out<'_>) -> Result<(), LookError> {
-        for (key, value) in out.look.scan(Key::all_of_space(Kind::SlruSegment, slru as u32))? {
+    fn remove(&mut self, slru: Slru, is_gone: impl Fn(u32) -> bool, out: &mut RecordOut<'_>) -> Result<(), LookError> {
+        for (key, value) in out.look.scan(Key::all_of_space(KeyKind::SlruSegment, slru as u32))? {
             let extent = Extent::decode(&value).map_err(|_| LookError::Damaged(key))?;
             self.segments.entry((slru, key.blk)).or_insert(Some(extent));
         }
@@ -176,12 +181,12 @@ impl Slrus {
     }
 
     /// Removes the segments that are older than page `cutoff` as a whole (`SimpleLruTruncate`).
-    pub(super) fn truncate(&mut self, slru: Slru, cutoff: u32, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn truncate(&mut self, slru: Slru, cutoff: u32, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         self.remove(slru, |segment| slru.segment_precedes(segment, cutoff), out)
     }
 
     /// Removes all segments.
-    pub(super) fn clear(&mut self, slru: Slru, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn clear(&mut self, slru: Slru, out: &mut RecordOut<'_>) -> Result<(), LookError> {
         self.remove(slru, |_| true, out)
     }
 
@@ -191,7 +196,7 @@ impl Slrus {
         &mut self,
         end: u32,
         members: std::ops::Range<u32>,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         let segment_of = |offset: u32| Slru::MultixactMembers.page_of(offset) / SEGMENT_PAGES;
         let (first, last) = (segment_of(members.start), segment_of(members.end));

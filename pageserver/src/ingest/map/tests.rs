@@ -11,10 +11,10 @@ use pgformat::slru::SEGMENT_PAGES;
 use pgformat::wal::Record;
 use pgformat::{Lsn, PgMajor};
 
-use super::{MapError, Mapper, Progress};
+use super::{MapError, MapProgress, Mapper};
 use crate::cluster::error::LookError;
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::look::Look;
 use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
@@ -56,7 +56,7 @@ impl Rig {
     fn page(&self, key: Key, lsn: Lsn) -> Result<Option<Box<Page>>, LookError> {
         let (file, page) = match key.tag() {
             Some(tag) => (Key::rel_size(tag.fork), tag.blk),
-            None => (Key::numbered(Kind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
+            None => (Key::numbered(KeyKind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
         };
         let extent = self.blob(file, lsn).map(|b| Extent::decode(&b).expect("a size"));
         let since = extent.filter(|e| page < e.blocks).and_then(|extent| extent.since(page));
@@ -76,7 +76,7 @@ impl Rig {
         let snapshot = self.layers.snapshot();
         let at = StateAt { snapshot: &snapshot, lsn: TIP, version: self.version };
         let mut progress = self.mapper.record(&record.by_ref(), &mut self.batch, &at)?;
-        while progress == Progress::More {
+        while progress == MapProgress::More {
             self.layers.append(&mut self.batch).expect("versions are in order");
             let snapshot = self.layers.snapshot();
             let at = StateAt { snapshot: &snapshot, lsn: TIP, version: self.version };

@@ -10,9 +10,9 @@ use pgformat::twophase::TwoPhase;
 use rustc_hash::FxHashMap;
 
 use super::Mapper;
-use super::out::Out;
+use super::out::RecordOut;
 use crate::cluster::error::LookError;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::xacts::{EndKind, XactEntry};
 
 /// No transaction (`InvalidTransactionId`).
@@ -22,17 +22,23 @@ const DO_NOT_REPLICATE: u16 = u16::MAX;
 
 /// Progress of replication origins, as far as it was asked for or changed; `None` is an origin that does not exist.
 #[derive(Default, Debug)]
-pub(super) struct Origins {
+pub(super) struct KnownOrigins {
     remote: FxHashMap<u16, Option<Lsn>>,
 }
 
 fn origin_key(origin: u16) -> Key {
-    Key::numbered(Kind::Origin, 0, origin.into())
+    Key::numbered(KeyKind::Origin, 0, origin.into())
 }
 
-impl Origins {
+impl KnownOrigins {
     /// An origin's progress; it goes back only if forced.
-    pub(super) fn set(&mut self, origin: u16, remote: Lsn, force: bool, out: &mut Out<'_>) -> Result<(), LookError> {
+    pub(super) fn set(
+        &mut self,
+        origin: u16,
+        remote: Lsn,
+        force: bool,
+        out: &mut RecordOut<'_>,
+    ) -> Result<(), LookError> {
         if origin == 0 || origin == DO_NOT_REPLICATE {
             return Ok(());
         }
@@ -50,7 +56,7 @@ impl Origins {
     }
 
     /// An origin is gone.
-    pub(super) fn drop(&mut self, origin: u16, out: &mut Out<'_>) {
+    pub(super) fn drop(&mut self, origin: u16, out: &mut RecordOut<'_>) {
         self.remote.insert(origin, None);
         out.tombstone(origin_key(origin));
     }
@@ -63,7 +69,7 @@ impl Mapper {
         end: &XactEnd<'_>,
         committed: bool,
         start: Lsn,
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         let mut xids: Vec<u32> = std::iter::once(end.xid).filter(|x| *x != NO_XID).chain(end.subxids.iter()).collect();
         self.saw_xids(xids.iter().copied(), out.lsn);
@@ -104,7 +110,7 @@ impl Mapper {
         head: &TwoPhase<'_>,
         origin: Option<u16>,
         (start, record): (Lsn, Lsn),
-        out: &mut Out<'_>,
+        out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         self.saw_xids(std::iter::once(head.xid).chain(head.subxids.iter()), out.lsn);
         let key = Key::two_phase(full_xid(head.xid, self.control.live.next_xid));

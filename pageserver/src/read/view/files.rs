@@ -14,20 +14,20 @@ use pgformat::relmap::RELMAP_FILE_NAME;
 use pgformat::twophase::{self, TWO_PHASE_DIR};
 use pgformat::{Lsn, PgMajor};
 
-use super::View;
-use crate::cluster::key::{Key, Kind};
-use crate::read::{Found, Problem};
+use super::ReadView;
+use crate::cluster::key::{Key, KeyKind};
+use crate::read::{FoundBlob, Problem};
 
 /// Before the state of a prepared transaction: where its record begins.
 const RECORD_LEN: usize = 8;
 
-impl View<'_> {
+impl ReadView<'_> {
     /// Paths of all of them, below the data directory of a cluster of `version`.
     ///
     /// # Errors
     /// What the store says.
     pub(crate) fn files(&self, version: PgMajor) -> Result<Vec<String>, Problem> {
-        let maps = self.scan(Key::all_of(Kind::RelMap))?;
+        let maps = self.scan(Key::all_of(KeyKind::RelMap))?;
         let mut paths: Vec<String> = maps.iter().map(|(key, _)| map_path(*key, version)).collect();
         paths.extend(self.prepared()?.keys().map(|xid| two_phase_path(*xid, version)));
         paths.push(ORIGINS_FILE_NAME.to_owned());
@@ -42,10 +42,10 @@ impl View<'_> {
     pub(crate) fn file(&self, path: &str, version: PgMajor) -> Result<Option<Vec<u8>>, Problem> {
         match classify(path, None) {
             FileKind::RelMap(spc, db) => {
-                let key = Key::of_database(Kind::RelMap, spc, db);
+                let key = Key::of_database(KeyKind::RelMap, spc, db);
                 let found = self.blob(key, self.lsn)?;
                 Ok(match found {
-                    Found::Value(_, map) if map_path(key, version) == path => Some(map.to_vec()),
+                    FoundBlob::Value(_, map) if map_path(key, version) == path => Some(map.to_vec()),
                     _ => None,
                 })
             }
@@ -61,7 +61,7 @@ impl View<'_> {
 
     /// States of prepared transactions by their 64-bit numbers.
     fn prepared(&self) -> Result<BTreeMap<u64, Bytes>, Problem> {
-        let found = self.scan(Key::all_of(Kind::TwoPhase))?;
+        let found = self.scan(Key::all_of(KeyKind::TwoPhase))?;
         let one = |(key, mut value): (Key, Bytes)| {
             if value.len() < RECORD_LEN {
                 return Err(self.malformed(key, format!("a prepared transaction of {} bytes", value.len())));
@@ -76,7 +76,7 @@ impl View<'_> {
             (Ok(origin), Ok(remote)) => Ok((origin, Lsn::new(u64::from_le_bytes(remote)))),
             _ => Err(self.malformed(key, format!("progress of {} bytes", value.len()))),
         };
-        self.scan(Key::all_of(Kind::Origin))?.into_iter().map(one).collect()
+        self.scan(Key::all_of(KeyKind::Origin))?.into_iter().map(one).collect()
     }
 }
 
@@ -101,19 +101,19 @@ mod tests {
 
     use super::*;
     use crate::read::Io;
-    use crate::read::model::Model;
+    use crate::read::model::ModelVersions;
 
     #[test]
     fn files_are_those_of_the_lsn_and_the_major() {
-        let mut m = Model::default();
-        m.put_blob(Key::of_database(Kind::RelMap, PG_GLOBAL, 0), 100, b"shared");
-        m.put_blob(Key::of_database(Kind::RelMap, PG_DEFAULT, 5), 100, b"five");
-        m.put_blob(Key::of_database(Kind::RelMap, 1700, 9), 100, b"nine");
-        m.put_blob(Key::of_database(Kind::RelMap, PG_DEFAULT, 5), 200, b"five again");
+        let mut m = ModelVersions::default();
+        m.put_blob(Key::of_database(KeyKind::RelMap, PG_GLOBAL, 0), 100, b"shared");
+        m.put_blob(Key::of_database(KeyKind::RelMap, PG_DEFAULT, 5), 100, b"five");
+        m.put_blob(Key::of_database(KeyKind::RelMap, 1700, 9), 100, b"nine");
+        m.put_blob(Key::of_database(KeyKind::RelMap, PG_DEFAULT, 5), 200, b"five again");
         m.put_blob(Key::two_phase(0x1_0000_02BC), 100, b"\0\0\0\0\0\0\0\0state");
-        m.put_blob(Key::numbered(Kind::Origin, 0, 3), 100, 0x77_u64.to_le_bytes());
+        m.put_blob(Key::numbered(KeyKind::Origin, 0, 3), 100, 0x77_u64.to_le_bytes());
         m.end(Key::two_phase(0x1_0000_02BC), 200);
-        let at = |lsn: u64| View { versions: &m, lsn: Lsn::new(lsn), latest: Lsn::new(600), io: Io::Files };
+        let at = |lsn: u64| ReadView { versions: &m, lsn: Lsn::new(lsn), latest: Lsn::new(600), io: Io::Files };
         let [of_15, of_18] = [1, 4].map(|n| PgMajor::ALL[n]);
 
         let (tablespace, old) = ("pg_tblspc/1700/PG_15_202209061/9/pg_filenode.map", "pg_twophase/000002BC");
@@ -142,13 +142,13 @@ mod tests {
 
     #[test]
     fn what_is_stored_malformed_is_named() {
-        let mut m = Model::default();
+        let mut m = ModelVersions::default();
         m.put_blob(Key::two_phase(5), 100, b"short");
-        let view = View { versions: &m, lsn: Lsn::new(100), latest: Lsn::new(100), io: Io::Files };
+        let view = ReadView { versions: &m, lsn: Lsn::new(100), latest: Lsn::new(100), io: Io::Files };
         assert!(matches!(view.files(PgMajor::ALL[1]), Err(Problem::Damaged { .. })));
-        m = Model::default();
-        m.put_blob(Key::numbered(Kind::Origin, 0, 3), 100, b"short");
-        let view = View { versions: &m, lsn: Lsn::new(100), latest: Lsn::new(100), io: Io::Files };
+        m = ModelVersions::default();
+        m.put_blob(Key::numbered(KeyKind::Origin, 0, 3), 100, b"short");
+        let view = ReadView { versions: &m, lsn: Lsn::new(100), latest: Lsn::new(100), io: Io::Files };
         assert!(matches!(view.file(ORIGINS_FILE_NAME, PgMajor::ALL[1]), Err(Problem::Damaged { .. })));
     }
 }

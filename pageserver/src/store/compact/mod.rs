@@ -24,7 +24,7 @@ use super::redo::materialise_into;
 use super::timeline::{Store, WriteError, lock};
 use super::{History, LayerWriter, Snapshot, StoreError, Version};
 use crate::cluster::extent::Extent;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::encode_page;
 use plan::{Rules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
@@ -225,7 +225,7 @@ impl Extents {
     fn since(&mut self, key: Key, lsn: Lsn, snapshot: &Snapshot) -> Result<Option<Lsn>, StoreError> {
         let (file, page) = match key.tag() {
             Some(tag) => (Key::rel_size(tag.fork), tag.blk),
-            None => (Key::numbered(Kind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
+            None => (Key::numbered(KeyKind::SlruSegment, key.spc, key.blk / SEGMENT_PAGES), key.blk % SEGMENT_PAGES),
         };
         let at = self.points.iter().copied().find(|point| *point >= lsn).unwrap_or(lsn);
         match &self.last {
@@ -254,7 +254,7 @@ struct Around<'a> {
 impl Surroundings for Around<'_> {
     fn image(&mut self, history: History) -> Option<Vec<u8>> {
         let version = self.version?;
-        if !matches!(history.key.kind, Kind::Block | Kind::SlruPage) {
+        if !matches!(history.key.kind, KeyKind::Block | KeyKind::SlruPage) {
             return None;
         }
         let since = self.extents.since(history.key, history.lsn, &self.snapshot).ok()?;

@@ -127,11 +127,11 @@ fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::key::Kind;
+    use crate::cluster::key::KeyKind;
     use crate::store::manifest::HexKey;
 
     fn layer(name: &str, keys: [u32; 2], lsns: [u64; 2], level: u32) -> LayerEntry {
-        let key = |n| HexKey(Key::numbered(Kind::Block, 0, n));
+        let key = |n| HexKey(Key::numbered(KeyKind::Block, 0, n));
         LayerEntry {
             name: name.into(),
             bytes: 100,

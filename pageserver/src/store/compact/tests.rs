@@ -14,8 +14,8 @@ use super::super::workload::{Workload, empty, feed, shared, small};
 use super::*;
 use crate::cluster::extent::Reach;
 use crate::cluster::value::ValueKind;
-use crate::read::store::Stored;
-use crate::read::{Io, View};
+use crate::read::store::StoredVersions;
+use crate::read::{Io, ReadView};
 use crate::store::{Batch, Position};
 
 /// Storage that fails at random: before the work, after it, or, for a creation, much later.
@@ -256,7 +256,7 @@ fn readers_keep_what_they_read() {
 fn an_image_does_not_build_on_an_earlier_life() {
     let (shared, _) = shared(small());
     let store = Store::create(shared, Arc::new(MemoryBlobs::default()), empty()).expect("creates");
-    let segment = Key::numbered(Kind::SlruSegment, 0, 0);
+    let segment = Key::numbered(KeyKind::SlruSegment, 0, 0);
     let mut rng = fastrand::Rng::with_seed(77);
     let (mut end, mut ends) = (0x1000, Vec::new());
     let mut extent: Option<Extent> = None;
@@ -277,7 +277,7 @@ fn an_image_does_not_build_on_an_earlier_life() {
             }
             let xids = [page * 32_768 + rng.u32(..32_768)].into_iter();
             let change = SlruChange::clog(page, XidStatus::Committed, xids);
-            batch.put(Key::numbered(Kind::SlruPage, 0, page), lsn, kind, |out| change.change().encode(out));
+            batch.put(Key::numbered(KeyKind::SlruPage, 0, page), lsn, kind, |out| change.change().encode(out));
         }
         store.append(&mut batch).expect("takes it");
         store.publish(Position { end: lsn, start: Some(Lsn::new(end - 64)) });
@@ -287,8 +287,8 @@ fn an_image_does_not_build_on_an_earlier_life() {
         }
     }
     let read = |lsn: Lsn| {
-        let versions = Stored::new(store.snapshot(), PgMajor::ALL[1], store.pages());
-        let view = View { versions: &versions, lsn, latest: lsn, io: Io::Files };
+        let versions = StoredVersions::new(store.snapshot(), PgMajor::ALL[1], store.pages());
+        let view = ReadView { versions: &versions, lsn, latest: lsn, io: Io::Files };
         view.slru_segment(Slru::Xact, 0).ok()
     };
     let before: Vec<_> = ends.iter().map(|lsn| read(*lsn)).collect();

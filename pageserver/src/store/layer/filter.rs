@@ -86,12 +86,12 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::key::Kind;
+    use crate::cluster::key::KeyKind;
 
     /// Goal: no key of the layer is denied, few others are not. Method: 100,000 neighbouring blocks in, as many out.
     #[test]
     fn a_filter_denies_most_strangers_and_no_key_of_its_own() {
-        let block = |rel, blk| KeyHash::of(Key { spc: 1663, db: 5, rel, blk, ..Key::first(Kind::Block) });
+        let block = |rel, blk| KeyHash::of(Key { spc: 1663, db: 5, rel, blk, ..Key::first(KeyKind::Block) });
         let own: Vec<KeyHash> = (0..100_000).map(|i| block(16384 + i % 7, i * 3)).collect();
         let mut bytes = Vec::new();
         Filter::of(&own).encode(&mut bytes);
@@ -106,7 +106,7 @@ mod tests {
     /// Goal: the hash on disk never changes. Method: a value computed by other means.
     #[test]
     fn the_hash_is_the_one_of_the_format() {
-        let key = Key { spc: 1663, db: 5, rel: 16384, blk: 70_000, ..Key::first(Kind::Block) };
+        let key = Key { spc: 1663, db: 5, rel: 16384, blk: 70_000, ..Key::first(KeyKind::Block) };
         assert_eq!(KeyHash::of(key), KeyHash(0x38BF_B034_BDC5_FECC));
     }
 }

@@ -10,7 +10,7 @@ use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
 use serde_json::json;
 
 use super::*;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -44,7 +44,7 @@ pub(super) fn first() -> Manifest {
 }
 
 fn full() -> Manifest {
-    let key = HexKey(Key::first(Kind::Control));
+    let key = HexKey(Key::first(KeyKind::Control));
     let rest = serde_json::Map::new();
     let layer = LayerEntry {
         name: "0000000000000001-a".into(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::ValueKind;
 use crate::store::layer::{Compression, Through};
 use crate::store::testing::{MemoryFile, Model, layer_bytes};
 use crate::store::{BlockCache, Layer, LayerWriter, StoreError, WriteOptions};
 
 fn block(rel: u32, blk: u32) -> Key {
-    Key { spc: 1663, db: 5, rel, blk, ..Key::first(Kind::Block) }
+    Key { spc: 1663, db: 5, rel, blk, ..Key::first(KeyKind::Block) }
 }
 
 /// A few keys with chains of different lengths: one longer than a block, one value larger than a block.
@@ -30,8 +30,8 @@ fn small_model() -> Model {
         put(block(16385, 7), 0x3000 + n * 8, if n % 25 == 0 { ValueKind::Init } else { ValueKind::Change }, 11);
     }
     put(block(16385, 8), 0x4000, ValueKind::Image, 700);
-    put(Key::numbered(Kind::RelMap, 1664, 0), 0x1_0000_0000, ValueKind::Blob, 0);
-    put(Key::numbered(Kind::RelMap, 1664, 0), 0x1_0000_0008, ValueKind::Tombstone, 0);
+    put(Key::numbered(KeyKind::RelMap, 1664, 0), 0x1_0000_0000, ValueKind::Blob, 0);
+    put(Key::numbered(KeyKind::RelMap, 1664, 0), 0x1_0000_0008, ValueKind::Tombstone, 0);
     model
 }
 

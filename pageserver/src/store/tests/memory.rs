@@ -8,14 +8,14 @@ use pgformat::page::Page;
 use pgformat::redo::RedoError;
 use pgformat::{PgMajor, redo::rmid};
 
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::{ValueKind, encode_page};
 use crate::store::redo::materialise;
 use crate::store::testing::layer;
 use crate::store::{Batch, BlockCache, History, LayerMap, StoreError, Version, WriteOptions};
 
 fn block(blk: u32) -> Key {
-    Key { spc: 1663, db: 5, rel: 16384, blk, ..Key::first(Kind::Block) }
+    Key { spc: 1663, db: 5, rel: 16384, blk, ..Key::first(KeyKind::Block) }
 }
 
 fn put(batch: &mut Batch, key: Key, lsn: u64, kind: ValueKind, value: &[u8]) {
@@ -53,7 +53,7 @@ fn a_batch_that_does_not_fit_changes_nothing() {
 #[test]
 fn a_later_base_at_one_lsn_wins() {
     let map = LayerMap::default();
-    let key = Key { rel: 5, ..Key::first(Kind::RelSize) };
+    let key = Key { rel: 5, ..Key::first(KeyKind::RelSize) };
     let mut batch = Batch::default();
     for (lsn, value) in [(80, b"1"), (88, b"2"), (88, b"3")] {
         put(&mut batch, key, lsn, ValueKind::Blob, value);
@@ -61,7 +61,7 @@ fn a_later_base_at_one_lsn_wins() {
     map.append(&mut batch).expect("in order");
     let read = || {
         let snapshot = map.snapshot();
-        let found = snapshot.scan(Key::all_of(Kind::RelSize), Lsn::new(90)).expect("memory");
+        let found = snapshot.scan(Key::all_of(KeyKind::RelSize), Lsn::new(90)).expect("memory");
         assert_eq!(found, [(key, version(88, ValueKind::Blob, b"3"))]);
         [80, 87, 88].map(|lsn| snapshot.blob(key, Lsn::new(lsn)).expect("memory").expect("it is there"))
     };
@@ -81,7 +81,7 @@ fn a_later_base_at_one_lsn_wins() {
 #[test]
 fn what_was_replaced_is_left_out_of_the_stream() {
     let map = LayerMap::default();
-    let key = Key { rel: 5, ..Key::first(Kind::RelSize) };
+    let key = Key { rel: 5, ..Key::first(KeyKind::RelSize) };
     let mut batch = Batch::default();
     put(&mut batch, key, 8, ValueKind::Blob, b"new");
     for n in 2..102 {
@@ -90,7 +90,7 @@ fn what_was_replaced_is_left_out_of_the_stream() {
     }
     map.append(&mut batch).expect("in order");
     let open = map.snapshot().set().open.clone();
-    for versions in [open.clone().iter(..), open.iter(Key::all_of(Kind::RelSize))] {
+    for versions in [open.clone().iter(..), open.iter(Key::all_of(KeyKind::RelSize))] {
         let expected = (1..102).map(|n| (key, version(n * 8, ValueKind::Blob, b"new")));
         assert!(versions.eq(expected));
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pgformat::Lsn;
 use proptest::prelude::*;
 
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::ValueKind;
 use crate::store::layer::{Compression, Through};
 use crate::store::merge::{LayerIter, merge};
@@ -50,10 +50,10 @@ fn op() -> impl Strategy<Value = Op> {
 fn key(number: u8) -> Key {
     let n = u32::from(number);
     match number {
-        0..14 => Key { spc: 1663, db: 5, rel: 16384 + n % 3, blk: n / 3 * 70_000, ..Key::first(Kind::Block) },
-        14..17 => Key::numbered(Kind::SlruPage, 1, n),
-        17..21 => Key { spc: 1663, db: 5, rel: 16384 + n, ..Key::first(Kind::RelSize) },
-        _ => Key::at(Kind::XactIndex, u64::from(n) << 30),
+        0..14 => Key { spc: 1663, db: 5, rel: 16384 + n % 3, blk: n / 3 * 70_000, ..Key::first(KeyKind::Block) },
+        14..17 => Key::numbered(KeyKind::SlruPage, 1, n),
+        17..21 => Key { spc: 1663, db: 5, rel: 16384 + n, ..Key::first(KeyKind::RelSize) },
+        _ => Key::at(KeyKind::XactIndex, u64::from(n) << 30),
     }
 }
 
@@ -147,14 +147,14 @@ impl Run {
             }
         }
         for lsn in [0, self.lsn / 3, self.lsn / 2, self.lsn].map(Lsn::new) {
-            let all = Key::first(Kind::Block)..Key::all_of(Kind::RecordIndex).end;
+            let all = Key::first(KeyKind::Block)..Key::all_of(KeyKind::RecordIndex).end;
             // The third is the wrong way round: nothing lies in it.
-            for range in [all, Key::all_of(Kind::RelSize), key(15)..key(19), key(18)..key(16), key(3)..key(12)] {
+            for range in [all, Key::all_of(KeyKind::RelSize), key(15)..key(19), key(18)..key(16), key(3)..key(12)] {
                 let found = snapshot.scan(range.clone(), lsn).expect("whole files");
                 prop_assert_eq!(found, self.model.scan(range, lsn));
             }
         }
-        let all = Key::first(Kind::Block)..Key::all_of(Kind::RecordIndex).end;
+        let all = Key::first(KeyKind::Block)..Key::all_of(KeyKind::RecordIndex).end;
         let stream: Result<Vec<_>, _> = merge(snapshot.iters(all, Through::Bulk)).collect();
         prop_assert_eq!(stream.expect("whole files"), self.model.versions());
         Ok(())

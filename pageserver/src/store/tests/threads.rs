@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgformat::Lsn;
 
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::ValueKind;
 use crate::store::layer::Through;
 use crate::store::merge::{LayerIter, merge};
@@ -21,7 +21,7 @@ const BASES: u64 = 7;
 const AHEAD: u64 = 40;
 
 fn key(n: u32) -> Key {
-    Key::numbered(Kind::SlruPage, 1, n)
+    Key::numbered(KeyKind::SlruPage, 1, n)
 }
 
 fn append(map: &LayerMap, published: &AtomicU64, flushes: &AtomicU64) {
@@ -80,7 +80,7 @@ fn what_was_published_is_read_while_layers_move() {
         s.spawn(|| read(&map, &published));
     });
     assert!(flushes.into_inner() >= BATCHES / AHEAD - 1);
-    let all = merge(map.snapshot().iters(Key::all_of(Kind::SlruPage), Through::Bulk));
+    let all = merge(map.snapshot().iters(Key::all_of(KeyKind::SlruPage), Through::Bulk));
     let whole = all.filter(|v| v.as_ref().is_ok()).count() as u64;
     assert_eq!(whole, BATCHES * u64::from(KEYS), "none is lost");
 }

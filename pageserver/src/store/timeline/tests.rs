@@ -9,7 +9,7 @@ use super::super::manifest::Importing;
 use super::super::storage;
 use super::super::workload::{HandClock, START, Workload, empty, feed, on, shared, small};
 use super::*;
-use crate::cluster::key::{Key, Kind};
+use crate::cluster::key::{Key, KeyKind};
 
 fn memory_store(config: StoreConfig) -> (Store, Arc<dyn Blobs>, HandClock) {
     let (shared, hand) = shared(config);
@@ -335,9 +335,9 @@ fn a_lost_foreign_or_damaged_layer_is_named_and_the_rest_is_readable() {
             "what is older is in the other file"
         );
         let end = work.records[79].position.end;
-        let error = store.snapshot().history(Key::first(Kind::Control), end).expect_err("damaged").to_string();
+        let error = store.snapshot().history(Key::first(KeyKind::Control), end).expect_err("damaged").to_string();
         assert!(error.contains(&name) && error.contains(what) && error.contains("lost are keys"), "{error}");
-        let scan = store.snapshot().scan(Key::all_of(Kind::Control), end);
+        let scan = store.snapshot().scan(Key::all_of(KeyKind::Control), end);
         assert!(scan.expect_err("damaged").to_string().contains(what));
         // Compaction leaves it alone, and collection too.
         while store.compact_one().expect("works").is_some() {}

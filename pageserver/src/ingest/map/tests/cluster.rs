@@ -19,8 +19,8 @@ use pgformat::twophase;
 use pgformat::wal::{StreamConfig, WalDecoder, body};
 
 use super::*;
-use crate::cluster::compare::{self, Difference};
-use crate::cluster::key::Kind;
+use crate::cluster::compare::{self, StateDifference};
+use crate::cluster::key::KeyKind;
 use crate::cluster::records::floor_record;
 use crate::cluster::state::ClusterState;
 use crate::cluster::value::{ValueKind, encode_page};
@@ -119,15 +119,15 @@ fn import(data: &Path, state: &ClusterState, lsn: Lsn, batch: &mut Batch) {
     }
     for (spc, db, dir) in databases(data) {
         if let Ok(map) = fs::read(dir.join("pg_filenode.map")) {
-            blob(batch, Key::of_database(Kind::RelMap, spc, db), &map);
+            blob(batch, Key::of_database(KeyKind::RelMap, spc, db), &map);
         }
-        blob(batch, Key::of_database(Kind::Database, spc, db), &[1]);
+        blob(batch, Key::of_database(KeyKind::Database, spc, db), &[1]);
     }
     for slru in Slru::ALL {
         for (segment, path) in segments(data, slru) {
             let first = segment * SEGMENT_PAGES;
-            let n = put_pages(batch, &path, &|i| Key::numbered(Kind::SlruPage, slru as u32, first + i));
-            blob(batch, Key::numbered(Kind::SlruSegment, slru as u32, segment), &n.to_le_bytes());
+            let n = put_pages(batch, &path, &|i| Key::numbered(KeyKind::SlruPage, slru as u32, first + i));
+            blob(batch, Key::numbered(KeyKind::SlruSegment, slru as u32, segment), &n.to_le_bytes());
         }
     }
 }
@@ -140,7 +140,7 @@ struct Counts {
     commits: u64,
     prepares: u64,
     /// How the tracked counters differ from a shutdown checkpoint that is about to replace them.
-    drift: Vec<(Lsn, Vec<Difference>)>,
+    drift: Vec<(Lsn, Vec<StateDifference>)>,
 }
 
 /// Segments of the log by the position of their first byte; of several timelines' the newest one's, which begins as
@@ -195,11 +195,11 @@ fn run(rig: &mut Rig, data: &Path, start: Lsn) -> Counts {
     counts
 }
 
-fn compare_slrus(rig: &Rig, data: &Path) -> (u64, Vec<Difference>) {
+fn compare_slrus(rig: &Rig, data: &Path) -> (u64, Vec<StateDifference>) {
     let (mut pages, mut found) = (0, Vec::new());
     for slru in Slru::ALL {
         let on_disk: BTreeMap<u32, PathBuf> = segments(data, slru).into_iter().collect();
-        let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::SlruSegment))).expect("in memory");
+        let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::SlruSegment))).expect("in memory");
         let ours: BTreeMap<u32, u32> = stored
             .into_iter()
             .filter(|(key, _)| key.spc == slru as u32)
@@ -208,12 +208,12 @@ fn compare_slrus(rig: &Rig, data: &Path) -> (u64, Vec<Difference>) {
         let names = |keys: Vec<&u32>| format!("{keys:X?}");
         if !ours.keys().eq(on_disk.keys()) {
             let (ours, theirs) = (names(ours.keys().collect()), names(on_disk.keys().collect()));
-            found.push(Difference { what: format!("segments of {slru}"), ours, theirs });
+            found.push(StateDifference { what: format!("segments of {slru}"), ours, theirs });
         }
         for (segment, path) in on_disk {
             let file = fs::read(path).expect("a segment");
             pages += (file.len() / PAGE_SIZE) as u64;
-            let page = |n| rig.page(Key::numbered(Kind::SlruPage, slru as u32, n), TIP);
+            let page = |n| rig.page(Key::numbered(KeyKind::SlruPage, slru as u32, n), TIP);
             let ours = ours.get(&segment).copied().unwrap_or(0);
             found.extend(super::files::segment(slru, segment, ours, &file, page).expect("pages can be rebuilt"));
         }
@@ -221,8 +221,8 @@ fn compare_slrus(rig: &Rig, data: &Path) -> (u64, Vec<Difference>) {
     (pages, found)
 }
 
-fn compare_sizes(rig: &Rig, data: &Path) -> (usize, Vec<Difference>) {
-    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::RelSize))).expect("in memory");
+fn compare_sizes(rig: &Rig, data: &Path) -> (usize, Vec<StateDifference>) {
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::RelSize))).expect("in memory");
     let ours: BTreeMap<RelFork, u32> = stored
         .into_iter()
         .map(|(key, n)| {
@@ -247,25 +247,25 @@ fn compare_sizes(rig: &Rig, data: &Path) -> (usize, Vec<Difference>) {
     (all.len(), differ.collect())
 }
 
-fn compare_rest(rig: &Rig, data: &Path) -> Vec<Difference> {
+fn compare_rest(rig: &Rig, data: &Path) -> Vec<StateDifference> {
     let mut found = Vec::new();
     let mut differ = |what: String, ours: String, theirs: String| {
         if ours != theirs {
-            found.push(Difference { what, ours, theirs });
+            found.push(StateDifference { what, ours, theirs });
         }
     };
     let databases = databases(data);
     for (spc, db, dir) in &databases {
-        let ours = rig.blob(Key::of_database(Kind::RelMap, *spc, *db), TIP);
+        let ours = rig.blob(Key::of_database(KeyKind::RelMap, *spc, *db), TIP);
         let theirs = fs::read(dir.join("pg_filenode.map")).ok();
         differ(format!("relation map {spc}/{db}"), format!("{ours:?}"), format!("{theirs:?}"));
     }
-    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::Database))).expect("in memory");
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::Database))).expect("in memory");
     let ours: Vec<(u32, u32)> = stored.iter().map(|(key, _)| (key.spc, key.db)).collect();
     let mut theirs: Vec<(u32, u32)> = databases.iter().map(|(spc, db, _)| (*spc, *db)).collect();
     theirs.sort_unstable();
     differ("databases".into(), format!("{ours:?}"), format!("{theirs:?}"));
-    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::TwoPhase))).expect("in memory");
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::TwoPhase))).expect("in memory");
     let states: BTreeMap<String, Vec<u8>> = files(&data.join(twophase::TWO_PHASE_DIR))
         .into_iter()
         .map(|(name, path)| (name, fs::read(path).expect("a file")))
@@ -276,10 +276,10 @@ fn compare_rest(rig: &Rig, data: &Path) -> Vec<Difference> {
         .map(|(xid, value)| (twophase::file_name(xid, rig.version), twophase::file_of_state(&value[8..])))
         .collect();
     differ("prepared transactions".into(), format!("{ours:?}"), format!("{states:?}"));
-    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::Origin))).expect("in memory");
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::Origin))).expect("in memory");
     let ours: Vec<(u32, Vec<u8>)> = stored.iter().map(|(key, lsn)| (key.blk, lsn.to_vec())).collect();
     differ("origins".into(), format!("{ours:?}"), format!("{:?}", origins(data)));
-    let stored = rig.at(TIP, |at| at.scan(Key::all_of(Kind::Tablespace))).expect("in memory");
+    let stored = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::Tablespace))).expect("in memory");
     let ours: Vec<(String, String)> =
         stored.iter().map(|(key, path)| (key.spc.to_string(), String::from_utf8_lossy(path).into_owned())).collect();
     let theirs: Vec<(String, String)> = files(&data.join("pg_tblspc"))
@@ -304,7 +304,7 @@ fn origins(data: &Path) -> Vec<(u32, Vec<u8>)> {
 
 /// The lists of records and of transactions say what the log says.
 fn check_lists(rig: &Rig, counts: &Counts) {
-    let chunks = rig.at(TIP, |at| at.scan(Key::all_of(Kind::XactIndex))).expect("in memory");
+    let chunks = rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::XactIndex))).expect("in memory");
     let chunks: Vec<XactChunk> =
         chunks.into_iter().map(|(key, chunk)| XactChunk::decode(key, &chunk).expect("a chunk")).collect();
     let listed =

@@ -8,7 +8,7 @@ use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use pgformat::rel::{Fork, RelFileLocator, RelFork};
 use pgformat::slru::{SEGMENT_PAGES, Slru};
 
-use crate::cluster::compare::Difference;
+use crate::cluster::compare::StateDifference;
 
 /// What differs between a segment's pages and its file. `page` gives our page by its number; the file may be shorter
 /// only by pages of zeros, because a server writes pages when it needs the memory.
@@ -21,7 +21,7 @@ pub(super) fn segment<E>(
     ours: u32,
     file: &[u8],
     mut page: impl FnMut(u32) -> Result<Option<Box<Page>>, E>,
-) -> Result<Vec<Difference>, E> {
+) -> Result<Vec<StateDifference>, E> {
     let mut found = Vec::new();
     let theirs = (file.len() / PAGE_SIZE) as u32;
     for index in 0..ours.max(theirs) {
@@ -31,7 +31,7 @@ pub(super) fn segment<E>(
         let theirs = file.get(at..at + PAGE_SIZE).unwrap_or(&zeros);
         let ours = page(number)?.unwrap_or_default();
         if let Some(byte) = (0..PAGE_SIZE).find(|b| ours.0[*b] != theirs[*b]) {
-            found.push(Difference {
+            found.push(StateDifference {
                 what: format!("{}, page {number}, byte {byte}", slru.path(segment)),
                 ours: format!("{:02X}", ours.0[byte]),
                 theirs: format!("{:02X}", theirs[byte]),
@@ -52,7 +52,7 @@ pub(super) fn size<E>(
     ours: Option<u32>,
     theirs: Option<u32>,
     mut page: impl FnMut(u32) -> Result<Box<Page>, E>,
-) -> Result<Option<Difference>, E> {
+) -> Result<Option<StateDifference>, E> {
     let mut differ = ours != theirs;
     if let Some(theirs) = theirs.filter(|theirs| ours.unwrap_or(0) < *theirs) {
         differ = false;
@@ -61,10 +61,10 @@ pub(super) fn size<E>(
         }
     }
     let blocks = |n: Option<u32>| n.map_or_else(|| "no such fork".into(), |n| format!("{n} blocks"));
-    Ok(differ.then(|| Difference { what: fork.to_string(), ours: blocks(ours), theirs: blocks(theirs) }))
+    Ok(differ.then(|| StateDifference { what: fork.to_string(), ours: blocks(ours), theirs: blocks(theirs) }))
 }
 
-fn named(found: &[Difference]) -> Vec<&str> {
+fn named(found: &[StateDifference]) -> Vec<&str> {
     found.iter().map(|d| d.what.as_str()).collect()
 }
 

@@ -12,7 +12,7 @@ use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder};
 use super::*;
 use crate::cluster::error::RedoFailure;
 use crate::cluster::extent::Extent;
-use crate::cluster::key::Kind;
+use crate::cluster::key::KeyKind;
 use crate::cluster::records::floor_record;
 use crate::cluster::state::ClusterState;
 use crate::cluster::testing::control_file;
@@ -128,12 +128,12 @@ impl Script {
     }
 
     fn slru(&self, slru: Slru, page: u32) -> Box<Page> {
-        let page = self.rig.page(Key::numbered(Kind::SlruPage, slru as u32, page), TIP);
+        let page = self.rig.page(Key::numbered(KeyKind::SlruPage, slru as u32, page), TIP);
         page.expect("it can be rebuilt").expect("it was written")
     }
 
     fn segments(&self, slru: Slru) -> Vec<(u32, u32)> {
-        let found = self.rig.at(TIP, |at| at.scan(Key::all_of(Kind::SlruSegment))).expect("in memory");
+        let found = self.rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::SlruSegment))).expect("in memory");
         let of = found.into_iter().filter(|(key, _)| key.spc == slru as u32);
         of.map(|(key, n)| (key.blk, Extent::decode(&n).expect("a size").blocks)).collect()
     }
@@ -151,7 +151,7 @@ fn a_fork_grows_with_its_blocks() {
     assert_eq!(s.block(MAIN, 2), [(first, ValueKind::Init), (second, ValueKind::Change)]);
     let fsm = RelFork { rel: REL, fork: Fork::Fsm };
     assert_eq!((s.size(fsm, TIP), s.block(fsm, 9)), (None, vec![]));
-    let database = Key::of_database(Kind::Database, REL.spc, REL.db);
+    let database = Key::of_database(KeyKind::Database, REL.spc, REL.db);
     assert_eq!(s.rig.blob(database, TIP), Some(vec![0]), "a directory that holds relations only");
 }
 
@@ -290,7 +290,7 @@ fn a_transaction_ends() {
     assert_eq!(s.slru(Slru::Xact, 1).0[0], 0b01);
     assert_eq!(s.segments(Slru::Xact), [(0, 2)]);
     assert_eq!(s.segments(Slru::CommitTs), [], "timestamps are not kept");
-    let chunks = s.rig.at(TIP, |at| at.scan(Key::all_of(Kind::XactIndex))).expect("in memory");
+    let chunks = s.rig.at(TIP, |at| at.scan(Key::all_of(KeyKind::XactIndex))).expect("in memory");
     let [(key, chunk)] = &chunks[..] else { panic!("{chunks:?}") };
     let chunk = XactChunk::decode(*key, chunk).expect("a chunk");
     let kinds: Vec<_> = chunk.ends.iter().map(|e| (e.kind, e.end, e.time, e.xid, e.subxids.to_vec())).collect();
@@ -335,7 +335,7 @@ fn origins_go_forward_unless_forced() {
     let set = |s: &mut Script, lsn: u64, force: u8| {
         s.record(rmid::REPLORIGIN, 0, 0, &[&lsn.to_le_bytes()[..], &[2, 0, force]].concat())
     };
-    let key = Key::numbered(Kind::Origin, 0, 2);
+    let key = Key::numbered(KeyKind::Origin, 0, 2);
     let lsns =
         [set(&mut s, 50, 0), set(&mut s, 40, 0), set(&mut s, 30, 1), s.record(rmid::REPLORIGIN, 0x10, 0, &[2, 0])];
     s.rig.publish();
@@ -455,12 +455,12 @@ fn a_database_is_copied_in_pieces() {
     assert!(s.rig.page(Key::block(BlockTag { fork, blk: 5 }), TIP).expect("zeros").expect("a page").is_zero());
     let versions: usize = [0, 5, blocks - 2, blocks - 1].map(|blk| s.block(fork, blk).len()).iter().sum();
     assert_eq!(versions, 1, "of blocks that nothing is stored of nothing is copied");
-    assert_eq!(s.rig.blob(Key::of_database(Kind::RelMap, 1700, 9), copied).map(|m| m.len()), Some(512));
-    assert_eq!(s.rig.blob(Key::of_database(Kind::Database, 1700, 9), copied), Some(vec![1]));
+    assert_eq!(s.rig.blob(Key::of_database(KeyKind::RelMap, 1700, 9), copied).map(|m| m.len()), Some(512));
+    assert_eq!(s.rig.blob(Key::of_database(KeyKind::Database, 1700, 9), copied), Some(vec![1]));
     let dropped = s.record(rmid::DBASE, 0x10, 0, &words(&[9, 1, 1700]));
     s.rig.publish();
     assert_eq!((s.size(fork, dropped), s.size(MAIN, dropped)), (None, Some(blocks)));
-    assert_eq!(s.rig.blob(Key::of_database(Kind::Database, 1700, 9), dropped), None);
+    assert_eq!(s.rig.blob(Key::of_database(KeyKind::Database, 1700, 9), dropped), None);
 }
 
 /// Goal: a copy takes pieces, shows nothing of what was at its target, and copies what lies behind gaps. Method: a
@@ -502,20 +502,20 @@ fn a_database_made_through_the_log_is_known_as_such_and_so_are_its_copies() {
     s.record(rmid::DBASE, 0x00, 0, &words(&[9, 1700, 8, 1663]));
     s.record(rmid::DBASE, 0x00, 0, &words(&[10, 1663, 5, 1663]));
     s.rig.publish();
-    let kind = |spc, db| s.rig.blob(Key::of_database(Kind::Database, spc, db), TIP);
+    let kind = |spc, db| s.rig.blob(Key::of_database(KeyKind::Database, spc, db), TIP);
     assert_eq!((kind(1663, 8), kind(1700, 9), kind(1663, 10)), (Some(vec![2]), Some(vec![2]), Some(vec![1])));
 }
 
 #[test]
 fn tablespaces_have_paths() {
     let mut s = Script::new(V15);
-    let key = Key { spc: 99, ..Key::first(Kind::Tablespace) };
+    let key = Key { spc: 99, ..Key::first(KeyKind::Tablespace) };
     let made = s.record(rmid::TBLSPC, 0, 0, &[&words(&[99])[..], b"/there\0"].concat());
     s.record(rmid::SMGR, 0x10, 0, &words(&[99, 5, 16384, 0]));
     let gone = s.record(rmid::TBLSPC, 0x10, 0, &words(&[99]));
     s.rig.publish();
     assert_eq!((s.rig.blob(key, made), s.rig.blob(key, gone)), (Some(b"/there".to_vec()), None));
-    assert_eq!(s.rig.blob(Key::of_database(Kind::Database, 99, 5), gone), None);
+    assert_eq!(s.rig.blob(Key::of_database(KeyKind::Database, 99, 5), gone), None);
 }
 
 #[test]
@@ -606,10 +606,10 @@ fn postgresqls_timelines_are_remembered() {
     let name = [&5_i64.to_le_bytes()[..], b"here", &[0; 60]].concat();
     let point = s.record(rmid::XLOG, 0x70, 0, &name);
     s.rig.publish();
-    let history = |tli| s.rig.blob(Key::numbered(Kind::TliHistory, 0, tli), TIP);
+    let history = |tli| s.rig.blob(Key::numbered(KeyKind::TliHistory, 0, tli), TIP);
     let began = |since: Lsn, prev| Some([&since.get().to_le_bytes()[..], &words(&[prev])].concat());
     assert_eq!((history(1), history(2), history(3)), (None, began(before, 1), began(at, 2)));
-    let named = s.rig.blob(Key::at(Kind::RestorePoint, point.get()), TIP);
+    let named = s.rig.blob(Key::at(KeyKind::RestorePoint, point.get()), TIP);
     assert_eq!(named, Some([&5_i64.to_le_bytes()[..], b"here"].concat()));
     let control = s.rig.mapper.control();
     assert!(control.shutdown && control.file.checkpoint == at && control.live.tli == Tli(3));
