@@ -119,12 +119,13 @@ fn the_repository_is_tidy() {
 fn the_house_keeps_its_figures() {
     let markdown = files(root(), ".md");
     assert!(markdown.len() > 20, "only {} Markdown files found", markdown.len());
-    let measured = Measured::of(workspace::house(root()), &sources(), &markdown);
+    let measured = Measured::of(workspace::house(root()), &sources(), &markdown, &workspace::paths(root()));
     assert!(measured.house.files.len() > 300, "only {} product files found", measured.house.files.len());
     let mut findings: Vec<String> = measured.figures().iter().filter_map(Figure::finding).collect();
     findings.extend(measured.long_prose.iter().map(|place| format!("{place}: prose of more than 100 characters")));
+    findings.extend(measured.broken_links.iter().cloned());
     findings.extend(stale(&measured.house, &PURE));
-    let help = "`make house LIST=circles` (or purity, names, docs, rows, sizes) lists the places";
+    let help = "`make house LIST=circles` (or purity, names, docs, rows, links, sizes) lists the places";
     assert!(findings.is_empty(), "{} findings; {help}:\n{}", findings.len(), findings.join("\n"));
 }
 

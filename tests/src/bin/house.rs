@@ -1,8 +1,8 @@
 //! `make house`: figures of the code's structure beside their goals; fails when one is worse than its limit, which is
 //! the goal itself once that is met.
 //!
-//! `--list circles|purity|names|docs|rows|sizes` prints the places, one a line. It uses only the standard library, so
-//! plain `rustc` builds it. The head of `src/house/mod.rs` defines each figure.
+//! `--list circles|purity|names|docs|rows|links|sizes` prints the places, one a line. It uses only the standard
+//! library, so plain `rustc` builds it. The head of `src/house/mod.rs` defines each figure.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use house::workspace;
 mod house;
 
 /// What can be listed.
-const LISTS: &str = "circles, purity, names, docs, rows, sizes";
+const LISTS: &str = "circles, purity, names, docs, rows, links, sizes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         }
     };
     let root = Path::new(".");
-    let measured = Measured::of(workspace::house(root), &workspace::files(root, ".rs"), &workspace::files(root, ".md"));
+    let (rust, markdown) = (workspace::files(root, ".rs"), workspace::files(root, ".md"));
+    let measured = Measured::of(workspace::house(root), &rust, &markdown, &workspace::paths(root));
     if measured.house.members.is_empty() {
         eprintln!("no workspace here: run it in the repository's root");
         return ExitCode::FAILURE;
@@ -73,6 +74,7 @@ fn listed(measured: &Measured, list: &str) -> Option<Vec<String>> {
         "names" => names(measured),
         "docs" => docs(measured),
         "rows" => measured.long_prose.iter().chain(&measured.long_rows).cloned().collect(),
+        "links" => measured.broken_links.clone(),
         "sizes" => sizes(measured),
         _ => return None,
     };

@@ -3,12 +3,13 @@
 use super::circles::{Circle, between_folders, circles, counted};
 use super::graph::{File, House};
 use super::limits::{
-    EXAMPLES_MIN, FILE_LINES_MAX, FUNCTION_LINES_MAX, IMPURITIES_MAX, IN_CIRCLES_PERCENT_MAX, LARGEST_CIRCLE_MAX,
-    LONG_PROSE_MAX, LONG_ROWS_MAX, MEETING_NAMES_MAX, SHARED_NAMES_MAX, SHORT_DOCS_MAX, TEST_RATIO_MIN,
+    BROKEN_LINKS_MAX, EXAMPLES_MIN, FILE_LINES_MAX, FUNCTION_LINES_MAX, IMPURITIES_MAX, IN_CIRCLES_PERCENT_MAX,
+    LARGEST_CIRCLE_MAX, LONG_PROSE_MAX, LONG_ROWS_MAX, MEETING_NAMES_MAX, SHARED_NAMES_MAX, SHORT_DOCS_MAX,
+    TEST_RATIO_MIN,
 };
 use super::names::{Shared, shared, type_names};
 use super::source::Source;
-use super::{docs, prose, purity, sizes};
+use super::{docs, links, prose, purity, sizes};
 
 /// Lines that no product file shall exceed.
 pub(crate) const FILE_LINES_GOAL: usize = 520;
@@ -110,6 +111,8 @@ pub(crate) struct Measured {
     pub(crate) long_prose: Vec<String>,
     /// Places of table rows that are too wide.
     pub(crate) long_rows: Vec<String>,
+    /// Paths and links of Markdown that lead nowhere, as `path:line: what`.
+    pub(crate) broken_links: Vec<String>,
     /// Short doc comments: the crate's folder, and `path:line: text`.
     pub(crate) short_docs: Vec<(String, String)>,
     /// Library crates, each with the number of its examples that run.
@@ -117,8 +120,8 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Measures product code, all Rust and all Markdown of the repository.
-    pub(crate) fn of(house: House, rust: &[Source], markdown: &[Source]) -> Measured {
+    /// Measures product code, all Rust and all Markdown of the repository; `files` are the paths of all that it has.
+    pub(crate) fn of(house: House, rust: &[Source], markdown: &[Source], files: &[String]) -> Measured {
         let places = |rule: fn(&str) -> Vec<usize>| {
             let of = |s: &Source| rule(&s.text).into_iter().map(|at| format!("{}:{at}", s.path)).collect::<Vec<_>>();
             markdown.iter().flat_map(of).collect::<Vec<_>>()
@@ -130,6 +133,7 @@ impl Measured {
             lines: sizes::test_and_product(&house, rust),
             long_prose: places(prose::long_prose),
             long_rows: places(prose::long_rows),
+            broken_links: links::broken(markdown, files),
             short_docs: short_docs(&house),
             examples: examples(&house),
             house,
@@ -180,7 +184,7 @@ impl Measured {
         ]
     }
 
-    fn names_and_docs(&self) -> [Figure; 6] {
+    fn names_and_docs(&self) -> [Figure; 7] {
         let comments: usize = self.house.files.iter().map(|f| docs::comments(&f.parsed)).sum();
         let short = self.short_docs.len();
         let meeting = self.names.iter().filter(|n| !n.meetings.is_empty()).count();
@@ -189,7 +193,7 @@ impl Measured {
         let names =
             down("type names used more than once", self.names.len(), 25, ("SHARED_NAMES_MAX", SHARED_NAMES_MAX));
         let short = down("doc comments of two words or fewer", short, 0, ("SHORT_DOCS_MAX", SHORT_DOCS_MAX));
-        let (prose, rows) = (self.long_prose.len(), self.long_rows.len());
+        let (prose, rows, links) = (self.long_prose.len(), self.long_rows.len(), self.broken_links.len());
         [
             of(names, type_names(&self.house)),
             down("names under which two types meet in a file", meeting, 0, ("MEETING_NAMES_MAX", MEETING_NAMES_MAX)),
@@ -202,6 +206,7 @@ impl Measured {
             },
             down("lines of prose over 100 characters", prose, 0, ("LONG_PROSE_MAX", LONG_PROSE_MAX)),
             down("rows of tables over 300 characters", rows, 0, ("LONG_ROWS_MAX", LONG_ROWS_MAX)),
+            down("paths and links of Markdown to nowhere", links, 0, ("BROKEN_LINKS_MAX", BROKEN_LINKS_MAX)),
         ]
     }
 }

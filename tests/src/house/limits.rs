@@ -21,6 +21,8 @@ pub(crate) const TEST_RATIO_MIN: f64 = 0.7;
 pub(crate) const LONG_PROSE_MAX: usize = 0;
 /// Rows of tables in Markdown that are wider than [`super::prose::ROW_CHARS_MAX`].
 pub(crate) const LONG_ROWS_MAX: usize = 0;
+/// Paths and links of Markdown that lead nowhere.
+pub(crate) const BROKEN_LINKS_MAX: usize = 0;
 /// Doc comments of two words or fewer.
 pub(crate) const SHORT_DOCS_MAX: usize = 684;
 /// Library crates with an example that runs.

@@ -19,6 +19,7 @@
 //! | `lex`, `source` | a file's text as tokens, and its items |
 //! | `graph`, `circles` | names followed to their files, and circles of files |
 //! | `names`, `docs`, `prose` | names used twice, docs that say nothing, lines that are too wide |
+//! | `links` | paths and links of Markdown that lead nowhere |
 //! | `purity` | impure names that pure code takes |
 //! | `sizes` | lengths of functions and files, lines of test and product |
 //! | `figures`, `limits` | the table with its goals, and the ratchet of the lint |
@@ -30,6 +31,7 @@ pub(crate) mod figures;
 mod graph;
 mod lex;
 pub(crate) mod limits;
+mod links;
 mod names;
 pub(crate) mod prose;
 pub(crate) mod purity;

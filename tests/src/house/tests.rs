@@ -4,6 +4,7 @@ use super::circles::{between_folders, circles, counted};
 use super::docs::{examples, short};
 use super::figures::{Figure, Goal};
 use super::graph::{House, Member};
+use super::links::broken;
 use super::names::shared;
 use super::prose::{long_prose, long_rows};
 use super::purity::{impure_words, impurities, stale};
@@ -298,6 +299,53 @@ fn planted_wide_lines_are_found() {
     assert_eq!(allowed.map(|t| long_prose(&t)), [const { Vec::new() }; 4]);
     let row = format!("| {} |", "word ".repeat(60));
     assert_eq!(long_rows(&format!("| short |\n{row}\n```\n{row}\n```\n")), [2]);
+}
+
+/// Goal: a path or a link that leads nowhere is found, and only that. Method: one page per planted way, beside good
+/// ones that look like it.
+#[test]
+fn planted_dead_paths_and_links_are_found() {
+    let files = ["a/src/core/mod.rs", "docs/a.md", "docs/adr/1.md", "scripts/run.sh"].map(str::to_owned);
+    let of = |text: &str| {
+        let target = "# The `a` [b](https://c) of: it_s\n\n<a id=\"own\"></a>\n\n## Twice\n\n## Twice\n";
+        broken(&sources(&[("docs/a.md", target), ("docs/adr/1.md", text)]), &files)
+    };
+    let bad = [
+        "`a/src/core`, `a/src/cores/`",
+        "`a/src/core/gone.rs`",
+        "`core/gone.rs`",
+        "`ore/mod.rs`",
+        "`a/testdata/x.bin`",
+        "`gone.sh`",
+        "`workloads/gone.sql`",
+        "```\na/src/gone.rs: what\n```",
+        "[x](../b.md)",
+        "[x](a.md)",
+        "[`x`](2.md), [y](1.md)",
+        "[x]: ../b.md",
+        "[x](../a.md#gone)",
+        "[x](#gone)\n```\n# Gone\n```",
+        "[x](../a.md#twice-2)",
+    ];
+    for text in bad {
+        assert_eq!(broken_lines(&of(text)).len(), 1, "{text}: {:?}", of(text));
+    }
+    let good = [
+        "`a/src/core`, `a/src/core/`, `a/src/core/mod.rs`, `core/mod.rs`, `mod.rs`, `run.sh`",
+        "`/livez`, `D/fabric.json`, `fabric.json`, `/etc/a.toml`",
+        "`T/L/control`, `x.c`, `b/src/`, `{a,b}/src/gone.rs`, `a/src/*.rs`, a/src/gone.rs",
+        "```\na/src/core/mod.rs, gone.rs, [x](gone.md)\n```",
+        "[x](../a.md), [x](../), [x](../../scripts/run.sh), [x](https://a/b#c), `[x](gone.md)`",
+        "[x](../a.md#the-a-b-of-it_s), [x](../a.md#own), [x](../a.md#twice-1), [x](#here)\n## Here!",
+    ];
+    for text in good {
+        assert_eq!(of(text), Vec::<String>::new(), "{text}");
+    }
+}
+
+/// The findings about the page `docs/adr/1.md`.
+fn broken_lines(findings: &[String]) -> Vec<&String> {
+    findings.iter().filter(|f| f.starts_with("docs/adr/1.md:")).collect()
 }
 
 /// Goal: lengths are those of the product. Method: a file with a function of five lines, a test and a look-alike.

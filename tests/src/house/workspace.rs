@@ -7,28 +7,33 @@ use super::source::Source;
 
 /// Every file below `root` with this ending, in order; build output and hidden folders aside.
 pub(crate) fn files(root: &Path, ending: &str) -> Vec<Source> {
+    let read = |path: &String| std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let found = paths(root).into_iter().filter(|path| path.ends_with(ending));
+    found.map(|path| Source { text: read(&path), path }).collect()
+}
+
+/// The path of every file below `root`, in order; build output and hidden folders aside.
+pub(crate) fn paths(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for path in entries.map(|e| e.expect("a directory entry").path()) {
-            visit(root, path, ending, &mut folders, &mut found);
+            visit(root, path, &mut folders, &mut found);
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.sort();
     found
 }
 
-fn visit(root: &Path, path: PathBuf, ending: &str, folders: &mut Vec<PathBuf>, found: &mut Vec<Source>) {
+fn visit(root: &Path, path: PathBuf, folders: &mut Vec<PathBuf>, found: &mut Vec<String>) {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
     if path.is_dir() {
         if !name.starts_with('.') && name != "target" {
             folders.push(path);
         }
-    } else if name.ends_with(ending) {
-        let relative = path.strip_prefix(root).expect("below the root").display().to_string();
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        found.push(Source { path: relative, text });
+    } else {
+        found.push(path.strip_prefix(root).expect("below the root").display().to_string());
     }
 }
 
