@@ -133,29 +133,75 @@ fn structs(text: &str) -> BTreeMap<String, BTreeMap<String, bool>> {
     found
 }
 
-/// What of the schemas differs from the structs of the same name.
+/// Words that each enum without fields is in JSON, but the one that stands for all others.
+fn enums(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::new();
+    for (at, _) in text.match_indices("\npub enum ") {
+        let Some((name, rest)) = text[at + "\npub enum ".len()..].split_once(" {\n") else { continue };
+        let head: Vec<&str> = text[..at].lines().rev().take_while(|l| l.starts_with(['#', '/'])).collect();
+        let snake = head.iter().any(|l| l.contains("rename_all = \"snake_case\""));
+        if !snake && !head.iter().any(|l| l.contains("rename_all = \"lowercase\"")) {
+            continue;
+        }
+        let mut words = BTreeSet::new();
+        let mut other = false;
+        for line in rest.lines().take_while(|l| *l != "}").map(str::trim) {
+            let variant = line.strip_suffix(',').filter(|v| v.chars().all(char::is_alphanumeric));
+            words.extend(variant.filter(|_| !other).map(|v| word(v, snake)));
+            other = line.contains("serde(other)");
+        }
+        found.insert(name.to_owned(), words);
+    }
+    found
+}
+
+/// A variant's name as serde writes it.
+fn word(variant: &str, snake: bool) -> String {
+    let letter = |(i, c): (usize, char)| {
+        let gap = (snake && i > 0 && c.is_uppercase()).then_some('_');
+        gap.into_iter().chain(c.to_lowercase())
+    };
+    variant.chars().enumerate().flat_map(letter).collect()
+}
+
+/// Schemas of words that are not those of the enum of their name.
+fn other_words(document: &Value, types: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    let listed = schemas.iter().filter_map(|(name, schema)| Some((name, schema["enum"].as_array()?)));
+    let differs = |name: &str, list: &[Value]| {
+        let words: BTreeSet<String> = list.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        types.get(name) != Some(&words)
+    };
+    listed.filter(|(name, list)| differs(name, list)).map(|(name, _)| format!("{name}: other words")).collect()
+}
+
+/// What of the schemas differs from the structs of the same name. The structs of a server's own may have other names:
+/// there it is enough that one has these fields.
 fn differences(document: &Value, types: &BTreeMap<String, BTreeMap<String, bool>>) -> Vec<String> {
     let schemas = document["components"]["schemas"].as_object().expect("schemas");
     let mut found = Vec::new();
     for (name, schema) in schemas.iter().filter(|(_, s)| s["type"] == "object") {
-        let Some(fields) = types.get(name) else {
-            found.push(format!("{name}: no struct of this name; a schema is called as its struct"));
-            continue;
-        };
-        let empty = serde_json::Map::new();
-        let properties = schema["properties"].as_object().unwrap_or(&empty);
-        found.extend(fields.keys().filter(|f| !properties.contains_key(*f)).map(|f| format!("{name}.{f}: missing")));
-        for (field, property) in properties {
-            match fields.get(field) {
-                None => found.push(format!("{name}.{field}: no such field")),
-                Some(optional) if *optional != is_optional(schema, field, property) => {
-                    found.push(format!("{name}.{field}: null or not?"));
-                }
-                Some(_) => {}
-            }
+        if let Some(fields) = types.get(name) {
+            found.extend(difference(name, schema, fields));
+        } else if !types.values().any(|fields| difference(name, schema, fields).is_empty()) {
+            found.push(format!("{name}: no struct has this name, and none these fields"));
         }
     }
     found
+}
+
+fn difference(name: &str, schema: &Value, fields: &BTreeMap<String, bool>) -> Vec<String> {
+    let empty = serde_json::Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&empty);
+    let missing = fields.keys().filter(|f| !properties.contains_key(*f)).map(|f| format!("{name}.{f}: missing"));
+    let wrong = properties.iter().filter_map(|(field, property)| match fields.get(field) {
+        None => Some(format!("{name}.{field}: no such field")),
+        Some(optional) if *optional != is_optional(schema, field, property) => {
+            Some(format!("{name}.{field}: null or not?"))
+        }
+        Some(_) => None,
+    });
+    missing.chain(wrong).collect()
 }
 
 /// Whether a property may be null or left out.
@@ -187,16 +233,19 @@ fn every_route_is_documented_and_every_documented_route_is_there() {
 fn schemas_have_the_fields_of_their_structs() {
     let mut shown = BTreeSet::new();
     for (name, folder) in SERVERS {
-        let mut types = BTreeMap::new();
+        let (mut types, mut words) = (BTreeMap::new(), BTreeMap::new());
         for text in SHARED.iter().flat_map(|folder| texts(folder)).chain(texts(folder)) {
             types.extend(structs(&text));
+            words.extend(enums(&text));
         }
         let document = document(name);
         assert_eq!(differences(&document, &types), Vec::<String>::new(), "{name}");
+        assert_eq!(other_words(&document, &words), Vec::<String>::new(), "{name}");
         shown.extend(document["components"]["schemas"].as_object().expect("schemas").keys().cloned());
     }
-    let bodies = structs(&product(&root().join(BODIES)));
-    let hidden: Vec<_> = bodies.keys().filter(|name| !shown.contains(*name)).collect();
+    let text = product(&root().join(BODIES));
+    let bodies: BTreeSet<_> = structs(&text).into_keys().chain(enums(&text).into_keys()).collect();
+    let hidden: Vec<_> = bodies.iter().filter(|name| !shown.contains(*name)).collect();
     assert!(bodies.len() > 20 && hidden.is_empty(), "in no document: {hidden:?}");
 }
 
@@ -268,7 +317,7 @@ fn planted_differences_are_found() {
     };
     let (number, either) = (serde_json::json!({"type": "integer"}), serde_json::json!({"type": ["string", "null"]}));
     let right = serde_json::json!({"one": number, "two": either});
-    assert_eq!(differences(&with(right), &types), Vec::<String>::new());
+    assert_eq!(differences(&with(right.clone()), &types), Vec::<String>::new());
     let cases = [
         (serde_json::json!({"one": number}), "A.two: missing"),
         (serde_json::json!({"one": number, "two": either, "three": number}), "A.three: no such field"),
@@ -278,8 +327,16 @@ fn planted_differences_are_found() {
     for (properties, finding) in cases {
         assert_eq!(differences(&with(properties), &types), [finding]);
     }
-    assert_eq!(
-        differences(&with(serde_json::json!({})), &BTreeMap::new()),
-        ["A: no struct of this name; a schema is called as its struct"]
-    );
+    let renamed = BTreeMap::from([("AStatus".to_owned(), types["A"].clone())]);
+    assert_eq!(differences(&with(right), &renamed), Vec::<String>::new());
+    let none = ["A: no struct has this name, and none these fields"];
+    assert_eq!(differences(&with(serde_json::json!({"one": number})), &renamed), none);
+
+    let text = "\n/// Docs.\n#[serde(rename_all = \"snake_case\")]\npub enum E {\n    /// One.\n    InTime,\n    \
+                #[serde(other)]\n    Unknown,\n}\n";
+    let words = |list: Value| serde_json::json!({"components": {"schemas": {"E": {"enum": list}}}});
+    assert_eq!(other_words(&words(serde_json::json!(["in_time"])), &enums(text)), Vec::<String>::new());
+    for list in [serde_json::json!([]), serde_json::json!(["in_time", "unknown"])] {
+        assert_eq!(other_words(&words(list), &enums(text)), ["E: other words"]);
+    }
 }
