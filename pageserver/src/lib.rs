@@ -45,32 +45,20 @@ mod timeline;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use tokio_util::sync::CancellationToken;
-
 pub use config::PageserverSettings;
 pub use import::managers as custom_managers;
 pub use process::VERSION;
-pub use server::{Server, StartError};
+pub use server::start;
 
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
-    node::server::main::<PageserverSettings>("pageserver", serve)
+    node::server::main::<PageserverSettings>("pageserver", start)
 }
 
 /// Runs a pageserver, told by the words behind its name, until SIGTERM or SIGINT; returns an exit code of
 /// [`node::exit`].
 pub async fn run(words: &[OsString]) -> u8 {
-    node::server::run::<PageserverSettings>("pageserver", words, serve).await
-}
-
-async fn serve(settings: PageserverSettings, cancel: CancellationToken) -> u8 {
-    match Server::start(settings, cancel).await {
-        Ok(server) => server.stopped().await,
-        Err(e) => {
-            tracing::error!("the pageserver does not start: {e}");
-            e.exit_code()
-        }
-    }
+    node::server::run::<PageserverSettings>("pageserver", words, start).await
 }
 
 #[cfg(test)]

@@ -37,30 +37,17 @@ pub mod timeline;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use tokio_util::sync::CancellationToken;
-use tracing::error;
-
 pub use config::SafekeeperSettings;
 pub use context::VERSION;
-pub use server::{Server, StartError};
+pub use server::start;
 
 /// The program: reads the command line, runs until SIGTERM or SIGINT.
 pub fn cli() -> ExitCode {
-    node::server::main::<SafekeeperSettings>("safekeeper", serve)
+    node::server::main::<SafekeeperSettings>("safekeeper", start)
 }
 
 /// Runs a safekeeper, told by the words behind its name, until SIGTERM or SIGINT; returns an exit code of
 /// [`node::exit`].
 pub async fn run(words: &[OsString]) -> u8 {
-    node::server::run::<SafekeeperSettings>("safekeeper", words, serve).await
-}
-
-async fn serve(settings: SafekeeperSettings, cancel: CancellationToken) -> u8 {
-    match Server::start(settings, cancel).await {
-        Ok(server) => server.stopped().await,
-        Err(e) => {
-            error!(error = %e, "the safekeeper does not start");
-            e.exit_code()
-        }
-    }
+    node::server::run::<SafekeeperSettings>("safekeeper", words, start).await
 }

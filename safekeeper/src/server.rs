@@ -3,21 +3,17 @@
 //! Start: lock, timelines, broker session, listeners. Stop: no new connections, sessions and pushes end, everything
 //! received is made durable, the keys leave the broker, the lock goes last. A broker that is away delays neither.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, BrokerError, Session};
-use broker::{TwoProcesses, one_process};
+use broker::{Broker, Session, one_process};
 use disk::FsDisk;
-use node::datadir::{DataDir, DataDirError};
-use node::parts::{Part, Parts};
-use node::{RepeatLogs, TooFewDescriptors, claim_descriptors, exit};
+use node::parts::{Part, panic_of};
+use node::server::{LastStep, OpenNode, RunningServer, StartError, open_node};
+use node::{BoundHttp, RepeatLogs, SessionPlaces, exit, serve_sessions};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::config::SafekeeperSettings;
 use crate::context::{SafekeeperContext, VERSION};
@@ -27,165 +23,98 @@ use crate::push::board::PushBoard;
 use crate::timeline::{RegistryError, Timelines, TimelinesConfig};
 use crate::{admission, announce, http, net, push, relay};
 
+/// What it is called, in its directory, on the broker and in the log.
+const KIND: &str = "safekeeper";
+
 /// Lifetime of the node's lease: how long a dead safekeeper still looks alive.
 const LEASE_S: i64 = 10;
+
+/// How long open sessions get to end by themselves at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long what was received may take to become durable at an orderly stop: a disk that hangs holds the process no
+/// longer, which is then as safe as after a kill.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
 
 /// How long the broker gets to take our keys away at an orderly stop.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
-/// Why the server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The timelines in it.
-    #[error(transparent)]
-    Timelines(#[from] RegistryError),
-    /// Another process lives under this id.
-    #[error(transparent)]
-    TwoProcesses(#[from] TwoProcesses),
-    /// The limit of open files.
-    #[error(transparent)]
-    Descriptors(#[from] TooFewDescriptors),
-    /// The broker's URL.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// A listener.
-    #[error("listening on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A part of the start-up panicked.
-    #[error("opening the timelines: {0}")]
-    Panicked(JoinError),
+/// Starts a safekeeper; returns when connections are accepted. It stops when `cancel` is cancelled.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(config: SafekeeperSettings, cancel: CancellationToken) -> Result<RunningServer, StartError> {
+    start_parts(config, cancel, |parts| parts).await.map(|(server, _)| server)
 }
 
-impl StartError {
-    /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            StartError::DataDir(e) if e.is_usage() => exit::USAGE,
-            StartError::TwoProcesses(_) | StartError::Descriptors(_) | StartError::Broker(_) => exit::USAGE,
-            StartError::DataDir(DataDirError::BadIdFile { .. })
-            | StartError::Timelines(RegistryError::Corrupt { .. }) => exit::CORRUPTION,
-            StartError::DataDir(_) | StartError::Timelines(_) | StartError::Listen { .. } | StartError::Panicked(_) => {
-                exit::ERROR
-            }
-        }
-    }
-}
-
-/// A safekeeper that runs.
-pub struct Server {
-    ctx: Arc<SafekeeperContext>,
-    parts: Parts,
-    session_end: CancellationToken,
-    pg: SocketAddr,
-    http: SocketAddr,
-    _data_dir: DataDir,
-}
-
-impl Server {
-    /// Starts everything; returns when connections are accepted. Stops when `cancel` is cancelled: see
-    /// [`Server::stopped`].
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub async fn start(config: SafekeeperSettings, cancel: CancellationToken) -> Result<Server, StartError> {
-        Server::start_parts(config, cancel, |parts| parts).await
-    }
-
-    /// `change` is for tests: it sees the parts before they start.
-    async fn start_parts(
-        config: SafekeeperSettings,
-        cancel: CancellationToken,
-        change: impl FnOnce(Vec<Part>) -> Vec<Part>,
-    ) -> Result<Server, StartError> {
-        claim_descriptors(config.node.pg_connections_max + config.process.http_connections_max)?;
-        let data_dir = DataDir::open(&config.node.data_dir, "safekeeper", config.node.id)?;
-        let metrics = SafekeeperMetrics::new();
-        let timelines = open_timelines(&config, metrics.disk.clone()).await?;
-        let (pg_listener, pg) = bind(config.node.listen_pg).await?;
-        let bound = node::bind_http(config.process.listen_http)
-            .map_err(|source| StartError::Listen { address: config.process.listen_http, source })?
-            .with_connections_max(config.process.http_connections_max);
-        let http = bound.address();
-        if !pg.ip().is_loopback() {
-            warn!(address = %pg, "anyone who reaches this address is trusted");
-        }
-        let broker = Broker::new(&config.process.broker, &config.process.broker_prefix)?;
-        let advertise_pg = config.node.advertise_pg.clone().unwrap_or_else(|| pg.to_string());
-        let advertise_http = config.process.advertise_http.clone().unwrap_or_else(|| http.to_string());
-        if !config.node.take_over {
-            let key = broker.keys().safekeeper(config.node.id);
-            one_process(&broker, "safekeeper", &key, (&advertise_pg, &advertise_http)).await?;
-        }
-        // Outlives `cancel`: the keys are taken away at the very end.
-        let session_end = CancellationToken::new();
-        let session = Session::start(broker.clone(), LEASE_S, session_end.clone());
-        let ctx = Arc::new(SafekeeperContext {
-            timelines,
-            metrics,
-            broker,
-            session,
-            pushes: PushBoard::default(),
-            streams: Arc::default(),
-            refusals: RepeatLogs::new("refused"),
-            creations: Semaphore::new(1),
-            started: Instant::now(),
-            advertise_pg,
-            advertise_http,
-            cancel,
-            config,
-        });
-        let parts = change(parts(&ctx, pg_listener, bound));
-        let parts = Parts::start(parts, ctx.cancel.clone());
-        let timelines = ctx.timelines.list().len();
-        info!(id = %ctx.config.node.id, %pg, %http, timelines, version = VERSION, "safekeeper runs");
-        Ok(Server { ctx, parts, session_end, pg, http, _data_dir: data_dir })
-    }
-
-    /// Address of the libpq listener.
-    pub fn pg_address(&self) -> SocketAddr {
-        self.pg
-    }
-
-    /// Address of the HTTP listener.
-    pub fn http_address(&self) -> SocketAddr {
-        self.http
-    }
-
-    /// Waits for the token given to [`Server::start`], or for the end of a part, then stops everything in order.
-    /// Returns an exit code.
-    pub async fn stopped(self) -> u8 {
-        // Logged there.
-        let code = self.parts.ended().await.map_or(exit::ERROR, |()| exit::OK);
-        self.ctx.timelines.shutdown().await;
-        self.ctx.session.close(FAREWELL_MAX).await;
-        self.session_end.cancel();
-        info!("safekeeper stopped");
-        code
-    }
+/// `change` is for tests: it sees the parts before they start.
+async fn start_parts(
+    config: SafekeeperSettings,
+    cancel: CancellationToken,
+    change: impl FnOnce(Vec<Part>) -> Vec<Part>,
+) -> Result<(RunningServer, Arc<SafekeeperContext>), StartError> {
+    let broker = Broker::new(&config.process.broker, &config.process.broker_prefix);
+    let broker = broker.map_err(|e| StartError::own(exit::USAGE, e))?;
+    let key = broker.keys().safekeeper(config.node.id);
+    let alone = async |pg: &str, http: &str| one_process(&broker, KIND, &key, (pg, http)).await;
+    let OpenNode { data_dir, pg, pg_address, advertise_pg, http, advertise_http } =
+        open_node(KIND, (&config.node, &config.process), alone).await?;
+    let http_address = http.address();
+    let metrics = SafekeeperMetrics::new();
+    let timelines = open_timelines(&config, metrics.disk.clone()).await?;
+    // Outlives `cancel`: the keys are taken away at the very end.
+    let session_end = CancellationToken::new();
+    let session = Session::start(broker.clone(), LEASE_S, session_end.clone());
+    let ctx = Arc::new(SafekeeperContext {
+        timelines,
+        metrics,
+        broker,
+        session,
+        pushes: PushBoard::default(),
+        streams: Arc::default(),
+        refusals: RepeatLogs::new("refused"),
+        creations: Semaphore::new(1),
+        started: Instant::now(),
+        advertise_pg,
+        advertise_http,
+        cancel: cancel.clone(),
+        config,
+    });
+    let parts = change(parts(&ctx, pg, http));
+    let server = RunningServer::start(KIND, http_address, parts, last_steps(&ctx, session_end), cancel);
+    let (id, timelines) = (ctx.config.node.id, ctx.timelines.list().len());
+    tracing::info!(%id, pg = %pg_address, http = %http_address, timelines, version = VERSION, "safekeeper runs");
+    Ok((server.holding(data_dir, pg_address), ctx))
 }
 
 /// Everything that must not die.
-fn parts(ctx: &Arc<SafekeeperContext>, pg: TcpListener, http: node::BoundHttp) -> Vec<Part> {
+fn parts(ctx: &Arc<SafekeeperContext>, pg: TcpListener, http: BoundHttp) -> Vec<Part> {
     let (session, cancel) = (ctx.session.clone(), ctx.cancel.clone());
-    let broker = async move {
-        cancel.run_until_cancelled(session.ended()).await;
-    };
+    // Places are kept for proposers.
+    let places = SessionPlaces::new(KIND, ctx.config.node.pg_connections_max);
+    let serving = Arc::clone(ctx);
+    let serve = move |stream, place| net::session::serve(stream, place, Arc::clone(&serving));
     vec![
-        Part::new("libpq listener", net::listen::run(pg, Arc::clone(ctx))),
-        Part::new("HTTP interface", http::serve(http, Arc::clone(ctx))),
+        Part::new("libpq listener", serve_sessions(pg, places, DRAIN_TIMEOUT, cancel.clone(), serve)),
+        Part::new("HTTP interface", http.serve(http::router(ctx), http::KNOWN, cancel.clone())),
         Part::new("push reconciler", push::run(Arc::clone(ctx))),
         Part::new("announcer", announce::run(Arc::clone(ctx))),
         Part::new("admission", admission::run(Arc::clone(ctx))),
         Part::new("relay of positions", relay::run(Arc::clone(ctx))),
-        Part::new("broker session", broker),
+        Part::until("broker session", cancel, async move { session.ended().await }),
+    ]
+}
+
+/// What was received becomes durable; then the keys leave the broker.
+fn last_steps(ctx: &Arc<SafekeeperContext>, session_end: CancellationToken) -> Vec<LastStep> {
+    let (flushed, leaving) = (Arc::clone(ctx), Arc::clone(ctx));
+    let farewell = async move {
+        leaving.session.close(FAREWELL_MAX).await;
+        session_end.cancel();
+    };
+    vec![
+        LastStep::new("making WAL durable", FLUSH_MAX, async move { flushed.timelines.shutdown().await }),
+        LastStep::new("leaving the broker", FAREWELL_MAX * 2, farewell),
     ]
 }
 
@@ -195,15 +124,12 @@ async fn open_timelines(config: &SafekeeperSettings, measured: DiskMetrics) -> R
         ..TimelinesConfig::new(config.node.data_dir.clone(), config.node.id, config.allow_implicit_timelines)
     };
     let disk = Arc::new(MeasuredDisk::new(FsDisk, measured));
-    let opening = tokio::task::spawn_blocking(move || Timelines::open(disk, settings));
-    Ok(opening.await.map_err(StartError::Panicked)??)
-}
-
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listen = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
-    Ok((listener, bound))
+    let opening = tokio::task::spawn_blocking(move || Timelines::open(disk, settings)).await;
+    let panicked = |e| StartError::own(exit::ERROR, format!("opening the timelines: {}", panic_of(e)));
+    opening.map_err(panicked)?.map_err(|e| {
+        let code = if matches!(e, RegistryError::Corrupt { .. }) { exit::CORRUPTION } else { exit::ERROR };
+        StartError::own(code, e)
+    })
 }
 
 #[cfg(test)]
@@ -227,7 +153,7 @@ mod tests {
     }
 
     /// A timeline whose id ends in `last`.
-    async fn create(server: &Server, last: u8) -> TimelineHandle {
+    async fn create(ctx: &SafekeeperContext, last: u8) -> TimelineHandle {
         let mut state = state();
         state.ttid.timeline_id = TimelineId::new([last; 16]);
         let body = prehistory(&state);
@@ -244,19 +170,19 @@ mod tests {
             pg_history: state.pg_history,
             prehistory_len: body.len() as u64,
         };
-        server.ctx.timelines.create(request, body).await.expect("created");
-        server.ctx.timelines.get(state.ttid).expect("listed")
+        ctx.timelines.create(request, body).await.expect("created");
+        ctx.timelines.get(state.ttid).expect("listed")
     }
 
     #[tokio::test]
     async fn a_panic_in_a_part_of_a_timeline_stops_that_one_and_readiness_says_why() {
         let (dir, cancel) = (tempfile::tempdir().expect("a directory"), CancellationToken::new());
-        let server = Server::start(config(&dir), cancel.clone()).await.expect("it starts");
-        let good = create(&server, 0xD0).await;
+        let (server, ctx) = start_parts(config(&dir), cancel.clone(), |parts| parts).await.expect("it starts");
+        let good = create(&ctx, 0xD0).await;
         for (last, part) in [(0xD1, "driver"), (0xD2, "announcer")] {
             let ttid = TenantTimelineId::new(good.ttid().tenant_id, TimelineId::new([last; 16]));
             planted::plant(ttid, part);
-            let handle = create(&server, last).await;
+            let handle = create(&ctx, last).await;
             let stopped = async {
                 while handle.stopped().is_none() {
                     // The driver looks at its next command.
@@ -267,7 +193,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it stops");
             let why = format!("its {part} panicked: planted in the {part}");
             assert_eq!(handle.status().stopped, Some(why.clone()));
-            let now = http::health::readiness(&server.ctx);
+            let now = http::health::readiness(&ctx);
             assert!(!now.ready && now.reasons.contains(&format!("timeline {ttid} accepts no WAL: {why}")), "{now:?}");
             let command = StartWalPush {
                 version: ProtoVersion::V3,
@@ -291,8 +217,8 @@ mod tests {
                 parts[planted] = Part::new(parts[planted].name(), async { panic!("planted") });
                 parts
             };
-            let server = Server::start_parts(config(&dir), CancellationToken::new(), plant).await;
-            let stopped = server.expect("it starts").stopped();
+            let started = start_parts(config(&dir), CancellationToken::new(), plant).await;
+            let stopped = started.expect("it starts").0.stopped();
             let code = tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it ends");
             assert_eq!(code, exit::ERROR, "part {planted}");
         }

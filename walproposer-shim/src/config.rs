@@ -97,7 +97,7 @@ pub enum ApplySource {
 /// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which timeline.
+    /// Tenant and timeline that it proposes for.
     pub ttid: TenantTimelineId,
     /// The primary, for ordinary SQL.
     pub sql: tokio_postgres::Config,
@@ -111,13 +111,13 @@ pub struct Config {
     pub exposes_password: bool,
     /// Source of the applied position.
     pub apply_source: ApplySource,
-    /// Streaming slot.
+    /// The replication slot that it streams from.
     pub slot: String,
     /// Slot that keeps WAL below the commit position.
     pub pin_slot: String,
-    /// Epoch of the primary.
+    /// How often the primary was designated anew.
     pub primary_epoch: PrimaryEpoch,
-    /// Ring size in bytes.
+    /// Size of the ring of WAL in memory, in bytes.
     pub ring_bytes: usize,
     /// Whether fsync=off is put up with.
     pub allow_fsync_off: bool,

@@ -45,10 +45,11 @@ mod testing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use node::parts::{Part, Parts};
+use node::parts::Part;
+use node::server::{ExitVerdict, LastStep, OpenHttp, RunningServer, StartError, open_http};
 use node::{BoundHttp, exit};
 use tokio_util::sync::CancellationToken;
 
@@ -56,112 +57,84 @@ pub use config::{ApplySource, Config, ShimSettings};
 use context::ShimContext;
 pub use guard::sync_names;
 
+/// What the program is called.
+const NAME: &str = "walproposer-shim";
+
 /// How long the end of the process waits for the broker.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The program: reads the command line, runs until SIGTERM, SIGINT or a refusal.
 pub fn cli() -> ExitCode {
-    node::server::main::<ShimSettings>("walproposer-shim", told)
+    node::server::main::<ShimSettings>(NAME, start)
 }
 
 /// Runs a shim, told by the words behind its name, until SIGTERM, SIGINT or a refusal; returns an exit code of
 /// [`node::exit`].
 pub async fn run(words: &[OsString]) -> u8 {
-    node::server::run::<ShimSettings>("walproposer-shim", words, told).await
+    node::server::run::<ShimSettings>(NAME, words, start).await
 }
 
-async fn told(config: Config, cancel: CancellationToken) -> u8 {
+/// Starts a shim; returns when its HTTP port answers. It stops when `cancel` is cancelled, or when it is refused.
+///
+/// # Errors
+/// See [`StartError`]. By itself the shim exits with 2, 5 or 6 only, so each of them means a wrong usage.
+pub async fn start(config: Config, cancel: CancellationToken) -> Result<RunningServer, StartError> {
+    start_parts(config, cancel, |parts| parts)
+}
+
+/// `change` is for tests: it sees the parts before they start.
+fn start_parts(
+    config: Config,
+    cancel: CancellationToken,
+    change: impl FnOnce(Vec<Part>) -> Vec<Part>,
+) -> Result<RunningServer, StartError> {
     if config.exposes_password {
         tracing::warn!("--primary: {}", libpq::PASSWORD_IN_ARGV);
     }
     if let Some(note) = config.replication.password_note.as_ref().filter(|n| n.contains("was not read")) {
         tracing::warn!("{note}");
     }
-    serve(config, cancel).await
-}
-
-/// Runs a shim until cancelled or refused; for tests and for embedding. Returns an exit code of
-/// [`node::exit`].
-pub async fn serve(config: Config, cancel: CancellationToken) -> u8 {
-    serve_parts(config, cancel, |parts| parts).await
-}
-
-/// `change` is for tests: it sees the parts before they start.
-async fn serve_parts(config: Config, cancel: CancellationToken, change: impl FnOnce(Vec<Part>) -> Vec<Part>) -> u8 {
-    if let Err(e) = node::claim_descriptors(node::HTTP_CONNECTIONS_MAX) {
-        tracing::error!("{e}");
-        return exit::USAGE;
-    }
-    let bound = match node::bind_http(config.process.listen_http) {
-        Ok(bound) => bound,
-        Err(e) => {
-            tracing::error!(error = %e, address = %config.process.listen_http, "--listen-http cannot be bound");
-            return exit::USAGE;
-        }
-    };
-    let http = config.process.advertise_http.clone().unwrap_or_else(|| bound.address().to_string());
+    let OpenHttp { http, advertise_http } = open_http(&config.process).map_err(|e| StartError::own(exit::USAGE, e))?;
+    let address = http.address();
     // The broker outlives the rest by a moment, so that the record is withdrawn at the end.
     let broker_stop = CancellationToken::new();
-    let ctx = match ShimContext::start(config, broker_stop.clone()) {
-        Ok(ctx) => ctx,
-        Err(e) => {
-            tracing::error!(error = %e, "--broker cannot be used");
-            return exit::USAGE;
-        }
+    let ctx = ShimContext::start(config, broker_stop.clone()).map_err(|e| StartError::own(exit::USAGE, e))?;
+    let (ttid, safekeepers) = (ctx.config.ttid, ctx.config.safekeepers.len());
+    tracing::info!(%ttid, http = advertise_http, safekeepers, "walproposer-shim starts");
+    let (stop, verdict) = (cancel.child_token(), ExitVerdict::default());
+    let parts = change(parts(&ctx, http, advertise_http, &stop, &verdict));
+    let session = ctx.broker.clone();
+    let farewell = async move {
+        session.close(FAREWELL).await;
+        broker_stop.cancel();
     };
-    let ttid = ctx.config.ttid;
-    tracing::info!(%ttid, http, safekeepers = ctx.config.safekeepers.len(), "walproposer-shim starts");
-    let stop = cancel.child_token();
-    let code = Arc::new(OnceLock::new());
-    let parts = change(parts(&ctx, bound, http, &stop, &code));
-    let ended = Parts::start(parts, stop).ended().await;
-    let (code, died) = match ended {
-        Ok(()) => (code.get().copied().unwrap_or(exit::OK), None),
-        Err(died) => (exit::ERROR, Some(died.to_string())),
-    };
-    ctx.broker.close(FAREWELL).await;
-    broker_stop.cancel();
-    if code != exit::OK {
-        let reason = died.or(ctx.board.snapshot().last_stop).unwrap_or_default();
-        tracing::error!(exit_code = code, reason, "walproposer-shim ends");
-    }
-    code
+    let last = vec![LastStep::new("leaving the broker", FAREWELL * 2, farewell)];
+    Ok(RunningServer::start(NAME, address, parts, last, stop).judged_by(verdict))
 }
 
-/// Everything that must not die. `code` is set by the one that may end the process.
+/// Everything that must not die. `verdict` is given by the one that may end the process.
 fn parts(
     ctx: &Arc<ShimContext>,
     bound: BoundHttp,
     http: String,
     stop: &CancellationToken,
-    code: &Arc<OnceLock<u8>>,
+    verdict: &ExitVerdict,
 ) -> Vec<Part> {
-    let router = http::router(ctx);
-    let serving = stop.clone();
-    let pages = async move {
-        // Whoever asks while the process ends is cut off.
-        let served = serving.run_until_cancelled(bound.serve(router, serving.clone())).await;
-        if let Some(Err(e)) = served {
-            tracing::error!(error = %e, "the HTTP interface failed");
-        }
-    };
-    let (proposing, ends, decided) = (Arc::clone(ctx), stop.clone(), Arc::clone(code));
+    let (proposing, ends, verdict) = (Arc::clone(ctx), stop.clone(), verdict.clone());
     let proposer = async move {
         let code = attach::run(&proposing, &ends).await;
-        // Set once: this is the only one that does.
-        let _ = decided.set(code);
+        if code != exit::OK {
+            verdict.give(code, proposing.board.snapshot().last_stop.unwrap_or_default());
+        }
         ends.cancel();
     };
-    let (session, until) = (ctx.broker.clone(), stop.clone());
-    let broker = async move {
-        until.run_until_cancelled(session.ended()).await;
-    };
+    let session = ctx.broker.clone();
     vec![
-        Part::new("HTTP interface", pages),
+        Part::new("HTTP interface", bound.serve(http::router(ctx), http::KNOWN, stop.clone())),
         Part::new("guard", guard::run(Arc::clone(ctx), stop.clone())),
         Part::new("announcer", announce::run(Arc::clone(ctx), http, stop.clone())),
         Part::new("proposer", proposer),
-        Part::new("broker session", broker),
+        Part::until("broker session", stop.clone(), async move { session.ended().await }),
     ]
 }
 
@@ -177,8 +150,9 @@ mod tests {
                 parts[planted] = Part::new(parts[planted].name(), async { panic!("planted") });
                 parts
             };
-            let serving = serve_parts(testing::config(&[]), CancellationToken::new(), plant);
-            let code = tokio::time::timeout(Duration::from_secs(20), serving).await.expect("it ends");
+            let started = start_parts(testing::config(&[]), CancellationToken::new(), plant);
+            let stopped = started.expect("it starts").stopped();
+            let code = tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it ends");
             assert_eq!(code, exit::ERROR, "part {planted}");
         }
     }

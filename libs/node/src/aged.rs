@@ -10,12 +10,12 @@ pub struct Aged<T> {
 }
 
 impl<T> Aged<T> {
-    /// Known now.
+    /// A value that is known as of now.
     pub fn now(value: T) -> Aged<T> {
         Aged { value, at: Instant::now() }
     }
 
-    /// Known at `at`.
+    /// A value that was known at `at`.
     pub fn at(value: T, at: Instant) -> Aged<T> {
         Aged { value, at }
     }

@@ -28,7 +28,7 @@ pub enum DataDirError {
     /// Another process works on it.
     #[error("data directory {dir} is in use by process {pid}; stop it first", dir = .dir.display())]
     InUse {
-        /// The directory.
+        /// The directory, as it was given.
         dir: PathBuf,
         /// What the lock file says, "unknown" when it says nothing.
         pid: String,
@@ -37,9 +37,9 @@ pub enum DataDirError {
     #[error("data directory {dir} belongs to {owner}, and this process is {me}; start it as the \
              owner", dir = .dir.display())]
     OtherUser {
-        /// The directory.
+        /// The directory, as it was given.
         dir: PathBuf,
-        /// Its owner.
+        /// The owner, by name where there is one.
         owner: String,
         /// Who runs this process.
         me: String,
@@ -48,7 +48,7 @@ pub enum DataDirError {
     #[error("data directory {dir} is not empty ({name} is in it) and is no {kind}'s (node.json is missing); give an \
              empty or a new directory", dir = .dir.display())]
     NotEmpty {
-        /// The directory.
+        /// The directory, as it was given.
         dir: PathBuf,
         /// Something in it.
         name: String,
@@ -58,17 +58,17 @@ pub enum DataDirError {
     /// It belongs to another node.
     #[error("data directory {} belongs to {found}, not to {wanted}; check --id and --data-dir", .dir.display())]
     OtherNode {
-        /// The directory.
+        /// The directory, as it was given.
         dir: PathBuf,
-        /// Whose it is.
+        /// Kind and id of the node whose it is.
         found: String,
-        /// Who asked.
+        /// Kind and id of the node that asked.
         wanted: String,
     },
     /// Its id file is no id file of a known version.
     #[error("{file}: {problem}", file = .file.display())]
     BadIdFile {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
         /// What is wrong with it.
         problem: String,

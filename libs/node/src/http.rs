@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use axum::extract::RawQuery;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -13,9 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections;
 use proto::api::{ErrorBody, Readiness};
-
-/// Connections at once unless configured: people, monitoring and the other nodes, with room; each may hold one body.
-pub const HTTP_CONNECTIONS_MAX: usize = 256;
 
 /// The most that the body of a request may have unless a route says otherwise: every one is a small piece of JSON.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -28,14 +26,15 @@ pub struct BoundHttp {
     connections_max: usize,
 }
 
-/// Binds `listen` at once, without waiting; port 0 takes a free one. Needs a running tokio runtime.
+/// Binds `listen` at once, without waiting; port 0 takes a free one. At most `connections_max` connections are served
+/// at a time. Needs a running tokio runtime.
 ///
 /// # Errors
 /// When the socket cannot be bound.
-pub fn bind_http(listen: SocketAddr) -> std::io::Result<BoundHttp> {
+pub fn bind_http(listen: SocketAddr, connections_max: usize) -> std::io::Result<BoundHttp> {
     let listener = bind_tcp(listen)?;
     let address = listener.local_addr()?;
-    Ok(BoundHttp { listener, address, connections_max: HTTP_CONNECTIONS_MAX })
+    Ok(BoundHttp { listener, address, connections_max })
 }
 
 /// Binds a TCP port at once, without waiting. A port of a process that just ended can be bound again.
@@ -54,49 +53,25 @@ impl BoundHttp {
         self.address
     }
 
-    /// Serves at most so many connections at once.
-    #[must_use]
-    pub fn with_connections_max(self, connections_max: usize) -> BoundHttp {
-        BoundHttp { connections_max, ..self }
-    }
-
-    /// Serves `router` until cancelled; open requests get five seconds to end. Unknown paths get a JSON error.
-    ///
-    /// # Errors
-    /// When accepting fails for good.
-    pub async fn serve(self, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
-        let router = router.fallback(|uri: axum::http::Uri| async move {
-            HttpError::new(StatusCode::NOT_FOUND, format!("{} is not known here", uri.path()))
-        });
-        self.serve_as_is(router, cancel).await;
-        Ok(())
-    }
-
-    /// [`BoundHttp::serve`] with the router's own fallback.
-    pub async fn serve_as_is(self, router: Router, cancel: CancellationToken) {
+    /// Serves `router` until cancelled; open requests get five seconds to end. Who asks for an unknown path is told
+    /// `known`, the paths that there are.
+    pub async fn serve(self, router: Router, known: &'static str, cancel: CancellationToken) {
         let router = router
+            .fallback(move |uri: axum::http::Uri| async move {
+                HttpError::not_found(format!("{} is not known here", uri.path())).with_hint(known)
+            })
             .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(axum::middleware::from_fn(connections::unhurried));
         connections::serve(self.listener, router, self.connections_max, cancel).await;
     }
 }
 
-/// Serves `router` on `listen` until cancelled; open requests get five seconds to end.
-///
-/// The port is bound when the future is first polled; [`bind_http`] binds before, and tells the port.
-///
-/// # Errors
-/// When the socket cannot be bound.
-pub async fn serve_http(listen: SocketAddr, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
-    bind_http(listen)?.serve(router, cancel).await
-}
-
 /// An error answer: status and [`ErrorBody`] as JSON.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HttpError {
-    /// Status.
+    /// The status code of the answer.
     pub status: StatusCode,
-    /// Body.
+    /// What the body says, as JSON.
     pub body: ErrorBody,
 }
 
@@ -106,27 +81,27 @@ impl HttpError {
         HttpError { status, body: ErrorBody { error: error.into(), hint: None } }
     }
 
-    /// 400.
+    /// 400: the request itself is wrong.
     pub fn bad_request(error: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::BAD_REQUEST, error)
     }
 
-    /// 404.
+    /// 404: there is no such thing.
     pub fn not_found(error: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::NOT_FOUND, error)
     }
 
-    /// 409.
+    /// 409: it contradicts what there is.
     pub fn conflict(error: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::CONFLICT, error)
     }
 
-    /// 500.
+    /// 500: a fault of this server.
     pub fn internal(error: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error)
     }
 
-    /// 503.
+    /// 503: not now, try again.
     pub fn unavailable(error: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::SERVICE_UNAVAILABLE, error)
     }
@@ -156,13 +131,24 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
 /// Header of `/livez`: the process that answers, for whoever has started one and must not take another for it.
 pub const PID_HEADER: &str = "walfabric-pid";
 
-async fn alive() -> ([(&'static str, String); 1], &'static str) {
-    ([(PID_HEADER, std::process::id().to_string())], "alive\n")
+/// Content type of the exposition format.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What every server answers in one form: `/livez` (always 200), `/readyz` (200 or 503; with `?verbose` the
+/// [`Readiness`] as JSON, else one line of text), and `/metrics`, the text that Prometheus scrapes.
+pub fn health_router(
+    readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
+    metrics: impl Fn() -> Result<String, std::fmt::Error> + Clone + Send + Sync + 'static,
+) -> Router {
+    let exposition = move || {
+        let text = metrics().map_err(|e| HttpError::internal(format!("metrics cannot be written: {e}")));
+        async move { text.map(|text| ([(CONTENT_TYPE, METRICS_TYPE)], text)) }
+    };
+    probe_router("/readyz", readiness).route("/livez", get(alive)).route("/metrics", get(exposition))
 }
 
-/// `/livez` (always 200) and `/readyz` (200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text).
-pub fn health_router(readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static) -> Router {
-    probe_router("/readyz", readiness).route("/livez", get(alive))
+async fn alive() -> ([(&'static str, String); 1], &'static str) {
+    ([(PID_HEADER, std::process::id().to_string())], "ok\n")
 }
 
 /// `path`: 200 or 503; with `?verbose` the [`Readiness`] as JSON, else one line of text.
@@ -175,7 +161,7 @@ pub fn probe_router(path: &str, readiness: impl Fn() -> Readiness + Clone + Send
             if verbose {
                 return (status, Json(readiness)).into_response();
             }
-            let word = if readiness.ready { "ready" } else { "not ready" };
+            let word = if readiness.ready { "ok" } else { "not ready" };
             (status, format!("{word}\n")).into_response()
         }
     };

@@ -29,14 +29,25 @@ impl Part {
         Part { name, work: work.boxed() }
     }
 
-    /// Its name.
+    /// `work` that ends at `cancel`, wherever it is then.
+    pub fn until(
+        name: &'static str,
+        cancel: CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Part {
+        Part::new(name, async move {
+            cancel.run_until_cancelled(work).await;
+        })
+    }
+
+    /// Its name, as the error has it.
     pub fn name(&self) -> &'static str {
         self.name
     }
 }
 
 /// The parts of a running process.
-pub struct Parts {
+pub struct RunningParts {
     tasks: JoinSet<()>,
     names: HashMap<Id, &'static str>,
     cancel: CancellationToken,
@@ -46,18 +57,18 @@ pub struct Parts {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the {part} {how}")]
 pub struct PartDied {
-    /// Which.
+    /// The name of the part.
     pub part: &'static str,
     /// `ended by itself`, or `panicked: ...`.
     pub how: String,
 }
 
-impl Parts {
+impl RunningParts {
     /// Starts all of them; each is to end when `cancel` is cancelled.
-    pub fn start(parts: Vec<Part>, cancel: CancellationToken) -> Parts {
+    pub fn start(parts: Vec<Part>, cancel: CancellationToken) -> RunningParts {
         let mut tasks = JoinSet::new();
         let names = parts.into_iter().map(|part| (tasks.spawn(part.work).id(), part.name)).collect();
-        Parts { tasks, names, cancel }
+        RunningParts { tasks, names, cancel }
     }
 
     /// Waits until every part has ended. The first one that ends unasked cancels the token, so that the others follow.
@@ -128,7 +139,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let list = vec![Part::new("ear", lasting(&cancel)), Part::new("mouth", lasting(&cancel))];
         assert_eq!(list[1].name(), "mouth");
-        let parts = Parts::start(list, cancel.clone());
+        let parts = RunningParts::start(list, cancel.clone());
         cancel.cancel();
         assert_eq!(parts.ended().await, Ok(()));
     }
@@ -137,7 +148,7 @@ mod tests {
     async fn one_that_ends_by_itself_takes_the_others_along_and_is_named() {
         let cancel = CancellationToken::new();
         let list = vec![Part::new("ear", lasting(&cancel)), Part::new("mouth", std::future::ready(()))];
-        let died = Parts::start(list, cancel.clone()).ended().await.expect_err("the mouth died");
+        let died = RunningParts::start(list, cancel.clone()).ended().await.expect_err("the mouth died");
         assert_eq!(died.to_string(), "the mouth ended by itself");
         assert!(cancel.is_cancelled());
     }
@@ -146,7 +157,7 @@ mod tests {
     async fn one_that_panics_takes_the_others_along_and_is_named() {
         let cancel = CancellationToken::new();
         let list = vec![Part::new("ear", async { panic!("{} legs", 3) }), Part::new("mouth", lasting(&cancel))];
-        let died = Parts::start(list, cancel.clone()).ended().await.expect_err("the ear died");
+        let died = RunningParts::start(list, cancel.clone()).ended().await.expect_err("the ear died");
         assert_eq!(died.to_string(), "the ear panicked: 3 legs");
     }
 
@@ -158,7 +169,7 @@ mod tests {
             stop.await;
             panic!("too late")
         })];
-        let parts = Parts::start(list, cancel.clone());
+        let parts = RunningParts::start(list, cancel.clone());
         cancel.cancel();
         assert_eq!(parts.ended().await.map_err(|d| d.how), Err("panicked: too late".to_owned()));
     }

@@ -17,11 +17,11 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Counts something that repeats, and says when a line is due. Pure: time is an argument.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repeats {
-    run: Option<Run>,
+    run: Option<Repetition>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct Repetition {
     since: Instant,
     said_at: Instant,
     times: u64,
@@ -30,7 +30,7 @@ struct Run {
 
 /// A line that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Due {
+pub enum DueLine {
     /// It happened for the first time.
     Started,
     /// It goes on: `unsaid` times since the last line, `times` in all, over `lasted`.
@@ -42,7 +42,7 @@ pub enum Due {
         /// Time since it started.
         lasted: Duration,
     },
-    /// It ended.
+    /// It ended, and this is its whole account.
     Over {
         /// Times since it started.
         times: u64,
@@ -53,10 +53,10 @@ pub enum Due {
 
 impl Repeats {
     /// It happened. What is given is to be told.
-    pub fn happened(&mut self, now: Instant) -> Option<Due> {
+    pub fn happened(&mut self, now: Instant) -> Option<DueLine> {
         let Some(run) = &mut self.run else {
-            self.run = Some(Run { since: now, said_at: now, times: 1, unsaid: 0 });
-            return Some(Due::Started);
+            self.run = Some(Repetition { since: now, said_at: now, times: 1, unsaid: 0 });
+            return Some(DueLine::Started);
         };
         run.times += 1;
         run.unsaid += 1;
@@ -64,24 +64,24 @@ impl Repeats {
     }
 
     /// Nothing happened, time went by: a count that waited for its minute is due.
-    fn look(&mut self, now: Instant) -> Option<Due> {
+    fn look(&mut self, now: Instant) -> Option<DueLine> {
         let run = self.run.as_mut()?;
         if run.unsaid == 0 || now.duration_since(run.said_at) < EVERY {
             return None;
         }
         run.said_at = now;
         let unsaid = std::mem::take(&mut run.unsaid);
-        Some(Due::GoesOn { unsaid, times: run.times, lasted: now.duration_since(run.since) })
+        Some(DueLine::GoesOn { unsaid, times: run.times, lasted: now.duration_since(run.since) })
     }
 
     /// It is over. Nothing is due when it had not started.
-    pub fn over(&mut self, now: Instant) -> Option<Due> {
+    pub fn over(&mut self, now: Instant) -> Option<DueLine> {
         let run = self.run.take()?;
-        Some(Due::Over { times: run.times, lasted: now.duration_since(run.since) })
+        Some(DueLine::Over { times: run.times, lasted: now.duration_since(run.since) })
     }
 
     /// A whole minute went by: the count of that minute, or the end of it all when there was none.
-    fn minute(&mut self, now: Instant) -> Option<Due> {
+    fn minute(&mut self, now: Instant) -> Option<DueLine> {
         match self.run {
             Some(run) if run.unsaid == 0 && now.duration_since(run.said_at) >= EVERY => self.over(now),
             _ => self.look(now),
@@ -97,12 +97,12 @@ impl Repeats {
 #[derive(Clone, Debug)]
 pub struct RepeatLog {
     what: Arc<str>,
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Mutex<RepeatState>>,
     ends_by_silence: bool,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RepeatState {
     repeats: Repeats,
     /// The newest detail, for the line of the minute.
     detail: String,
@@ -149,7 +149,7 @@ impl RepeatLog {
         self.lock().repeats.run.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RepeatState> {
         // Every change is complete before anything can panic.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,20 +173,20 @@ impl RepeatLog {
         }
     }
 
-    fn say(&self, due: Option<Due>, detail: &str) {
+    fn say(&self, due: Option<DueLine>, detail: &str) {
         let what = &self.what;
         match due {
             None => {}
-            Some(Due::Started) => tracing::warn!("{what}: {detail}"),
-            Some(Due::GoesOn { unsaid, times, lasted }) => {
+            Some(DueLine::Started) => tracing::warn!("{what}: {detail}"),
+            Some(DueLine::GoesOn { unsaid, times, lasted }) => {
                 let lasted = lasted.as_secs();
                 tracing::warn!(
                     "{what}: {detail} ({unsaid} more since the last line, {times} times in {lasted} s; told once a \
                      minute)"
                 );
             }
-            Some(Due::Over { times: 1, .. }) if self.ends_by_silence => {}
-            Some(Due::Over { times, lasted }) => {
+            Some(DueLine::Over { times: 1, .. }) if self.ends_by_silence => {}
+            Some(DueLine::Over { times, lasted }) => {
                 tracing::info!("{what}: over, {times} times in {:.1} s", lasted.as_secs_f64());
             }
         }
@@ -234,12 +234,12 @@ mod tests {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
         assert_eq!(repeats.over(at(0)), None, "what never started does not end");
-        assert_eq!(repeats.happened(at(0)), Some(Due::Started));
-        let lines: Vec<Due> = (1..=130).filter_map(|s| repeats.happened(at(s))).collect();
-        let goes_on = |times, lasted| Due::GoesOn { unsaid: 60, times, lasted: Duration::from_secs(lasted) };
+        assert_eq!(repeats.happened(at(0)), Some(DueLine::Started));
+        let lines: Vec<DueLine> = (1..=130).filter_map(|s| repeats.happened(at(s))).collect();
+        let goes_on = |times, lasted| DueLine::GoesOn { unsaid: 60, times, lasted: Duration::from_secs(lasted) };
         assert_eq!(lines, [goes_on(61, 60), goes_on(121, 120)]);
-        assert_eq!(repeats.over(at(131)), Some(Due::Over { times: 131, lasted: Duration::from_secs(131) }));
-        assert_eq!(repeats.happened(at(132)), Some(Due::Started), "the next one is a new one");
+        assert_eq!(repeats.over(at(131)), Some(DueLine::Over { times: 131, lasted: Duration::from_secs(131) }));
+        assert_eq!(repeats.happened(at(132)), Some(DueLine::Started), "the next one is a new one");
     }
 
     #[test]
@@ -249,9 +249,12 @@ mod tests {
         repeats.happened(at(0));
         repeats.happened(at(1));
         assert_eq!(repeats.minute(at(59)), None);
-        assert_eq!(repeats.minute(at(60)), Some(Due::GoesOn { unsaid: 1, times: 2, lasted: Duration::from_secs(60) }));
+        assert_eq!(
+            repeats.minute(at(60)),
+            Some(DueLine::GoesOn { unsaid: 1, times: 2, lasted: Duration::from_secs(60) })
+        );
         assert_eq!(repeats.minute(at(119)), None);
-        assert_eq!(repeats.minute(at(120)), Some(Due::Over { times: 2, lasted: Duration::from_secs(120) }));
+        assert_eq!(repeats.minute(at(120)), Some(DueLine::Over { times: 2, lasted: Duration::from_secs(120) }));
         assert_eq!(repeats.next_look(), None);
     }
 

@@ -27,9 +27,9 @@ const REFUSING_MAX: usize = 64;
 /// How long a client that is refused may take to say what it wants.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Places for sessions.
+/// How many sessions there may be, and who gets the next place.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct SessionPlaces {
     server: &'static str,
     max: usize,
     ordinary: Arc<Semaphore>,
@@ -38,24 +38,24 @@ pub struct Places {
 
 /// The place of one session; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct SessionPlace {
     permit: OwnedSemaphorePermit,
-    places: Places,
+    places: SessionPlaces,
     is_kept: bool,
 }
 
-impl Places {
+impl SessionPlaces {
     /// `max` sessions of `server` ("safekeeper"), a quarter of them kept for streams that others depend on.
-    pub fn new(server: &'static str, max: usize) -> Places {
+    pub fn new(server: &'static str, max: usize) -> SessionPlaces {
         let kept = max / 4;
         let (ordinary, kept) = (Arc::new(Semaphore::new(max - kept)), Arc::new(Semaphore::new(kept)));
-        Places { server, max, ordinary, kept }
+        SessionPlaces { server, max, ordinary, kept }
     }
 
-    fn take(&self) -> Option<Place> {
+    fn take(&self) -> Option<SessionPlace> {
         let of = |semaphore: &Arc<Semaphore>, is_kept| {
             let permit = Arc::clone(semaphore).try_acquire_owned().ok()?;
-            Some(Place { permit, places: self.clone(), is_kept })
+            Some(SessionPlace { permit, places: self.clone(), is_kept })
         };
         of(&self.ordinary, false).or_else(|| of(&self.kept, true))
     }
@@ -68,7 +68,7 @@ impl Places {
     }
 }
 
-impl Place {
+impl SessionPlace {
     /// Whether it is one of those that are kept for streams.
     pub fn is_kept(&self) -> bool {
         self.is_kept
@@ -99,10 +99,10 @@ impl Place {
 /// Accepts until cancelled, then waits for the sessions, `drain` at most.
 pub async fn serve_sessions<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
-    places: Places,
+    places: SessionPlaces,
     drain: Duration,
     cancel: CancellationToken,
-    serve: impl Fn(TcpStream, Place) -> F,
+    serve: impl Fn(TcpStream, SessionPlace) -> F,
 ) {
     let mut sessions = JoinSet::new();
     let refusing = Arc::new(Semaphore::new(REFUSING_MAX));
@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn kept_places_are_for_streams_alone() {
-        let places = Places::new("test", 8);
-        let mut taken: Vec<Place> = std::iter::from_fn(|| places.take()).collect();
+        let places = SessionPlaces::new("test", 8);
+        let mut taken: Vec<SessionPlace> = std::iter::from_fn(|| places.take()).collect();
         assert_eq!(taken.len(), 8);
         assert_eq!(taken.iter().filter(|p| !p.is_kept()).count(), 6);
         taken[0].keep();
@@ -187,7 +187,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let cancel = CancellationToken::new();
         let hold = cancel.clone();
-        let serve = move |stream, place: Place| {
+        let serve = move |stream, place: SessionPlace| {
             let hold = hold.clone();
             async move {
                 let limit = Duration::from_secs(10);
@@ -197,7 +197,8 @@ mod tests {
             }
         };
         let drain = Duration::from_secs(5);
-        let serving = tokio::spawn(serve_sessions(listener, Places::new("test", 1), drain, cancel.clone(), serve));
+        let serving =
+            tokio::spawn(serve_sessions(listener, SessionPlaces::new("test", 1), drain, cancel.clone(), serve));
         let (host, limit) = ("127.0.0.1".to_owned(), Duration::from_secs(10));
         let options = ConnectOptions { host, port: address.port(), timeout: limit, ..ConnectOptions::default() };
         let _first = ClientConnection::dial(&options).await.expect("the only place");

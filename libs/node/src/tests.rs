@@ -1,10 +1,7 @@
 //! HTTP serving over a real socket.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -22,27 +19,26 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
 
 #[tokio::test]
 async fn health_metrics_and_errors_on_a_free_port() {
-    let mut registry = Registry::default();
-    let counter: Counter = Counter::default();
-    registry.register("appends", "Append requests", counter.clone());
-    counter.inc();
     let readiness = || Readiness { ready: false, reasons: vec!["disk full".into()] };
-    let router = health_router(readiness).merge(metrics_router(Arc::new(registry)));
-    let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let router = health_router(readiness, || Ok("appends_total 1\n".to_owned()));
+    let bound = bind_http("127.0.0.1:0".parse().expect("an address"), 8).expect("a free port");
     let address = bound.address();
     assert_ne!(address.port(), 0);
     let cancel = CancellationToken::new();
-    let server = tokio::spawn(bound.serve(router, cancel.clone()));
+    let server = tokio::spawn(bound.serve(router, "/livez", cancel.clone()));
     assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
     let ready = get(address, "/readyz?verbose").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("disk full"), "{ready}");
     assert!(!get(address, "/readyz").await.contains("disk full"));
     assert!(get(address, "/metrics").await.contains("appends_total 1"));
     let unknown = get(address, "/nope").await;
-    assert!(unknown.starts_with("HTTP/1.1 404") && unknown.contains(r#"{"error":"/nope is not known here"}"#));
+    assert!(
+        unknown.starts_with("HTTP/1.1 404")
+            && unknown.contains(r#"{"error":"/nope is not known here","hint":"/livez"}"#)
+    );
     cancel.cancel();
     let stopped = tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops");
-    stopped.expect("no panic").expect("an orderly end");
+    stopped.expect("no panic");
 }
 
 #[test]
@@ -56,11 +52,11 @@ fn a_bad_body_is_told_with_its_place() {
 /// are places of both kinds, and all of them stay.
 #[tokio::test]
 async fn half_open_connections_in_the_reserve_give_way_to_probes() {
-    let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port").with_connections_max(1);
+    let bound = bind_http("127.0.0.1:0".parse().expect("an address"), 1).expect("a free port");
     let address = bound.address();
     let cancel = CancellationToken::new();
-    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() });
-    let server = tokio::spawn(bound.serve(router, cancel.clone()));
+    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() }, || Ok(String::new()));
+    let server = tokio::spawn(bound.serve(router, "/livez", cancel.clone()));
     let mut half_open = Vec::new();
     for _ in 0..40 {
         let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
@@ -69,18 +65,18 @@ async fn half_open_connections_in_the_reserve_give_way_to_probes() {
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"), "{} are half open", half_open.len());
     }
     cancel.cancel();
-    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic").expect("an end");
+    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic");
 }
 
 /// Goal: half-open requests keep nobody else's descriptors, who is refused can read why, and a probe still learns that
 /// the server lives. Method: all connections but none of them asks anything.
 #[tokio::test]
 async fn connections_are_bounded_and_the_refusal_can_be_read() {
-    let bound = bind_http("127.0.0.1:0".parse().expect("an address")).expect("a free port").with_connections_max(2);
+    let bound = bind_http("127.0.0.1:0".parse().expect("an address"), 2).expect("a free port");
     let address = bound.address();
     let cancel = CancellationToken::new();
-    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() });
-    let server = tokio::spawn(bound.serve(router, cancel.clone()));
+    let router = health_router(|| Readiness { ready: true, reasons: Vec::new() }, || Ok(String::new()));
+    let server = tokio::spawn(bound.serve(router, "/livez", cancel.clone()));
     let mut half_open = Vec::new();
     for _ in 0..2 {
         let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
@@ -97,5 +93,5 @@ async fn connections_are_bounded_and_the_refusal_can_be_read() {
         assert!(tokio::time::Instant::now() < deadline, "a connection that is closed gives its place back");
     }
     cancel.cancel();
-    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic").expect("an end");
+    tokio::time::timeout(Duration::from_secs(10), server).await.expect("it stops").expect("no panic");
 }

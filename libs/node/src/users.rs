@@ -5,13 +5,13 @@ use std::path::PathBuf;
 /// The entry of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Name.
+    /// The name to log in with.
     pub name: String,
-    /// User id.
+    /// The number of the user.
     pub uid: u32,
     /// Id of its own group.
     pub gid: u32,
-    /// Home directory.
+    /// The home directory, `/` when none is given.
     pub home: PathBuf,
 }
 
@@ -36,7 +36,7 @@ fn find(wanted: impl Fn(&User) -> bool) -> Option<User> {
     passwd.lines().filter_map(parse).find(wanted)
 }
 
-/// `name:x:uid:gid:comment:home:...`
+/// One line of the file, `name:x:uid:gid:comment:home:...`.
 fn parse(line: &str) -> Option<User> {
     let mut fields = line.split(':');
     let name = fields.next().filter(|name| !name.is_empty())?.to_owned();

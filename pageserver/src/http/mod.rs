@@ -6,12 +6,13 @@ mod xacts;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use libpq::{ConnectOptions, Environment};
+use node::health_router;
 use proto::api::{AttachRequest, ImportCheckRequest, ImportRequest};
 use proto::id::{NodeId, TenantTimelineId};
 use serde::{Deserialize, Serialize};
@@ -21,11 +22,13 @@ use crate::attach::{self, AttachError, Attached};
 use crate::choose::Input;
 use crate::process::{Pageserver, VERSION};
 
-/// Content type of the exposition format.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What there is, for whoever asks for something else.
+pub(crate) const KNOWN: &str =
+    "/v1/status, /v1/show/TABLE, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, /readyz?verbose";
 
-/// All routes.
-pub(crate) fn router(node: Arc<Pageserver>) -> Router {
+/// What is answered at which path.
+pub(crate) fn router(node: &Arc<Pageserver>) -> Router {
+    let (ready, measured) = (Arc::clone(node), Arc::clone(node));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/show/{table}", get(table))
@@ -44,10 +47,8 @@ pub(crate) fn router(node: Arc<Pageserver>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/slru", get(pages::slru))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/files", get(pages::files))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/control/compare", post(pages::compare_control))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(node)
+        .with_state(Arc::clone(node))
+        .merge(health_router(move || ready.readiness(), move || Ok(measured.metrics.render(measured.levels()))))
 }
 
 #[derive(Serialize)]
@@ -232,18 +233,4 @@ async fn choose(
     }
     timeline.tell(Input::Operator(id)).await;
     StatusCode::ACCEPTED.into_response()
-}
-
-/// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
-async fn readyz(State(node): State<Arc<Pageserver>>, RawQuery(query): RawQuery) -> Response {
-    let now = node.readiness();
-    let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
-        return (status, Json(now)).into_response();
-    }
-    (status, if now.ready { "ok\n" } else { "not ready\n" }).into_response()
-}
-
-async fn metrics(State(node): State<Arc<Pageserver>>) -> Response {
-    ([("content-type", METRICS_TYPE)], node.metrics.render(node.levels())).into_response()
 }

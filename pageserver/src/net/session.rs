@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libpq::{Auth, ColumnType, NetError, ServerConnection};
-use node::Place;
+use node::SessionPlace;
 use proto::command::Command;
 use proto::id::TenantTimelineId;
 use proto::pagestream::Version;
@@ -24,7 +24,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// What clients that look at `server_version` are told.
 const SERVER_VERSION: &str = "15.0";
 
-pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Pageserver>) {
+pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, node: Arc<Pageserver>) {
     let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
     let (shutdown, refusals) = (node.shutdown.clone(), node.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
@@ -40,7 +40,11 @@ pub(super) async fn serve(stream: TcpStream, place: Place, node: Arc<Pageserver>
     }
 }
 
-async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<Pageserver>) -> Result<(), NetError> {
+async fn commands(
+    mut connection: ServerConnection,
+    mut place: SessionPlace,
+    node: Arc<Pageserver>,
+) -> Result<(), NetError> {
     loop {
         let query = tokio::select! {
             query = tokio::time::timeout(idle_limit(&place), connection.next_query()) => match query {
@@ -84,7 +88,7 @@ async fn commands(mut connection: ServerConnection, mut place: Place, node: Arc<
 }
 
 /// How long a session may say nothing between commands; in a kept place it has to start its stream at once.
-fn idle_limit(place: &Place) -> Duration {
+fn idle_limit(place: &SessionPlace) -> Duration {
     if place.is_kept() { STARTUP_LIMIT } else { IDLE_LIMIT }
 }
 

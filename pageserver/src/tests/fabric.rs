@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::PageserverSettings;
 use crate::process::Pageserver;
-use crate::server::Server;
+use crate::server::start_parts;
 
 pub(super) const START: Lsn = Lsn::new((3 << 20) + 0x28);
 const PREFIX: &str = "/walfabric";
@@ -110,8 +110,9 @@ pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> PageserverSetting
 impl TestPageserver {
     pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn Disk>) -> TestPageserver {
         let cancel = CancellationToken::new();
-        let server = Server::start_on(config, cancel.clone(), disk).await.expect("the pageserver starts");
-        let (pg, http, node) = (server.pg(), server.http(), server.node());
+        let started = start_parts(config, cancel.clone(), disk, |parts| parts).await;
+        let (server, node) = started.expect("the pageserver starts");
+        let (pg, http) = (server.pg_address().expect("it has one"), server.http_address());
         TestPageserver { pg, http, node, cancel, task: tokio::spawn(server.stopped()) }
     }
 

@@ -8,6 +8,7 @@ use blobs::RealDisk;
 use bytes::Bytes;
 use libpq::{Auth, CopyEvent, ServerConnection};
 use node::exit;
+use node::server::StartError;
 use pgformat::Lsn;
 use pgformat::redo::rmid;
 use pgformat::wal::WalBuilder;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::fabric::*;
 use super::faulty::FaultyDisk;
 use crate::config::PageserverSettings;
-use crate::server::{Server, StartError};
+use crate::server::start;
 
 #[tokio::test]
 async fn a_timeline_attached_when_the_broker_has_nothing_new_to_show_gets_its_choice() {
@@ -451,20 +452,20 @@ async fn one_id_is_one_living_process() {
     eventually("the node record", || async { broker.get(&key).await.ok().flatten() }).await;
     let dir = tempfile::tempdir().expect("a directory");
     let second = config(f.broker.address, dir.path().join("second"));
-    let start = async |config: &PageserverSettings| {
+    let begin = async |config: &PageserverSettings| {
         let cancel = CancellationToken::new();
-        let server = Server::start(config.clone(), cancel.clone()).await?;
+        let server = start(config.clone(), cancel.clone()).await?;
         cancel.cancel();
         server.stopped().await;
         Ok::<(), StartError>(())
     };
-    let refused = start(&second).await.expect_err("the first one lives");
+    let refused = begin(&second).await.expect_err("the first one lives");
     assert_eq!(refused.exit_code(), exit::USAGE);
     let text = refused.to_string();
     assert!(text.contains(&f.ps.http.to_string()) && text.contains("--take-over"), "{text}");
     let mut told = second.clone();
     told.node.take_over = true;
-    start(&told).await.expect("told to");
+    begin(&told).await.expect("told to");
     f.ps.stop().await;
-    start(&second).await.expect("nobody lives there any more");
+    begin(&second).await.expect("nobody lives there any more");
 }

@@ -1,23 +1,17 @@
-//! Health and numbers: `/livez`, `/readyz`, `/v1/status`, `/metrics`.
+//! Health and numbers: when the server is ready, `/v1/status`, what `/metrics` shows.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
 use proto::api::Readiness;
 use serde::Serialize;
 
-use super::failure::failure;
 use crate::context::{SafekeeperContext, VERSION};
 use crate::core::HISTORY_ENTRIES_MAX;
 use crate::metrics::Observed;
 use crate::net::streams::StreamKind;
 use crate::push::board::ChoiceRow;
-
-/// Content type of the exposition format.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Entries of a term history from which on it is warned about: half of what there is room for.
 const HISTORY_WARN: usize = HISTORY_ENTRIES_MAX / 2;
@@ -51,21 +45,6 @@ pub(super) async fn status(State(ctx): State<Arc<SafekeeperContext>>) -> Json<Sa
 /// `GET /v1/choices`: the choices that fell on this safekeeper.
 pub(super) async fn choices(State(ctx): State<Arc<SafekeeperContext>>) -> Json<Vec<ChoiceRow>> {
     Json(ctx.pushes.rows(&ctx.streams))
-}
-
-/// The process answers.
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
-}
-
-/// Whether the server does its job: 200 or 503; `?verbose` gives the reasons as JSON.
-pub(super) async fn readyz(State(ctx): State<Arc<SafekeeperContext>>, RawQuery(query): RawQuery) -> Response {
-    let now = readiness(&ctx);
-    let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose="))) {
-        return (status, Json(now)).into_response();
-    }
-    (status, if now.ready { "ok\n" } else { "not ready\n" }).into_response()
 }
 
 /// Ready while every timeline accepts WAL. A broker that is away is named, but stops nothing.
@@ -109,11 +88,9 @@ pub(crate) fn readiness(ctx: &SafekeeperContext) -> Readiness {
     Readiness { ready, reasons }
 }
 
-pub(super) async fn metrics(State(ctx): State<Arc<SafekeeperContext>>) -> Response {
-    match ctx.metrics.encode(&observe(&ctx), |r| ctx.timelines.register_metrics(r)) {
-        Ok(text) => ([("content-type", METRICS_TYPE)], text).into_response(),
-        Err(e) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}"), None),
-    }
+/// Everything that is counted and measured, as Prometheus scrapes it.
+pub(super) fn metrics(ctx: &SafekeeperContext) -> Result<String, std::fmt::Error> {
+    ctx.metrics.encode(&observe(ctx), |r| ctx.timelines.register_metrics(r))
 }
 
 fn observe(ctx: &SafekeeperContext) -> Observed {

@@ -8,22 +8,19 @@ mod timeline;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::{get, post};
-use node::BoundHttp;
+use node::health_router;
 
 use crate::context::SafekeeperContext;
-use failure::failure;
 
-/// Serves until the server stops.
-pub(crate) async fn serve(bound: BoundHttp, ctx: Arc<SafekeeperContext>) {
-    let stop = ctx.cancel.clone();
-    bound.serve_as_is(router(ctx), stop).await;
-}
+/// What there is, for whoever asks for something else.
+pub(crate) const KNOWN: &str = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, \
+                                /livez, /readyz?verbose; POST /v1/tenant/timeline, \
+                                /v1/tenant/T/timeline/L/readmit?force=true; DELETE /v1/tenant/T/timeline/L";
 
-/// The routes.
-fn router(ctx: Arc<SafekeeperContext>) -> Router {
+/// What is answered at which path.
+pub(crate) fn router(ctx: &Arc<SafekeeperContext>) -> Router {
+    let (ready, measured) = (Arc::clone(ctx), Arc::clone(ctx));
     Router::new()
         .route("/v1/tenant/timeline", post(timeline::create))
         .route("/v1/tenant/timeline", get(timeline::list))
@@ -31,16 +28,6 @@ fn router(ctx: Arc<SafekeeperContext>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/readmit", post(timeline::readmit))
         .route("/v1/choices", get(health::choices))
         .route("/v1/status", get(health::status))
-        .route("/metrics", get(health::metrics))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .fallback(nowhere)
-        .with_state(ctx)
-}
-
-async fn nowhere() -> Response {
-    let hint = "GET /v1/status, /v1/choices, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, \
-                /readyz?verbose; POST /v1/tenant/timeline, /v1/tenant/T/timeline/L/readmit?force=true; DELETE \
-                /v1/tenant/T/timeline/L";
-    failure(StatusCode::NOT_FOUND, "there is nothing at this path", Some(hint))
+        .with_state(Arc::clone(ctx))
+        .merge(health_router(move || health::readiness(&ready), move || health::metrics(&measured)))
 }

@@ -2,7 +2,6 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`listen`] | accepts connections |
 //! | [`session`] | start-up, commands, errors |
 //! | [`answers`] | commands that answer with rows |
 //! | [`receive`] | START_WAL_PUSH: between a socket and the acceptor |
@@ -12,8 +11,7 @@
 
 mod answers;
 mod identity;
-pub(crate) mod listen;
 mod receive;
 pub(crate) mod send;
-mod session;
+pub(crate) mod session;
 pub(crate) mod streams;

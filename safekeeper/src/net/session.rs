@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libpq::{Auth, CopyReader, CopyWriter, ServerConnection};
-use node::Place;
+use node::SessionPlace;
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
 use proto::pg::{SqlError, StartupParams, sqlstate};
@@ -30,13 +30,13 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, place: Place, ctx: Arc<SafekeeperContext>) {
+pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, ctx: Arc<SafekeeperContext>) {
     let peer = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
     let span = info_span!("session", peer, ttid = tracing::field::Empty, application = tracing::field::Empty);
     run(stream, place, ctx).instrument(span).await;
 }
 
-async fn run(stream: TcpStream, mut place: Place, ctx: Arc<SafekeeperContext>) {
+async fn run(stream: TcpStream, mut place: SessionPlace, ctx: Arc<SafekeeperContext>) {
     let accepting = ServerConnection::accept(stream, &Auth::Trust, STARTUP_MAX, |s| parameter_status(&ctx, s));
     let mut connection = match accepting.await {
         Ok(connection) => connection,
@@ -96,7 +96,7 @@ fn use_of(text: &str) -> Use {
 }
 
 /// How long the session may say nothing; in a kept place it has to start its stream at once.
-fn idle_max(place: &Place) -> Duration {
+fn idle_max(place: &SessionPlace) -> Duration {
     if place.is_kept() { STARTUP_MAX } else { IDLE_MAX }
 }
 

@@ -138,13 +138,13 @@ async fn a_timeline_is_deleted() {
 #[tokio::test]
 async fn the_directory_is_ours() {
     let node = Node::start().await;
-    let second = safekeeper::Server::start(node.config.clone(), tokio_util::sync::CancellationToken::new()).await;
+    let second = safekeeper::start(node.config.clone(), tokio_util::sync::CancellationToken::new()).await;
     assert!(second.is_err_and(|e| e.exit_code() == 1), "locked");
     let mut node = node;
     node.stop().await;
     let mut other = node.config.clone();
     other.node.id.0 += 1;
-    let other = safekeeper::Server::start(other, tokio_util::sync::CancellationToken::new()).await;
+    let other = safekeeper::start(other, tokio_util::sync::CancellationToken::new()).await;
     assert!(other.is_err_and(|e| e.exit_code() == 2), "another node's");
 }
 

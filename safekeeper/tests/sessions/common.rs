@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
+use node::server::RunningServer;
 use pgformat::wal::{StreamConfig, WalBuilder, synthetic_prehistory};
 use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::{CreateTimelineRequest, PgHistoryEntry, SafekeeperTimelineStatus, TimelineSource};
@@ -16,7 +17,7 @@ use proto::consensus::{
 };
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
 use proto::pg::SqlError;
-use safekeeper::{SafekeeperSettings, Server};
+use safekeeper::SafekeeperSettings;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +58,7 @@ pub struct Node {
     pub config: SafekeeperSettings,
     pub pg: SocketAddr,
     pub http: SocketAddr,
-    server: Option<Server>,
+    server: Option<RunningServer>,
     cancel: CancellationToken,
     pub dir: TempDir,
 }
@@ -86,8 +87,8 @@ impl Node {
 
     async fn run(&mut self) {
         self.cancel = CancellationToken::new();
-        let server = Server::start(self.config.clone(), self.cancel.clone()).await.expect("the server starts");
-        (self.pg, self.http) = (server.pg_address(), server.http_address());
+        let server = safekeeper::start(self.config.clone(), self.cancel.clone()).await.expect("the server starts");
+        (self.pg, self.http) = (server.pg_address().expect("it has one"), server.http_address());
         self.server = Some(server);
     }
 

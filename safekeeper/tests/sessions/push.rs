@@ -6,6 +6,7 @@ use std::time::Duration;
 use broker::Broker;
 use bytes::Bytes;
 use libpq::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection};
+use node::server::StartError;
 use pgformat::Lsn;
 use proto::broker::records::{ChoiceRecord, NodeRecord, PageserverTimelineRecord, SCHEMA, SafekeeperTimelineRecord};
 use proto::command::{Command, StartPush};
@@ -13,7 +14,7 @@ use proto::feedback::PageserverFeedback;
 use proto::id::NodeId;
 use proto::pg::{SqlError, sqlstate};
 use proto::replication::{PushStart, ReceiverMessage, SenderMessage};
-use safekeeper::{SafekeeperSettings, Server, StartError};
+use safekeeper::SafekeeperSettings;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -338,7 +339,7 @@ async fn one_id_is_one_living_process() {
     config.node.data_dir = dir.path().join("second");
     let start = async |config: &SafekeeperSettings| {
         let cancel = CancellationToken::new();
-        let server = Server::start(config.clone(), cancel.clone()).await?;
+        let server = safekeeper::start(config.clone(), cancel.clone()).await?;
         cancel.cancel();
         server.stopped().await;
         Ok::<(), StartError>(())

@@ -15,7 +15,7 @@ use proto::broker::keys::DEFAULT_PREFIX;
 use proto::broker::records::PrimaryRecord;
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId};
-use safekeeper::{SafekeeperSettings, Server};
+use safekeeper::SafekeeperSettings;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -66,10 +66,10 @@ impl Safekeeper {
         let config = from_flags::<SafekeeperSettings>(&flags).expect("valid settings");
         let cancel = CancellationToken::new();
         let server = until("the safekeeper's start", Duration::from_secs(10), async || {
-            Server::start(config.clone(), cancel.clone()).await.ok()
+            safekeeper::start(config.clone(), cancel.clone()).await.ok()
         });
         let server = server.await;
-        (self.pg, self.http) = (server.pg_address(), server.http_address());
+        (self.pg, self.http) = (server.pg_address().expect("it has one"), server.http_address());
         self.running = Some((cancel, tokio::spawn(server.stopped())));
     }
 
