@@ -1,21 +1,24 @@
 //! The form that attach records had before they were JSON: the file `control`, which is read once and rewritten.
 //!
 //! Two slots of fixed size were written in turn, each with a sequence number and a checksum; the newer good one counts.
-//! Layout: `docs/formats.md`.
+//! Layout: `docs/formats.md`. The new record is durable before the old file goes. WAL that the version before that one
+//! kept in `wal/` goes with it: it had reported nothing as stored elsewhere, so that the safekeepers have it all.
 
+use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use bytes::Bytes;
+use node::datadir::sync_dir;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::codec::{DecodeError, Reader};
-use proto::id::{NodeId, SystemId, TenantId, TimelineId};
+use proto::id::{NodeId, SystemId, TenantId, TenantTimelineId, TimelineId};
 
-use super::record::{AttachRecord, RecordProblem, SCHEMA};
+use super::record::{self, AttachRecord, RecordError, RecordProblem, SCHEMA};
 
 /// Name of the file in the timeline's directory.
-pub(super) const FILE_NAME: &str = "control";
+const FILE_NAME: &str = "control";
 const MAGIC: &[u8; 8] = b"WFPSCTL\0";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 28;
@@ -23,8 +26,48 @@ const SLOT_LEN: usize = 32 << 10;
 /// Positions of a still earlier version, which are in the manifest now.
 const RESERVED_LEN: usize = 16;
 
+/// Where the version before this form kept WAL.
+const SPOOL_DIR: &str = "wal";
+
+/// Rewrites the record of a timeline's directory, if it is of this form.
+///
+/// # Errors
+/// A file that is damaged or of another version, and those of the file system.
+pub(super) fn rewrite(dir: &Path) -> Result<(), RecordError> {
+    let path = dir.join(FILE_NAME);
+    if !path.exists() {
+        return Ok(());
+    }
+    // After a crash between the new file and the end of the old one the new one counts.
+    if !dir.join(record::FILE_NAME).exists() {
+        let record = read(&path).map_err(|problem| RecordError { path: path.clone(), problem })?;
+        forget_spool(dir, record.ttid());
+        record.write(dir)?;
+        tracing::info!(timeline = %record.ttid(), "its attach record is {} from now on", record::FILE_NAME);
+    }
+    let removed = fs::remove_file(&path).and_then(|()| sync_dir(dir));
+    removed.map_err(|e| RecordError { path, problem: e.into() })
+}
+
+/// Removes WAL that the version before this form kept.
+fn forget_spool(dir: &Path, ttid: TenantTimelineId) {
+    let spool = dir.join(SPOOL_DIR);
+    if !spool.exists() {
+        return;
+    }
+    tracing::warn!(
+        timeline = %ttid,
+        "{} holds WAL that an earlier version received; this one keeps pages instead and receives the WAL again from \
+         the safekeepers: the directory is removed. To serve pages, import the cluster (walfabric timeline import)",
+        spool.display()
+    );
+    if let Err(e) = fs::remove_dir_all(&spool) {
+        tracing::warn!(timeline = %ttid, "{} cannot be removed: {e}", spool.display());
+    }
+}
+
 /// What the newer good slot of the file holds.
-pub(super) fn read(path: &Path) -> Result<AttachRecord, RecordProblem> {
+fn read(path: &Path) -> Result<AttachRecord, RecordProblem> {
     let all = read_slots(path)?;
     let slots = [all.slice(..SLOT_LEN.min(all.len())), all.slice(SLOT_LEN.min(all.len())..)];
     let mut best: Option<(u64, AttachRecord)> = None;
@@ -43,7 +86,7 @@ pub(super) fn read(path: &Path) -> Result<AttachRecord, RecordProblem> {
 /// Both slots, as far as the file has them.
 fn read_slots(path: &Path) -> io::Result<Bytes> {
     let mut all = Vec::new();
-    std::fs::File::open(path)?.take(2 * SLOT_LEN as u64).read_to_end(&mut all)?;
+    fs::File::open(path)?.take(2 * SLOT_LEN as u64).read_to_end(&mut all)?;
     Ok(all.into())
 }
 
@@ -101,14 +144,15 @@ fn read_slot(slot: Bytes) -> Result<(u64, AttachRecord), SlotProblem> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::record::tests::{names, sample};
     use super::*;
 
     /// A slot that an earlier version wrote: sequence 42, choice 3.
     const GOLDEN: &[u8] = include_bytes!("../../testdata/control-v1.bin");
 
     /// A file of the old form: the golden slot, and a newer one with this number of the last choice.
-    pub(in super::super) fn file(choice_seq: u64) -> Vec<u8> {
+    fn file(choice_seq: u64) -> Vec<u8> {
         let mut newer = GOLDEN.to_vec();
         newer[16..24].copy_from_slice(&43_u64.to_le_bytes());
         newer[HEADER_LEN + 80..HEADER_LEN + 88].copy_from_slice(&choice_seq.to_le_bytes());
@@ -127,7 +171,7 @@ pub(super) mod tests {
     fn read_bytes(bytes: &[u8]) -> Result<AttachRecord, RecordProblem> {
         let tmp = tempfile::tempdir().expect("temp dir");
         let path = tmp.path().join(FILE_NAME);
-        std::fs::write(&path, bytes).expect("written");
+        fs::write(&path, bytes).expect("written");
         read(&path)
     }
 
@@ -151,5 +195,27 @@ pub(super) mod tests {
         slot[8] = 9;
         seal(&mut slot);
         assert!(matches!(read_bytes(&slot), Err(RecordProblem::Version { found: 9, .. })));
+    }
+
+    /// The record after an opening.
+    fn rewritten(dir: &Path) -> AttachRecord {
+        rewrite(dir).expect("rewritten");
+        AttachRecord::read(dir).expect("read")
+    }
+
+    /// Goal: a directory of an earlier version opens, once from the old form, then from the new one. Method: a file
+    /// with two slots, and a spool; after a crash before the old file went, that is still there.
+    #[test]
+    fn the_old_form_is_read_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let old = dir.path().join(FILE_NAME);
+        fs::write(&old, file(5)).expect("written");
+        fs::create_dir(dir.path().join(SPOOL_DIR)).expect("made");
+        fs::write(dir.path().join(SPOOL_DIR).join("000000010000000000000001"), b"WAL").expect("written");
+        assert_eq!(rewritten(dir.path()), sample());
+        assert_eq!(names(dir.path()), [record::FILE_NAME]);
+        fs::write(&old, file(9)).expect("written");
+        assert_eq!(rewritten(dir.path()), sample(), "the new form counts");
+        assert_eq!(names(dir.path()), [record::FILE_NAME]);
     }
 }

@@ -11,6 +11,7 @@ use blobs::{BlobError, BlobErrorKind, Storage};
 use node::datadir::{create_dir_durably, sync_dir};
 use pgformat::wal::{StreamConfig, synthetic_prehistory};
 
+use super::control_v1;
 use super::record::{AttachRecord, RecordError};
 use crate::ingest::{EngineError, stream_config};
 use crate::store::manifest::{Importing, Manifest, ManifestError};
@@ -64,7 +65,7 @@ impl TimelineOpenError {
 pub(super) struct OpenedFiles {
     /// What it was attached with.
     pub(super) record: AttachRecord,
-    /// Its pages.
+    /// Its pages, as storage has them.
     pub(super) store: Arc<Store>,
 }
 
@@ -98,6 +99,7 @@ pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), TimelineOp
 
 /// Opens a timeline; in storage it begins as an empty one when it is not there.
 pub(super) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<OpenedFiles, TimelineOpenError> {
+    control_v1::rewrite(dir)?;
     let record = AttachRecord::read(dir)?;
     config(&record)?;
     let blobs = storage::timeline(storage, record.ttid())?;

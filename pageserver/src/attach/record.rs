@@ -2,28 +2,20 @@
 //!
 //! A JSON file in the timeline's directory, written at the attach and replaced as a whole, so that it is there or not.
 //! Positions and the number of the last choice are in storage, with the pages.
-//!
-//! An earlier version wrote [`control_v1`]. That is read once: the record is written as JSON, durably, before the old
-//! file goes. What the version before that one kept, received WAL in `wal/`, goes with it: it had reported nothing as
-//! stored elsewhere, so that the safekeepers have it all.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use node::datadir::{sync_dir, write_durably};
+use node::datadir::write_durably;
 use proto::api::AttachRequest;
 use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
 use serde::{Deserialize, Serialize};
-
-use super::control_v1;
 
 /// Name of the file in the timeline's directory.
 pub(super) const FILE_NAME: &str = "attach.json";
 /// Schema of the file.
 pub(super) const SCHEMA: u32 = 1;
-/// Where a version before [`control_v1`] kept WAL.
-const SPOOL_DIR: &str = "wal";
 
 /// What the file holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,8 +44,8 @@ fn is_zero(n: &u64) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("attach record {path} {problem}", path = .path.display())]
 pub(super) struct RecordError {
-    path: PathBuf,
-    problem: RecordProblem,
+    pub(super) path: PathBuf,
+    pub(super) problem: RecordProblem,
 }
 
 /// What is wrong with it.
@@ -97,22 +89,14 @@ impl AttachRecord {
         json.and_then(|json| write_durably(&path, &json)).map_err(|e| RecordError { path, problem: e.into() })
     }
 
-    /// The record in a timeline's directory; one of the old form is rewritten.
+    /// The record in a timeline's directory.
     ///
     /// # Errors
     /// A file that is missing, damaged or of another version, and those of the file system.
     pub(super) fn read(dir: &Path) -> Result<AttachRecord, RecordError> {
         let path = dir.join(FILE_NAME);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && dir.join(control_v1::FILE_NAME).exists() => {
-                return rewrite(dir);
-            }
-            read => read.map_err(|e| RecordError { path: path.clone(), problem: e.into() })?,
-        };
-        let parsed = parse(&bytes).map_err(|problem| RecordError { path, problem })?;
-        // A crash may have come between the new file and the end of the old one.
-        forget_old(dir)?;
-        Ok(parsed)
+        let parsed = fs::read(&path).map_err(RecordProblem::from).and_then(|bytes| parse(&bytes));
+        parsed.map_err(|problem| RecordError { path, problem })
     }
 }
 
@@ -130,45 +114,8 @@ fn parse(bytes: &[u8]) -> Result<AttachRecord, RecordProblem> {
     serde_json::from_slice(bytes).map_err(damaged)
 }
 
-/// Reads the old form and writes the new one.
-fn rewrite(dir: &Path) -> Result<AttachRecord, RecordError> {
-    let path = dir.join(control_v1::FILE_NAME);
-    let record = control_v1::read(&path).map_err(|problem| RecordError { path, problem })?;
-    forget_spool(dir, record.ttid());
-    record.write(dir)?;
-    forget_old(dir)?;
-    tracing::info!(timeline = %record.ttid(), "its attach record is {FILE_NAME} from now on");
-    Ok(record)
-}
-
-/// Removes the file of the old form, if it is there.
-fn forget_old(dir: &Path) -> Result<(), RecordError> {
-    let path = dir.join(control_v1::FILE_NAME);
-    match fs::remove_file(&path).and_then(|()| sync_dir(dir)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map_err(|e| RecordError { path, problem: e.into() }),
-    }
-}
-
-/// Removes WAL that the version before the old form kept.
-fn forget_spool(dir: &Path, ttid: TenantTimelineId) {
-    let spool = dir.join(SPOOL_DIR);
-    if !spool.exists() {
-        return;
-    }
-    tracing::warn!(
-        timeline = %ttid,
-        "{} holds WAL that an earlier version received; this one keeps pages instead and receives the WAL again from \
-         the safekeepers: the directory is removed. To serve pages, import the cluster (walfabric timeline import)",
-        spool.display()
-    );
-    if let Err(e) = fs::remove_dir_all(&spool) {
-        tracing::warn!(timeline = %ttid, "{} cannot be removed: {e}", spool.display());
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use pgformat::{Lsn, SegSize, Tli};
     use proto::api::PgHistoryEntry;
     use proto::id::SystemId;
@@ -176,7 +123,7 @@ mod tests {
     use super::*;
 
     /// What the golden slot of the old form holds.
-    fn sample() -> AttachRecord {
+    pub(in super::super) fn sample() -> AttachRecord {
         let ttid = TenantTimelineId::new(TenantId::new([0x11; 16]), TimelineId::new([0x22; 16]));
         let attach = AttachRequest {
             start_lsn: Lsn::new(0x0100_0028),
@@ -191,7 +138,7 @@ mod tests {
         AttachRecord { choice_seq: 5, ..AttachRecord::new(ttid, NodeId(7), attach) }
     }
 
-    fn names(dir: &Path) -> Vec<String> {
+    pub(in super::super) fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).expect("listed");
         let mut names: Vec<String> =
             entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
@@ -229,21 +176,5 @@ mod tests {
         fs::remove_file(dir.path().join(FILE_NAME)).expect("removed");
         let missing = AttachRecord::read(dir.path()).expect_err("refused").to_string();
         assert!(missing.contains("cannot be read or written"), "{missing}");
-    }
-
-    /// Goal: a directory of an earlier version opens, once from the old form, then from the new one. Method: a file
-    /// with two slots, and a spool; after a crash before the old file went, that is still there.
-    #[test]
-    fn the_old_form_is_read_once() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let old = dir.path().join(control_v1::FILE_NAME);
-        fs::write(&old, control_v1::tests::file(5)).expect("written");
-        fs::create_dir(dir.path().join(SPOOL_DIR)).expect("made");
-        fs::write(dir.path().join(SPOOL_DIR).join("000000010000000000000001"), b"WAL").expect("written");
-        assert_eq!(AttachRecord::read(dir.path()).expect("read"), sample());
-        assert_eq!(names(dir.path()), [FILE_NAME]);
-        fs::write(&old, control_v1::tests::file(9)).expect("written");
-        assert_eq!(AttachRecord::read(dir.path()).expect("read"), sample(), "the new form counts");
-        assert_eq!(names(dir.path()), [FILE_NAME]);
     }
 }
