@@ -19,6 +19,20 @@
 //! | [`config`] | settings, checked | |
 //! | [`server`] | start and stop of the process | no |
 //! | `metrics` | this process's metrics | |
+//!
+//! What can be asked of the crate without a server is small. For example, a cluster whose records only an extension can
+//! redo is refused before anything of it is copied:
+//!
+//! ```
+//! use pageserver::custom_managers::{query, refusal};
+//!
+//! // Before PostgreSQL 15 there are no custom resource managers to ask for.
+//! assert!(query(140_012).is_none() && query(150_004).is_some());
+//! // The names that the query finds decide.
+//! assert_eq!(refusal(&[]), None);
+//! let why = refusal(&["my_rmgr".to_owned()]).expect("nobody else can redo its records");
+//! assert!(why.contains("custom resource managers loaded (my_rmgr)"));
+//! ```
 
 mod attach;
 mod choose;

@@ -65,11 +65,11 @@ pub(crate) struct Metrics {
 /// What the gauges show, computed when they are asked for.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Levels {
-    /// Attached timelines.
+    /// Timelines that are attached.
     pub(crate) timelines: i64,
     /// Of them, those that take nothing in.
     pub(crate) stopped: i64,
-    /// Running streams.
+    /// WAL streams that run.
     pub(crate) streams: i64,
     /// Greatest distance to a source's commit position.
     pub(crate) lag_bytes_max: u64,

@@ -76,7 +76,7 @@ enum Cause {
 /// What a replay did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replayed {
-    /// Records.
+    /// Number of records that were taken in.
     pub records: u64,
     /// Where it began.
     pub from: Lsn,

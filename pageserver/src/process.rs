@@ -35,9 +35,9 @@ const LEASE_TTL_S: i64 = 10;
 
 /// Everything that the tasks of this process share.
 pub(crate) struct Pageserver {
-    /// Settings.
+    /// Settings of this process, checked.
     pub(crate) config: PageserverSettings,
-    /// Metrics.
+    /// This process's metrics.
     pub(crate) metrics: Arc<Metrics>,
     /// The broker's client.
     pub(crate) broker: Broker,
@@ -211,7 +211,7 @@ impl Pageserver {
             let position = t.position();
             levels.timelines += 1;
             levels.stopped += i64::from(t.trouble() != Trouble::default());
-            levels.streams += i64::from(t.running().is_some());
+            levels.streams += i64::from(t.stream.running().is_some());
             let lag = t.lag();
             levels.lag_unknown += i64::from(lag.is_none());
             levels.lag_bytes_max = levels.lag_bytes_max.max(lag.unwrap_or(0));

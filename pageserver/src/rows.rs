@@ -9,7 +9,7 @@ use crate::timeline::Timeline;
 /// A result set.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ShowTable {
-    /// Column names.
+    /// Names of the columns.
     pub(crate) columns: Vec<&'static str>,
     /// Rows; none is NULL.
     pub(crate) rows: Vec<Vec<Option<String>>>,

@@ -25,7 +25,7 @@ pub(crate) async fn delete(pageserver: &Pageserver, ttid: TenantTimelineId) -> R
     let _one_at_a_time = pageserver.attaching().await;
     let Some(timeline) = pageserver.timeline(ttid) else { return Ok(false) };
     timeline.set_stopped("it is being deleted");
-    timeline.end_stream();
+    timeline.stream.end();
     timeline.gone.cancel();
     timeline.tasks.close();
     let stuck = |what: &str| format!("timeline {ttid} is stopped, but its {what} did not end within {STOP_LIMIT:?}");

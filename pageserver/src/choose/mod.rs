@@ -65,7 +65,7 @@ impl Default for Settings {
     }
 }
 
-/// Who dials.
+/// Which of the two sides dials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
     /// The safekeeper dials us.
@@ -91,23 +91,23 @@ impl Mode {
     }
 }
 
-/// A decision.
+/// A decision: who pushes from now on, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Choice {
     /// Counts the choices of this timeline, from 1.
     pub(crate) seq: u64,
     /// Who shall send.
     pub(crate) safekeeper: NodeId,
-    /// Who dials.
+    /// Which of the two sides dials.
     pub(crate) mode: Mode,
-    /// Why.
+    /// Why this safekeeper, and why now.
     pub(crate) reason: Reason,
 }
 
-/// What happened.
+/// What happened since the last step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Input {
-    /// Time passed.
+    /// Time passed, and nothing else happened.
     Tick,
     /// What the broker shows, or that it is away.
     View(View),
@@ -137,7 +137,7 @@ pub(crate) enum Input {
     StreamEnded {
         /// Of the choice.
         seq: u64,
-        /// How.
+        /// How the stream ended.
         how: Ended,
     },
     /// An operator asks for this safekeeper.
@@ -183,7 +183,7 @@ struct Standing {
     deadline: Option<Duration>,
 }
 
-/// A stream.
+/// The stream of the present choice.
 #[derive(Clone, Copy, Debug)]
 struct Running {
     choice: Choice,

@@ -12,7 +12,7 @@ use super::Mode;
 const FIRST: Duration = Duration::from_millis(100);
 /// First penalty for not dialling: outlasts asking all others, so that "none left" is reached and pull begins.
 const FIRST_UNDIALLED: Duration = Duration::from_secs(5);
-/// Longest penalty.
+/// No penalty lasts longer than this.
 const LONGEST: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug)]

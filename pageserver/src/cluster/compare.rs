@@ -12,7 +12,7 @@ use super::state::ClusterState;
 /// A field that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct StateDifference {
-    /// Which field.
+    /// Name of the field, in words.
     pub(crate) what: String,
     /// As ingest has it.
     pub(crate) ours: String,

@@ -32,7 +32,7 @@ pub(crate) enum LookError {
          block {blk} is behind one more"
     )]
     Gaps {
-        /// Which fork.
+        /// The fork that is to reach a block.
         fork: RelFork,
         /// The block that is to be reached.
         blk: BlockNumber,
@@ -46,7 +46,7 @@ pub(crate) enum LookError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} cannot be rebuilt at {lsn}: {cause}")]
 pub(crate) struct RedoFailure {
-    /// Which page.
+    /// Key of the page.
     pub(crate) key: Key,
     /// End of the record that does not apply.
     pub(crate) lsn: Lsn,

@@ -32,7 +32,7 @@ struct ExtentStep {
 /// A file's length in pages, and its steps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Extent {
-    /// Its pages.
+    /// Pages from its beginning to its end.
     pub(crate) blocks: u32,
     /// Both numbers ascend.
     steps: Vec<ExtentStep>,

@@ -76,13 +76,13 @@ pub(crate) struct Key {
     pub(crate) kind: KeyKind,
     /// Tablespace, or what the kind says.
     pub(crate) spc: u32,
-    /// Database.
+    /// Oid of the database, or what the kind says.
     pub(crate) db: u32,
     /// Relation file number.
     pub(crate) rel: u32,
-    /// Fork number.
+    /// Fork number, as PostgreSQL numbers them.
     pub(crate) fork: u8,
-    /// Block number.
+    /// Block number within the fork, or what the kind says.
     pub(crate) blk: u32,
 }
 
@@ -92,7 +92,7 @@ impl Key {
         Key { kind, spc: 0, db: 0, rel: 0, fork: 0, blk: 0 }
     }
 
-    /// A block.
+    /// The key of a block.
     pub(crate) const fn block(tag: BlockTag) -> Key {
         Key { blk: tag.blk, ..Key::fork(KeyKind::Block, tag.fork) }
     }

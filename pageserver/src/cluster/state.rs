@@ -26,7 +26,7 @@ use super::xacts::next_xid_at;
 const FILE_LEN: usize = 296;
 /// Length of the stored counters.
 const COUNTERS_LEN: usize = 25;
-/// No page.
+/// Stored for "no page".
 const NO_PAGE: u32 = u32::MAX;
 
 /// Where the state is.
@@ -236,7 +236,7 @@ impl ClusterState {
 /// What becomes of commit timestamps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommitTs {
-    /// Nothing new.
+    /// They are kept, or not kept, as before.
     AsBefore,
     /// They are kept from here on: the next transaction's page must be there.
     Started,

@@ -17,7 +17,7 @@ pub(crate) enum ValueKind {
     Init = 2,
     /// A change to the version before.
     Change = 3,
-    /// Metadata, whole.
+    /// A whole piece of metadata.
     Blob = 4,
     /// The key is gone.
     Tombstone = 5,

@@ -31,9 +31,9 @@ const ROSE: u8 = 0;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum EndKind {
-    /// It committed.
+    /// It committed, and had not been prepared.
     Commit = 1,
-    /// It aborted.
+    /// It aborted, and had not been prepared.
     Abort = 2,
     /// It was prepared.
     Prepare = 3,
@@ -47,7 +47,7 @@ impl EndKind {
     const ALL: [EndKind; 5] =
         [EndKind::Commit, EndKind::Abort, EndKind::Prepare, EndKind::CommitPrepared, EndKind::AbortPrepared];
 
-    /// In words.
+    /// The word that HTTP has for it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             EndKind::Commit => "commit",
@@ -62,7 +62,7 @@ impl EndKind {
 /// One end of a transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct XactEntry {
-    /// What happened.
+    /// What became of the transaction.
     pub(crate) kind: EndKind,
     /// Boundary before its record.
     pub(crate) start: Lsn,
@@ -72,7 +72,7 @@ pub(crate) struct XactEntry {
     pub(crate) time: i64,
     /// The top transaction.
     pub(crate) xid: u32,
-    /// Its subtransactions.
+    /// Subtransactions that ended with it.
     pub(crate) subxids: SmallVec<[u32; 4]>,
 }
 

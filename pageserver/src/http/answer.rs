@@ -23,9 +23,9 @@ pub(super) fn parse_ids((tenant, timeline): (String, String)) -> Result<TenantTi
 }
 
 /// The timeline that a path names, if it is listed.
-pub(super) fn find(node: &Pageserver, ids: (String, String)) -> Result<Arc<Timeline>, Box<Response>> {
+pub(super) fn find(pageserver: &Pageserver, ids: (String, String)) -> Result<Arc<Timeline>, Box<Response>> {
     let ttid = parse_ids(ids)?;
-    node.timeline(ttid).ok_or_else(|| {
+    pageserver.timeline(ttid).ok_or_else(|| {
         let hint = "Attach it with POST /v1/tenant/T/timeline/L/attach.";
         Box::new(fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), Some(hint)))
     })

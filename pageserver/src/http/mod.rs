@@ -27,8 +27,8 @@ pub(crate) const KNOWN: &str =
     "/v1/status, /v1/show/TABLE, /v1/tenant/timeline, /v1/tenant/T/timeline/L, /metrics, /livez, /readyz?verbose";
 
 /// What is answered at which path.
-pub(crate) fn router(node: &Arc<Pageserver>) -> Router {
-    let (ready, measured) = (Arc::clone(node), Arc::clone(node));
+pub(crate) fn router(pageserver: &Arc<Pageserver>) -> Router {
+    let (ready, measured) = (Arc::clone(pageserver), Arc::clone(pageserver));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/show/{table}", get(table))
@@ -47,7 +47,7 @@ pub(crate) fn router(node: &Arc<Pageserver>) -> Router {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/slru", get(pages::slru))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/files", get(pages::files))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/control/compare", post(pages::compare_control))
-        .with_state(Arc::clone(node))
+        .with_state(Arc::clone(pageserver))
         .merge(health_router(move || ready.readiness(), move || Ok(measured.metrics.render(measured.levels()))))
 }
 
@@ -62,20 +62,20 @@ struct PageserverStatus {
     broker_connected: bool,
 }
 
-async fn status(State(node): State<Arc<Pageserver>>) -> Json<PageserverStatus> {
+async fn status(State(pageserver): State<Arc<Pageserver>>) -> Json<PageserverStatus> {
     Json(PageserverStatus {
         kind: "pageserver",
-        id: node.config.node.id,
+        id: pageserver.config.node.id,
         version: VERSION,
-        uptime_s: node.now().as_secs(),
-        pg: node.advertise_pg.clone(),
-        timelines: node.timelines().len(),
-        broker_connected: node.session.is_connected(),
+        uptime_s: pageserver.now().as_secs(),
+        pg: pageserver.advertise_pg.clone(),
+        timelines: pageserver.timelines().len(),
+        broker_connected: pageserver.session.is_connected(),
     })
 }
 
-async fn table(State(node): State<Arc<Pageserver>>, Path(name): Path<String>) -> Response {
-    let Some(table) = node.table(&name.to_ascii_lowercase()) else {
+async fn table(State(pageserver): State<Arc<Pageserver>>, Path(name): Path<String>) -> Response {
+    let Some(table) = pageserver.table(&name.to_ascii_lowercase()) else {
         let hint = "timelines, layers, safekeepers, choices, lag, config, version";
         return fail(StatusCode::NOT_FOUND, format!("no table {name:?}"), Some(hint));
     };
@@ -87,19 +87,19 @@ async fn table(State(node): State<Arc<Pageserver>>, Path(name): Path<String>) ->
     Json(rows).into_response()
 }
 
-async fn list(State(node): State<Arc<Pageserver>>) -> Response {
-    Json(node.statuses()).into_response()
+async fn list(State(pageserver): State<Arc<Pageserver>>) -> Response {
+    Json(pageserver.statuses()).into_response()
 }
 
-async fn one(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
-    match find(&node, ids) {
-        Ok(timeline) => Json(timeline.status(node.config.node.id)).into_response(),
+async fn one(State(pageserver): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
+    match find(&pageserver, ids) {
+        Ok(timeline) => Json(timeline.status(pageserver.config.node.id)).into_response(),
         Err(response) => *response,
     }
 }
 
 async fn attach(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     body: bytes::Bytes,
 ) -> Response {
@@ -111,11 +111,11 @@ async fn attach(
         Ok(request) => request,
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("attach request: {e}"), None),
     };
-    attached(&node, ttid, attach::attach(&node, ttid, request).await)
+    attached(&pageserver, ttid, attach::attach(&pageserver, ttid, request).await)
 }
 
 async fn import(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     body: bytes::Bytes,
 ) -> Response {
@@ -130,7 +130,7 @@ async fn import(
     if let Err(e) = ConnectOptions::from_conninfo(&request.from, &Environment::none()) {
         return fail(StatusCode::BAD_REQUEST, format!("connection string of the cluster: {e}"), None);
     }
-    attached(&node, ttid, attach::import(&node, ttid, request.attach, request.from).await)
+    attached(&pageserver, ttid, attach::import(&pageserver, ttid, request.attach, request.from).await)
 }
 
 /// Whether the cluster could be copied from here.
@@ -150,13 +150,13 @@ async fn import_check(body: bytes::Bytes) -> Response {
 }
 
 /// 200 when it is gone, 404 when there was none.
-async fn delete(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
+async fn delete(State(pageserver): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
     let ttid = match parse_ids(ids) {
         Ok(ttid) => ttid,
         Err(response) => return *response,
     };
     // A client that goes away in the middle must not leave the work half done.
-    let deleting = tokio::spawn(async move { attach::delete::delete(&node, ttid).await });
+    let deleting = tokio::spawn(async move { attach::delete::delete(&pageserver, ttid).await });
     match deleting.await.unwrap_or_else(|e| Err(e.to_string())) {
         Ok(true) => Json(serde_json::json!({ "deleted": ttid.to_string() })).into_response(),
         Ok(false) => fail(StatusCode::NOT_FOUND, format!("timeline {ttid} does not exist"), None),
@@ -167,11 +167,11 @@ async fn delete(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, St
     }
 }
 
-fn attached(node: &Pageserver, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {
+fn attached(pageserver: &Pageserver, ttid: TenantTimelineId, done: Result<Attached, AttachError>) -> Response {
     match done {
         Ok(done) => {
             let code = if done == Attached::Created { StatusCode::CREATED } else { StatusCode::OK };
-            let status = node.timeline(ttid).map(|t| t.status(node.config.node.id));
+            let status = pageserver.timeline(ttid).map(|t| t.status(pageserver.config.node.id));
             (code, Json(status)).into_response()
         }
         Err(AttachError::Invalid(e)) => fail(StatusCode::BAD_REQUEST, e, None),
@@ -187,8 +187,8 @@ fn attached(node: &Pageserver, ttid: TenantTimelineId, done: Result<Attached, At
 }
 
 /// Brings everything that is ingested to storage and answers when it is there, with the timeline's status.
-async fn flush(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
-    let timeline = match find(&node, ids) {
+async fn flush(State(pageserver): State<Arc<Pageserver>>, Path(ids): Path<(String, String)>) -> Response {
+    let timeline = match find(&pageserver, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };
@@ -198,7 +198,7 @@ async fn flush(State(node): State<Arc<Pageserver>>, Path(ids): Path<(String, Str
     match tokio::task::spawn_blocking(move || store.flush()).await {
         Ok(Ok(durable)) => {
             timeline.note_durable(durable.lsn());
-            Json(timeline.status(node.config.node.id)).into_response()
+            Json(timeline.status(pageserver.config.node.id)).into_response()
         }
         Ok(Err(e)) => fail(StatusCode::SERVICE_UNAVAILABLE, e.to_string(), Some("It is tried again by itself.")),
         Err(e) => fail(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), None),
@@ -213,11 +213,11 @@ struct ChooseRequest {
 
 /// An operator's choice: 202 when it was taken, 409 when that safekeeper is no candidate.
 async fn choose(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     body: bytes::Bytes,
 ) -> Response {
-    let timeline = match find(&node, ids) {
+    let timeline = match find(&pageserver, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };
@@ -226,8 +226,8 @@ async fn choose(
         Err(e) => return fail(StatusCode::BAD_REQUEST, format!("choose request: {e}"), None),
     };
     let id = request.safekeeper_id;
-    let pushes = node.pushes().clone();
-    if !node.directory.view(timeline.ttid, &pushes).candidates.contains_key(&id) {
+    let pushes = pageserver.pushes().clone();
+    if !pageserver.directory.view(timeline.ttid, &pushes).candidates.contains_key(&id) {
         let hint = "A candidate has a living node record and a record of this timeline: SHOW SAFEKEEPERS.";
         return fail(StatusCode::CONFLICT, format!("safekeeper {id} is no candidate"), Some(hint));
     }

@@ -30,7 +30,7 @@ const LSN_HEADER: HeaderName = HeaderName::from_static("x-walfabric-lsn");
 type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 type Ids = Path<(String, String)>;
 
-/// When.
+/// As of when, and how long to wait for that.
 #[derive(Deserialize, Clone, Copy)]
 struct When {
     lsn: Option<Lsn>,
@@ -62,14 +62,18 @@ query!(ControlQuery {});
 query!(FilesQuery { path: Option<String> });
 query!(SlruQuery { kind: String, segno: Option<u32> });
 
-pub(super) async fn page(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<PageQuery>) -> Response {
+pub(super) async fn page(
+    State(pageserver): State<Arc<Pageserver>>,
+    Path(ids): Ids,
+    query: QueryOf<PageQuery>,
+) -> Response {
     let hint = "?rel=TABLESPACE/DATABASE/RELATION[_vm|_fsm|_init]&block=N[&lsn=X/X][&wait_ms=N]";
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
         let fork: RelFork = q.rel.parse().map_err(|e| bad(e, hint))?;
         let tag = BlockTag { fork, blk: q.block };
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let mut page = read(&node, &reader, lsn, move |view| view.page(tag)).await?;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
+        let mut page = read(&pageserver, &reader, lsn, move |view| view.page(tag)).await?;
         page.stamp_checksum(tag.blk, reader.has_checksums());
         Ok(bytes(lsn, page.0.to_vec()))
     };
@@ -77,7 +81,7 @@ pub(super) async fn page(State(node): State<Arc<Pageserver>>, Path(ids): Ids, qu
 }
 
 pub(super) async fn relation(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Ids,
     query: QueryOf<RelationQuery>,
 ) -> Response {
@@ -85,24 +89,24 @@ pub(super) async fn relation(
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
         let fork: RelFork = q.rel.parse().map_err(|e| bad(e, hint))?;
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
         let size = move |view: ReadView<'_>| if view.exists(fork)? { view.rel_size(fork).map(Some) } else { Ok(None) };
-        let blocks = read(&node, &reader, lsn, size).await?;
+        let blocks = read(&pageserver, &reader, lsn, size).await?;
         Ok(Json(RelationSize { lsn: Some(lsn), rel: fork.to_string(), blocks }).into_response())
     };
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
 
 pub(super) async fn relations(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Ids,
     query: QueryOf<RelationsQuery>,
 ) -> Response {
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, "?[db=OID][&lsn=X/X][&wait_ms=N]"))?;
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
         let what = move |view: ReadView<'_>| Ok((view.relations(q.db)?, view.logged_databases()?));
-        let (found, logged_databases) = read(&node, &reader, lsn, what).await?;
+        let (found, logged_databases) = read(&pageserver, &reader, lsn, what).await?;
         let one =
             |(fork, blocks): (RelFork, u32)| RelationSize { lsn: None, rel: fork.to_string(), blocks: Some(blocks) };
         let bytes = found.iter().map(|(_, blocks)| u64::from(*blocks) * pgformat::page::PAGE_SIZE as u64).sum();
@@ -112,17 +116,21 @@ pub(super) async fn relations(
     answer.await.unwrap_or_else(|refusal: Box<Response>| *refusal)
 }
 
-pub(super) async fn slru(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<SlruQuery>) -> Response {
+pub(super) async fn slru(
+    State(pageserver): State<Arc<Pageserver>>,
+    Path(ids): Ids,
+    query: QueryOf<SlruQuery>,
+) -> Response {
     let hint = "?kind=pg_xact|pg_multixact/members|pg_multixact/offsets|pg_commit_ts[&segno=N][&lsn=X/X][&wait_ms=N]";
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
         let slru = Slru::ALL.into_iter().find(|s| s.directory() == q.kind);
         let slru = slru.ok_or_else(|| bad(format!("no SLRU is called {:?}", q.kind), hint))?;
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
         if let Some(segno) = q.segno {
-            return Ok(bytes(lsn, read(&node, &reader, lsn, move |view| view.slru_segment(slru, segno)).await?));
+            return Ok(bytes(lsn, read(&pageserver, &reader, lsn, move |view| view.slru_segment(slru, segno)).await?));
         }
-        let found = read(&node, &reader, lsn, move |view| view.slru_segments(slru)).await?;
+        let found = read(&pageserver, &reader, lsn, move |view| view.slru_segments(slru)).await?;
         let segments = found.into_iter().map(|(segno, pages)| SegmentSize { segno, pages }).collect();
         Ok(Json(Segments { lsn, segments }).into_response())
     };
@@ -130,17 +138,21 @@ pub(super) async fn slru(State(node): State<Arc<Pageserver>>, Path(ids): Ids, qu
 }
 
 /// Small files beside the pages: their paths, or what is in one.
-pub(super) async fn files(State(node): State<Arc<Pageserver>>, Path(ids): Ids, query: QueryOf<FilesQuery>) -> Response {
+pub(super) async fn files(
+    State(pageserver): State<Arc<Pageserver>>,
+    Path(ids): Ids,
+    query: QueryOf<FilesQuery>,
+) -> Response {
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, "?[path=base/OID/pg_filenode.map][&lsn=X/X][&wait_ms=N]"))?;
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let version = reader.control(lsn).await.map_err(|e| refusal(&node, &e))?.file.version;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
+        let version = reader.control(lsn).await.map_err(|e| refusal(&pageserver, &e))?.file.version;
         let Some(path) = q.path.clone() else {
-            let files = read(&node, &reader, lsn, move |view| view.files(version)).await?;
+            let files = read(&pageserver, &reader, lsn, move |view| view.files(version)).await?;
             return Ok(Json(Files { lsn, files }).into_response());
         };
         let asked = path.clone();
-        let file = read(&node, &reader, lsn, move |view| view.file(&asked, version)).await?;
+        let file = read(&pageserver, &reader, lsn, move |view| view.file(&asked, version)).await?;
         let none = || Box::new(fail(StatusCode::NOT_FOUND, format!("there is no file {path:?} at {lsn}"), None));
         Ok(bytes(lsn, file.ok_or_else(none)?))
     };
@@ -150,7 +162,7 @@ pub(super) async fn files(State(node): State<Arc<Pageserver>>, Path(ids): Ids, q
 /// What of a control file, the body, differs from what is known at an LSN: nothing at the end of a shutdown's
 /// checkpoint.
 pub(super) async fn compare_control(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Ids,
     query: QueryOf<ControlQuery>,
     body: Bytes,
@@ -159,8 +171,8 @@ pub(super) async fn compare_control(
     let answer = async {
         let Query(q) = query.map_err(|e| bad(e, hint))?;
         let file = ControlFile::parse(&body).map_err(|e| bad(e, hint))?;
-        let (reader, lsn) = at(&node, ids, q.when()).await?;
-        let state = reader.control(lsn).await.map_err(|e| refusal(&node, &e))?;
+        let (reader, lsn) = at(&pageserver, ids, q.when()).await?;
+        let state = reader.control(lsn).await.map_err(|e| refusal(&pageserver, &e))?;
         let found = compare::control(&state, &file).into_iter();
         let one = |d: compare::StateDifference| ControlDifference { what: d.what, ours: d.ours, theirs: d.theirs };
         Ok(Json(found.map(one).collect::<Vec<_>>()).into_response())
@@ -179,30 +191,30 @@ fn bad(error: impl std::fmt::Display, hint: &str) -> Box<Response> {
 }
 
 /// The timeline's reader, and the LSN to read at once it is here.
-async fn at(node: &Pageserver, ids: (String, String), when: When) -> Result<(PageReader, Lsn), Box<Response>> {
-    let timeline = find(node, ids)?;
+async fn at(pageserver: &Pageserver, ids: (String, String), when: When) -> Result<(PageReader, Lsn), Box<Response>> {
+    let timeline = find(pageserver, ids)?;
     let reader =
         PageReader::of(&timeline).map_err(|e| Box::new(fail(StatusCode::CONFLICT, e.message, e.hint.as_deref())))?;
-    let limit = when.wait_ms.map_or(node.config.lsn_wait, |ms| Duration::from_millis(ms.min(LSN_WAIT_MS_MAX)));
+    let limit = when.wait_ms.map_or(pageserver.config.lsn_wait, |ms| Duration::from_millis(ms.min(LSN_WAIT_MS_MAX)));
     let lsn = reader.resolve(when.lsn.map_or(ReadPoint::latest(), ReadPoint::exactly), limit).await;
-    let lsn = lsn.map_err(|e| refusal(node, &e))?;
+    let lsn = lsn.map_err(|e| refusal(pageserver, &e))?;
     Ok((reader, lsn))
 }
 
 async fn read<T: Send + 'static>(
-    node: &Pageserver,
+    pageserver: &Pageserver,
     reader: &PageReader,
     lsn: Lsn,
     what: impl Fn(ReadView<'_>) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Box<Response>> {
     let outcome = reader.read(lsn, what).await;
-    node.metrics.reads(u64::from(outcome.is_ok()));
-    outcome.map_err(|e| refusal(node, &e))
+    pageserver.metrics.reads(u64::from(outcome.is_ok()));
+    outcome.map_err(|e| refusal(pageserver, &e))
 }
 
-fn refusal(node: &Pageserver, error: &ReadError) -> Box<Response> {
+fn refusal(pageserver: &Pageserver, error: &ReadError) -> Box<Response> {
     let sql = error.to_sql();
-    node.metrics.read_refused(&sql.code);
+    pageserver.metrics.read_refused(&sql.code);
     let body = ErrorBody { error: sql.to_copy_fail(), hint: None };
     Box::new((error.problem.status(), Json(body)).into_response())
 }

@@ -34,11 +34,11 @@ pub(super) struct XactsQuery {
 const ROWS_MAX: usize = 100_000;
 
 pub(super) async fn list(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     query: Result<Query<XactsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let timeline = match find(&node, ids) {
+    let timeline = match find(&pageserver, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };
@@ -99,11 +99,11 @@ pub(super) struct RecordQuery {
 /// `GET /v1/tenant/T/timeline/L/record?lsn=X/X`: the last record that ends at or below an LSN. The record behind it
 /// names its start as predecessor.
 pub(super) async fn record(
-    State(node): State<Arc<Pageserver>>,
+    State(pageserver): State<Arc<Pageserver>>,
     Path(ids): Path<(String, String)>,
     query: Result<Query<RecordQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let timeline = match find(&node, ids) {
+    let timeline = match find(&pageserver, ids) {
         Ok(timeline) => timeline,
         Err(response) => return *response,
     };

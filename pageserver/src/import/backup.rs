@@ -28,7 +28,7 @@ pub(crate) enum BackupError {
     /// The connection string.
     #[error("{0}")]
     Conninfo(String),
-    /// An archive.
+    /// An archive in it is malformed.
     #[error(transparent)]
     Tar(#[from] TarError),
     /// The server said something that a base backup does not have.
@@ -66,7 +66,7 @@ pub(super) struct Tablespace {
 pub(super) enum BackupEvent {
     /// A file begins, in the tablespace given, or in the data directory.
     File {
-        /// Tablespace.
+        /// Oid of its tablespace; none for the data directory.
         spc: Option<u32>,
         /// Path below its directory.
         path: String,

@@ -32,10 +32,10 @@ const SMALL_FILE_MAX: usize = 64 << 20;
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// Storage.
+    /// Storage does not take a layer.
     #[error(transparent)]
     Store(#[from] WriteError),
-    /// The store.
+    /// The store takes no more versions.
     #[error("the store does not take the pages: {0}")]
     Append(String),
     /// The control file.
@@ -47,10 +47,10 @@ pub(crate) enum LoadError {
     /// A prepared transaction.
     #[error("prepared transaction {1:X}: {0}")]
     TwoPhase(TwoPhaseError, u64),
-    /// Replication origins.
+    /// The file of replication origins.
     #[error("pg_logical/replorigin_checkpoint: {0}")]
     Origins(#[from] OriginsError),
-    /// Anything else.
+    /// Anything else about a file, in words.
     #[error("{0}")]
     File(String),
 }
@@ -64,7 +64,7 @@ struct Open {
     pages: BlockNumber,
 }
 
-/// Takes files.
+/// Takes the files of a cluster, and makes versions of one LSN of them.
 pub(super) struct Loader {
     store: Arc<Store>,
     version: PgMajor,
@@ -77,7 +77,7 @@ pub(super) struct Loader {
     control: Option<ControlFile>,
     /// States of prepared transactions, by the number in their file's name.
     two_phase: Vec<(u64, Vec<u8>)>,
-    /// Bytes taken.
+    /// Bytes of files that were taken.
     pub(super) bytes: u64,
 }
 

@@ -65,15 +65,15 @@ enum ImportError {
 
 /// Brings `timeline` to the end of its import, whatever was done of it before; returns when it can be read, or when the
 /// node stops.
-pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, request: KeptImport) {
+pub(crate) async fn run(pageserver: Arc<Pageserver>, timeline: Arc<Timeline>, request: KeptImport) {
     let gone = timeline.gone.clone();
     tokio::select! {
         () = gone.cancelled() => {}
-        () = work(&node, &timeline, &request) => {}
+        () = work(&pageserver, &timeline, &request) => {}
     }
 }
 
-async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptImport) {
+async fn work(pageserver: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptImport) {
     let Some(store) = timeline.store.clone() else { return };
     let failures = RepeatLog::outage(format!("timeline {}: import failed, begins anew", timeline.ttid));
     let mut copied = store.manifest().importing.as_ref().is_none_or(|importing| importing.end.is_some());
@@ -81,7 +81,7 @@ async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptIm
         if !copied {
             timeline.set_copying(None);
             // A stream that began before knows nothing of the copy: its writer stands before the pages.
-            timeline.end_stream();
+            timeline.stream.end();
             drop(timeline.slot.take_away().await);
             timeline.import.send_modify(|i| {
                 *i = ImportState {
@@ -92,7 +92,7 @@ async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptIm
                     ..ImportState::default()
                 }
             });
-            if let Err(e) = copy(node, timeline, &store, request).await {
+            if let Err(e) = copy(pageserver, timeline, &store, request).await {
                 failures.warn(&e);
                 timeline.import.send_modify(|i| i.last_error = Some(e.to_string()));
                 tokio::time::sleep(RETRY).await;
@@ -111,7 +111,7 @@ async fn work(node: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &KeptIm
     }
     timeline.import.send_modify(|i| i.stage = Some(ImportStage::Done));
     tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
-    let dir = node.dir_of(timeline.ttid);
+    let dir = pageserver.dir_of(timeline.ttid);
     if let Err(e) = parts::blocking(move || remove(&dir)).await {
         tracing::warn!(timeline = %timeline.ttid, "the request of the finished import stays: {e}");
     }
@@ -133,7 +133,7 @@ async fn replayed(timeline: &Timeline, store: &Arc<Store>) -> bool {
 
 /// One attempt: from the backup's beginning to pages that are durable, and a writer that goes on from there.
 async fn copy(
-    node: &Arc<Pageserver>,
+    pageserver: &Arc<Pageserver>,
     timeline: &Arc<Timeline>,
     store: &Arc<Store>,
     request: &KeptImport,
@@ -172,7 +172,7 @@ async fn copy(
         return Err(ImportError::Unfit(text));
     }
     timeline.import.send_modify(|i| i.end = Some(end));
-    let (copied, metrics, is_remote) = (store.clone(), node.metrics.clone(), node.config.is_remote());
+    let (copied, metrics, is_remote) = (store.clone(), pageserver.metrics.clone(), pageserver.config.is_remote());
     let ingest = blocking(move || {
         copied.pages_copied(end).map_err(|e| ImportError::Store(e.to_string()))?;
         let engine = Engine::open(&copied, &attach).map_err(|e| ImportError::Store(e.to_string()))?;

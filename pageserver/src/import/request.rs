@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const FILE_NAME: &str = "import.json";
 const TMP_NAME: &str = "import.json.tmp";
 
-/// The request.
+/// The request as it is kept.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptImport {
     /// libpq connection string of the running cluster.

@@ -13,15 +13,15 @@ const BLOCK: usize = 512;
 /// What an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EntryKind {
-    /// A file.
+    /// A regular file.
     File,
-    /// A directory.
+    /// A directory, without content.
     Directory,
     /// A symbolic link.
     Link,
 }
 
-/// A header.
+/// What a header says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct TarEntry {
     /// Path relative to the archive's root.

@@ -43,7 +43,7 @@ const DBASE_CREATE_FILE_COPY: u8 = 0x00;
 pub(crate) struct Piece {
     /// Position of its first byte.
     pub(crate) at: Lsn,
-    /// The bytes.
+    /// WAL bytes from there on.
     pub(crate) wal: Bytes,
 }
 
@@ -254,7 +254,7 @@ impl Engine {
 enum Blocked {
     /// Until space returns.
     Full(String),
-    /// For good.
+    /// For good: until a restart.
     Stopped(String),
 }
 
@@ -370,7 +370,7 @@ pub(crate) struct TakeChunk {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    /// Records mapped.
+    /// Number of records that were mapped.
     pub(crate) records: u64,
     /// Up to here the records are in the store.
     pub(crate) end: Position,

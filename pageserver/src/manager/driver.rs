@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 type Putting = BoxFuture<'static, (u64, Result<i64, BrokerError>)>;
 
 struct ChoiceDriver {
-    node: Arc<Pageserver>,
+    pageserver: Arc<Pageserver>,
     timeline: Arc<Timeline>,
     chooser: Chooser,
     effects: Vec<Effect>,
@@ -39,10 +39,10 @@ struct ChoiceDriver {
 }
 
 /// Runs the connection manager of `timeline` until the node stops.
-pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
-    let chooser = Chooser::new(node.config.choice.clone(), seed(&node, &timeline), timeline.choice_seq());
+pub(crate) async fn run(pageserver: Arc<Pageserver>, timeline: Arc<Timeline>, mut events: mpsc::Receiver<Input>) {
+    let chooser = Chooser::new(pageserver.config.choice.clone(), seed(&pageserver, &timeline), timeline.choice_seq());
     let mut driver = ChoiceDriver {
-        node,
+        pageserver,
         timeline,
         chooser,
         effects: Vec::new(),
@@ -60,16 +60,16 @@ pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, mut even
     if let Err(panic) = worked {
         driver.timeline.part_panicked("chooser", &panic);
         driver.give_up();
-    } else if !driver.node.shutdown.is_cancelled() {
+    } else if !driver.pageserver.shutdown.is_cancelled() {
         driver.forget();
     }
 }
 
 /// Names (pageserver, timeline) for the rendezvous hash.
-fn seed(node: &Pageserver, timeline: &Timeline) -> u64 {
+fn seed(pageserver: &Pageserver, timeline: &Timeline) -> u64 {
     let id = timeline.ttid.timeline_id;
     let head = id.bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-    head ^ node.config.node.id.0.rotate_left(32)
+    head ^ pageserver.config.node.id.0.rotate_left(32)
 }
 
 impl ChoiceDriver {
@@ -87,8 +87,9 @@ impl ChoiceDriver {
             if stopped || copying {
                 self.give_up();
                 // What was chosen before counts no more when streams are wanted again.
-                let (node, timeline) = (&self.node, &self.timeline);
-                self.chooser = Chooser::new(node.config.choice.clone(), seed(node, timeline), timeline.choice_seq());
+                let (pageserver, timeline) = (&self.pageserver, &self.timeline);
+                self.chooser =
+                    Chooser::new(pageserver.config.choice.clone(), seed(pageserver, timeline), timeline.choice_seq());
                 // Still answers events, so that no stream waits for a queue that nobody reads.
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -117,18 +118,18 @@ impl ChoiceDriver {
     }
 
     fn next_wakeup(&self, tick: Instant) -> Instant {
-        let now = self.node.now();
+        let now = self.pageserver.now();
         let due = self.chooser.next_wakeup(now).map(|at| Instant::now() + at.saturating_sub(now));
         due.map_or(tick, |due| due.min(tick))
     }
 
     fn view(&self) -> Input {
-        let pushes = self.node.pushes().clone();
-        Input::View(self.node.directory.view(self.timeline.ttid, &pushes))
+        let pushes = self.pageserver.pushes().clone();
+        Input::View(self.pageserver.directory.view(self.timeline.ttid, &pushes))
     }
 
     async fn step(&mut self, input: Input) {
-        let now = self.node.now();
+        let now = self.pageserver.now();
         let mut effects = std::mem::take(&mut self.effects);
         if let Some(progress) = self.timeline.progress() {
             self.chooser.step(now, Input::Progress(progress), &mut effects);
@@ -145,12 +146,12 @@ impl ChoiceDriver {
         match effect {
             Effect::Publish(choice) => self.publish(choice),
             Effect::Dial(choice) => self.dial(choice),
-            Effect::Close { seq } => self.timeline.close_stream(seq),
+            Effect::Close { seq } => self.timeline.stream.close(seq),
         }
     }
 
     fn publish(&mut self, choice: Choice) {
-        let offer = match publish::offer(&self.node, &self.timeline, choice) {
+        let offer = match publish::offer(&self.pageserver, &self.timeline, choice) {
             Ok(offer) => offer,
             Err(e) => {
                 tracing::error!(timeline = %self.timeline.ttid, "no random bytes for a nonce: {e}");
@@ -161,13 +162,13 @@ impl ChoiceDriver {
         };
         self.note_choice(&choice);
         self.sweep();
-        let record = publish::choice_record(&self.node, &self.timeline, &offer);
+        let record = publish::choice_record(&self.pageserver, &self.timeline, &offer);
         let delete = self.keys.iter().filter(|k| **k != offer.key).cloned().collect();
-        let (session, key, seq) = (self.node.session.clone(), offer.key.clone(), choice.seq);
+        let (session, key, seq) = (self.pageserver.session.clone(), offer.key.clone(), choice.seq);
         // Before the put: the safekeeper may dial before we hear from the broker.
         self.keys.insert(key.clone());
         self.timeline.set_offer(Some(offer));
-        let limit = self.node.config.choice.publish_timeout;
+        let limit = self.pageserver.config.choice.publish_timeout;
         let put = publish::put_choice(session, delete, key, record, limit);
         self.putting = Some(Box::pin(async move { (seq, put.await) }));
     }
@@ -176,8 +177,8 @@ impl ChoiceDriver {
     /// for it.
     fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
-            let (keys, me) = (self.node.broker.keys(), self.node.config.node.id);
-            let living = self.node.directory.safekeepers();
+            let (keys, me) = (self.pageserver.broker.keys(), self.pageserver.config.node.id);
+            let living = self.pageserver.directory.safekeepers();
             self.keys.extend(living.iter().map(|sk| keys.choice(sk.id, self.timeline.ttid, me)));
         }
     }
@@ -202,18 +203,18 @@ impl ChoiceDriver {
     fn dial(&mut self, choice: Choice) {
         self.note_choice(&choice);
         self.withdraw_keys();
-        match publish::offer(&self.node, &self.timeline, choice) {
+        match publish::offer(&self.pageserver, &self.timeline, choice) {
             Ok(offer) => self.timeline.set_offer(Some(offer)),
             Err(e) => tracing::error!(timeline = %self.timeline.ttid, "no offer: {e}"),
         }
         // A candidate without a node record is no candidate; if it went just now, the dial fails and says so.
-        let address = self.node.directory.address(choice.safekeeper).unwrap_or_default();
-        let pull = pull::run(self.node.clone(), self.timeline.clone(), choice, address);
-        self.node.run_part(&self.timeline, "pull stream", pull);
+        let address = self.pageserver.directory.address(choice.safekeeper).unwrap_or_default();
+        let pull = pull::run(self.pageserver.clone(), self.timeline.clone(), choice, address);
+        self.pageserver.run_part(&self.timeline, "pull stream", pull);
     }
 
     fn note_choice(&mut self, choice: &Choice) {
-        self.node.metrics.chose(choice);
+        self.pageserver.metrics.chose(choice);
         tracing::info!(
             timeline = %self.timeline.ttid, safekeeper = %choice.safekeeper, seq = choice.seq,
             mode = choice.mode.as_str(), reason = choice.reason.as_str(), "choice"
@@ -222,7 +223,7 @@ impl ChoiceDriver {
     }
 
     fn count(&mut self, chosen: Option<NodeId>) {
-        let mut pushes = self.node.pushes();
+        let mut pushes = self.pageserver.pushes();
         if let Some(before) = self.counted.take()
             && let Some(n) = pushes.get_mut(&before)
         {
@@ -236,7 +237,7 @@ impl ChoiceDriver {
 
     fn withdraw_keys(&mut self) {
         for key in std::mem::take(&mut self.keys) {
-            self.node.session.withdraw(&key);
+            self.pageserver.session.withdraw(&key);
         }
     }
 
@@ -252,20 +253,24 @@ impl ChoiceDriver {
     /// The timeline is deleted: the broker shall know nothing of it.
     fn forget(&mut self) {
         self.give_up();
-        let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.node.id);
-        self.node.session.withdraw(&key);
+        let key = self.pageserver.broker.keys().timeline_pageserver(self.timeline.ttid, self.pageserver.config.node.id);
+        self.pageserver.session.withdraw(&key);
     }
 
     /// Tells the broker when something changed; the session merges what comes within a second.
     fn publish_record(&mut self) {
-        let record = publish::timeline_record(&self.node, &self.timeline);
+        let record = publish::timeline_record(&self.pageserver, &self.timeline);
         if self.published.as_ref() == Some(&record) {
             return;
         }
         match serde_json::to_vec(&record) {
             Ok(value) => {
-                let key = self.node.broker.keys().timeline_pageserver(self.timeline.ttid, self.node.config.node.id);
-                self.node.session.publish(key, value);
+                let key = self
+                    .pageserver
+                    .broker
+                    .keys()
+                    .timeline_pageserver(self.timeline.ttid, self.pageserver.config.node.id);
+                self.pageserver.session.publish(key, value);
                 self.published = Some(record);
             }
             Err(e) => tracing::error!(timeline = %self.timeline.ttid, "record cannot be written as JSON: {e}"),

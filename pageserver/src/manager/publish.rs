@@ -14,12 +14,12 @@ use crate::timeline::{Offer, Timeline};
 ///
 /// # Errors
 /// When the operating system gives no random bytes for the nonce.
-pub(super) fn offer(node: &Pageserver, timeline: &Timeline, choice: Choice) -> std::io::Result<Offer> {
+pub(super) fn offer(pageserver: &Pageserver, timeline: &Timeline, choice: Choice) -> std::io::Result<Offer> {
     let chosen_at = node::rfc3339_now();
     Ok(match choice.mode {
         Mode::Pull => Offer { choice, chosen_at, nonce: String::new(), key: String::new(), token: None },
         Mode::Push => {
-            let key = node.broker.keys().choice(choice.safekeeper, timeline.ttid, node.config.node.id);
+            let key = pageserver.broker.keys().choice(choice.safekeeper, timeline.ttid, pageserver.config.node.id);
             Offer { choice, chosen_at, nonce: nonce()?, key, token: None }
         }
     })
@@ -39,11 +39,11 @@ pub(super) async fn put_choice(
 }
 
 /// The choice's record.
-pub(super) fn choice_record(node: &Pageserver, timeline: &Timeline, offer: &Offer) -> ChoiceRecord {
+pub(super) fn choice_record(pageserver: &Pageserver, timeline: &Timeline, offer: &Offer) -> ChoiceRecord {
     ChoiceRecord {
         schema: SCHEMA,
-        pageserver_id: node.config.node.id,
-        pageserver_pg: node.advertise_pg.clone(),
+        pageserver_id: pageserver.config.node.id,
+        pageserver_pg: pageserver.advertise_pg.clone(),
         safekeeper_id: offer.choice.safekeeper,
         choice_seq: offer.choice.seq,
         reason: offer.choice.reason.as_str().to_owned(),
@@ -54,12 +54,12 @@ pub(super) fn choice_record(node: &Pageserver, timeline: &Timeline, offer: &Offe
 }
 
 /// Where the pageserver stands.
-pub(super) fn timeline_record(node: &Pageserver, timeline: &Timeline) -> PageserverTimelineRecord {
+pub(super) fn timeline_record(pageserver: &Pageserver, timeline: &Timeline) -> PageserverTimelineRecord {
     let position = timeline.position();
     let offer = timeline.offer();
     PageserverTimelineRecord {
         schema: SCHEMA,
-        pageserver_id: node.config.node.id,
+        pageserver_id: pageserver.config.node.id,
         safekeeper_id: offer.as_ref().map(|o| o.choice.safekeeper),
         reason: offer.as_ref().map(|o| o.choice.reason.as_str().to_owned()),
         choice_seq: timeline.choice_seq(),

@@ -23,7 +23,7 @@ const BATCH_MAX: usize = 32;
 
 /// What a session needs beside its connection.
 pub(super) struct PageSession {
-    /// Whose pages.
+    /// The timeline whose pages are asked for.
     pub(super) reader: PageReader,
     /// Version of the messages.
     pub(super) version: Version,

@@ -24,11 +24,11 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// What clients that look at `server_version` are told.
 const SERVER_VERSION: &str = "15.0";
 
-pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, node: Arc<Pageserver>) {
+pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, pageserver: Arc<Pageserver>) {
     let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
-    let (shutdown, refusals) = (node.shutdown.clone(), node.refusals.clone());
+    let (shutdown, refusals) = (pageserver.shutdown.clone(), pageserver.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
-        Ok(connection) => commands(connection, place, node).await,
+        Ok(connection) => commands(connection, place, pageserver).await,
         Err(e) => Err(e),
     };
     match result {
@@ -43,7 +43,7 @@ pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, node: Arc<Page
 async fn commands(
     mut connection: ServerConnection,
     mut place: SessionPlace,
-    node: Arc<Pageserver>,
+    pageserver: Arc<Pageserver>,
 ) -> Result<(), NetError> {
     loop {
         let query = tokio::select! {
@@ -51,7 +51,7 @@ async fn commands(
                 Ok(query) => query?,
                 Err(_) => return Ok(()),
             },
-            () = node.shutdown.cancelled() => return Ok(()),
+            () = pageserver.shutdown.cancelled() => return Ok(()),
         };
         let Some(query) = query else { return Ok(()) };
         let command = Command::parse(&query);
@@ -62,27 +62,27 @@ async fn commands(
         }
         match command {
             Ok(Command::StartPush(request)) => match timeline_of(connection.startup()) {
-                Ok(ttid) => match push::serve(node.clone(), connection, ttid, request).await? {
+                Ok(ttid) => match push::serve(pageserver.clone(), connection, ttid, request).await? {
                     Some(refused) => connection = refused,
                     None => return Ok(()),
                 },
-                Err(error) => refuse(&mut connection, &node, &error).await?,
+                Err(error) => refuse(&mut connection, &pageserver, &error).await?,
             },
-            Ok(Command::Pagestream { version, ttid }) => match page_session(&node, ttid, version) {
+            Ok(Command::Pagestream { version, ttid }) => match page_session(&pageserver, ttid, version) {
                 Ok(session) => match session.serve(connection).await? {
                     Some(done) => connection = done,
                     None => return Ok(()),
                 },
-                Err(error) => refuse(&mut connection, &node, &error).await?,
+                Err(error) => refuse(&mut connection, &pageserver, &error).await?,
             },
-            Ok(Command::Show(name)) => match node.table(&name) {
+            Ok(Command::Show(name)) => match pageserver.table(&name) {
                 Some(table) => send(&mut connection, &table).await?,
-                None => refuse(&mut connection, &node, &unknown_show(&name)).await?,
+                None => refuse(&mut connection, &pageserver, &unknown_show(&name)).await?,
             },
             // Clients set what they like at start-up; nothing here depends on a setting.
             Ok(Command::Set { .. }) => connection.send_rows(&[], &[], "SET").await?,
-            Ok(other) => refuse(&mut connection, &node, &unsupported(&other)).await?,
-            Err(error) => refuse(&mut connection, &node, &error).await?,
+            Ok(other) => refuse(&mut connection, &pageserver, &unsupported(&other)).await?,
+            Err(error) => refuse(&mut connection, &pageserver, &error).await?,
         }
     }
 }
@@ -92,15 +92,15 @@ fn idle_limit(place: &SessionPlace) -> Duration {
     if place.is_kept() { STARTUP_LIMIT } else { IDLE_LIMIT }
 }
 
-fn page_session(node: &Pageserver, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
-    let timeline = node.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
+fn page_session(pageserver: &Pageserver, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
+    let timeline = pageserver.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
     Ok(PageSession {
         reader: PageReader::of(&timeline)?,
         version,
-        wait_limit: node.config.lsn_wait,
-        awake: node.awake.clone(),
-        metrics: node.metrics.clone(),
-        shutdown: node.shutdown.clone(),
+        wait_limit: pageserver.config.lsn_wait,
+        awake: pageserver.awake.clone(),
+        metrics: pageserver.metrics.clone(),
+        shutdown: pageserver.shutdown.clone(),
     })
 }
 
@@ -109,9 +109,9 @@ async fn send(connection: &mut ServerConnection, table: &ShowTable) -> Result<()
     connection.send_rows(&columns, &table.rows, "SHOW").await
 }
 
-async fn refuse(connection: &mut ServerConnection, node: &Pageserver, error: &SqlError) -> Result<(), NetError> {
+async fn refuse(connection: &mut ServerConnection, pageserver: &Pageserver, error: &SqlError) -> Result<(), NetError> {
     // Who repeats it without end shall not fill the log.
-    node.refusals.warn(&error.code, format!("{}: {error}", connection.peer()));
+    pageserver.refusals.warn(&error.code, format!("{}: {error}", connection.peer()));
     connection.send_error(error).await
 }
 

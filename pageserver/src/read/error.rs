@@ -38,9 +38,9 @@ pub(crate) enum Problem {
     /// The request's LSNs contradict each other.
     #[error("LSN {lsn} with not-modified-since {since} cannot be asked for: the first must not be 0/0 nor the smaller")]
     Lsns {
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
-        /// Promised.
+        /// Since when nothing changed, as promised.
         since: Lsn,
     },
     /// The import has not come so far that its end is known.
@@ -49,13 +49,13 @@ pub(crate) enum Problem {
     /// Below what is readable.
     #[error("LSN {lsn} is below what is readable")]
     TooOld {
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
     },
     /// The WAL did not come in time.
     #[error("WAL up to {lsn} did not come within {} ms{}", waited.as_millis(), because(why))]
     NotReached {
-        /// Waited for.
+        /// The LSN that was waited for.
         lsn: Lsn,
         /// For so long.
         waited: Duration,
@@ -65,9 +65,9 @@ pub(crate) enum Problem {
     /// The relation never existed up to there.
     #[error("relation {fork} does not exist at {lsn}{}", since_when(created))]
     NoRelation {
-        /// Which.
+        /// The fork that was asked for.
         fork: RelFork,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// It exists at this later LSN.
         created: Option<Lsn>,
@@ -75,9 +75,9 @@ pub(crate) enum Problem {
     /// The relation was dropped before.
     #[error("relation {fork} was dropped at {dropped}, before {lsn}; it can be read below {dropped}")]
     Dropped {
-        /// Which.
+        /// The fork that was asked for.
         fork: RelFork,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// End of the record that dropped it.
         dropped: Lsn,
@@ -85,9 +85,9 @@ pub(crate) enum Problem {
     /// The relation is shorter.
     #[error("{tag} is beyond the end: the relation has {blocks} blocks at {lsn}")]
     BeyondEnd {
-        /// Which block.
+        /// The block that was asked for.
         tag: BlockTag,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// Its size there.
         blocks: BlockNumber,
@@ -95,19 +95,19 @@ pub(crate) enum Problem {
     /// No such database.
     #[error("database {db} has no relations at {lsn}")]
     NoDatabase {
-        /// Its oid.
+        /// Oid of the database.
         db: u32,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
     },
     /// No such segment.
     #[error("segment {segno:04X} of {slru} does not exist at {lsn}")]
     NoSegment {
-        /// Which SLRU.
+        /// The SLRU that was asked for.
         slru: Slru,
-        /// Which segment.
+        /// Number of the segment that was asked for.
         segno: u32,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
     },
     /// A record could not be redone.
@@ -116,9 +116,9 @@ pub(crate) enum Problem {
          below that record, and again once a later image replaces it"
     )]
     NotRedone {
-        /// Page.
+        /// The page, or the metadata, in words.
         what: String,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// End of the record.
         record: Lsn,
@@ -130,7 +130,7 @@ pub(crate) enum Problem {
     Damaged {
         /// Page or metadata.
         what: String,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// File, offset, keys.
         cause: String,
@@ -140,7 +140,7 @@ pub(crate) enum Problem {
     Io {
         /// Page or metadata.
         what: String,
-        /// Asked for.
+        /// The LSN that was asked for.
         lsn: Lsn,
         /// What the operating system said.
         cause: String,
@@ -173,7 +173,7 @@ impl Problem {
         }
     }
 
-    /// SQLSTATE.
+    /// Its SQLSTATE, five characters.
     pub(crate) const fn code(&self) -> &'static str {
         match self {
             Problem::Lsns { .. } => sqlstate::INVALID_PARAMETER_VALUE,
@@ -192,7 +192,7 @@ impl Problem {
         }
     }
 
-    /// HTTP status.
+    /// Its HTTP status code.
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Problem::Lsns { .. } => StatusCode::BAD_REQUEST,

@@ -21,9 +21,9 @@ use crate::timeline::{Timeline, Trouble};
 /// What a request comes to.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum ReadAnswer {
-    /// To [`Ask::Exists`].
+    /// Answers [`Ask::Exists`]: whether it does.
     Exists(bool),
-    /// To [`Ask::Nblocks`].
+    /// Answers [`Ask::Nblocks`]: how many.
     Nblocks(BlockNumber),
     /// To [`Ask::Page`], its checksum zero.
     Page(Box<Page>),

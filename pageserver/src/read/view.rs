@@ -20,7 +20,7 @@ use crate::cluster::key::{Key, KeyKind};
 pub(crate) struct ReadView<'a> {
     /// Where versions come from.
     pub(crate) versions: &'a dyn Versions,
-    /// The LSN.
+    /// The LSN that is read.
     pub(crate) lsn: Lsn,
     /// The last LSN that is readable, for hints.
     pub(crate) latest: Lsn,

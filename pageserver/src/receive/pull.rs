@@ -10,18 +10,19 @@ use super::{StreamEnd, TAKEOVER_LIMIT, push};
 use crate::choose::{Choice, Ended, Input};
 use crate::ingest::Halt;
 use crate::process::Pageserver;
-use crate::timeline::{StreamGuard, Timeline};
+use crate::timeline::Timeline;
+use crate::timeline::stream::StreamGuard;
 
 /// Connect, start-up and authentication together.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pulls from `address` until the stream ends.
-pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, choice: Choice, address: String) {
-    let guard = timeline.announce_stream(choice);
+pub(crate) async fn run(pageserver: Arc<Pageserver>, timeline: Arc<Timeline>, choice: Choice, address: String) {
+    let guard = timeline.stream.announce(choice);
     let receiver = tokio::select! {
-        receiver = open(&node, &timeline, &address, &guard) => receiver,
+        receiver = open(&pageserver, &timeline, &address, &guard) => receiver,
         () = guard.cancelled().cancelled() => Err(StreamEnd::Cancelled),
-        () = node.shutdown.cancelled() => Err(StreamEnd::Shutdown),
+        () = pageserver.shutdown.cancelled() => Err(StreamEnd::Shutdown),
     };
     let end = match receiver {
         Ok(receiver) => {
@@ -38,18 +39,18 @@ pub(crate) async fn run(node: Arc<Pageserver>, timeline: Arc<Timeline>, choice: 
             end
         }
     };
-    push::log_end(&node, timeline.ttid, &choice, &end);
+    push::log_end(&pageserver, timeline.ttid, &choice, &end);
 }
 
 async fn open(
-    node: &Arc<Pageserver>,
+    pageserver: &Arc<Pageserver>,
     timeline: &Arc<Timeline>,
     address: &str,
     guard: &StreamGuard,
 ) -> Result<Receiver, StreamEnd> {
     let lost = |e: String| StreamEnd::Lost(format!("pull from {address}: {e}"));
     let mut options = ConnectOptions::to_address(address, "pageserver").map_err(|e| lost(e.to_string()))?;
-    options.application_name = format!("pageserver-{}", node.config.node.id);
+    options.application_name = format!("pageserver-{}", pageserver.config.node.id);
     options.options = vec![
         ("tenant_id".into(), timeline.ttid.tenant_id.to_string()),
         ("timeline_id".into(), timeline.ttid.timeline_id.to_string()),
@@ -73,7 +74,7 @@ async fn open(
     let command = format!("START_REPLICATION PHYSICAL {start}");
     let (reader, writer) = connection.copy_both(&command).await.map_err(|e| lost(e.to_string()))?;
     tracing::info!(timeline = %timeline.ttid, %address, %start, "pull stream begins");
-    guard.go_live(node.now());
+    guard.go_live(pageserver.now());
     let had_trouble = timeline.trouble().full.is_some();
-    Ok(Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble })
+    Ok(Receiver { pageserver: pageserver.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble })
 }

@@ -22,7 +22,8 @@ use crate::ingest::Halt;
 use crate::ingest::lease::IngestLease;
 use crate::metrics::PushHandshake;
 use crate::process::Pageserver;
-use crate::timeline::{Offer, StreamGuard, Timeline};
+use crate::timeline::stream::StreamGuard;
+use crate::timeline::{Offer, Timeline};
 
 /// Version of the handshake and of the first frame.
 const VERSION: u8 = 1;
@@ -36,25 +37,25 @@ const KEEPALIVE_S: u8 = 1;
 /// # Errors
 /// When the peer could not be told.
 pub(crate) async fn serve(
-    node: Arc<Pageserver>,
+    pageserver: Arc<Pageserver>,
     mut connection: ServerConnection,
     ttid: TenantTimelineId,
     request: StartPush,
 ) -> Result<Option<ServerConnection>, NetError> {
-    let (timeline, choice) = match admit(&node, ttid, &request).await {
+    let (timeline, choice) = match admit(&pageserver, ttid, &request).await {
         Ok(admitted) => admitted,
         Err(error) => {
-            refused(&node, &connection, ttid, &request, &error);
+            refused(&pageserver, &connection, ttid, &request, &error);
             connection.send_error(&error).await?;
             return Ok(Some(connection));
         }
     };
     timeline.tell(Input::Dialled { seq: choice.seq }).await;
-    let guard = timeline.announce_stream(choice);
-    let (lease, start) = match take_over(&node, &timeline, &request, &guard).await {
+    let guard = timeline.stream.announce(choice);
+    let (lease, start) = match take_over(&pageserver, &timeline, &request, &guard).await {
         Ok(taken) => taken,
         Err(error) => {
-            refused(&node, &connection, ttid, &request, &error);
+            refused(&pageserver, &connection, ttid, &request, &error);
             if !guard.is_replaced() {
                 timeline.tell(Input::StreamEnded { seq: choice.seq, how: Ended::Lost }).await;
             }
@@ -70,15 +71,16 @@ pub(crate) async fn serve(
             return Err(e);
         }
     };
-    node.metrics.push_handshake(PushHandshake::Accepted);
+    pageserver.metrics.push_handshake(PushHandshake::Accepted);
     tracing::info!(timeline = %ttid, safekeeper = %choice.safekeeper, %peer, %start, "push stream begins");
-    guard.go_live(node.now());
-    timeline.heard(node.now(), request.commit_lsn);
+    guard.go_live(pageserver.now());
+    timeline.heard(pageserver.now(), request.commit_lsn);
     timeline.tell(Input::Connected { seq: choice.seq }).await;
     let had_trouble = timeline.trouble().full.is_some();
-    let receiver = Receiver { node: node.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble };
+    let receiver =
+        Receiver { pageserver: pageserver.clone(), timeline: timeline.clone(), lease, reader, writer, had_trouble };
     match parts::caught(receiver.run(guard, choice.seq)).await {
-        Ok(end) => log_end(&node, ttid, &choice, &end),
+        Ok(end) => log_end(&pageserver, ttid, &choice, &end),
         Err(panic) => timeline.part_panicked("push stream", &panic),
     }
     Ok(None)
@@ -95,7 +97,7 @@ async fn open(connection: ServerConnection, start_lsn: Lsn) -> Result<(CopyReade
 
 /// Checks that the timeline is here and that the dialler is the pusher of the present choice.
 async fn admit(
-    node: &Pageserver,
+    pageserver: &Pageserver,
     ttid: TenantTimelineId,
     request: &StartPush,
 ) -> Result<(Arc<Timeline>, Choice), SqlError> {
@@ -103,26 +105,26 @@ async fn admit(
         let text = format!("push protocol version {} is not supported", request.version);
         return Err(SqlError::unsupported(text).with_hint(format!("This pageserver speaks version {VERSION}.")));
     }
-    let timeline = node.timeline(ttid).ok_or_else(|| {
+    let timeline = pageserver.timeline(ttid).ok_or_else(|| {
         SqlError::timeline_not_found(ttid).with_hint("Attach it with POST /v1/tenant/T/timeline/L/attach.")
     })?;
     if let Some(why) = timeline.trouble().stopped {
         return Err(stopped_error(&why));
     }
-    let choice = check_token(node, &timeline, request).await?;
+    let choice = check_token(pageserver, &timeline, request).await?;
     Ok((timeline, choice))
 }
 
 /// Waits at most [`TOKEN_WAIT`] for a token that is on its way, as long as the rest fits.
-async fn check_token(node: &Pageserver, timeline: &Timeline, request: &StartPush) -> Result<Choice, SqlError> {
+async fn check_token(pageserver: &Pageserver, timeline: &Timeline, request: &StartPush) -> Result<Choice, SqlError> {
     let mut offers = timeline.offers();
-    let mut renewals = node.session.renewals();
+    let mut renewals = pageserver.session.renewals();
     let deadline = tokio::time::Instant::now() + TOKEN_WAIT;
     loop {
         let offer = offers.borrow_and_update().clone();
         renewals.borrow_and_update();
         let Some(offer) = offer.filter(|o| is_addressed(o, request)) else { return Err(stale(request)) };
-        if is_token(node, &offer, request) {
+        if is_token(pageserver, &offer, request) {
             return Ok(offer.choice);
         }
         tokio::select! {
@@ -143,14 +145,14 @@ fn is_addressed(offer: &Offer, request: &StartPush) -> bool {
 
 /// Whether the token is that of the last put of the choice's key: the one that we made, or one that the session made
 /// after the broker had lost it.
-fn is_token(node: &Pageserver, offer: &Offer, request: &StartPush) -> bool {
+fn is_token(pageserver: &Pageserver, offer: &Offer, request: &StartPush) -> bool {
     let presented = i64::try_from(request.choice).ok();
-    presented.is_some() && (offer.token == presented || node.session.revision_of(&offer.key) == presented)
+    presented.is_some() && (offer.token == presented || pageserver.session.revision_of(&offer.key) == presented)
 }
 
 /// Waits until the stream before has let go, checks that this choice still stands, and says where the stream starts.
 async fn take_over(
-    node: &Pageserver,
+    pageserver: &Pageserver,
     timeline: &Timeline,
     request: &StartPush,
     guard: &StreamGuard,
@@ -158,7 +160,7 @@ async fn take_over(
     let mut lease = tokio::select! {
         lease = timeline.slot.take() => lease,
         () = guard.cancelled().cancelled() => return Err(stale(request)),
-        () = node.shutdown.cancelled() => {
+        () = pageserver.shutdown.cancelled() => {
             return Err(SqlError::fatal(sqlstate::ADMIN_SHUTDOWN, "the pageserver is being stopped"));
         }
         () = tokio::time::sleep(TAKEOVER_LIMIT) => {
@@ -166,7 +168,7 @@ async fn take_over(
             return Err(SqlError::new(sqlstate::CANNOT_CONNECT_NOW, text));
         }
     };
-    let still = timeline.offer().is_some_and(|o| is_addressed(&o, request) && is_token(node, &o, request));
+    let still = timeline.offer().is_some_and(|o| is_addressed(&o, request) && is_token(pageserver, &o, request));
     if !still {
         return Err(stale(request));
     }
@@ -189,26 +191,33 @@ fn stale(request: &StartPush) -> SqlError {
     SqlError::new(sqlstate::STALE_CHOICE, text).with_hint("Wait for a new key below push/ on the broker.")
 }
 
-fn refused(node: &Pageserver, c: &ServerConnection, ttid: TenantTimelineId, request: &StartPush, error: &SqlError) {
+fn refused(
+    pageserver: &Pageserver,
+    c: &ServerConnection,
+    ttid: TenantTimelineId,
+    request: &StartPush,
+    error: &SqlError,
+) {
     let is_stale = error.code == sqlstate::STALE_CHOICE;
-    node.metrics.push_handshake(if is_stale { PushHandshake::Stale } else { PushHandshake::Refused });
+    pageserver.metrics.push_handshake(if is_stale { PushHandshake::Stale } else { PushHandshake::Refused });
     let (peer, safekeeper) = (c.peer(), request.safekeeper_id);
     if is_stale {
         tracing::info!(timeline = %ttid, %safekeeper, %peer, "push refused: {error}");
     } else {
-        node.refusals
+        pageserver
+            .refusals
             .warn(&error.code, format!("push of timeline {ttid} by safekeeper {safekeeper} at {peer}: {error}"));
     }
 }
 
 /// One line per stream, with the level that its end deserves.
-pub(super) fn log_end(node: &Pageserver, ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
+pub(super) fn log_end(pageserver: &Pageserver, ttid: TenantTimelineId, choice: &Choice, end: &StreamEnd) {
     let (safekeeper, mode) = (choice.safekeeper, choice.mode.as_str());
     match end {
         StreamEnd::Stopped(_) => tracing::error!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
         StreamEnd::BadWal(_) | StreamEnd::NotContiguous(_) | StreamEnd::Malformed(_) | StreamEnd::ReadAgain(_) => {
             // From a damaged log it comes again with every attempt.
-            node.stream_ends.warn(&format!("timeline {ttid}, safekeeper {safekeeper}"), end);
+            pageserver.stream_ends.warn(&format!("timeline {ttid}, safekeeper {safekeeper}"), end);
         }
         _ => tracing::info!(timeline = %ttid, %safekeeper, mode, "WAL stream ended: {end}"),
     }

@@ -19,7 +19,8 @@ use super::feedback::Feedback;
 use crate::ingest::lease::IngestLease;
 use crate::ingest::{Halt, IngestEvent};
 use crate::process::Pageserver;
-use crate::timeline::{StreamGuard, Timeline};
+use crate::timeline::Timeline;
+use crate::timeline::stream::StreamGuard;
 
 /// WAL taken from the socket's buffer in one go before the disk is looked after: a few frames of 128 KiB.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
@@ -28,7 +29,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A stream at work.
 pub(super) struct Receiver {
-    pub(super) node: Arc<Pageserver>,
+    pub(super) pageserver: Arc<Pageserver>,
     pub(super) timeline: Arc<Timeline>,
     pub(super) lease: IngestLease,
     pub(super) reader: CopyReader,
@@ -59,7 +60,7 @@ impl Receiver {
             if !self.lease.has_room() {
                 // We do not read: the sender's silence is our own doing.
                 last_message = Instant::now();
-                self.timeline.gauge.message(self.node.now(), None);
+                self.timeline.stream.gauge.message(self.pageserver.now(), None);
             }
             let action = self.next_action(&guard, &feedback, last_message).await;
             let went = match action {
@@ -76,7 +77,7 @@ impl Receiver {
                 break end;
             }
             if feedback.send_due(self.lease.position(), &mut self.writer) {
-                self.node.metrics.feedback_sent();
+                self.pageserver.metrics.feedback_sent();
             }
         };
         // First the news, so that the next choice does not wait for the disk; then the disk; then the next stream.
@@ -92,14 +93,14 @@ impl Receiver {
 
     async fn next_action(&mut self, guard: &StreamGuard, feedback: &Feedback, last_message: Instant) -> Action {
         let has_room = self.lease.has_room();
-        let limit = self.node.config.choice.silence_limit;
+        let limit = self.pageserver.config.choice.silence_limit;
         let silent_at = last_message + if has_room { limit } else { limit / 4 };
         let wake = feedback.due(&self.writer).map_or(silent_at, |due| due.min(silent_at));
         tokio::select! {
             // In this order: an end is never outrun by data, and finished disk work frees room before more is read.
             biased;
             () = guard.cancelled().cancelled() => Action::End(StreamEnd::Cancelled),
-            () = self.node.shutdown.cancelled() => Action::End(StreamEnd::Shutdown),
+            () = self.pageserver.shutdown.cancelled() => Action::End(StreamEnd::Shutdown),
             event = self.lease.event() => Action::Disk(event),
             wrote = self.writer.flush(), if self.writer.queued_bytes() > 0 => Action::Wrote(wrote),
             event = self.reader.next(), if has_room => Action::Read(event),
@@ -112,8 +113,8 @@ impl Receiver {
         match event {
             IngestEvent::Quiet => {}
             IngestEvent::Taken { records } => {
-                self.node.metrics.ingested(records);
-                self.timeline.gauge.wal(self.node.now(), records);
+                self.pageserver.metrics.ingested(records);
+                self.timeline.stream.gauge.wal(self.pageserver.now(), records);
                 if records > 0 {
                     self.timeline.took_records();
                 }
@@ -124,7 +125,7 @@ impl Receiver {
                 feedback.changed(self.lease.position(), Instant::now());
             }
             IngestEvent::Refused(e) => {
-                self.node.metrics.wal_refused();
+                self.pageserver.metrics.wal_refused();
                 let text = format!("WAL of timeline {} refused: {e}", self.timeline.ttid);
                 return Err(match e {
                     WalError::NotContiguous { .. } => StreamEnd::NotContiguous(text),
@@ -145,7 +146,7 @@ impl Receiver {
                 feedback.stay_alive();
             }
             IngestEvent::Waits(why) => {
-                self.node.metrics.record_waits();
+                self.pageserver.metrics.record_waits();
                 tracing::debug!(timeline = %self.timeline.ttid, why, "a long record waits");
                 feedback.stay_alive();
             }
@@ -166,7 +167,7 @@ impl Receiver {
     }
 
     fn on_time(&mut self, last_message: Instant) -> Result<(), StreamEnd> {
-        let limit = self.node.config.choice.silence_limit;
+        let limit = self.pageserver.config.choice.silence_limit;
         // While nothing is read for lack of room, silence says nothing about the sender.
         if self.lease.has_room() && last_message.elapsed() >= limit {
             return Err(StreamEnd::Silent(limit));
@@ -199,7 +200,7 @@ impl Receiver {
             CopyEvent::Closed => return Err(StreamEnd::Lost("the sender closed the connection".into())),
         };
         let message = SenderMessage::decode(payload).map_err(|e| StreamEnd::Malformed(e.to_string()))?;
-        let now = self.node.now();
+        let now = self.pageserver.now();
         match message {
             SenderMessage::Keepalive { wal_end, reply_requested, .. } => {
                 self.timeline.heard(now, wal_end);
@@ -220,8 +221,8 @@ impl Receiver {
         if len == 0 {
             return Ok(0);
         }
-        self.node.metrics.received(len as u64);
-        self.timeline.gauge.wal(now, 0);
+        self.pageserver.metrics.received(len as u64);
+        self.timeline.stream.gauge.wal(now, 0);
         self.lease.push(start, wal);
         Ok(len)
     }

@@ -427,7 +427,7 @@ async fn an_import_ends_a_stream_that_began_before_it_and_keeps_its_writer() {
     pusher.wal(at, wal).await;
     pusher.until_durable(b.position()).await;
     let timeline = f.ps.node.timeline(ttid()).expect("listed");
-    assert!(timeline.running().is_some());
+    assert!(timeline.stream.running().is_some());
     crate::attach::import(&f.ps.node, ttid(), attach_request(), "host=127.0.0.1 port=1".to_owned())
         .await
         .expect("it begins");

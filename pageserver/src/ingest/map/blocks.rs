@@ -17,7 +17,7 @@ use crate::cluster::value::{ValueKind, encode_image};
 
 /// What is the same for all blocks of a record.
 pub(super) struct BlockSource<'r, 'a> {
-    /// Its header.
+    /// The record's header.
     pub(super) header: &'r RecordHeader,
     /// What is in it.
     pub(super) body: &'r Body<'a>,

@@ -63,7 +63,7 @@ pub(crate) enum MapError {
         record: Lsn,
         /// Its resource manager.
         rmid: u8,
-        /// Its opcode.
+        /// Its info byte, with the opcode.
         info: u8,
         /// What is not understood.
         why: StopReason,
@@ -84,7 +84,7 @@ pub(crate) enum MapError {
 /// What is not understood of a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StopReason {
-    /// Its body.
+    /// Its body does not parse.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// What it does beside its blocks.

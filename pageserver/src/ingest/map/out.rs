@@ -20,7 +20,7 @@ pub(super) struct RecordOut<'a> {
 }
 
 impl RecordOut<'_> {
-    /// Metadata, whole.
+    /// A whole piece of metadata.
     pub(super) fn blob(&mut self, key: Key, value: &[u8]) {
         self.batch.put(key, self.lsn, ValueKind::Blob, |out| out.extend_from_slice(value));
     }
