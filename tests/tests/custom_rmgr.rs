@@ -106,7 +106,7 @@ struct Loaded {
     fabric: TestFabric,
     described: Fabric,
     client: tokio_postgres::Client,
-    server: page::Server,
+    server: page::PageserverPorts,
     table: RelFork,
     /// Holds the library.
     _dir: tempfile::TempDir,
@@ -135,7 +135,7 @@ impl Loaded {
         let path = sql::text(&client, "SELECT pg_relation_filepath('t')").await?;
         let table = path.replace("base/", "1663/").parse()?;
         let node = &described.pageservers[0];
-        let server = page::Server { pg: node.pg.clone(), http: node.http.clone() };
+        let server = page::PageserverPorts { pg: node.pg.clone(), http: node.http.clone() };
         Ok(Some(Loaded { fabric, described, client, server, table, _dir: dir }))
     }
 

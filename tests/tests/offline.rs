@@ -12,13 +12,13 @@ use proto::api::ControlDifference;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use tests::process::Postgres;
 use walfabric::page::local::Local;
-use walfabric::page::verify::{Report, Source, verify};
+use walfabric::page::verify::{PageReport, PagesAtLsn, verify};
 use walfabric::sql;
 
 /// A timeline that nobody else has open, as a side of the comparison.
 struct Ours<'a>(&'a Offline);
 
-impl Source for Ours<'_> {
+impl PagesAtLsn for Ours<'_> {
     async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
         Ok((self.0.relations()?.into_iter().collect(), self.0.logged_databases()?.into_iter().collect()))
     }
@@ -48,7 +48,7 @@ impl Source for Ours<'_> {
     }
 }
 
-async fn equal(offline: &Offline, data_dir: &Path) -> Result<Report> {
+async fn equal(offline: &Offline, data_dir: &Path) -> Result<PageReport> {
     let report = verify(&Local::read(data_dir)?, &mut Ours(offline)).await?;
     ensure!(report.equal, "{}", report.render());
     Ok(report)

@@ -40,7 +40,7 @@ fn deletion(fabric: &Fabric, ttid: TenantTimelineId) -> Result<inventory::Delete
 async fn traces(fabric: &Fabric, ttid: TenantTimelineId) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let known = inventory::list(&fabric.broker.endpoint, &fabric.broker.prefix).await?;
-    found.extend(known.get(&ttid).map(inventory::Known::describe));
+    found.extend(known.get(&ttid).map(inventory::KnownTimeline::describe));
     let client = sql::connect(&fabric.postgres.as_ref().context("postgres")?.conninfo()).await?;
     let slot = walproposer_shim::names::slot_name(ttid.timeline_id);
     let count = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '{slot}%'");

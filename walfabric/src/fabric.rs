@@ -102,18 +102,6 @@ pub struct NodeEntry {
     pub pid: Option<u32>,
 }
 
-/// A mistake in what was asked for: exit code 2.
-#[derive(Debug)]
-pub struct Usage(pub String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
-
 /// How one process is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlan {
@@ -149,7 +137,7 @@ pub enum ReadyProbe {
 
 /// `plan.json`: process name to plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct Plan {
+pub struct FabricPlan {
     /// By name: broker, safekeeper-N, pageserver-N, shim, postgres.
     pub processes: BTreeMap<String, ProcessPlan>,
     /// Whether the supervisor restarts what died by itself.
@@ -214,7 +202,7 @@ impl FabricDir {
     ///
     /// # Errors
     /// When it is missing or malformed.
-    pub fn read_plan(&self) -> Result<Plan> {
+    pub fn read_plan(&self) -> Result<FabricPlan> {
         let path = self.plan_json();
         let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
@@ -232,7 +220,7 @@ impl FabricDir {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_plan(&self, plan: &Plan) -> Result<()> {
+    pub fn write_plan(&self, plan: &FabricPlan) -> Result<()> {
         replace(&self.plan_json(), &serde_json::to_vec_pretty(plan)?)
     }
 }

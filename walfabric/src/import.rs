@@ -36,7 +36,7 @@ pub async fn follow(
     let mut readable = None;
     for (id, address) in pageservers {
         let (mut moved_at, mut said_at, mut before) = (Instant::now(), Instant::now(), None);
-        let mut told = Told::default();
+        let mut told = ImportTold::default();
         loop {
             let status = http.get::<PageserverTimelineStatus>(address, &timeline_path(ttid)).await;
             if let Ok(status) = &status {
@@ -79,12 +79,12 @@ pub async fn follow(
 
 /// What was said about one import.
 #[derive(Default)]
-struct Told {
+struct ImportTold {
     last: String,
     how_to_start_the_shim: bool,
 }
 
-impl Told {
+impl ImportTold {
     /// What is to be said now: nothing twice, and once how the shim is started.
     fn news(&mut self, import: &ImportStatus, at: Lsn, shim: &str) -> Option<String> {
         let news = describe(import, at, "");
@@ -147,7 +147,7 @@ mod tests {
             attempts: 1,
             last_error: None,
         };
-        let (mut told, at) = (Told::default(), Lsn::new(0x200_0028));
+        let (mut told, at) = (ImportTold::default(), Lsn::new(0x200_0028));
         let first = told.news(&import, at, "run: walproposer-shim").expect("news");
         assert!(first.contains("0/2000028 of 0/2000100") && first.contains("run: walproposer-shim"), "{first}");
         assert_eq!(told.news(&import, at, "run: walproposer-shim"), None);

@@ -25,7 +25,7 @@ pub struct Acked {
 }
 
 #[derive(Default)]
-struct Seen {
+struct LedgerSeen {
     acked: Vec<Acked>,
     unknown: u64,
     last_ack: Option<Instant>,
@@ -35,7 +35,7 @@ struct Seen {
 /// A running ledger workload.
 pub struct Ledger {
     conninfo: String,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<LedgerSeen>>,
     clients: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -62,7 +62,7 @@ impl Ledger {
             .batch_execute("CREATE TABLE IF NOT EXISTS ledger (client int, seq bigint, PRIMARY KEY (client, seq))")
             .await
             .context("cannot create the ledger table")?;
-        let (seen, stop) = (Arc::new(Mutex::new(Seen::default())), CancellationToken::new());
+        let (seen, stop) = (Arc::new(Mutex::new(LedgerSeen::default())), CancellationToken::new());
         let mut set = JoinSet::new();
         for number in first..first + clients {
             set.spawn(run_client(conninfo.to_owned(), number, Arc::clone(&seen), stop.clone()));
@@ -70,7 +70,7 @@ impl Ledger {
         Ok(Ledger { conninfo: conninfo.to_owned(), seen, clients: set, stop })
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, LedgerSeen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,7 +121,7 @@ impl Ledger {
     }
 }
 
-async fn run_client(conninfo: String, client: i32, seen: Arc<Mutex<Seen>>, stop: CancellationToken) {
+async fn run_client(conninfo: String, client: i32, seen: Arc<Mutex<LedgerSeen>>, stop: CancellationToken) {
     let mut seq = 0i64;
     while !stop.is_cancelled() {
         let Ok(connection) = sql::connect(&conninfo).await else {

@@ -14,6 +14,7 @@
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
 //! | [`wal`] | a timeline's WAL as segment files |
+//! | [`usage`] | mistakes in what was asked for |
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
@@ -38,6 +39,7 @@ pub mod status;
 pub mod supervisor;
 pub mod timeline;
 pub mod up;
+pub mod usage;
 pub mod verbs;
 pub mod verify;
 pub mod wal;

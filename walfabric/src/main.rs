@@ -8,13 +8,14 @@ use node::{exit, server::ServerWords};
 use walfabric::broker::BrokerOptions;
 use walfabric::demo::{self, command::DemoOptions};
 use walfabric::env;
-use walfabric::fabric::{FabricDir, Usage};
+use walfabric::fabric::FabricDir;
 use walfabric::page::command::PageCommand;
 use walfabric::root;
 use walfabric::status::command::StatusOptions;
 use walfabric::supervisor::{self, STOP_PATIENCE_S};
 use walfabric::timeline::command::TimelineCommand;
 use walfabric::up::command::UpOptions;
+use walfabric::usage::UsageError;
 use walfabric::verbs::{self, DirOptions, DownOptions, NameOptions, StopOptions, Verb};
 use walfabric::wal::{self, command::WalCommand};
 
@@ -23,11 +24,11 @@ use walfabric::wal::{self, command::WalCommand};
 #[command(name = "walfabric", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: WalfabricCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum WalfabricCommand {
     /// Make or resume a local fabric and wait until it protects commits
     Up(UpOptions),
     /// Start one process of a fabric and wait until it answers
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
         return ExitCode::from(exit_code(Err(e)));
     }
     // The supervisor is plain threads: it must not share a process with a runtime.
-    if let Command::Supervise(o) = &cli.command {
+    if let WalfabricCommand::Supervise(o) = &cli.command {
         let supervised = FabricDir::new(&o.dir).and_then(|dir| supervisor::supervise(&dir));
         return ExitCode::from(exit_code(supervised.map(|()| exit::OK)));
     }
@@ -96,24 +97,24 @@ fn main() -> ExitCode {
 }
 
 /// Root runs no fabric: whatever acts on one is done by the fabric's user.
-fn step_down(command: &Command) -> Result<()> {
+fn step_down(command: &WalfabricCommand) -> Result<()> {
     let there = |dir| root::Asked { dir, pg_bin: None, makes: None };
     let default_dir = demo::default_dir();
     let asked = match command {
-        Command::Up(o) => root::Asked {
+        WalfabricCommand::Up(o) => root::Asked {
             dir: &o.dir,
             pg_bin: o.pg_bin.as_deref(),
             makes: Some(root::Makes { run_as: o.run_as.as_deref(), remote_storage: o.remote_storage.as_deref() }),
         },
-        Command::Demo(o) => root::Asked {
+        WalfabricCommand::Demo(o) => root::Asked {
             dir: o.dir.as_deref().unwrap_or(&default_dir),
             pg_bin: o.pg_bin.as_deref(),
             makes: Some(root::Makes::default()),
         },
-        Command::Start(o) | Command::Kill(o) => there(&o.dir),
-        Command::Stop(o) => there(&o.process.dir),
-        Command::Down(o) => there(&o.dir),
-        Command::Supervise(o) => there(&o.dir),
+        WalfabricCommand::Start(o) | WalfabricCommand::Kill(o) => there(&o.dir),
+        WalfabricCommand::Stop(o) => there(&o.process.dir),
+        WalfabricCommand::Down(o) => there(&o.dir),
+        WalfabricCommand::Supervise(o) => there(&o.dir),
         _ => return Ok(()),
     };
     root::step_down(&asked)
@@ -122,28 +123,28 @@ fn step_down(command: &Command) -> Result<()> {
 fn exit_code(result: Result<u8>) -> u8 {
     result.unwrap_or_else(|e| {
         eprintln!("walfabric: {e:#}");
-        if e.root_cause().is::<Usage>() { exit::USAGE } else { exit::ERROR }
+        if e.root_cause().is::<UsageError>() { exit::USAGE } else { exit::ERROR }
     })
 }
 
-async fn run(command: Command) -> Result<u8> {
+async fn run(command: WalfabricCommand) -> Result<u8> {
     match command {
-        Command::Up(o) => o.run().await,
-        Command::Start(o) => verbs::run(&o.dir, Verb::Start, &o.name, STOP_PATIENCE_S).await,
-        Command::Stop(o) => verbs::run(&o.process.dir, Verb::Stop, &o.process.name, o.wait_s).await,
-        Command::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name, STOP_PATIENCE_S).await,
-        Command::Down(o) => verbs::down(&o.dir, o.wait_s).await,
-        Command::Status(o) => o.run().await,
-        Command::Env(o) => env::run(&o.dir),
-        Command::Timeline(command) => command.run().await,
-        Command::Wal(command) => command.run().await,
-        Command::Page(command) => command.run().await,
-        Command::Broker(o) => o.run().await,
-        Command::Demo(o) => o.run().await,
-        Command::Safekeeper(o) => Ok(safekeeper::run(&o.words).await),
-        Command::Pageserver(o) => Ok(pageserver::run(&o.words).await),
-        Command::WalproposerShim(o) => Ok(walproposer_shim::run(&o.words).await),
-        Command::Supervise(_) => unreachable!("handled before the runtime starts"),
+        WalfabricCommand::Up(o) => o.run().await,
+        WalfabricCommand::Start(o) => verbs::run(&o.dir, Verb::Start, &o.name, STOP_PATIENCE_S).await,
+        WalfabricCommand::Stop(o) => verbs::run(&o.process.dir, Verb::Stop, &o.process.name, o.wait_s).await,
+        WalfabricCommand::Kill(o) => verbs::run(&o.dir, Verb::Kill, &o.name, STOP_PATIENCE_S).await,
+        WalfabricCommand::Down(o) => verbs::down(&o.dir, o.wait_s).await,
+        WalfabricCommand::Status(o) => o.run().await,
+        WalfabricCommand::Env(o) => env::run(&o.dir),
+        WalfabricCommand::Timeline(command) => command.run().await,
+        WalfabricCommand::Wal(command) => command.run().await,
+        WalfabricCommand::Page(command) => command.run().await,
+        WalfabricCommand::Broker(o) => o.run().await,
+        WalfabricCommand::Demo(o) => o.run().await,
+        WalfabricCommand::Safekeeper(o) => Ok(safekeeper::run(&o.words).await),
+        WalfabricCommand::Pageserver(o) => Ok(pageserver::run(&o.words).await),
+        WalfabricCommand::WalproposerShim(o) => Ok(walproposer_shim::run(&o.words).await),
+        WalfabricCommand::Supervise(_) => unreachable!("handled before the runtime starts"),
     }
 }
 
@@ -162,7 +163,7 @@ mod tests {
     fn a_wrong_question_is_told_apart_from_what_went_wrong() {
         assert_eq!(exit_code(Ok(exit::NOT_READY)), exit::NOT_READY);
         assert_eq!(exit_code(Err(anyhow::anyhow!("the broker is away"))), exit::ERROR);
-        let usage = anyhow::Error::from(Usage("no such option of initdb".to_owned())).context("--initdb-option");
+        let usage = anyhow::Error::from(UsageError("no such option of initdb".to_owned())).context("--initdb-option");
         assert_eq!(exit_code(Err(usage)), exit::USAGE);
     }
 }

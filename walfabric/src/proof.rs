@@ -60,7 +60,7 @@ pub fn first_difference(from: Lsn, a: &[u8], b: &[u8]) -> Option<Lsn> {
 
 /// A directory of segment files.
 #[derive(Clone, Debug)]
-pub struct Copy {
+pub struct WalCopy {
     /// For messages.
     pub name: String,
     /// Where.
@@ -81,7 +81,7 @@ pub struct Proof {
 ///
 /// # Errors
 /// Names the copy and the first position that differs, or the record that does not decode.
-pub fn compare(copies: &[Copy], major: PgMajor, seg: SegSize, start: Lsn, end: Lsn) -> Result<Proof> {
+pub fn compare(copies: &[WalCopy], major: PgMajor, seg: SegSize, start: Lsn, end: Lsn) -> Result<Proof> {
     let config = StreamConfig { version: major, seg_size: seg, system_id: None, tlis: Vec::new() };
     // Headers are enough, and a record can have 1 GiB.
     let mut decoder = WalDecoder::new(config, start, None).leaving_out(|_| true);
@@ -102,12 +102,12 @@ pub fn compare(copies: &[Copy], major: PgMajor, seg: SegSize, start: Lsn, end: L
 ///
 /// # Errors
 /// Names the copy and the first position that differs.
-pub fn same_bytes(copies: &[Copy], seg: SegSize, start: Lsn, end: Lsn) -> Result<()> {
+pub fn same_bytes(copies: &[WalCopy], seg: SegSize, start: Lsn, end: Lsn) -> Result<()> {
     for_each_piece(copies, seg, start, end, &mut |_, _| Ok(()))
 }
 
 fn for_each_piece(
-    copies: &[Copy],
+    copies: &[WalCopy],
     seg: SegSize,
     start: Lsn,
     end: Lsn,
@@ -118,7 +118,7 @@ fn for_each_piece(
         let to = at.add(PIECE).min(end);
         let mut reference: Option<(&String, Bytes)> = None;
         for copy in copies {
-            let Copy { name, path } = copy;
+            let WalCopy { name, path } = copy;
             let bytes = Bytes::from(read_segments(path, seg, at, to).with_context(|| name.clone())?);
             match &reference {
                 None => reference = Some((name, bytes)),

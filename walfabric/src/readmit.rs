@@ -111,11 +111,11 @@ async fn make_anew(http: &Http, node: &NodeRecord, nodes: &[NodeRecord], ttid: T
     let mut copies = Vec::new();
     for (other, _) in &from_start {
         match prehistory(other, ttid, start, cfg.seg_size).await {
-            Ok(bytes) => copies.push(Copy { of: other.id, bytes }),
+            Ok(bytes) => copies.push(PrehistoryCopy { of: other.id, bytes }),
             Err(e) => eprintln!("walfabric: safekeeper {} does not give its first segment: {e:#}", other.id),
         }
     }
-    let Copy { of, bytes } = good_copy(&cfg, start, copies)?;
+    let PrehistoryCopy { of, bytes } = good_copy(&cfg, start, copies)?;
     let Some((_, there)) = from_start.into_iter().find(|(other, _)| other.id == of) else {
         bail!("no safekeeper {of}")
     };
@@ -141,7 +141,7 @@ async fn make_anew(http: &Http, node: &NodeRecord, nodes: &[NodeRecord], ttid: T
 }
 
 /// The bytes below the timeline's start in its first segment, as one member has them.
-struct Copy {
+struct PrehistoryCopy {
     of: NodeId,
     bytes: BytesMut,
 }
@@ -159,7 +159,7 @@ async fn prehistory(node: &NodeRecord, ttid: TenantTimelineId, start: Lsn, seg: 
 
 /// The first copy whose records are good. The end of a record from before the segment has no checksum here: in it, all
 /// good copies must be equal.
-fn good_copy(cfg: &StreamConfig, start: Lsn, copies: Vec<Copy>) -> Result<Copy> {
+fn good_copy(cfg: &StreamConfig, start: Lsn, copies: Vec<PrehistoryCopy>) -> Result<PrehistoryCopy> {
     let (mut good, mut problems) = (Vec::new(), Vec::new());
     for copy in copies {
         match check_prehistory(cfg, start, &copy.bytes) {
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     /// Copies of what is below `start`, which is in the second segment of 1 MiB; a record crosses into that one.
-    fn copies() -> (StreamConfig, Lsn, Vec<Copy>) {
+    fn copies() -> (StreamConfig, Lsn, Vec<PrehistoryCopy>) {
         let cfg = StreamConfig {
             version: PgMajor::from_version_num(150_004).expect("a version"),
             seg_size: SegSize::new(1 << 20).expect("a size"),
@@ -238,7 +238,7 @@ mod tests {
         let start = builder.noop(300).end;
         let bytes =
             BytesMut::from(&builder.bytes()[1 << 20..usize::try_from(start.bytes_since(begin)).expect("small")]);
-        (cfg, start, [1, 3].map(|id| Copy { of: NodeId(id), bytes: bytes.clone() }).into())
+        (cfg, start, [1, 3].map(|id| PrehistoryCopy { of: NodeId(id), bytes: bytes.clone() }).into())
     }
 
     #[test]

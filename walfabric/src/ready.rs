@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::fabric::{FabricDir, ReadyProbe};
 use crate::http::Http;
-use crate::supervisor::{Client, Request};
+use crate::supervisor::{Client, SupervisorRequest};
 
 /// How often to ask.
 const STEP: Duration = Duration::from_millis(20);
@@ -20,7 +20,7 @@ pub async fn wait_ready(dir: &FabricDir, name: &str, probe: &ReadyProbe, patienc
     loop {
         let mut answer = ask(probe).await;
         let mut client = Client::connect(dir).context("the supervisor is gone: see log/supervisor.log")?;
-        let state = client.ask(&Request::Probe { name: name.to_owned() })?;
+        let state = client.ask(&SupervisorRequest::Probe { name: name.to_owned() })?;
         if let Some(ended) = state.ended {
             bail!("{name} {ended}; the end of its log:\n{}", log_tail(dir, name));
         }

@@ -21,9 +21,9 @@ use node::users;
 use node::users::User;
 use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid};
 
-use crate::fabric::Usage;
 use crate::supervisor::OWN_PROGRAM;
 use crate::up::directory;
+use crate::usage::UsageError;
 use way::{OTHERS_WRITE, Way};
 
 /// The user who runs a new fabric for root.
@@ -72,7 +72,7 @@ fn owner(dir: &Path) -> Result<User> {
     let way = Way::to("--dir", dir)?;
     ensure!(way.missing.is_empty(), "no fabric in {}: run `walfabric up --dir {0}` first", dir.display());
     match way.stat()?.st_uid {
-        0 => Err(Usage(format!(
+        0 => Err(UsageError(format!(
             "{} belongs to root, who runs no fabric: `walfabric up --dir {0}` gives it to the user who shall run it",
             dir.display()
         ))
@@ -84,7 +84,7 @@ fn owner(dir: &Path) -> Result<User> {
 fn known(dir: &Path, uid: u32) -> Result<User> {
     let unknown = || {
         let text = format!("{} belongs to user {uid}, who is not in /etc/passwd: run this as that user", dir.display());
-        Usage(text).into()
+        UsageError(text).into()
     };
     users::of(uid).ok_or_else(unknown)
 }
@@ -93,10 +93,12 @@ fn known(dir: &Path, uid: u32) -> Result<User> {
 fn named(told: Option<&str>) -> Result<User> {
     let name = told.unwrap_or(DEFAULT_USER);
     let user = users::named(name).ok_or_else(|| {
-        Usage(format!("there is no user `{name}` to run the fabric's processes as, which root does not: --run-as USER"))
+        UsageError(format!(
+            "there is no user `{name}` to run the fabric's processes as, which root does not: --run-as USER"
+        ))
     })?;
     if user.uid == 0 {
-        return Err(Usage("--run-as root: PostgreSQL and the servers do not run as root".to_owned()).into());
+        return Err(UsageError("--run-as root: PostgreSQL and the servers do not run as root".to_owned()).into());
     }
     Ok(user)
 }
@@ -132,14 +134,14 @@ fn take_over(dir: &Path, way: &Way, user: &User) -> Result<()> {
     if !names.is_empty() && way.stat()?.st_mode & OTHERS_WRITE != 0 {
         let text =
             format!("others than root can write in {}: `chmod go-w {0}` after a look at what is there", dir.display());
-        return Err(Usage(text).into());
+        return Err(UsageError(text).into());
     }
     // It would do as root what the user writes into the fabric from now on.
     let supervisor = UnixStream::connect(format!("/proc/self/fd/{}/supervisor.sock", way.at.as_raw_fd()));
     if supervisor.is_ok() {
         let text =
             format!("the fabric in {} still runs as root: take it down with the version that runs", dir.display());
-        return Err(Usage(text).into());
+        return Err(UsageError(text).into());
     }
     give(&way.at, user).with_context(|| format!("cannot give {} to {}", dir.display(), users::name_of(user.uid)))
 }
@@ -241,7 +243,7 @@ fn become_user(user: &User, arguments: Vec<OsString>) -> Result<()> {
     let who = users::name_of(user.uid);
     if error.kind() == std::io::ErrorKind::PermissionDenied {
         let text = format!("{who}, who runs the fabric for root, may not execute {}: `chmod o+x {0}`", exe.display());
-        return Err(Usage(text).into());
+        return Err(UsageError(text).into());
     }
     Err(error).with_context(|| format!("cannot start {} as {who}", exe.display()))
 }

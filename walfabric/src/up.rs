@@ -17,12 +17,12 @@ use proto::id::{NodeId, TenantTimelineId};
 use tokio_util::sync::CancellationToken;
 
 use crate::fabric::{
-    BrokerEntry, Fabric, FabricDir, NodeEntry, Plan, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
-    Usage,
+    BrokerEntry, Fabric, FabricDir, FabricPlan, NodeEntry, PostgresEntry, ProcessPlan, ReadyProbe, ShimEntry, StopStyle,
 };
 use crate::http::Http;
 use crate::postgres::InitdbOptions;
-use crate::supervisor::{self, Client, Request};
+use crate::supervisor::{self, Client, SupervisorRequest};
+use crate::usage::UsageError;
 use crate::{import, ports, postgres, protect, ready, sql, timeline};
 
 /// How long a broker that is not ours may take to answer.
@@ -210,7 +210,7 @@ async fn wait_pageservers(fabric: &Fabric, lsn: Lsn) -> Result<()> {
 /// When the supervisor refuses, or the process ends or stays silent.
 pub async fn start(dir: &FabricDir, name: &str) -> Result<()> {
     let mut client = Client::connect(dir).context("the supervisor is gone: see log/supervisor.log")?;
-    let reply = client.ask(&Request::Start { name: name.to_owned() })?;
+    let reply = client.ask(&SupervisorRequest::Start { name: name.to_owned() })?;
     if let Some(error) = reply.error {
         bail!("{error}");
     }
@@ -279,7 +279,8 @@ fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     let fabric = dir.read_fabric()?;
     let differ = |what: &str, asked: String, there: String| {
         let root = dir.root().display();
-        Err(Usage(format!("{root} has {there} {what}, not {asked}: use another --dir, or leave the option out")).into())
+        Err(UsageError(format!("{root} has {there} {what}, not {asked}: use another --dir, or leave the option out"))
+            .into())
     };
     let counts = [
         ("safekeepers", args.safekeepers, fabric.safekeepers.len()),
@@ -317,11 +318,11 @@ fn check_same(args: &UpArgs, dir: &FabricDir) -> Result<()> {
     dir.write_plan(&plan)
 }
 
-fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
+fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<FabricPlan> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let exe = exe.to_str().context("this program's path is not UTF-8")?.to_owned();
     let text = |p: &Path| p.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", p.display()));
-    let mut plan = Plan { supervise, ..Plan::default() };
+    let mut plan = FabricPlan { supervise, ..FabricPlan::default() };
     let mut add = |name: String, argv: Vec<String>, stop, ready| {
         plan.processes.insert(name, ProcessPlan { argv, stop, ready });
     };
@@ -377,7 +378,7 @@ fn plan(fabric: &Fabric, dir: &FabricDir, supervise: bool) -> Result<Plan> {
 
 fn ensure_supervisor(dir: &FabricDir) -> Result<()> {
     if let Some(mut client) = Client::connect(dir) {
-        let reply = client.ask(&Request::Reload)?;
+        let reply = client.ask(&SupervisorRequest::Reload)?;
         return reply.error.map_or(Ok(()), |e| bail!("{e}"));
     }
     end_strays(dir)?;

@@ -10,7 +10,7 @@ use proto::api::ShimStatus;
 
 use crate::fabric::FabricDir;
 use crate::http::Http;
-use crate::supervisor::{Client, Reply, Request, STOP_PATIENCE_S};
+use crate::supervisor::{Client, STOP_PATIENCE_S, SupervisorReply, SupervisorRequest};
 use crate::up;
 
 /// A fabric, by its directory.
@@ -94,7 +94,11 @@ pub async fn run(dir: &Path, verb: Verb, name: &str, patience_s: u64) -> Result<
         return Ok(exit::OK);
     }
     let waits = if verb == Verb::Stop && name == "postgres" { why_commits_wait(&dir).await } else { None };
-    let request = if verb == Verb::Stop { Request::Stop { name, patience_s } } else { Request::Kill { name } };
+    let request = if verb == Verb::Stop {
+        SupervisorRequest::Stop { name, patience_s }
+    } else {
+        SupervisorRequest::Kill { name }
+    };
     let reply = client.context("the supervisor is gone")?.ask(&request)?;
     Ok(told(&reply, waits))
 }
@@ -125,7 +129,7 @@ async fn why_commits_wait(dir: &FabricDir) -> Option<String> {
 }
 
 /// Prints what went wrong; gives the exit code.
-fn told(reply: &Reply, waits: Option<String>) -> u8 {
+fn told(reply: &SupervisorReply, waits: Option<String>) -> u8 {
     if let Some(error) = &reply.error {
         eprintln!("{error}");
         waits.iter().for_each(|why| eprintln!("before that, the shim said: {why}"));

@@ -14,7 +14,7 @@ use proto::{Lsn, PgMajor};
 use crate::fabric::{Fabric, PostgresEntry};
 use crate::http::Http;
 use crate::ledger::{self, Acked};
-use crate::proof::{self, Copy};
+use crate::proof::{self, WalCopy};
 use crate::supervisor::STOP_PATIENCE_S;
 use crate::timeline::timeline_path;
 use crate::{page, sql, verbs};
@@ -43,9 +43,9 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
     let (first, durable) = wait_copies(fabric, end).await?;
     let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
     let major = PgMajor::from_version_num(first.pg_version_num).context("unknown PostgreSQL version")?;
-    let copies: Vec<Copy> = durable
+    let copies: Vec<WalCopy> = durable
         .iter()
-        .map(|node| Copy {
+        .map(|node| WalCopy {
             name: format!("safekeeper {}", node.id),
             path: node.data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string()),
         })
@@ -93,7 +93,7 @@ pub async fn verify_pages(dir: &Path, fabric: &Fabric, say: &mut dyn FnMut(&str)
     let local = page::verify::read_local(&pg.data_dir).await?;
     let ttid = TenantTimelineId::new(fabric.tenant_id, fabric.timeline_id);
     for node in &fabric.pageservers {
-        let server = page::Server { pg: node.pg.clone(), http: node.http.clone() };
+        let server = page::PageserverPorts { pg: node.pg.clone(), http: node.http.clone() };
         let mut remote = page::remote::Remote::open(server, ttid, local.lsn, PATIENCE).await?;
         let report = page::verify::verify(&local, &mut remote).await?;
         report.render().lines().for_each(&mut *say);
@@ -136,7 +136,7 @@ async fn committed_on(address: &str, ttid: TenantTimelineId, end: Lsn) -> Result
 fn compare_with_postgres(
     say: &mut dyn FnMut(&str),
     pg: &PostgresEntry,
-    copies: &[Copy],
+    copies: &[WalCopy],
     first: &SafekeeperTimelineStatus,
     end: Lsn,
 ) -> Result<()> {
@@ -150,7 +150,7 @@ fn compare_with_postgres(
         from = before;
     }
     let from = from.max(first.timeline_start_lsn);
-    let own = Copy { name: "PostgreSQL".to_owned(), path };
+    let own = WalCopy { name: "PostgreSQL".to_owned(), path };
     let one = copies.first().cloned().context("no copies")?;
     proof::same_bytes(&[one, own], seg, from, end)?;
     say(&format!("PostgreSQL's own files agree from {from} on"));

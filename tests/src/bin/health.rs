@@ -15,7 +15,7 @@ use tests::health::{STRIKES, Strike, Striker};
 use tests::wait::pass;
 use walfabric::fabric::{Fabric, NodeEntry};
 use walfabric::http::Http;
-use walfabric::status::{Only, Source, collect};
+use walfabric::status::{NodeSource, Only, collect};
 
 #[derive(Parser)]
 #[command(about = "Breaks a real fabric and judges what its servers say about their health")]
@@ -180,7 +180,7 @@ async fn ask(http: &Http, fabric: &Fabric, dir: &std::path::Path) -> Vec<Says> {
             Says { source, about_commits, good: http.get_ok(&address, path).await.is_ok() }
         }));
     let check = async {
-        let status = collect(&Source::Dir(dir.to_path_buf()), Only::default()).await;
+        let status = collect(&NodeSource::Dir(dir.to_path_buf()), Only::default()).await;
         let good = status.is_ok_and(|s| !s.degraded());
         Says { source: "status --check".to_owned(), about_commits: true, good }
     };

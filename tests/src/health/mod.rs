@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use walfabric::fabric::{Fabric, FabricDir};
-use walfabric::supervisor::{Client, Request};
+use walfabric::supervisor::{Client, SupervisorRequest};
 
 use crate::fabric::TestFabric;
 use cuts::Link;
@@ -147,7 +147,7 @@ fn lead_through(fabric: &TestFabric, described: &Fabric, links: &[Link]) -> Resu
     *given.context("the shim is not given the safekeepers' addresses")? = linked;
     dir.write_plan(&plan)?;
     harness::give_to_postgres(&dir.plan_json())?;
-    let reply = Client::connect(&dir).context("the supervisor is gone")?.ask(&Request::Reload)?;
+    let reply = Client::connect(&dir).context("the supervisor is gone")?.ask(&SupervisorRequest::Reload)?;
     anyhow::ensure!(reply.error.is_none(), "the plan was not read anew: {:?}", reply.error);
     Ok(())
 }

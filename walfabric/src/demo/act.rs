@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use proto::Lsn;
 use proto::api::{ChoiceStatus, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
 
-use super::Story;
+use super::story::Story;
 use crate::ddl::Ddl;
 use crate::fabric::{Fabric, FabricDir};
 use crate::http::Http;
 use crate::ledger::Ledger;
-use crate::supervisor::{Client, Request};
+use crate::supervisor::{Client, SupervisorRequest};
 use crate::{sql, up};
 
 /// How long any one recovery may take before the demo calls it a failure.
@@ -54,7 +54,7 @@ impl Scene<'_> {
     fn kill(&self, name: &str) -> Result<Instant> {
         let mut client = Client::connect(self.dir).context("the supervisor is gone")?;
         let at = Instant::now();
-        let reply = client.ask(&Request::Kill { name: name.to_owned() })?;
+        let reply = client.ask(&SupervisorRequest::Kill { name: name.to_owned() })?;
         ensure!(reply.code == 0, "cannot kill {name}: {}", reply.error.unwrap_or_default());
         Ok(at)
     }
@@ -77,7 +77,7 @@ impl Scene<'_> {
             self.wait("a push stream", async || Ok(Some(self.choice().await?).filter(|c| c.mode == "push"))).await?;
         self.story.line(&Self::describe(&choice));
         let status = crate::status::collect(
-            &crate::status::Source::Dir(self.dir.root().to_path_buf()),
+            &crate::status::NodeSource::Dir(self.dir.root().to_path_buf()),
             crate::status::Only::default(),
         )
         .await?;

@@ -6,10 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use node::exit;
 
-use super::Before;
 use crate::fabric::FabricDir;
 use crate::supervisor::STOP_PATIENCE_S;
 use crate::verbs::{self, Verb};
+
+/// Seconds spent by `make demo` before the demo itself; `None` when it was started by hand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before {
+    /// Installing what was missing.
+    pub setup: Option<f64>,
+    /// Building the program.
+    pub build: Option<f64>,
+}
 
 /// Where the time went, from the first command to the proof.
 pub(super) fn spent(before: Before, run: Duration) -> String {

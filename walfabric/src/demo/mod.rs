@@ -7,11 +7,12 @@ mod act;
 mod after;
 pub mod command;
 mod pages;
+mod story;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use node::exit;
@@ -21,6 +22,9 @@ use crate::fabric::{Fabric, FabricDir};
 use crate::ledger::Ledger;
 use crate::supervisor::STOP_PATIENCE_S;
 use crate::{postgres, up, verbs, verify};
+use story::Story;
+
+pub use after::Before;
 
 /// What `demo` was asked for.
 #[derive(Clone, Debug)]
@@ -35,32 +39,8 @@ pub struct DemoArgs {
     pub before: Before,
 }
 
-/// Seconds spent by `make demo` before the demo itself; `None` when it was started by hand.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Before {
-    /// Installing what was missing.
-    pub setup: Option<f64>,
-    /// Building the program.
-    pub build: Option<f64>,
-}
-
 /// Ledger clients besides pgbench.
 const LEDGER_CLIENTS: i32 = 4;
-
-/// Prints what happens with the time since the beginning.
-pub(crate) struct Story {
-    began: Instant,
-}
-
-impl Story {
-    pub(crate) fn chapter(&self, title: &str) {
-        println!("\n[{:6.1} s] == {title}", self.began.elapsed().as_secs_f64());
-    }
-
-    pub(crate) fn line(&self, text: &str) {
-        println!("[{:6.1} s]    {text}", self.began.elapsed().as_secs_f64());
-    }
-}
 
 /// Where a demo's fabric is unless told. This process has it to itself, also when it is started anew as another user.
 pub fn default_dir() -> PathBuf {
@@ -72,7 +52,7 @@ pub fn default_dir() -> PathBuf {
 /// # Errors
 /// Says at which step it failed; the fabric's files stay then.
 pub async fn run(args: DemoArgs) -> Result<u8> {
-    let story = Story { began: Instant::now() };
+    let story = Story::begin();
     let own = args.dir.is_none();
     let root = args.dir.clone().unwrap_or_else(default_dir);
     let interrupted = node::shutdown_on_signals()?;
@@ -88,7 +68,7 @@ pub async fn run(args: DemoArgs) -> Result<u8> {
         return Ok(exit::ERROR);
     }
     story.chapter("PROVED: no acknowledged commit was lost, every copy of the WAL is the same, and so is every page");
-    story.line(&after::spent(args.before, story.began.elapsed()));
+    story.line(&after::spent(args.before, story.elapsed()));
     if args.keep {
         after::keep_running(&root).await?;
         return Ok(exit::OK);

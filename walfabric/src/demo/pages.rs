@@ -34,7 +34,7 @@ impl Scene<'_> {
         let ttid = TenantTimelineId::new(self.fabric.tenant_id, self.fabric.timeline_id);
         let tag = BlockTag { fork: main_fork(&client, "demo_page").await?, blk: 0 };
         let node = self.fabric.pageservers.first().context("the fabric has no pageserver")?;
-        let server = page::Server { pg: node.pg.clone(), http: node.http.clone() };
+        let server = page::PageserverPorts { pg: node.pg.clone(), http: node.http.clone() };
         for (what, lsn) in seen {
             let bytes = page::get(&server, ttid, tag, Some(lsn), WAIT).await?;
             let page = Page::from_slice(&bytes).context("not a page")?;

@@ -19,7 +19,7 @@ const DIRECTORIES: [&str; 8] =
 
 /// A file of a fork.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct File {
+pub struct LocalFile {
     /// Path below the data directory.
     pub path: String,
     /// Number of its first block.
@@ -40,7 +40,7 @@ pub struct Local {
     /// End of the checkpoint that it wrote last: what its files are the state of.
     pub lsn: Lsn,
     /// Files of each fork, ascending.
-    pub forks: BTreeMap<RelFork, Vec<File>>,
+    pub forks: BTreeMap<RelFork, Vec<LocalFile>>,
     /// Segments of SLRUs.
     pub segments: BTreeMap<(Slru, u32), String>,
     /// Paths of relation maps, prepared transactions, and the progress of replication origins.
@@ -103,7 +103,7 @@ impl Local {
             }
             match classify(&below, None) {
                 FileKind::Relation(fork, first) => {
-                    self.forks.entry(fork).or_default().push(File { path: below, first, len: meta.len() });
+                    self.forks.entry(fork).or_default().push(LocalFile { path: below, first, len: meta.len() });
                 }
                 FileKind::Slru(slru, segno) => drop(self.segments.insert((slru, segno), below)),
                 FileKind::RelMap(..) | FileKind::TwoPhase(_) | FileKind::Origins => drop(self.files.insert(below)),

@@ -24,8 +24,8 @@ use proto::id::TenantTimelineId;
 use proto::pg::sqlstate;
 use serde::Deserialize;
 
-use crate::fabric::Usage;
 use crate::http::Http;
+use crate::usage::UsageError;
 
 /// How long a port may take to say which one it is.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A pageserver's two ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Server {
+pub struct PageserverPorts {
     /// libpq.
     pub pg: String,
     /// HTTP.
@@ -42,7 +42,7 @@ pub struct Server {
 }
 
 #[derive(Deserialize)]
-struct Status {
+struct PageserverAddresses {
     pg: String,
 }
 
@@ -50,16 +50,16 @@ struct Status {
 ///
 /// # Errors
 /// When neither protocol is spoken there, or not by a pageserver.
-pub async fn find_server(address: &str) -> Result<Server> {
+pub async fn find_server(address: &str) -> Result<PageserverPorts> {
     let over_http = async {
         let status: serde_json::Value = Http::new(PROBE_LIMIT)?.get(address, "/v1/status").await?;
         not_another(address, &status)?;
-        let status: Status = serde_json::from_value(status).context("/v1/status is not a pageserver's")?;
-        Ok::<_, anyhow::Error>(Server { pg: status.pg, http: address.to_owned() })
+        let status: PageserverAddresses = serde_json::from_value(status).context("/v1/status is not a pageserver's")?;
+        Ok::<_, anyhow::Error>(PageserverPorts { pg: status.pg, http: address.to_owned() })
     };
     let http_error = match over_http.await {
         Ok(server) => return Ok(server),
-        Err(e) if e.is::<Usage>() => return Err(e),
+        Err(e) if e.is::<UsageError>() => return Err(e),
         Err(e) => e,
     };
     let over_libpq = async {
@@ -75,14 +75,14 @@ pub async fn find_server(address: &str) -> Result<Server> {
         let http = settings.get("advertise_http").and_then(|http| http.as_str()).map(str::to_owned);
         not_another(address, &settings.into())?;
         let http = http.context("SHOW CONFIG has no advertise_http: is it a pageserver?")?;
-        Ok::<_, anyhow::Error>(Server { pg: address.to_owned(), http })
+        Ok::<_, anyhow::Error>(PageserverPorts { pg: address.to_owned(), http })
     };
     over_libpq.await.map_err(|e| match e.downcast_ref::<NetError>().and_then(NetError::server_error) {
         // It speaks the protocol, and does not let us in or has no such setting: ours would.
         Some(error) if FOREIGN_CODES.contains(&error.code.as_str()) => {
-            Usage(format!("{address} is a PostgreSQL ({}); {ADVICE}", error.message)).into()
+            UsageError(format!("{address} is a PostgreSQL ({}); {ADVICE}", error.message)).into()
         }
-        _ if e.is::<Usage>() => e,
+        _ if e.is::<UsageError>() => e,
         _ => e.context(format!("{address} is no pageserver, neither over HTTP ({http_error:#}) nor by libpq")),
     })
 }
@@ -113,7 +113,7 @@ fn not_another(address: &str, said: &serde_json::Value) -> Result<()> {
         // A pageserver of an older version.
         None => return Ok(()),
     };
-    Err(Usage(format!("{address} is {what}; {ADVICE}")).into())
+    Err(UsageError(format!("{address} is {what}; {ADVICE}")).into())
 }
 
 /// The path of a timeline on a pageserver's HTTP port.
@@ -127,7 +127,7 @@ fn timeline_path(ttid: TenantTimelineId) -> String {
 /// # Errors
 /// With the pageserver's own words: no such relation, beyond its end, LSN not readable.
 pub async fn get(
-    server: &Server,
+    server: &PageserverPorts,
     ttid: TenantTimelineId,
     tag: BlockTag,
     lsn: Option<Lsn>,

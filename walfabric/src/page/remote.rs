@@ -12,14 +12,14 @@ use proto::api::{ControlDifference, Files, Relations, Segments};
 use proto::id::TenantTimelineId;
 
 use super::client::PageClient;
-use super::verify::Source;
-use super::{ANSWER_LIMIT, Server, timeline_path};
+use super::verify::PagesAtLsn;
+use super::{ANSWER_LIMIT, PageserverPorts, timeline_path};
 use crate::http::Http;
 
 /// A timeline of a pageserver at one LSN.
 pub struct Remote {
     http: Http,
-    server: Server,
+    server: PageserverPorts,
     path: String,
     lsn: Lsn,
     wait: Duration,
@@ -31,7 +31,7 @@ impl Remote {
     ///
     /// # Errors
     /// When it does not answer, or has no pages of the timeline.
-    pub async fn open(server: Server, ttid: TenantTimelineId, lsn: Lsn, wait: Duration) -> Result<Remote> {
+    pub async fn open(server: PageserverPorts, ttid: TenantTimelineId, lsn: Lsn, wait: Duration) -> Result<Remote> {
         let http = Http::new(wait + ANSWER_LIMIT)?;
         let pages = PageClient::open(&server.pg, ttid, lsn).await?;
         Ok(Remote { http, server, path: timeline_path(ttid), lsn, wait, pages })
@@ -43,7 +43,7 @@ impl Remote {
     }
 }
 
-impl Source for Remote {
+impl PagesAtLsn for Remote {
     async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
         let all: Relations = self.http.get(&self.server.http, &self.at("relations")).await?;
         let one = |r: proto::api::RelationSize| Ok((r.rel.parse()?, r.blocks.context("a relation without a size")?));

@@ -16,7 +16,7 @@ use pgformat::{Lsn, PgMajor, SegSize, Tli};
 use proto::api::ControlDifference;
 
 use super::local::Local;
-use super::verify::{Difference, Report, Source, verify};
+use super::verify::{PageDifference, PageReport, PagesAtLsn, verify};
 
 const CHECKPOINT: Lsn = Lsn::new(0x0300_0028);
 
@@ -100,7 +100,7 @@ impl Model {
     }
 }
 
-impl Source for Model {
+impl PagesAtLsn for Model {
     async fn relations(&mut self) -> Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)> {
         Ok((self.sizes.clone(), self.logged.clone()))
     }
@@ -197,7 +197,7 @@ fn cluster(root: &Path) -> Model {
     model
 }
 
-async fn compare(root: &Path, model: &mut Model) -> Report {
+async fn compare(root: &Path, model: &mut Model) -> PageReport {
     verify(&Local::read(root).expect("a cluster"), model).await.expect("compared")
 }
 
@@ -230,7 +230,7 @@ async fn an_equal_cluster_is_equal() {
 }
 
 /// What is told about the one thing that `plant` breaks.
-async fn planted(plant: impl FnOnce(&Path, &mut Model)) -> Difference {
+async fn planted(plant: impl FnOnce(&Path, &mut Model)) -> PageDifference {
     let dir = dir();
     let mut model = cluster(dir.path());
     plant(dir.path(), &mut model);
@@ -441,7 +441,7 @@ async fn planted_beside(
     classes: &[(u32, u32, u32)],
     databases: &[(u32, u32)],
     plant: impl FnOnce(&Path, &mut Model),
-) -> Difference {
+) -> PageDifference {
     let dir = dir();
     let mut model = with_catalogs(dir.path(), classes, databases);
     clog(dir.path(), &mut model);

@@ -8,8 +8,7 @@
 //! pageserver does not have; and files that no catalog names were left behind by a crash, and are listed instead of
 //! judged (`catalogues`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -21,195 +20,31 @@ use pgformat::compare::{is_init_before_log, is_unused_spgist};
 use pgformat::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use pgformat::rel::{BlockNumber, BlockTag, Fork, RelFork};
 use pgformat::slru::Slru;
-use proto::api::ControlDifference;
-use serde::Serialize;
 
 use super::catalogues::Catalogues;
-use super::local::{File, Local};
+use super::local::{Local, LocalFile};
 
 mod files;
+mod report;
+mod source;
+
+use report::{in_words, show_bytes};
+
+pub use report::{PageDifference, PageReport};
+pub use source::PagesAtLsn;
 
 /// Blocks read and asked for at a time: 1 MiB.
 const CHUNK_BLOCKS: usize = 128;
-/// Differences told one by one; more are counted.
-const EXAMPLES_MAX: usize = 20;
-/// Bytes of a difference that are shown.
-const SHOWN_BYTES: usize = 16;
-
-/// Where our side comes from, all of it at one LSN.
-pub trait Source {
-    /// Every fork with its blocks, and the databases whose visibility maps were logged without their bits.
-    fn relations(&mut self) -> impl Future<Output = Result<(BTreeMap<RelFork, BlockNumber>, BTreeSet<u32>)>>;
-    /// Pages, or why there is none.
-    fn pages(&mut self, tags: &[BlockTag]) -> impl Future<Output = Result<Vec<Result<Bytes, String>>>>;
-    /// An SLRU's segments.
-    fn segments(&mut self, slru: Slru) -> impl Future<Output = Result<Vec<u32>>>;
-    /// All pages of a segment.
-    fn segment(&mut self, slru: Slru, segno: u32) -> impl Future<Output = Result<Bytes>>;
-    /// Relation maps, prepared transactions, the progress of replication origins: paths below the data directory.
-    fn files(&mut self) -> impl Future<Output = Result<Vec<String>>>;
-    /// What is in one of them.
-    fn file(&mut self, path: &str) -> impl Future<Output = Result<Bytes>>;
-    /// What differs from this control file.
-    fn control(&mut self, file: &[u8]) -> impl Future<Output = Result<Vec<ControlDifference>>>;
-}
-
-/// One difference.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Difference {
-    /// Path below the data directory; of a fork that has no file there, its name.
-    pub file: String,
-    /// Which block of the fork or segment.
-    pub block: Option<u32>,
-    /// Page LSN in the pageserver.
-    pub our_lsn: Option<Lsn>,
-    /// Page LSN in the file.
-    pub their_lsn: Option<Lsn>,
-    /// First byte of the page that differs.
-    pub offset: Option<usize>,
-    /// How many bytes differ.
-    pub bytes: Option<usize>,
-    /// The pageserver's bytes from there on, hexadecimal.
-    pub ours: Option<String>,
-    /// The file's bytes from there on, hexadecimal.
-    pub theirs: Option<String>,
-    /// In words.
-    pub what: String,
-}
-
-/// What was compared, and what differs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Report {
-    /// Version of this form.
-    pub schema: u32,
-    /// The state compared: end of the cluster's last checkpoint.
-    pub lsn: Lsn,
-    /// Whether nothing differs.
-    pub equal: bool,
-    /// Forks compared.
-    pub forks: u64,
-    /// Pages compared, of forks and segments.
-    pub pages: u64,
-    /// Of them, by what they belong to.
-    pub kinds: BTreeMap<&'static str, u64>,
-    /// Relation maps, prepared transactions and files of replication origins compared.
-    pub files: u64,
-    /// Empty pages at the end of files that the pageserver does not have.
-    pub empty_tail_pages: u64,
-    /// Pages whose only differences are allowed, by the entry of the list.
-    pub allowed: BTreeMap<&'static str, u64>,
-    /// Files that a crash left behind, since no catalog names them: not judged.
-    pub left_by_crash: u64,
-    /// Their pages.
-    pub left_by_crash_pages: u64,
-    /// The first of them: paths below the data directory.
-    pub left_by_crash_files: Vec<String>,
-    /// Catalogs that cannot be read, and why: all files of theirs were judged.
-    pub catalogs_unread: Vec<String>,
-    /// Number of differences.
-    pub differences: u64,
-    /// The first of them.
-    pub examples: Vec<Difference>,
-}
-
-impl Report {
-    fn new(lsn: Lsn) -> Report {
-        Report {
-            schema: 1,
-            lsn,
-            equal: true,
-            forks: 0,
-            pages: 0,
-            kinds: BTreeMap::new(),
-            files: 0,
-            empty_tail_pages: 0,
-            allowed: BTreeMap::new(),
-            left_by_crash: 0,
-            left_by_crash_pages: 0,
-            left_by_crash_files: Vec::new(),
-            catalogs_unread: Vec::new(),
-            differences: 0,
-            examples: Vec::new(),
-        }
-    }
-
-    fn differs(&mut self, difference: Difference) {
-        self.equal = false;
-        self.differences += 1;
-        if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push(difference);
-        }
-    }
-
-    fn left(&mut self, path: &str, len: u64) {
-        self.left_by_crash += 1;
-        self.left_by_crash_pages += len / PAGE_SIZE as u64;
-        if self.left_by_crash_files.len() < EXAMPLES_MAX {
-            self.left_by_crash_files.push(path.to_owned());
-        }
-    }
-
-    fn allow(&mut self, name: &'static str) {
-        *self.allowed.entry(name).or_default() += 1;
-    }
-
-    fn count(&mut self, kind: &'static str) {
-        self.pages += 1;
-        *self.kinds.entry(kind).or_default() += 1;
-    }
-
-    /// For people.
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| {
-            out.push_str(&text);
-            out.push('\n');
-        };
-        let kinds: Vec<String> = self.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-        line(format!("{} pages of {} forks compared at {}: {}", self.pages, self.forks, self.lsn, kinds.join(", ")));
-        line(format!("{} files beside them: relation maps, prepared transactions, origins", self.files));
-        self.allowed.iter().for_each(|(name, n)| line(format!("allowed: {name}: {n} pages")));
-        if self.empty_tail_pages > 0 {
-            line(format!("allowed: empty pages at the end of files: {}", self.empty_tail_pages));
-        }
-        if self.left_by_crash > 0 {
-            let (n, pages, named) = (self.left_by_crash, self.left_by_crash_pages, &self.left_by_crash_files);
-            let more = if n > named.len() as u64 { ", ..." } else { "" };
-            let named = named.join(", ");
-            line(format!(
-                "left by a crash, not judged: {n} files of {pages} pages that no catalog names: {named}{more}"
-            ));
-        }
-        self.catalogs_unread.iter().for_each(|why| line(format!("cannot be read, so all its files are judged: {why}")));
-        for d in &self.examples {
-            let block = d.block.map_or_else(String::new, |b| format!(", block {b}"));
-            let shown = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |l| l.to_string());
-            let lsns = format!(" (page LSN ours {}, file's {})", shown(d.our_lsn), shown(d.their_lsn));
-            let lsns = if d.our_lsn.is_some() || d.their_lsn.is_some() { lsns } else { String::new() };
-            let bytes = match (d.offset, &d.ours, &d.theirs) {
-                (Some(at), Some(ours), Some(theirs)) => format!(", from byte {at}: ours {ours}, file's {theirs}"),
-                _ => String::new(),
-            };
-            line(format!("DIFFERENT {}{block}: {}{bytes}{lsns}", d.file, d.what));
-        }
-        let left = self.differences - self.examples.len() as u64;
-        if left > 0 {
-            line(format!("... and {left} more"));
-        }
-        line(if self.equal { "equal".to_owned() } else { format!("{} differences", self.differences) });
-        out
-    }
-}
 
 /// Compares `local` with `source`.
 ///
 /// # Errors
 /// When a file cannot be read, or the pageserver does not answer. Differences go into the report.
-pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
-    let mut report = Report::new(local.lsn);
+pub async fn verify(local: &Local, source: &mut impl PagesAtLsn) -> Result<PageReport> {
+    let mut report = PageReport::new(local.lsn);
     for d in source.control(&local.control_bytes).await? {
         let what = format!("{}: ours {}, file's {}", d.what, d.ours, d.theirs);
-        report.differs(Difference { file: pgformat::control::CONTROL_FILE_NAME.to_owned(), ..in_words(what) });
+        report.differs(PageDifference { file: pgformat::control::CONTROL_FILE_NAME.to_owned(), ..in_words(what) });
     }
     let (ours, logged) = source.relations().await?;
     let unlogged: BTreeSet<_> =
@@ -231,7 +66,7 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
     }
     for (fork, blocks) in ours.iter().filter(|(fork, _)| is_compared(fork) && !local.forks.contains_key(fork)) {
         let what = format!("the pageserver has {blocks} blocks of it, the cluster has no such fork");
-        report.differs(Difference { file: fork.to_string(), ..in_words(what) });
+        report.differs(PageDifference { file: fork.to_string(), ..in_words(what) });
     }
     for slru in Slru::ALL {
         compare_slru(local, source, slru, &mut report).await?;
@@ -240,27 +75,13 @@ pub async fn verify(local: &Local, source: &mut impl Source) -> Result<Report> {
     Ok(report)
 }
 
-fn in_words(what: String) -> Difference {
-    Difference {
-        file: String::new(),
-        block: None,
-        our_lsn: None,
-        their_lsn: None,
-        offset: None,
-        bytes: None,
-        ours: None,
-        theirs: None,
-        what,
-    }
-}
-
 async fn compare_fork(
     local: &Local,
-    source: &mut impl Source,
+    source: &mut impl PagesAtLsn,
     (fork, logged_database): (RelFork, bool),
-    files: &[File],
+    files: &[LocalFile],
     ours: Option<BlockNumber>,
-    report: &mut Report,
+    report: &mut PageReport,
 ) -> Result<()> {
     report.forks += 1;
     let mut end = 0;
@@ -268,7 +89,7 @@ async fn compare_fork(
         let odd = file.len % PAGE_SIZE as u64;
         if file.first != end || odd != 0 {
             let what = if odd == 0 { "blocks are missing before it" } else { "it ends inside of a page" };
-            report.differs(Difference { file: file.path.clone(), ..in_words(what.to_owned()) });
+            report.differs(PageDifference { file: file.path.clone(), ..in_words(what.to_owned()) });
         }
         let blocks = u32::try_from(file.len / PAGE_SIZE as u64).context("a file of 2^32 pages")?;
         end = file.first.saturating_add(blocks);
@@ -291,11 +112,11 @@ async fn compare_fork(
     let first = files.first().map_or_else(|| fork.to_string(), |f| f.path.clone());
     match ours {
         None if end == 0 => {
-            report.differs(Difference { file: first, ..in_words("the pageserver has no such fork".to_owned()) });
+            report.differs(PageDifference { file: first, ..in_words("the pageserver has no such fork".to_owned()) });
         }
         Some(blocks) if blocks > end => {
             let what = format!("the pageserver has {blocks} blocks, the cluster {end}");
-            report.differs(Difference { file: first, ..in_words(what) });
+            report.differs(PageDifference { file: first, ..in_words(what) });
         }
         _ => {}
     }
@@ -314,7 +135,7 @@ fn read_pages(file: &mut std::fs::File, left: usize) -> std::io::Result<Vec<Box<
 }
 
 /// A block that the pageserver does not have: nothing may be on it.
-fn compare_tail(path: &str, tag: BlockTag, theirs: &Page, report: &mut Report) {
+fn compare_tail(path: &str, tag: BlockTag, theirs: &Page, report: &mut PageReport) {
     if theirs.0[PAGE_HEADER_LEN..].iter().all(|b| *b == 0) {
         report.empty_tail_pages += 1;
         return;
@@ -324,7 +145,7 @@ fn compare_tail(path: &str, tag: BlockTag, theirs: &Page, report: &mut Report) {
     }
     let what = "the pageserver does not have it, and it is not empty".to_owned();
     let (block, their_lsn) = (Some(tag.blk), Some(theirs.lsn()));
-    report.differs(Difference { file: path.to_owned(), block, their_lsn, ..in_words(what) });
+    report.differs(PageDifference { file: path.to_owned(), block, their_lsn, ..in_words(what) });
 }
 
 fn compare_page(
@@ -333,9 +154,9 @@ fn compare_page(
     theirs: &Page,
     ours: Result<Bytes, String>,
     logged_database: bool,
-    report: &mut Report,
+    report: &mut PageReport,
 ) {
-    let difference = |ours: Option<Lsn>, what: String| Difference {
+    let difference = |ours: Option<Lsn>, what: String| PageDifference {
         file: path.to_owned(),
         block: Some(tag.blk),
         our_lsn: ours,
@@ -377,15 +198,8 @@ fn compare_page(
     }
 }
 
-fn show_bytes(found: &mut Difference, at: usize, ours: &[u8], theirs: &[u8]) {
-    let hex = |bytes: &[u8]| bytes.iter().skip(at).take(SHOWN_BYTES).map(|b| format!("{b:02x}")).collect::<String>();
-    found.offset = Some(at);
-    found.ours = Some(hex(ours));
-    found.theirs = Some(hex(theirs));
-}
-
 /// Both sides may lack pages of zeros: they are written when memory is needed.
-async fn compare_slru(local: &Local, source: &mut impl Source, slru: Slru, report: &mut Report) -> Result<()> {
+async fn compare_slru(local: &Local, source: &mut impl PagesAtLsn, slru: Slru, report: &mut PageReport) -> Result<()> {
     let ours: BTreeSet<u32> = source.segments(slru).await?.into_iter().collect();
     let theirs = local.segments.keys().filter(|(s, _)| *s == slru).map(|(_, segno)| *segno);
     let all: BTreeSet<u32> = ours.iter().copied().chain(theirs).collect();
@@ -401,7 +215,7 @@ async fn compare_slru(local: &Local, source: &mut impl Source, slru: Slru, repor
             let differing = || ours.iter().zip(&theirs).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
             let Some(at) = differing().next() else { continue };
             let bytes = differing().count();
-            let mut found = Difference {
+            let mut found = PageDifference {
                 file: slru.path(segno),
                 block: Some(n as u32),
                 bytes: Some(bytes),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fabric::Usage;
+use crate::usage::UsageError;
 
 /// What `up` decides by itself: where the cluster lies, who its superuser is and how the shim gets in; and what would
 /// make no cluster, or one that a crash may take.
@@ -38,20 +38,22 @@ impl InitdbOptions {
     ///
     /// # Errors
     /// Names the one that is no long option, decided by `up`, or no possible size of a segment.
-    pub fn new(words: Vec<String>) -> Result<InitdbOptions, Usage> {
+    pub fn new(words: Vec<String>) -> Result<InitdbOptions, UsageError> {
         for word in &words {
             let (name, value) = word.split_once('=').map_or((word.as_str(), None), |(n, v)| (n, Some(v)));
             if name.len() < 3 || !name.starts_with("--") {
-                return Err(Usage(format!("{word:?} is no long option of initdb: --name or --name=value is needed")));
+                return Err(UsageError(format!(
+                    "{word:?} is no long option of initdb: --name or --name=value is needed"
+                )));
             }
             // initdb takes the beginning of a name for the whole.
             if let Some(decided) = DECIDED.iter().find(|decided| decided.starts_with(name)) {
-                return Err(Usage(format!("initdb's {decided} is not yours to give: `up` decides it")));
+                return Err(UsageError(format!("initdb's {decided} is not yours to give: `up` decides it")));
             }
             let size = || value.and_then(|v| v.parse::<u32>().ok());
             let possible = |mb: u32| mb.is_power_of_two() && mb <= 1024;
             if name == "--wal-segsize" && !size().is_some_and(possible) {
-                return Err(Usage(format!("{word}: a power of two from 1 to 1024 (MiB) is needed")));
+                return Err(UsageError(format!("{word}: a power of two from 1 to 1024 (MiB) is needed")));
             }
         }
         Ok(InitdbOptions(words))

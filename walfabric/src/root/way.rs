@@ -12,7 +12,7 @@ use node::users::User;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::fabric::Usage;
+use crate::usage::UsageError;
 
 /// As many links as Linux follows on a way.
 const LINKS_MAX: usize = 40;
@@ -86,7 +86,7 @@ impl Way {
                 }
                 _ => {
                     let text = format!("{option} {}: {} is not a directory", path.display(), next.display());
-                    return Err(Usage(text).into());
+                    return Err(UsageError(text).into());
                 }
             }
         }
@@ -103,7 +103,7 @@ impl Way {
                 path.display(),
                 users::name_of(link.st_uid)
             );
-            return Err(Usage(text).into());
+            return Err(UsageError(text).into());
         }
         let target = rustix::fs::readlinkat(&self.at, name, Vec::new())
             .with_context(|| format!("cannot read the link {}", path.display()))?;

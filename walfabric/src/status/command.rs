@@ -7,7 +7,7 @@ use clap::Args;
 use node::exit;
 use proto::id::{TenantId, TimelineId};
 
-use super::{Only, Source};
+use super::{NodeSource, Only};
 
 /// What `walfabric status` takes.
 #[derive(Args)]
@@ -42,9 +42,9 @@ impl StatusOptions {
     /// See [`super::collect`].
     pub async fn run(self) -> Result<u8> {
         let source = match (self.dir, self.broker) {
-            (Some(dir), _) => Source::Dir(dir),
+            (Some(dir), _) => NodeSource::Dir(dir),
             (None, url) => {
-                Source::Broker { url: url.context("--dir or --broker is needed")?, prefix: self.broker_prefix }
+                NodeSource::Broker { url: url.context("--dir or --broker is needed")?, prefix: self.broker_prefix }
             }
         };
         let only = Only { timeline: self.timeline, tenant: self.tenant };

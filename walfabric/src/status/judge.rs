@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proto::id::NodeId;
 
-use super::{PageserverRow, SafekeeperRow, TimelineStatus};
+use super::report::{PageserverRow, SafekeeperRow, TimelineStatus};
 
 /// Why the timeline is not as it should be; empty: it is. `members` are the safekeepers of its member set, `hosts` the
 /// pageservers that are to have it; empty where nobody knows.
@@ -85,7 +85,7 @@ mod tests {
     use proto::api::{PageserverTimelineState, ShimSafekeeperStatus};
     use proto::id::{TenantId, Term, TimelineId};
 
-    use super::super::ShimRow;
+    use super::super::report::ShimRow;
     use super::*;
 
     fn sound() -> TimelineStatus {

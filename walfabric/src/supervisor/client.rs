@@ -13,7 +13,7 @@ use crate::fabric::FabricDir;
 /// What the supervisor can be asked for. Each answers once the state is as asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verb")]
-pub enum Request {
+pub enum SupervisorRequest {
     /// Spawn a process; answers when it is spawned.
     Start {
         /// Its name.
@@ -64,7 +64,7 @@ const ANSWER_MAX: u64 = 1 << 20;
 
 /// The supervisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct SupervisorReply {
     /// Exit code for the command: 0, 1 or 2.
     pub code: u8,
     /// What went wrong.
@@ -101,7 +101,7 @@ impl Client {
     ///
     /// # Errors
     /// When the supervisor ended in the middle, or is none: its answer has no end.
-    pub fn ask(&mut self, request: &Request) -> Result<Reply> {
+    pub fn ask(&mut self, request: &SupervisorRequest) -> Result<SupervisorReply> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.write_all(&line).context("the supervisor does not listen any more")?;
@@ -116,8 +116,8 @@ impl Client {
     ///
     /// # Errors
     /// When the supervisor ended in the middle.
-    pub fn down(mut self, patience_s: u64) -> Result<Reply> {
-        let reply = self.ask(&Request::Down { patience_s })?;
+    pub fn down(mut self, patience_s: u64) -> Result<SupervisorReply> {
+        let reply = self.ask(&SupervisorRequest::Down { patience_s })?;
         // It says nothing more: its end is the end of the stream.
         std::io::copy(&mut self.stream, &mut std::io::sink()).context("the supervisor's end cannot be awaited")?;
         Ok(reply)

@@ -15,6 +15,6 @@ mod table;
 /// The program that runs, whatever its path.
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
-pub use client::{Client, Reply, Request, STOP_ORDER, STOP_PATIENCE_S};
+pub use client::{Client, STOP_ORDER, STOP_PATIENCE_S, SupervisorReply, SupervisorRequest};
 pub use proctree::{arguments, command_line, descendants, exists};
 pub use server::supervise;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::client::{Reply, Request, STOP_ORDER, open_dir, socket_path};
-use super::table::Table;
+use super::client::{STOP_ORDER, SupervisorReply, SupervisorRequest, open_dir, socket_path};
+use super::table::ProcessTable;
 use crate::fabric::FabricDir;
 
 /// Runs the supervisor of `dir` until it is told to go down.
@@ -27,7 +27,7 @@ pub fn supervise(dir: &FabricDir) -> Result<()> {
     lock.try_lock().context("another supervisor runs in this directory")?;
     let path = socket_path(&handle);
     let _ = std::fs::remove_file(&path);
-    let table = Arc::new(Table::load(dir.clone())?);
+    let table = Arc::new(ProcessTable::load(dir.clone())?);
     let listener = UnixListener::bind(&path).context("cannot listen on supervisor.sock")?;
     let reaper = Arc::clone(&table);
     thread::Builder::new().name("reaper".to_owned()).spawn(move || reaper.reap_for_ever())?;
@@ -39,11 +39,11 @@ pub fn supervise(dir: &FabricDir) -> Result<()> {
     Ok(())
 }
 
-fn serve(stream: UnixStream, table: &Table, socket: &str) {
+fn serve(stream: UnixStream, table: &ProcessTable, socket: &str) {
     let Ok(mut writer) = stream.try_clone() else { return };
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
-        let request: Result<Request, _> = serde_json::from_str(&line);
-        let down = matches!(request, Ok(Request::Down { .. }));
+        let request: Result<SupervisorRequest, _> = serde_json::from_str(&line);
+        let down = matches!(request, Ok(SupervisorRequest::Down { .. }));
         let reply = match request {
             Ok(request) => answer(table, &request),
             Err(e) => failure(2, format!("malformed request: {e}")),
@@ -64,38 +64,41 @@ fn serve(stream: UnixStream, table: &Table, socket: &str) {
     }
 }
 
-fn failure(code: u8, error: String) -> Reply {
-    Reply { code, error: Some(error), pid: None, ended: None }
+fn failure(code: u8, error: String) -> SupervisorReply {
+    SupervisorReply { code, error: Some(error), pid: None, ended: None }
 }
 
-fn answer(table: &Table, request: &Request) -> Reply {
+fn answer(table: &ProcessTable, request: &SupervisorRequest) -> SupervisorReply {
     let done = |result: Result<()>| match result {
-        Ok(()) => Reply { code: 0, error: None, pid: None, ended: None },
+        Ok(()) => SupervisorReply { code: 0, error: None, pid: None, ended: None },
         Err(e) => failure(1, format!("{e:#}")),
     };
     match request {
-        Request::Start { name } | Request::Stop { name, .. } | Request::Kill { name } | Request::Probe { name }
+        SupervisorRequest::Start { name }
+        | SupervisorRequest::Stop { name, .. }
+        | SupervisorRequest::Kill { name }
+        | SupervisorRequest::Probe { name }
             if !table.known(name) =>
         {
             failure(2, format!("no process is called {name:?}; there are: {}", table.names().join(", ")))
         }
-        Request::Start { name } => match table.start(name) {
-            Ok(pid) => Reply { code: 0, error: None, pid: Some(pid), ended: None },
+        SupervisorRequest::Start { name } => match table.start(name) {
+            Ok(pid) => SupervisorReply { code: 0, error: None, pid: Some(pid), ended: None },
             Err(e) => failure(1, format!("{e:#}")),
         },
-        Request::Stop { name, patience_s } => done(table.stop(name, Duration::from_secs(*patience_s))),
-        Request::Kill { name } => done(table.kill(name)),
-        Request::Probe { name } => {
+        SupervisorRequest::Stop { name, patience_s } => done(table.stop(name, Duration::from_secs(*patience_s))),
+        SupervisorRequest::Kill { name } => done(table.kill(name)),
+        SupervisorRequest::Probe { name } => {
             let (pid, ended) = table.probe(name);
-            Reply { code: 0, error: None, pid, ended }
+            SupervisorReply { code: 0, error: None, pid, ended }
         }
-        Request::Reload => done(table.reload()),
-        Request::Down { patience_s } => done(down(table, Duration::from_secs(*patience_s))),
+        SupervisorRequest::Reload => done(table.reload()),
+        SupervisorRequest::Down { patience_s } => done(down(table, Duration::from_secs(*patience_s))),
     }
 }
 
 /// What does not stop in order is said in the end, and keeps nothing else running.
-fn down(table: &Table, patience: Duration) -> Result<()> {
+fn down(table: &ProcessTable, patience: Duration) -> Result<()> {
     let mut problems = Vec::new();
     for prefix in STOP_ORDER {
         let names: Vec<String> = table.names().into_iter().filter(|n| n.starts_with(prefix)).collect();

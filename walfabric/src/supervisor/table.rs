@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
 
 use super::{OWN_PROGRAM, proctree};
-use crate::fabric::{Fabric, FabricDir, Plan, ProcessPlan, StopStyle};
+use crate::fabric::{Fabric, FabricDir, FabricPlan, ProcessPlan, StopStyle};
 
 /// How the end of a process reads that went well.
 const CLEAN_END: &str = "exited with code 0";
@@ -25,14 +25,14 @@ const KILL_PATIENCE: Duration = Duration::from_secs(30);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// State shared by the supervisor's threads.
-pub(super) struct Table {
+pub(super) struct ProcessTable {
     dir: FabricDir,
-    state: Mutex<State>,
+    state: Mutex<ProcessStates>,
     changed: Condvar,
 }
 
-struct State {
-    plan: Plan,
+struct ProcessStates {
+    plan: FabricPlan,
     fabric: Fabric,
     running: BTreeMap<String, u32>,
     started: BTreeMap<String, Instant>,
@@ -41,13 +41,13 @@ struct State {
     held: HashSet<String>,
 }
 
-impl Table {
-    pub(super) fn load(dir: FabricDir) -> Result<Table> {
+impl ProcessTable {
+    pub(super) fn load(dir: FabricDir) -> Result<ProcessTable> {
         let plan = dir.read_plan()?;
         let mut fabric = dir.read_fabric()?;
         plan.processes.keys().for_each(|name| fabric.set_pid(name, None));
         dir.write_fabric(&fabric)?;
-        let state = State {
+        let state = ProcessStates {
             plan,
             fabric,
             running: BTreeMap::new(),
@@ -55,10 +55,10 @@ impl Table {
             ended: BTreeMap::new(),
             held: HashSet::new(),
         };
-        Ok(Table { dir, state: Mutex::new(state), changed: Condvar::new() })
+        Ok(ProcessTable { dir, state: Mutex::new(state), changed: Condvar::new() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ProcessStates> {
         // A panic while holding the lock leaves plain maps behind, each of which is valid by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,7 +96,7 @@ impl Table {
         self.spawn(&mut state, name)
     }
 
-    fn spawn(&self, state: &mut State, name: &str) -> Result<u32> {
+    fn spawn(&self, state: &mut ProcessStates, name: &str) -> Result<u32> {
         let plan = state.plan.processes.get(name).with_context(|| format!("no process is called {name}"))?;
         let child = command(&self.dir, name, plan)?.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = child.id();
@@ -118,7 +118,7 @@ impl Table {
                 Err(_) => {
                     // No children at all: wait until one is spawned.
                     let state = self.lock();
-                    let idle = |s: &mut State| s.running.is_empty();
+                    let idle = |s: &mut ProcessStates| s.running.is_empty();
                     drop(self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner));
                 }
             }
@@ -239,7 +239,7 @@ impl Table {
     }
 
     fn wait_gone(&self, name: &str, patience: Duration) -> Result<()> {
-        let running = |s: &mut State| s.running.contains_key(name);
+        let running = |s: &mut ProcessStates| s.running.contains_key(name);
         let (state, timeout) =
             self.changed.wait_timeout_while(self.lock(), patience, running).unwrap_or_else(PoisonError::into_inner);
         drop(state);

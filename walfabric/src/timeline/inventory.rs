@@ -23,7 +23,7 @@ const NODE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is known of one timeline.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Known {
+pub struct KnownTimeline {
     /// Its record on the broker: members, start, pageservers.
     pub conf: Option<TimelineConfRecord>,
     /// The shim at work.
@@ -36,7 +36,7 @@ pub struct Known {
     pub missing: Vec<String>,
 }
 
-impl Known {
+impl KnownTimeline {
     /// Whether every part that belongs to it is there.
     pub fn is_whole(&self) -> bool {
         self.conf.is_some() && self.missing.is_empty()
@@ -64,7 +64,7 @@ impl Known {
 }
 
 /// The nodes of a fabric.
-struct Nodes {
+struct FabricNodes {
     safekeepers: Vec<NodeRecord>,
     pageservers: Vec<NodeRecord>,
 }
@@ -73,11 +73,11 @@ struct Nodes {
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn list(broker_url: &str, prefix: &str) -> Result<BTreeMap<TenantTimelineId, Known>> {
+pub async fn list(broker_url: &str, prefix: &str) -> Result<BTreeMap<TenantTimelineId, KnownTimeline>> {
     let broker = Broker::new(broker_url, prefix)?;
     let fabric = fabric_nodes(&broker).await?;
     let http = Http::new(NODE_LIMIT)?;
-    let mut found: BTreeMap<TenantTimelineId, Known> = BTreeMap::new();
+    let mut found: BTreeMap<TenantTimelineId, KnownTimeline> = BTreeMap::new();
     for (ttid, conf) in conf_records(&broker).await? {
         found.entry(ttid).or_default().conf = Some(conf);
     }
@@ -110,7 +110,7 @@ pub async fn list(broker_url: &str, prefix: &str) -> Result<BTreeMap<TenantTimel
 }
 
 /// Parts of the record that are not there, each with why.
-fn missing(known: &Known, away: &[(String, String)]) -> Vec<String> {
+fn missing(known: &KnownTimeline, away: &[(String, String)]) -> Vec<String> {
     let Some(conf) = &known.conf else { return Vec::new() };
     let why = |name: String| {
         let silent = away.iter().any(|(n, _)| *n == name);
@@ -121,8 +121,8 @@ fn missing(known: &Known, away: &[(String, String)]) -> Vec<String> {
     members.map(|id| why(format!("safekeeper {id}"))).chain(pages.map(|id| why(format!("pageserver {id}")))).collect()
 }
 
-async fn fabric_nodes(broker: &Broker) -> Result<Nodes> {
-    Ok(Nodes {
+async fn fabric_nodes(broker: &Broker) -> Result<FabricNodes> {
+    Ok(FabricNodes {
         safekeepers: nodes(broker, &broker.keys().safekeepers(), &[], "safekeeper").await?,
         pageservers: nodes(broker, &broker.keys().pageservers(), &[], "pageserver").await?,
     })
@@ -194,7 +194,11 @@ pub async fn delete(args: &DeleteArgs, say: &mut dyn FnMut(&str)) -> Result<()> 
 }
 
 /// A timeline that somebody relies on is not deleted unasked.
-async fn refuse_in_use(args: &DeleteArgs, known: &Known, client: Option<&tokio_postgres::Client>) -> Result<()> {
+async fn refuse_in_use(
+    args: &DeleteArgs,
+    known: &KnownTimeline,
+    client: Option<&tokio_postgres::Client>,
+) -> Result<()> {
     let writing = known.safekeepers.values().any(|s| s.streaming);
     ensure!(
         !writing && known.primary.is_none(),
@@ -223,7 +227,7 @@ async fn refuse_in_use(args: &DeleteArgs, known: &Known, client: Option<&tokio_p
     Ok(())
 }
 
-async fn forget_on_broker(broker: &Broker, ttid: TenantTimelineId, fabric: &Nodes) -> Result<()> {
+async fn forget_on_broker(broker: &Broker, ttid: TenantTimelineId, fabric: &FabricNodes) -> Result<()> {
     let keys = broker.keys();
     broker.delete(&keys.conf(ttid)).await?;
     // Nodes withdraw what they publish; this is for records of nodes that are gone.

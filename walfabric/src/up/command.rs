@@ -7,9 +7,9 @@ use clap::Args;
 use node::exit;
 
 use super::UpArgs;
-use crate::fabric::Usage;
 use crate::postgres::InitdbOptions;
 use crate::supervisor::STOP_PATIENCE_S;
+use crate::usage::UsageError;
 use crate::verbs;
 
 /// What `walfabric up` takes.
@@ -70,7 +70,7 @@ pub struct InitdbFlags {
 }
 
 impl InitdbFlags {
-    fn options(self) -> Result<InitdbOptions, Usage> {
+    fn options(self) -> Result<InitdbOptions, UsageError> {
         let mut words = Vec::new();
         words.extend(self.wal_segsize.map(|mb| format!("--wal-segsize={mb}")));
         words.extend(
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_the_cluster_is_made_with_becomes_options_of_initdb() {
-        let options = |words: &[&str]| up(words).expect("flags").initdb.options().map_err(|Usage(why)| why);
+        let options = |words: &[&str]| up(words).expect("flags").initdb.options().map_err(|UsageError(why)| why);
         let given = |words: &[&str]| InitdbOptions::new(words.iter().map(|w| (*w).to_owned()).collect()).expect("fine");
         assert_eq!(options(&[]), Ok(given(&[])));
         assert_eq!(options(&["--wal-segsize", "64"]), Ok(given(&["--wal-segsize=64"])));

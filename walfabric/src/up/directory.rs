@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use node::users;
 
-use crate::fabric::{FabricDir, Usage};
+use crate::fabric::FabricDir;
+use crate::usage::UsageError;
 
 /// The folder that outlives a bring-up that failed: it says why.
 pub(super) const LOGS: &str = "log";
@@ -48,7 +49,7 @@ pub(super) fn check(dir: &FabricDir, fresh: bool) -> Result<()> {
         meta => meta.with_context(|| format!("cannot look at {}", root.display()))?,
     };
     if !meta.is_dir() {
-        return Err(Usage(format!("--dir {} is not a directory", root.display())).into());
+        return Err(UsageError(format!("--dir {} is not a directory", root.display())).into());
     }
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me {
@@ -58,7 +59,7 @@ pub(super) fn check(dir: &FabricDir, fresh: bool) -> Result<()> {
              use another --dir",
             root.display()
         );
-        return Err(Usage(text).into());
+        return Err(UsageError(text).into());
     }
     if !fresh {
         return Ok(());
@@ -80,7 +81,7 @@ pub(crate) fn refuse_foreign(root: &Path, names: &[OsString]) -> Result<()> {
                 root.display(),
                 name.display()
             );
-            return Err(Usage(text).into());
+            return Err(UsageError(text).into());
         }
     }
     Ok(())
@@ -95,7 +96,7 @@ pub(super) fn check_user(told: Option<&str>) -> Result<()> {
     ensure!(!me.is_root(), "root runs no fabric: it becomes the fabric's user first");
     match told {
         Some(name) if users::named(name).is_none_or(|user| user.uid != me.as_raw()) => {
-            Err(Usage(format!("--run-as {name}: only root runs a fabric as another user")).into())
+            Err(UsageError(format!("--run-as {name}: only root runs a fabric as another user")).into())
         }
         _ => Ok(()),
     }
@@ -126,7 +127,7 @@ pub(super) fn check_reachable(dir: &Path) -> Result<()> {
                 me(),
                 inside.display()
             );
-            return Err(Usage(text).into());
+            return Err(UsageError(text).into());
         }
     }
     Ok(())

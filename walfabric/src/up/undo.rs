@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::directory::LOGS;
-use crate::fabric::{FabricDir, Plan};
-use crate::supervisor::{Client, Request, STOP_ORDER, STOP_PATIENCE_S};
+use crate::fabric::{FabricDir, FabricPlan};
+use crate::supervisor::{Client, STOP_ORDER, STOP_PATIENCE_S, SupervisorRequest};
 
 /// How the fabric was before.
 pub(super) struct Undo {
@@ -51,7 +51,7 @@ impl Undo {
         let mut notes = Vec::new();
         for prefix in STOP_ORDER {
             for name in now.difference(before).filter(|name| name.starts_with(prefix)) {
-                let request = Request::Stop { name: name.clone(), patience_s: STOP_PATIENCE_S };
+                let request = SupervisorRequest::Stop { name: name.clone(), patience_s: STOP_PATIENCE_S };
                 notes.extend(client.ask(&request)?.error);
             }
         }
@@ -88,10 +88,10 @@ impl Undo {
 /// Names of the processes that run; `None` without a supervisor.
 fn running(dir: &FabricDir) -> Result<Option<BTreeSet<String>>> {
     let Some(mut client) = Client::connect(dir) else { return Ok(None) };
-    let Plan { processes, .. } = dir.read_plan()?;
+    let FabricPlan { processes, .. } = dir.read_plan()?;
     let mut running = BTreeSet::new();
     for name in processes.into_keys() {
-        if client.ask(&Request::Probe { name: name.clone() })?.pid.is_some() {
+        if client.ask(&SupervisorRequest::Probe { name: name.clone() })?.pid.is_some() {
             running.insert(name);
         }
     }

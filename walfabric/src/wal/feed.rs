@@ -10,7 +10,7 @@ use proto::id::{TenantTimelineId, Term};
 use proto::replication::SenderMessage;
 use tokio::time::timeout;
 
-use super::members::{Member, dial};
+use super::members::{MemberAccount, dial};
 
 /// A member that sends nothing for so long is left for the next one.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -25,7 +25,12 @@ pub(super) struct Feed {
 
 impl Feed {
     /// From `start` on: of what is committed, or of the log of `term`.
-    pub(super) async fn open(ttid: TenantTimelineId, member: &Member, start: Lsn, term: Option<Term>) -> Result<Feed> {
+    pub(super) async fn open(
+        ttid: TenantTimelineId,
+        member: &MemberAccount,
+        start: Lsn,
+        term: Option<Term>,
+    ) -> Result<Feed> {
         let session = dial(&member.address, ttid).await?;
         let command = match term {
             Some(term) => format!("START_REPLICATION {start} (term='{term}')"),

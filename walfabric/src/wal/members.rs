@@ -14,13 +14,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// A member that answered.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub(super) struct MemberAccount {
     /// Its libpq address.
     pub(super) address: String,
     pub(super) status: SafekeeperTimelineStatus,
 }
 
-impl Member {
+impl MemberAccount {
     /// Where its log ends, as elections compare it.
     fn log_end(&self) -> (Term, Lsn) {
         (self.status.last_log_term, self.status.flush_lsn)
@@ -51,7 +51,7 @@ pub(super) async fn dial(address: &str, ttid: TenantTimelineId) -> Result<Client
 }
 
 /// Asks all members at once; who does not answer is told with why.
-pub(super) async fn ask_all(addresses: &[String], ttid: TenantTimelineId) -> (Vec<Member>, Vec<String>) {
+pub(super) async fn ask_all(addresses: &[String], ttid: TenantTimelineId) -> (Vec<MemberAccount>, Vec<String>) {
     let asking = addresses.iter().map(|address| async move {
         let asked = tokio::time::timeout(ANSWER_LIMIT, ask(address, ttid)).await;
         asked.unwrap_or_else(|_| bail!("no answer within {ANSWER_LIMIT:?}")).map_err(|e| format!("{address}: {e:#}"))
@@ -66,16 +66,16 @@ pub(super) async fn ask_all(addresses: &[String], ttid: TenantTimelineId) -> (Ve
     (members, silent)
 }
 
-async fn ask(address: &str, ttid: TenantTimelineId) -> Result<Member> {
+async fn ask(address: &str, ttid: TenantTimelineId) -> Result<MemberAccount> {
     let mut session = dial(address, ttid).await?;
     let results = session.simple_query("SHOW TIMELINE").await?;
     let text = results.first().and_then(|r| r.rows.first()?.first()?.as_deref()).context("it shows nothing")?;
     let status = serde_json::from_str(text).context("what it shows is not a timeline's status")?;
-    Ok(Member { address: address.to_owned(), status })
+    Ok(MemberAccount { address: address.to_owned(), status })
 }
 
 /// Refuses members of different clusters.
-pub(super) fn check_same(members: &[Member]) -> Result<()> {
+pub(super) fn check_same(members: &[MemberAccount]) -> Result<()> {
     let Some(first) = members.first() else { return Ok(()) };
     for m in members {
         let (a, b) = (&first.status, &m.status);
@@ -96,7 +96,7 @@ pub(super) fn check_same(members: &[Member]) -> Result<()> {
 
 /// Where the timeline's WAL ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
+pub(super) enum LogEnd {
     /// A quorum answered, and a proposer streams: what it has committed.
     Committed(Lsn),
     /// A quorum answered, and nobody writes: where an election would end the log now. All that was ever acknowledged
@@ -108,27 +108,27 @@ pub(super) enum End {
 
 /// Where the WAL ends, from what members say. A member that may have forgotten what it promised does not count. While a
 /// proposer streams, that is what is committed, as it tells the members within its heartbeat.
-pub(super) fn end_of(members: &[Member]) -> End {
+pub(super) fn end_of(members: &[MemberAccount]) -> LogEnd {
     let commit = members.iter().map(|m| m.status.commit_lsn).max().unwrap_or(Lsn::new(0));
-    let Some(newest) = members.iter().max_by_key(|m| m.status.mconf.generation) else { return End::Unknown(commit) };
-    let counted: Vec<&Member> = members.iter().filter(|m| m.status.not_admitted.is_none()).collect();
+    let Some(newest) = members.iter().max_by_key(|m| m.status.mconf.generation) else { return LogEnd::Unknown(commit) };
+    let counted: Vec<&MemberAccount> = members.iter().filter(|m| m.status.not_admitted.is_none()).collect();
     let quorum = newest.status.mconf.is_quorum(|id| counted.iter().any(|m| m.status.safekeeper_id == id));
     match counted.iter().map(|m| m.log_end()).max() {
-        Some(_) if quorum && members.iter().any(|m| m.status.streaming) => End::Committed(commit),
-        Some((term, end)) if quorum => End::Elected { term, end },
-        _ => End::Unknown(commit),
+        Some(_) if quorum && members.iter().any(|m| m.status.streaming) => LogEnd::Committed(commit),
+        Some((term, end)) if quorum => LogEnd::Elected { term, end },
+        _ => LogEnd::Unknown(commit),
     }
 }
 
 /// How a member can give WAL up to `upto`: as a reader of what is committed, or, where nobody writes, of the end an
 /// election would choose (with its present term). `None`: it does not have it.
-pub(super) fn way_to(member: &Member, upto: Lsn, end: End) -> Option<Option<Term>> {
+pub(super) fn way_to(member: &MemberAccount, upto: Lsn, end: LogEnd) -> Option<Option<Term>> {
     let s = &member.status;
     if s.commit_lsn >= upto {
         return Some(None);
     }
     match end {
-        End::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= upto => Some(Some(s.term)),
+        LogEnd::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= upto => Some(Some(s.term)),
         _ => None,
     }
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     /// A member of three that says this.
-    fn member(id: u64, last_log_term: u64, flush: &str, commit: &str, streaming: bool) -> Member {
+    fn member(id: u64, last_log_term: u64, flush: &str, commit: &str, streaming: bool) -> MemberAccount {
         let ids = "0123456789abcdef0123456789abcdef";
         let members: Vec<_> = (1..=3).map(|id| serde_json::json!({"id": id, "host": "h", "pg_port": 1})).collect();
         let status = serde_json::json!({
@@ -153,7 +153,7 @@ mod tests {
             "last_record_start_lsn": "0/0", "peer_horizon_lsn": "0/0", "remote_consistent_lsn": "0/0",
             "wal_bytes": 0, "streaming": streaming, "pushes": [], "stopped": null
         });
-        Member { address: format!("sk{id}"), status: serde_json::from_value(status).expect("a status") }
+        MemberAccount { address: format!("sk{id}"), status: serde_json::from_value(status).expect("a status") }
     }
 
     const COMMITTED: Lsn = Lsn::new(0x200_0000);
@@ -164,24 +164,24 @@ mod tests {
         let behind = member(1, 2, "0/2000000", "0/2000000", false);
         let silent = [behind, member(2, 2, "0/2001000", "0/2000000", false)];
         let end = end_of(&silent);
-        assert_eq!(end, End::Elected { term: Term(2), end: FLUSHED });
+        assert_eq!(end, LogEnd::Elected { term: Term(2), end: FLUSHED });
         assert_eq!(way_to(&silent[0], FLUSHED, end), None, "it does not have the end");
         assert_eq!(way_to(&silent[1], FLUSHED, end), Some(Some(Term(3))), "not told yet that it is committed");
         assert_eq!(way_to(&silent[0], COMMITTED, end), Some(None));
         let other_log = member(3, 1, "0/3000000", "0/2000000", false);
-        assert_eq!(end_of(&[silent[0].clone(), other_log.clone()]), End::Elected { term: Term(2), end: COMMITTED });
+        assert_eq!(end_of(&[silent[0].clone(), other_log.clone()]), LogEnd::Elected { term: Term(2), end: COMMITTED });
         assert_eq!(way_to(&other_log, FLUSHED, end), None, "longer, and of an older term");
     }
 
     #[test]
     fn without_a_quorum_the_end_is_not_known() {
         let one = member(1, 2, "0/2001000", "0/2000000", true);
-        assert_eq!(end_of(std::slice::from_ref(&one)), End::Unknown(COMMITTED));
+        assert_eq!(end_of(std::slice::from_ref(&one)), LogEnd::Unknown(COMMITTED));
         let mut barred = member(2, 2, "0/2001000", "0/2000000", false);
         barred.status.not_admitted = Some("it may have forgotten".to_owned());
-        assert_eq!(end_of(&[one.clone(), barred]), End::Unknown(COMMITTED));
+        assert_eq!(end_of(&[one.clone(), barred]), LogEnd::Unknown(COMMITTED));
         let writing = [one, member(2, 2, "0/2000000", "0/2000000", true)];
-        assert_eq!(end_of(&writing), End::Committed(COMMITTED));
+        assert_eq!(end_of(&writing), LogEnd::Committed(COMMITTED));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod check;
 pub mod command;
 mod feed;
 mod members;
+mod outcome;
 mod segment;
 mod write;
 
@@ -24,11 +25,14 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::check::check_prehistory;
 pub(crate) use self::members::stream_config;
-use self::members::{End, Member, ask_all, check_same, dial, end_of};
+use self::members::{LogEnd, MemberAccount, ask_all, check_same, dial, end_of};
+use self::outcome::not_there;
 use self::segment::Wanted;
 use self::write::{check_place, write_small};
 use crate::fabric::FabricDir;
 use crate::timeline::conf_of;
+
+pub use self::outcome::Outcome;
 
 /// Exit code that stops PostgreSQL's recovery: above 125, as for a command that could not be run.
 pub const STOP: u8 = 126;
@@ -66,20 +70,6 @@ pub struct WalSource {
     /// Seconds to wait for members that do not answer
     #[arg(long, default_value_t = 10)]
     wait_s: u64,
-}
-
-/// What became of a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// Written.
-    Written {
-        /// Address of the member it came from.
-        from: String,
-        /// Position behind the last byte of WAL in it; none for a history file.
-        upto: Option<Lsn>,
-    },
-    /// It does not exist, with why.
-    NotThere(String),
 }
 
 /// A timeline and its members' addresses.
@@ -174,9 +164,9 @@ async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> 
     let (start, next) = (seg.start_of(segno), seg.start_of(segno + 1));
     let end = end_of(&members);
     let upto = match end {
-        End::Committed(end) | End::Elected { end, .. } => end.min(next),
-        End::Unknown(end) if end >= next => next,
-        End::Unknown(end) => bail!(
+        LogEnd::Committed(end) | LogEnd::Elected { end, .. } => end.min(next),
+        LogEnd::Unknown(end) if end >= next => next,
+        LogEnd::Unknown(end) => bail!(
             "where the WAL ends is not known: it is committed up to {end} at least, but too few members answer to \
              know what else was acknowledged ({}); start another member, then try again",
             silent.join("; ")
@@ -197,12 +187,8 @@ async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> 
     wanted.take(&members).await
 }
 
-fn not_there(why: String) -> Outcome {
-    Outcome::NotThere(why)
-}
-
 /// A history file, from the first member that knows the tli.
-async fn history(located: &Located, members: &[Member], tli: Tli, path: &Path) -> Result<Outcome> {
+async fn history(located: &Located, members: &[MemberAccount], tli: Tli, path: &Path) -> Result<Outcome> {
     let Some(member) = members.iter().find(|m| tli != Tli(1) && m.status.pg_history.iter().any(|e| e.tli == tli))
     else {
         return Ok(not_there(format!("the timeline has no history file of tli {tli}")));

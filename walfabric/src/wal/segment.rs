@@ -15,9 +15,9 @@ use proto::id::{TenantTimelineId, Term};
 
 use super::check::{Checker, first_start};
 use super::feed::Feed;
-use super::members::{End, Member, way_to};
+use super::members::{LogEnd, MemberAccount, way_to};
+use super::outcome::{Outcome, not_there};
 use super::write::Target;
-use super::{Outcome, not_there};
 
 /// What is wanted: `[start, upto)` of a segment, zeros behind it.
 pub(super) struct Wanted<'a> {
@@ -27,15 +27,15 @@ pub(super) struct Wanted<'a> {
     pub(super) start: Lsn,
     pub(super) upto: Lsn,
     /// Where all of the WAL ends.
-    pub(super) end: End,
+    pub(super) end: LogEnd,
     pub(super) path: &'a Path,
 }
 
 impl Wanted<'_> {
     /// Takes it from the first member that has it and whose copy is good. One that is known to be damaged is asked
     /// last.
-    pub(super) async fn take(&self, members: &[Member]) -> Result<Outcome> {
-        let mut order: Vec<&Member> = members.iter().collect();
+    pub(super) async fn take(&self, members: &[MemberAccount]) -> Result<Outcome> {
+        let mut order: Vec<&MemberAccount> = members.iter().collect();
         order.sort_by_key(|m| m.status.damaged.is_some());
         let mut problems = Vec::new();
         let mut older = 0;
@@ -61,11 +61,11 @@ impl Wanted<'_> {
         bail!("no member gives a good copy of [{start}, {upto}): {}", problems.join("; "))
     }
 
-    fn reaches_back(&self, member: &Member) -> bool {
+    fn reaches_back(&self, member: &MemberAccount) -> bool {
         member.status.local_start_lsn.segment_start(self.cfg.seg_size) <= self.start
     }
 
-    async fn take_from(&self, member: &Member, term: Option<Term>, members: &[&Member]) -> Result<()> {
+    async fn take_from(&self, member: &MemberAccount, term: Option<Term>, members: &[&MemberAccount]) -> Result<()> {
         let (start, cfg) = (self.start, self.cfg);
         let mut target = Target::create(self.path)?;
         let (from, mut checker) = match self.record_before(member, term).await? {
@@ -103,13 +103,13 @@ impl Wanted<'_> {
     /// Whether WAL up to `done` is enough: the segment's, and the rest of the record that crosses its end. The end of
     /// all WAL may be inside of a record that was never acknowledged.
     fn is_whole(&self, done: Lsn, checker: &Checker) -> bool {
-        let (End::Committed(end) | End::Elected { end, .. } | End::Unknown(end)) = self.end;
+        let (LogEnd::Committed(end) | LogEnd::Elected { end, .. } | LogEnd::Unknown(end)) = self.end;
         done >= self.upto && (checker.boundary() >= Some(self.upto) || done >= end)
     }
 
     /// A record's start from which all of the segment can be decoded; `None` when the segment's own start is before the
     /// first one that the member has.
-    async fn record_before(&self, member: &Member, term: Option<Term>) -> Result<Option<Lsn>> {
+    async fn record_before(&self, member: &MemberAccount, term: Option<Term>) -> Result<Option<Lsn>> {
         let (seg, begins) = (self.cfg.seg_size, member.status.local_start_lsn);
         let mut at = self.start;
         while at > begins {
@@ -127,7 +127,7 @@ impl Wanted<'_> {
         Ok(Some(begins).filter(|begins| *begins <= self.start))
     }
 
-    async fn first_page(&self, member: &Member, at: Lsn, term: Option<Term>) -> Result<PageHeader> {
+    async fn first_page(&self, member: &MemberAccount, at: Lsn, term: Option<Term>) -> Result<PageHeader> {
         let mut feed = Feed::open(self.ttid, member, at, term).await?;
         let mut bytes = BytesMut::new();
         while (bytes.len() as u64) < LONG_HEADER_LEN {
@@ -138,7 +138,13 @@ impl Wanted<'_> {
 
     /// Compares what no record covers, from the segment's start to `upto`, with the other members' copies: one that is
     /// equal is enough. When nobody else has it, it is taken with a warning.
-    async fn compare(&self, member: &Member, members: &[&Member], upto: Lsn, target: &Target) -> Result<()> {
+    async fn compare(
+        &self,
+        member: &MemberAccount,
+        members: &[&MemberAccount],
+        upto: Lsn,
+        target: &Target,
+    ) -> Result<()> {
         let mut differs = Vec::new();
         for other in members.iter().filter(|m| m.address != member.address && self.reaches_back(m)) {
             let Some(term) = way_to(other, upto, self.end) else { continue };
@@ -165,7 +171,7 @@ impl Wanted<'_> {
 
     async fn first_difference(
         &self,
-        other: &Member,
+        other: &MemberAccount,
         term: Option<Term>,
         upto: Lsn,
         target: &Target,

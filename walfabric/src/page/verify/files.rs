@@ -7,15 +7,16 @@ use pgformat::Lsn;
 use pgformat::datadir::{FileKind, classify};
 use pgformat::origins::{ORIGINS_FILE_NAME, parse_origins};
 
-use super::{Difference, Report, Source, in_words, show_bytes};
+use super::report::{PageDifference, PageReport, in_words, show_bytes};
+use super::source::PagesAtLsn;
 use crate::page::catalogues::Catalogues;
 use crate::page::local::Local;
 
 pub(super) async fn compare(
     local: &Local,
-    source: &mut impl Source,
+    source: &mut impl PagesAtLsn,
     catalogues: &Catalogues,
-    report: &mut Report,
+    report: &mut PageReport,
 ) -> Result<()> {
     let ours: BTreeSet<String> = source.files().await?.into_iter().collect();
     for path in ours.union(&local.files) {
@@ -42,28 +43,28 @@ pub(super) async fn compare(
             (_, None) => Some(in_words("the cluster has no such file".to_owned())),
         };
         if let Some(found) = found {
-            report.differs(Difference { file: path.clone(), ..found });
+            report.differs(PageDifference { file: path.clone(), ..found });
         }
     }
     Ok(())
 }
 
 /// What differs between two files, the first byte of it shown.
-fn bytes(ours: &[u8], theirs: &[u8]) -> Option<Difference> {
+fn bytes(ours: &[u8], theirs: &[u8]) -> Option<PageDifference> {
     if ours.len() != theirs.len() {
         return Some(in_words(format!("ours has {} bytes, the file {}", ours.len(), theirs.len())));
     }
     let count = ours.iter().zip(theirs).filter(|(a, b)| a != b).count();
     let at = ours.iter().zip(theirs).position(|(a, b)| a != b)?;
-    let mut found = Difference { bytes: Some(count), ..in_words(format!("{count} bytes differ")) };
+    let mut found = PageDifference { bytes: Some(count), ..in_words(format!("{count} bytes differ")) };
     show_bytes(&mut found, at, ours, theirs);
     Some(found)
 }
 
 /// A server writes them in the order of its slots. One that a session merely used is at 0/0 there, and nothing to us.
-fn origins(ours: Option<&[u8]>, theirs: Option<&[u8]>, report: &mut Report) {
+fn origins(ours: Option<&[u8]>, theirs: Option<&[u8]>, report: &mut PageReport) {
     let mut differs =
-        |what: String| report.differs(Difference { file: ORIGINS_FILE_NAME.to_owned(), ..in_words(what) });
+        |what: String| report.differs(PageDifference { file: ORIGINS_FILE_NAME.to_owned(), ..in_words(what) });
     let read = |file: Option<&[u8]>| {
         let mut origins = file.map_or_else(|| Ok(BTreeMap::new()), parse_origins)?;
         origins.retain(|_, remote| remote.get() != 0);
