@@ -13,8 +13,9 @@ use proto::id::{Incarnation, NodeId, Term};
 use safekeeper::core::{Admission, AskId, Input};
 
 use super::bug::Bug;
+use super::event::Event;
 use super::schedule::spread;
-use super::world::{Event, World};
+use super::world::World;
 use crate::check::Violation;
 
 /// Who forgot what.

@@ -7,11 +7,12 @@ use safekeeper::core::{NextAction, Positions};
 use walproposer_shim::core::{Effect, Fatal, Input, PeerId, Phase, Proposer};
 
 use super::bug::Bug;
+use super::event::Event;
 use super::net::ConnKey;
 use super::schedule::spread;
 use super::shim::{Attempt, config};
 use super::wal::Server;
-use super::world::{Event, World};
+use super::world::World;
 use crate::check::{Violation, i4_durable, i6_report};
 
 impl World {

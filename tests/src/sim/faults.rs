@@ -4,10 +4,11 @@ use disk::IoFault;
 use proto::id::PrimaryEpoch;
 
 use super::bug::Bug;
+use super::event::Event;
 use super::net::ConnKey;
 use super::node::Node;
 use super::schedule::{pick, spread};
-use super::world::{Event, World};
+use super::world::World;
 use crate::check::Violation;
 
 impl World {

@@ -1,9 +1,10 @@
 //! Nodes go down and come back; the world heals, settles, and is compared byte by byte.
 
+use super::event::Event;
 use super::net::ConnKey;
 use super::node::{Node, OpenFailure};
 use super::schedule::spread;
-use super::world::{Event, World};
+use super::world::World;
 use crate::check::Violation;
 use safekeeper::core::Admission;
 

@@ -17,6 +17,7 @@
 mod amnesia;
 pub mod bug;
 mod drive;
+mod event;
 mod faults;
 mod life;
 mod net;

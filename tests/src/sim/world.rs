@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use pgformat::{Lsn, Tli};
-use proto::admission::{Answer, Statement};
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{AcceptorMessage, Member, MemberConf, ProposerMessage, ProtoVersion};
 use proto::feedback::PageserverFeedback;
 use proto::id::{
     Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
 };
-use safekeeper::core::{ConnId, ControlState, Input as NodeInput, NextAction};
+use safekeeper::core::{ConnId, ControlState, Input as NodeInput};
 use safekeeper::storage::Op;
 
 use super::amnesia::Amnesia;
 use super::bug::Bug;
+use super::event::{Event, shown};
 use super::net::{ConnKey, Net};
 use super::node::{Node, Out};
 use super::schedule::{Micros, Profile, Queue, spread};
@@ -33,48 +33,6 @@ const WAKE_MAX: Micros = 300;
 
 /// How long the healed world may take to make progress and to settle.
 const HEAL_LIMIT: Micros = 30_000_000;
-
-/// Everything that can happen.
-#[derive(Debug)]
-pub(crate) enum Event {
-    ConnectArrives(ConnKey),
-    Refused(ConnKey),
-    Accepted(ConnKey),
-    DialTimeout(ConnKey),
-    ToNode(ConnKey, ProposerMessage),
-    ToShim(ConnKey, AcceptorMessage),
-    BrokenAtNode(ConnKey),
-    BrokenAtShim(ConnKey, Option<NextAction>),
-    Written(ConnKey, Lsn),
-    NodeIo(usize, u64),
-    /// A node takes what was said to it.
-    NodeWake(usize, u64),
-    NodeFlush(usize, u64),
-    NodeTick(usize, u64),
-    Restart(usize, u64),
-    ShimStart(usize),
-    ShimTick(usize, u64),
-    Campaign(usize, u64),
-    SendElected(usize, u64),
-    Produce,
-    Stream(usize, u64),
-    Fault,
-    Mend(usize),
-    /// A member states where it stands to the others.
-    Ask(usize, u64),
-    /// That arrives.
-    Told(usize, usize, u64, Box<Statement>),
-    /// What the other one answers arrives.
-    Answered(usize, u64, Box<Answer>),
-    /// A member forgets, which another one misses.
-    Forget(usize, usize),
-    /// The power goes, if faults are still wanted.
-    PowerLoss(usize),
-    /// The same for all nodes.
-    Blackout,
-    Heal,
-    Settled,
-}
 
 /// The checkers that keep what they saw.
 #[derive(Debug, Default)]
@@ -540,15 +498,5 @@ impl World {
     /// Bytes of a server as messages carry them.
     pub(crate) fn bytes_of(&self, server: usize, from: Lsn, to: Lsn) -> Bytes {
         Bytes::copy_from_slice(self.servers[server].range(from, to))
-    }
-}
-
-/// An event on one line, without the WAL it carries.
-fn shown(event: &Event) -> String {
-    match event {
-        Event::ToNode(key, ProposerMessage::Append(m)) => {
-            format!("ToNode({key}) append {} term {}..{} commit {:?}", m.term, m.begin_lsn, m.end_lsn, m.commit_lsn)
-        }
-        other => format!("{other:?}"),
     }
 }
