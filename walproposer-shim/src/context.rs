@@ -52,6 +52,11 @@ impl ShimContext {
             config: Arc::new(config),
         }))
     }
+
+    /// The safekeeper at `index` of the address list, for people: its address.
+    pub(crate) fn safekeeper_name(&self, index: usize) -> String {
+        self.config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default()
+    }
 }
 
 /// Tasks that ask safekeepers something and end with their owner. A task must not keep the context alive.

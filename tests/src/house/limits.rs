@@ -2,7 +2,7 @@
 //! from it. Once it reaches the goal, it stays there.
 
 /// Lines of a file's product part; design aim is 200.
-pub(crate) const FILE_LINES_MAX: usize = 776;
+pub(crate) const FILE_LINES_MAX: usize = 520;
 /// Lines of one function; design aim is 35.
 pub(crate) const FUNCTION_LINES_MAX: usize = 70;
 /// Modules in circles of imports, in percent; those of [`super::circles::APART`] are not counted.

@@ -16,7 +16,7 @@ use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
-use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::status::donors::DonorAnswer;
 
 /// Limit for one question to a safekeeper that accepted the connection.
@@ -33,7 +33,7 @@ const APPLICATION: &str = "walproposer-shim";
 pub(crate) struct Account {
     /// Who it is, its member set, its term.
     pub(crate) greeting: AcceptorGreeting,
-    /// Everything else.
+    /// Positions, histories and what it refuses.
     pub(crate) status: SafekeeperTimelineStatus,
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn read(
     from: Lsn,
     end: Lsn,
     term: Option<Term>,
-) -> Result<WalReader, WalReadError> {
+) -> Result<WalReader, StretchError> {
     let connection = ClientConnection::dial(&options(config, address)).await?;
     let command = match term {
         Some(term) => format!("START_REPLICATION PHYSICAL {from} (term='{term}')"),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::attach::proof::plan::{PrimaryView, WalPart, parse_history};
 use crate::config::Config;
-use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::names;
 use crate::stop::{AttachRefusal, StopCause};
 
@@ -123,7 +123,7 @@ impl Upstream {
     }
 
     /// Starts to read a part of the WAL, without a slot and without counting as a standby.
-    pub(crate) async fn read(self, part: WalPart) -> Result<Reading, WalReadError> {
+    pub(crate) async fn read(self, part: WalPart) -> Result<Reading, StretchError> {
         let WalPart { tli, from, to } = part;
         let command = format!("START_REPLICATION PHYSICAL {from} TIMELINE {tli}");
         let Upstream { connection, primary, wal_sender_timeout, pid } = self;
@@ -157,7 +157,7 @@ pub(crate) async fn reread(
     origin: PrimaryIdentity,
     from: Lsn,
     end: Lsn,
-) -> Result<WalReader, WalReadError> {
+) -> Result<WalReader, StretchError> {
     let mut connection = ClientConnection::dial(&config.replication).await?;
     let query = format!("SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '{}'", config.slot);
     let asked = timeout(QUESTION, async {
@@ -171,7 +171,7 @@ pub(crate) async fn reread(
     let expected = (origin.pid.to_string(), origin.system_id.to_string(), origin.tli.to_string());
     if (held_by.as_ref(), system_id.as_ref(), tli.as_ref()) != (Some(&expected.0), Some(&expected.1), Some(&expected.2))
     {
-        return Err(WalReadError::Protocol {
+        return Err(StretchError::Protocol {
             from: "the primary's address".to_owned(),
             problem: format!(
                 "another server answers than the one that streams: slot {} is held by process {held_by:?} of system \
@@ -186,7 +186,7 @@ pub(crate) async fn reread(
 
 /// A connection that reads WAL for the proof.
 pub(crate) struct Reading {
-    /// The bytes.
+    /// The WAL of the stretch, in order.
     pub(crate) wal: WalReader,
     primary: PrimaryView,
     wal_sender_timeout: Duration,

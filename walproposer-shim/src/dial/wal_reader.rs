@@ -18,14 +18,14 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Why WAL did not come.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WalReadError {
+pub(crate) enum StretchError {
     /// The session failed; worth another attempt.
     #[error(transparent)]
     Net(#[from] NetError),
     /// The server refused or ended the stream.
     #[error("{from} says: {error}")]
     Server {
-        /// Who.
+        /// The server that was read from.
         from: String,
         /// What it said.
         error: Box<SqlError>,
@@ -33,7 +33,7 @@ pub(crate) enum WalReadError {
     /// The stream ended before the stretch did.
     #[error("{from} ended the stream at {at}, before {end}")]
     Ended {
-        /// Who.
+        /// The server that was read from.
         from: String,
         /// How far it came.
         at: Lsn,
@@ -43,9 +43,9 @@ pub(crate) enum WalReadError {
     /// Bytes of another position than asked for, or a message that is none.
     #[error("{from} broke the replication protocol: {problem}")]
     Protocol {
-        /// Who.
+        /// The server that was read from.
         from: String,
-        /// How.
+        /// What was wrong, in words.
         problem: String,
     },
 }
@@ -67,7 +67,7 @@ impl WalReader {
         command: &str,
         from: Lsn,
         end: Lsn,
-    ) -> Result<WalReader, WalReadError> {
+    ) -> Result<WalReader, StretchError> {
         let (reader, writer) = connection.copy_both(command).await?;
         Ok(WalReader { reader, writer, next: from, end, rest: Bytes::new() })
     }
@@ -83,7 +83,7 @@ impl WalReader {
     }
 
     /// The next bytes with their position; `None` at the end of the stretch. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Result<Option<(Lsn, Bytes)>, WalReadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(Lsn, Bytes)>, StretchError> {
         while self.next < self.end {
             if !self.rest.is_empty() {
                 return Ok(Some(self.cut()));
@@ -99,9 +99,9 @@ impl WalReader {
                 CopyEvent::Data(data) => {
                     self.data(data)?;
                 }
-                CopyEvent::Error(error) => return Err(WalReadError::Server { from: from(), error }),
+                CopyEvent::Error(error) => return Err(StretchError::Server { from: from(), error }),
                 CopyEvent::Done | CopyEvent::Closed | CopyEvent::Fail(_) => {
-                    return Err(WalReadError::Ended { from: from(), at: self.next, end: self.end });
+                    return Err(StretchError::Ended { from: from(), at: self.next, end: self.end });
                 }
             }
         }
@@ -117,8 +117,8 @@ impl WalReader {
         (at, wal)
     }
 
-    fn data(&mut self, data: Bytes) -> Result<(), WalReadError> {
-        let problem = |problem: String| WalReadError::Protocol { from: self.reader.peer().to_owned(), problem };
+    fn data(&mut self, data: Bytes) -> Result<(), StretchError> {
+        let problem = |problem: String| StretchError::Protocol { from: self.reader.peer().to_owned(), problem };
         match SenderMessage::decode(data).map_err(|e| problem(e.to_string()))? {
             SenderMessage::XLogData { start, wal, .. } => {
                 if start != self.next {

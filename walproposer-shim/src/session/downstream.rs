@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::core::PeerId;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{self, PrimaryIdentity};
-use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::status::donors::Lent;
 
 /// Commands that wait for a stalled safekeeper. WAL among them is bounded by the core's window (1 MiB); this bounds
@@ -48,7 +48,7 @@ pub(crate) enum PeerCommand {
     Send(Bytes),
     /// An append: its head, the WAL in pieces, and where it ends.
     Wal {
-        /// Encoded head.
+        /// The message before its WAL, encoded.
         head: Bytes,
         /// The bytes, in order.
         parts: Vec<Bytes>,
@@ -59,8 +59,8 @@ pub(crate) enum PeerCommand {
     Fetch {
         /// The message, without WAL.
         head: AppendRequest,
-        /// From where.
-        source: WalSource,
+        /// Who is asked for the WAL.
+        source: CatchUpSource,
     },
 }
 
@@ -69,7 +69,7 @@ const PARTED: &str = "below the committed";
 
 /// Where WAL is fetched that is not in memory any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum WalSource {
+pub(crate) enum CatchUpSource {
     /// The safekeeper at this index of the address list.
     Donor(usize),
     /// The primary of the session.
@@ -79,11 +79,11 @@ pub(crate) enum WalSource {
 /// To the driver.
 #[derive(Debug)]
 pub(crate) struct PeerEvent {
-    /// Whose.
+    /// The address that it is about.
     pub(crate) peer: PeerId,
     /// Of which session.
     pub(crate) session: u64,
-    /// What happened.
+    /// What happened in that session.
     pub(crate) what: Happened,
 }
 
@@ -103,7 +103,7 @@ pub(crate) enum Happened {
 /// Why a session failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure {
-    /// In words.
+    /// What went wrong, in words.
     pub(crate) reason: String,
     /// What the driver makes of it.
     pub(crate) kind: FailureKind,
@@ -171,11 +171,11 @@ pub(crate) fn start(
     (sender, AbortOnDropHandle::new(task))
 }
 
-type Fetching = Pin<Box<dyn Future<Output = (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>)> + Send>>;
+type Fetching = Pin<Box<dyn Future<Output = (Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>)> + Send>>;
 
 /// An open stream from a donor or from the primary; kept while appends follow each other.
 struct OpenSource {
-    source: WalSource,
+    source: CatchUpSource,
     wal: WalReader,
 }
 
@@ -206,14 +206,14 @@ enum PeerPick {
     Command(Option<PeerCommand>),
     Received(Result<CopyEvent, NetError>),
     Flushed(Result<(), NetError>),
-    Fetched(Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>),
+    Fetched(Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>),
 }
 
 /// How a session ended.
 enum SessionEnd {
     /// The driver closed it, or is gone itself.
     Closed,
-    /// Something failed.
+    /// The connection or the safekeeper failed.
     Failed(Failure),
 }
 
@@ -300,8 +300,8 @@ impl PeerTask {
             PeerCommand::Fetch { head, source } => {
                 let held = open.donor.take();
                 open.fetched_from = match source {
-                    WalSource::Donor(index) => Some(index),
-                    WalSource::Primary(_) => None,
+                    CatchUpSource::Donor(index) => Some(index),
+                    CatchUpSource::Primary(_) => None,
                 };
                 let future = fetch(Arc::clone(&self.config), held, source, head.clone());
                 open.fetching = Some((head, Box::pin(future)));
@@ -326,7 +326,7 @@ impl PeerTask {
 }
 
 impl OpenSession {
-    fn not_fetched(&self, e: &WalReadError) -> Failure {
+    fn not_fetched(&self, e: &StretchError) -> Failure {
         let kind = self.fetched_from.map_or(FailureKind::Primary, FailureKind::Donor);
         Failure { reason: format!("its missing WAL could not be fetched: {e}"), kind }
     }
@@ -373,9 +373,9 @@ async fn until_close(commands: &mut mpsc::Receiver<PeerCommand>) {
 async fn fetch(
     config: Arc<Config>,
     held: Option<Box<OpenSource>>,
-    source: WalSource,
+    source: CatchUpSource,
     head: AppendRequest,
-) -> (Option<Box<OpenSource>>, Result<Vec<Bytes>, WalReadError>) {
+) -> (Option<Box<OpenSource>>, Result<Vec<Bytes>, StretchError>) {
     let (begin, end) = (head.begin_lsn, head.end_lsn);
     let fitting = held.filter(|d| d.source == source && d.wal.position() == begin);
     let mut donor = match fitting {
@@ -385,11 +385,11 @@ async fn fetch(
         }
         None => {
             let opened = match &source {
-                WalSource::Donor(index) => {
+                CatchUpSource::Donor(index) => {
                     let address = config.safekeepers.get(*index).expect("donors are addresses of the list");
                     safekeeper::read(&config, address, begin, end, Some(head.term)).await
                 }
-                WalSource::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
+                CatchUpSource::Primary(origin) => upstream::reread(&config, *origin, begin, end).await,
             };
             match opened {
                 Ok(wal) => Box::new(OpenSource { source, wal }),

@@ -51,7 +51,7 @@ impl Ring {
         self.end
     }
 
-    /// Bytes held.
+    /// Length of the WAL held, bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -12,7 +12,7 @@ use pgformat::Lsn;
 pub(crate) struct Lent {
     /// Who, as an index of the address list.
     pub(crate) donor: usize,
-    /// First byte.
+    /// Position of the first byte.
     pub(crate) from: Lsn,
     /// Position behind the last one.
     pub(crate) to: Lsn,

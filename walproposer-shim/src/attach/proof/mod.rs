@@ -19,7 +19,7 @@ use crate::attach::survey::Survey;
 use crate::config::Config;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{Reading, Upstream};
-use crate::dial::wal_reader::{WalReadError, WalReader};
+use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::stop::{AttachRefusal, StopCause};
 use plan::LogView;
 
@@ -189,12 +189,12 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) }
 }
 
-fn from_donor(e: WalReadError) -> StopCause {
+fn from_donor(e: StretchError) -> StopCause {
     StopCause::Retry(format!("the proof could not read a safekeeper's WAL: {e}"))
 }
 
 /// Also when a segment was removed meanwhile: the next attempt sees what is left, and judges that.
-fn from_primary(e: WalReadError, at: Lsn) -> StopCause {
+fn from_primary(e: StretchError, at: Lsn) -> StopCause {
     StopCause::Retry(format!("the proof could not read the primary's WAL from {at} on: {e}"))
 }
 

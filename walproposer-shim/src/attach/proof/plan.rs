@@ -18,7 +18,7 @@ pub(crate) const COMPARE_BYTES: u64 = 16 << 20;
 /// What a server says about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PrimaryView {
-    /// The cluster.
+    /// System identifier of the cluster.
     pub(crate) system_id: SystemId,
     /// Its present tli.
     pub(crate) tli: Tli,
@@ -26,9 +26,9 @@ pub(crate) struct PrimaryView {
     pub(crate) end: Lsn,
     /// Every tli it went through with the position at which it began, ascending; the last one is `tli`.
     pub(crate) history: Vec<(Tli, Lsn)>,
-    /// PG_VERSION_NUM.
+    /// PostgreSQL's PG_VERSION_NUM, as 150004.
     pub(crate) version_num: u32,
-    /// Segment size.
+    /// Size of its WAL segments.
     pub(crate) seg_size: SegSize,
     /// First byte of WAL that it still holds.
     pub(crate) oldest: Lsn,
@@ -37,11 +37,11 @@ pub(crate) struct PrimaryView {
 /// What the quorum's log looks like, learnt without voting.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct LogView {
-    /// The cluster.
+    /// System identifier of the cluster.
     pub(crate) system_id: SystemId,
     /// PG_VERSION_NUM at creation.
     pub(crate) version_num: u32,
-    /// Segment size.
+    /// Size of its WAL segments.
     pub(crate) seg_size: SegSize,
     /// PostgreSQL's history of the log.
     pub(crate) pg_history: Vec<PgHistoryEntry>,
@@ -62,7 +62,7 @@ pub(crate) struct LogView {
 pub(crate) struct WalPart {
     /// The tli whose files hold it.
     pub(crate) tli: Tli,
-    /// First byte.
+    /// Position of the first byte.
     pub(crate) from: Lsn,
     /// Position after the last byte.
     pub(crate) to: Lsn,

@@ -27,7 +27,7 @@ pub(crate) type Answers = Vec<Result<Account, NoAccount>>;
 pub(crate) struct Survey {
     /// The member set.
     pub(crate) mconf: MemberConf,
-    /// The log.
+    /// The quorum's log, for the proof.
     pub(crate) log: LogView,
     /// Index of the address that holds all that is committed.
     pub(crate) donor: usize,
