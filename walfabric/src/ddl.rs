@@ -35,7 +35,7 @@ const ROUND: [&str; 12] = [
 /// After an error: a server that was killed is started again before long.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The client.
+/// The client that changes the schema.
 pub struct Ddl {
     task: JoinHandle<()>,
     stop: CancellationToken,

@@ -15,7 +15,7 @@ use crate::postgres::InitdbOptions;
 /// `fabric.json`, schema 1: fields may be added, never renamed. A `pid` is null while the process does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {
-    /// Always 1.
+    /// Version of this form, always 1.
     pub schema: u32,
     /// Where positions and choices are published.
     pub broker: BrokerEntry,
@@ -39,9 +39,9 @@ pub struct Fabric {
 /// The broker of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerEntry {
-    /// URL.
+    /// URL of its etcd v3 API.
     pub endpoint: String,
-    /// Key prefix.
+    /// What all keys of the fabric begin with.
     pub prefix: String,
     /// Whether it is the built-in one, run by this fabric.
     pub embedded: bool,
@@ -56,18 +56,18 @@ pub struct PostgresEntry {
     pub host: String,
     /// Port to connect to.
     pub port: u16,
-    /// Superuser.
+    /// Name of the superuser.
     pub user: String,
-    /// Database.
+    /// Database to connect to.
     pub dbname: String,
-    /// PGDATA.
+    /// The cluster's data directory (PGDATA).
     pub data_dir: PathBuf,
     /// Directory of the PostgreSQL programs.
     pub bin_dir: PathBuf,
     /// What the cluster is made with, beside what `up` needs.
     #[serde(default, skip_serializing_if = "InitdbOptions::is_empty")]
     pub initdb: InitdbOptions,
-    /// Postmaster.
+    /// Process id of the postmaster.
     pub pid: Option<u32>,
 }
 
@@ -81,24 +81,24 @@ impl PostgresEntry {
 /// The shim of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimEntry {
-    /// HTTP address.
+    /// Address of its HTTP port, host:port.
     pub http: String,
-    /// Process id.
+    /// Process id; null while it does not run.
     pub pid: Option<u32>,
 }
 
 /// A safekeeper or pageserver of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
-    /// Node id.
+    /// Number of the node among its kind.
     pub id: u64,
-    /// libpq address.
+    /// Address of its libpq port, host:port.
     pub pg: String,
-    /// HTTP address.
+    /// Address of its HTTP port, host:port.
     pub http: String,
-    /// Its files.
+    /// Directory of its files.
     pub data_dir: PathBuf,
-    /// Process id.
+    /// Process id; null while it does not run.
     pub pid: Option<u32>,
 }
 
@@ -117,7 +117,7 @@ pub struct ProcessPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopStyle {
-    /// SIGTERM.
+    /// SIGTERM, then SIGKILL when it takes too long.
     Terminate,
     /// PostgreSQL: SIGINT (fast), SIGQUIT (immediate) after 30 seconds.
     Postgres,
@@ -164,12 +164,12 @@ impl FabricDir {
         &self.root
     }
 
-    /// `fabric.json`.
+    /// Path of `fabric.json` in the directory.
     pub fn fabric_json(&self) -> PathBuf {
         self.root.join("fabric.json")
     }
 
-    /// `plan.json`.
+    /// Path of `plan.json` in the directory.
     pub fn plan_json(&self) -> PathBuf {
         self.root.join("plan.json")
     }

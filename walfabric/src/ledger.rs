@@ -16,7 +16,7 @@ use crate::sql;
 /// An acknowledged commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Acked {
-    /// Client number.
+    /// Number of the client that committed it.
     pub client: i32,
     /// Row number of that client.
     pub seq: i64,

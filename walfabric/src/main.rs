@@ -43,7 +43,7 @@ enum WalfabricCommand {
     Status(StatusOptions),
     /// Print addresses and ids of a fabric as shell commands: eval "$(walfabric env --dir DIR)"
     Env(DirOptions),
-    /// Manage timelines
+    /// Create, protect, list, show and delete timelines
     #[command(subcommand)]
     Timeline(TimelineCommand),
     /// Write a timeline's WAL as segment files

@@ -53,6 +53,15 @@ fn find_segment(dir: &Path, seg: SegSize, segno: u64) -> Result<std::path::PathB
 }
 
 /// The first position at which two copies differ.
+///
+/// ```
+/// use proto::Lsn;
+/// use walfabric::proof::first_difference;
+///
+/// let begin = Lsn::new(0x300_0000);
+/// assert_eq!(first_difference(begin, b"same bytes", b"same bytes"), None);
+/// assert_eq!(first_difference(begin, b"same bytes", b"same bites"), Some(Lsn::new(0x300_0006)));
+/// ```
 pub fn first_difference(from: Lsn, a: &[u8], b: &[u8]) -> Option<Lsn> {
     let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     (common < a.len().max(b.len())).then(|| from.add(common as u64))
@@ -61,9 +70,9 @@ pub fn first_difference(from: Lsn, a: &[u8], b: &[u8]) -> Option<Lsn> {
 /// A directory of segment files.
 #[derive(Clone, Debug)]
 pub struct WalCopy {
-    /// For messages.
+    /// Whose copy it is, for messages.
     pub name: String,
-    /// Where.
+    /// The directory that holds the segments.
     pub path: std::path::PathBuf,
 }
 

@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// What `walfabric timeline readmit` takes.
 #[derive(Args)]
 pub struct ReadmitOptions {
-    /// Broker URL
+    /// URL of the broker
     #[arg(long)]
     broker: String,
     /// Key prefix on the broker

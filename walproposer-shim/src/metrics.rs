@@ -19,7 +19,7 @@ pub(crate) struct ShimMetrics {
     pub(crate) donor_bytes: Counter,
     /// WAL read from PostgreSQL once more, because a safekeeper needs it and no other one acknowledged it.
     pub(crate) reread_bytes: Counter,
-    /// Elections won.
+    /// Elections won by this process.
     pub(crate) elections: Counter,
     /// Attempts to attach to the primary.
     pub(crate) attaches: Counter,

@@ -31,7 +31,7 @@ pub use after::Before;
 pub struct DemoArgs {
     /// Where; `None`: a new directory below the system's temporary one.
     pub dir: Option<PathBuf>,
-    /// PostgreSQL's programs.
+    /// Directory of PostgreSQL's programs; `None`: found by itself.
     pub pg_bin: Option<PathBuf>,
     /// Leave the fabric running.
     pub keep: bool,

@@ -12,7 +12,7 @@ use proto::pagestream::{Ask, Reply, Request, Version};
 /// buffers hold, so that neither side waits for the other to read.
 const WINDOW: usize = 64;
 
-/// A pagestream.
+/// A pagestream session: the pageserver's libpq protocol for pages.
 pub struct PageClient {
     reader: CopyReader,
     writer: CopyWriter,

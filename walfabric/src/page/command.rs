@@ -89,7 +89,7 @@ pub struct PageVerifyOptions {
     /// Data directory of the cluster, which was shut down cleanly
     #[arg(long)]
     data_dir: PathBuf,
-    /// Print JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }

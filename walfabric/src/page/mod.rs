@@ -35,9 +35,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// A pageserver's two ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PageserverPorts {
-    /// libpq.
+    /// Address of its libpq port, host:port.
     pub pg: String,
-    /// HTTP.
+    /// Address of its HTTP port, host:port.
     pub http: String,
 }
 

@@ -27,7 +27,7 @@ const OTHERS_PASS: u32 = 0o001;
 pub(super) struct Way {
     /// The last directory that is there.
     pub(super) at: OwnedFd,
-    /// Its path.
+    /// Path of the directory.
     path: PathBuf,
     /// What is missing below it.
     pub(super) missing: VecDeque<OsString>,

@@ -21,7 +21,7 @@ pub struct StatusOptions {
     /// Key prefix on the broker
     #[arg(long, default_value = proto::broker::keys::DEFAULT_PREFIX)]
     broker_prefix: String,
-    /// Print JSON
+    /// Print the status as JSON
     #[arg(long)]
     json: bool,
     /// Show this timeline only, whoever serves it

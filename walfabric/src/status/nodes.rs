@@ -16,11 +16,11 @@ use crate::fabric::{FabricDir, NodeEntry};
 pub enum NodeSource {
     /// A local fabric.
     Dir(PathBuf),
-    /// A broker.
+    /// A broker that nodes publish on.
     Broker {
-        /// URL.
+        /// URL of the broker.
         url: String,
-        /// Key prefix.
+        /// What all keys of the fabric begin with.
         prefix: String,
     },
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 /// `status --json`, schema 1: fields may be added, never renamed.
 #[derive(Clone, Debug, Serialize)]
 pub struct FabricStatus {
-    /// Always 1.
+    /// Version of this form, always 1.
     pub schema: u32,
     /// Every node that is known, also before there is a timeline.
     pub nodes: Vec<NodeRow>,
@@ -20,12 +20,12 @@ pub struct FabricStatus {
     pub timelines: Vec<TimelineStatus>,
 }
 
-/// A node.
+/// A node of the fabric, whatever it serves.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeRow {
     /// safekeeper or pageserver.
     pub kind: &'static str,
-    /// Its number.
+    /// Number of the node among its kind.
     pub id: NodeId,
     /// Address of its HTTP port; empty when its lease has ended.
     pub http: String,
@@ -36,15 +36,15 @@ pub struct NodeRow {
 /// One timeline over all nodes.
 #[derive(Clone, Debug, Serialize)]
 pub struct TimelineStatus {
-    /// Tenant.
+    /// Tenant that the timeline belongs to.
     pub tenant_id: TenantId,
-    /// Timeline.
+    /// Id of the timeline.
     pub timeline_id: TimelineId,
     /// Every configured safekeeper, by id.
     pub safekeepers: Vec<SafekeeperRow>,
     /// Every configured pageserver, by id.
     pub pageservers: Vec<PageserverRow>,
-    /// The shim.
+    /// The timeline's shim, as it says itself.
     pub shim: ShimRow,
     /// What is not as it should be, each in its own words; empty: all is.
     pub reasons: Vec<String>,
@@ -53,15 +53,15 @@ pub struct TimelineStatus {
 /// A safekeeper; positions are 0/0 when unknown.
 #[derive(Clone, Debug, Serialize)]
 pub struct SafekeeperRow {
-    /// Node.
+    /// Number of the node among its kind.
     pub id: NodeId,
     /// Whether it answered now.
     pub alive: bool,
-    /// Term.
+    /// Highest term that it knows.
     pub term: Term,
     /// Term that wrote the end of its log.
     pub last_log_term: Term,
-    /// Durable there.
+    /// End of the log that is durable there.
     pub flush_lsn: Lsn,
     /// Durable on a quorum, as known there.
     pub commit_lsn: Lsn,
@@ -84,13 +84,13 @@ pub struct SafekeeperRow {
 /// A pageserver and its choice.
 #[derive(Clone, Debug, Serialize)]
 pub struct PageserverRow {
-    /// Node.
+    /// Number of the node among its kind.
     pub id: NodeId,
     /// Whether it answered now.
     pub alive: bool,
     /// Whom it chose.
     pub safekeeper_id: Option<NodeId>,
-    /// Why.
+    /// Why it chose that one, as a keyword.
     pub reason: Option<String>,
     /// Counts its choices.
     pub choice_seq: u64,
@@ -114,7 +114,7 @@ pub struct PageserverRow {
     pub reasons: Vec<String>,
 }
 
-/// The shim.
+/// The timeline's shim, as it says itself.
 #[derive(Clone, Debug, Serialize)]
 pub struct ShimRow {
     /// Whether it answered now.
@@ -127,7 +127,7 @@ pub struct ShimRow {
     pub reported_lsn: Lsn,
     /// Whether synchronous commits wait for the quorum.
     pub protected: bool,
-    /// Why not.
+    /// Why commits are not protected.
     pub reasons: Vec<String>,
     /// The safekeepers as it sees them.
     pub safekeepers: Vec<ShimSafekeeperStatus>,
@@ -204,7 +204,7 @@ impl FabricStatus {
         self.timelines.is_empty() || self.timelines.iter().any(|t| !t.reasons.is_empty())
     }
 
-    /// For people.
+    /// The status as lines of text.
     pub fn render(&self) -> String {
         let mut out = String::new();
         if self.timelines.is_empty() {

@@ -16,12 +16,12 @@ use crate::fabric::FabricDir;
 pub enum SupervisorRequest {
     /// Spawn a process; answers when it is spawned.
     Start {
-        /// Its name.
+        /// Name of the process in `plan.json`.
         name: String,
     },
     /// End a process in order; answers when it is reaped.
     Stop {
-        /// Its name.
+        /// Name of the process in `plan.json`.
         name: String,
         /// How long each step of it may take, seconds.
         #[serde(default = "stop_patience_s")]
@@ -29,12 +29,12 @@ pub enum SupervisorRequest {
     },
     /// SIGKILL a process and its descendants; answers when they are reaped.
     Kill {
-        /// Its name.
+        /// Name of the process in `plan.json`.
         name: String,
     },
     /// Whether a process runs, and how it ended last.
     Probe {
-        /// Its name.
+        /// Name of the process in `plan.json`.
         name: String,
     },
     /// Read `plan.json` and `fabric.json` anew.

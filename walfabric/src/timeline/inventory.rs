@@ -131,11 +131,11 @@ async fn fabric_nodes(broker: &Broker) -> Result<FabricNodes> {
 /// What `timeline delete` was asked for.
 #[derive(Clone, Debug)]
 pub struct DeleteArgs {
-    /// Broker URL.
+    /// URL of the broker.
     pub broker: String,
     /// Broker key prefix.
     pub broker_prefix: String,
-    /// Which.
+    /// The timeline to delete.
     pub ttid: TenantTimelineId,
     /// Connection string of the primary, whose slots shall go too.
     pub primary: Option<String>,

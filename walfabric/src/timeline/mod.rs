@@ -41,7 +41,7 @@ pub(crate) const BODY_TYPE: &str = "application/x-walfabric-timeline";
 pub struct CreateArgs {
     /// libpq connection string of the primary.
     pub primary: String,
-    /// Broker URL.
+    /// URL of the broker.
     pub broker: String,
     /// Broker key prefix.
     pub broker_prefix: String,

@@ -5,7 +5,7 @@ use pgformat::Lsn;
 /// What became of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Written.
+    /// The file was written.
     Written {
         /// Address of the member it came from.
         from: String,

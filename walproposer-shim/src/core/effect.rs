@@ -9,36 +9,36 @@ use proto::id::{Generation, NodeId, Term};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PeerId(pub usize);
 
-/// What happened.
+/// What the driver tells the proposer.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
     /// The session asked for by [`Effect::Dial`] is established: START_WAL_PUSH was accepted.
     Connected {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
     },
     /// A message arrived.
     Message {
-        /// From there.
+        /// The address that it came from.
         peer: PeerId,
-        /// The message.
+        /// The message as it was decoded.
         message: AcceptorMessage,
     },
     /// Dialling failed, or the session is gone (also after [`Effect::Close`]).
     Disconnected {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
     },
     /// It refused the session because it knows a newer epoch of the primary (WF003); the session is gone.
     Fenced {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
         /// What it said.
         said: String,
     },
     /// Everything up to and including the append that ends at `end` was given to the socket: makes room in the window.
     Written {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
         /// `end_lsn` of the last append written.
         end: Lsn,
@@ -63,27 +63,27 @@ pub enum Input {
 pub enum Effect {
     /// Open a session to this address; answer with [`Input::Connected`] or [`Input::Disconnected`].
     Dial {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
     },
     /// Close the session; no [`Input::Disconnected`] is needed for it.
     Close {
-        /// Where.
+        /// The address that it is about.
         peer: PeerId,
         /// Why, for the log.
         reason: CloseReason,
     },
     /// Send a message that carries no WAL.
     Send {
-        /// To whom.
+        /// The address that it goes to.
         peer: PeerId,
-        /// The message.
+        /// The message as it was decoded.
         message: ProposerMessage,
     },
     /// Send WAL: the driver takes bytes `[head.begin_lsn, head.end_lsn)` from the ring, or from a donor, fills
     /// `head.wal` and sends it; then [`Input::Written`].
     Append {
-        /// To whom.
+        /// The address that it goes to.
         peer: PeerId,
         /// The message with an empty `wal`.
         head: AppendRequest,
@@ -100,7 +100,7 @@ pub enum Effect {
         term: Term,
         /// Address of the voter with the most advanced log.
         donor: PeerId,
-        /// Its node.
+        /// The donor's node id.
         donor_node: NodeId,
         /// End of the donor's log: the new log starts its own term here (E).
         end: Lsn,
@@ -114,7 +114,7 @@ pub enum Effect {
     },
     /// A safekeeper passed on a pageserver's positions.
     Feedback {
-        /// From there.
+        /// The address that it came from.
         peer: PeerId,
         /// What it said.
         feedback: PageserverFeedback,
@@ -140,9 +140,9 @@ pub enum CloseReason {
     /// The acceptor is at another configuration generation.
     #[error("the safekeeper is at configuration generation {theirs}, this proposer at {ours}")]
     WrongGeneration {
-        /// The acceptor's.
+        /// The acceptor's configuration generation.
         theirs: Generation,
-        /// This proposer's.
+        /// This proposer's configuration generation.
         ours: Generation,
     },
     /// A term that no election led to: believing it would end the timeline's room for more.
@@ -150,7 +150,7 @@ pub enum CloseReason {
     AbsurdTerm {
         /// The acceptor's claim.
         theirs: Term,
-        /// Known here.
+        /// The term that this proposer knows.
         ours: Term,
     },
     /// An acknowledgement that contradicts what was sent.
@@ -164,9 +164,9 @@ pub enum CloseReason {
     /// The session's node is not the one that answered at this address before.
     #[error("node {now} answered where node {before} did")]
     NodeChanged {
-        /// Before.
+        /// The node that answered there before.
         before: NodeId,
-        /// Now.
+        /// The node that answers there now.
         now: NodeId,
     },
 }
@@ -186,9 +186,9 @@ pub enum Fatal {
     /// The address list names a node that is not a member.
     #[error("safekeeper {node} at address {} is not a member of the timeline: correct --safekeepers", .peer.0 + 1)]
     UnknownNode {
-        /// Which address.
+        /// The address that leads to it.
         peer: PeerId,
-        /// Who answered.
+        /// The node that answered there.
         node: NodeId,
     },
     /// Two addresses lead to one node.
@@ -198,9 +198,9 @@ pub enum Fatal {
         .second.0 + 1
     )]
     DuplicateNode {
-        /// One address.
+        /// One of the two addresses.
         first: PeerId,
-        /// Another.
+        /// The other of the two addresses.
         second: PeerId,
         /// The node behind both.
         node: NodeId,
@@ -208,7 +208,7 @@ pub enum Fatal {
     /// The address list could never reach a quorum.
     #[error("{given} safekeeper addresses cannot form a quorum of {members} members: correct --safekeepers")]
     TooFew {
-        /// Addresses given.
+        /// Length of the address list.
         given: usize,
         /// Members of the timeline.
         members: usize,
@@ -216,25 +216,25 @@ pub enum Fatal {
     /// The timeline's configuration is newer than the one this proposer was given.
     #[error("safekeeper {node} is at configuration generation {theirs}, this proposer knows {ours}")]
     GenerationMismatch {
-        /// Who.
+        /// The node that it is about.
         node: NodeId,
-        /// Its generation.
+        /// That node's configuration generation.
         theirs: Generation,
-        /// Ours.
+        /// This proposer's configuration generation.
         ours: Generation,
     },
     /// An acceptor's log has nothing in common with the elected one.
     #[error("the log of safekeeper {node} has no common point with the log elected in term {term}")]
     NoCommonPoint {
-        /// Who.
+        /// The node that it is about.
         node: NodeId,
-        /// Our term.
+        /// The term that this proposer won.
         term: Term,
     },
     /// Two voters tell the same term in different places, or a history breaks its own rules.
     #[error("safekeeper {node} reports an impossible log: {problem}")]
     ImpossibleLog {
-        /// Who.
+        /// The node that it is about.
         node: NodeId,
         /// What is wrong.
         problem: String,

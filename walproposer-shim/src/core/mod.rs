@@ -31,7 +31,7 @@ pub use effect::{CloseReason, Effect, Fatal, Input, PeerId};
 /// What does not change during one attempt.
 #[derive(Clone, Debug)]
 pub struct ProposerConfig {
-    /// Which timeline.
+    /// The timeline that it is to lead.
     pub ttid: TenantTimelineId,
     /// The timeline's member set, as its safekeepers tell it. At generation 0 (foreign timelines) every address counts
     /// as a member.
@@ -40,7 +40,7 @@ pub struct ProposerConfig {
     pub addresses: usize,
     /// PG_VERSION_NUM of the primary.
     pub pg_version_num: u32,
-    /// The cluster.
+    /// System identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a WAL segment.
     pub seg_size: SegSize,
@@ -64,14 +64,14 @@ pub struct ProposerConfig {
 }
 
 impl ProposerConfig {
-    /// Heartbeat 1 s, silence limit 10 s, reconnect 1 s, commit lag 20 ms: while commits follow each other nobody waits
-    /// for it, and behind the last one a reader sees it before a person would.
+    /// An append without WAL goes out after a second without another.
     pub const HEARTBEAT_MS: u64 = 1_000;
-    /// See [`ProposerConfig::HEARTBEAT_MS`].
+    /// While commits follow each other nobody waits for it, and behind the last one a reader sees it before a person
+    /// would.
     pub const COMMIT_LAG_MS: u64 = 20;
-    /// See [`ProposerConfig::HEARTBEAT_MS`].
+    /// Ten heartbeats without an answer: the session is closed.
     pub const SILENCE_MS: u64 = 10_000;
-    /// See [`ProposerConfig::HEARTBEAT_MS`].
+    /// A safekeeper that is away is dialled every second.
     pub const RECONNECT_MS: u64 = 1_000;
     /// Eight full messages: enough to keep a socket busy, little enough that a heartbeat is not stuck behind it for
     /// long.
@@ -105,7 +105,7 @@ pub enum Phase {
 /// One acceptor as the proposer sees it, for status and for the choice of a donor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
-    /// Its address.
+    /// Its place in the address list.
     pub peer: PeerId,
     /// Its node id, once it greeted.
     pub node: Option<NodeId>,

@@ -116,9 +116,9 @@ impl Override {
 pub(crate) struct ExpectedSettings<'a> {
     /// application_name of the stream.
     pub(crate) name: &'a str,
-    /// Streaming slot.
+    /// Name of the streaming slot.
     pub(crate) slot: &'a str,
-    /// Pin slot.
+    /// Name of the pin slot.
     pub(crate) pin_slot: &'a str,
     /// Whether fsync=off is put up with.
     pub(crate) allow_fsync_off: bool,

@@ -11,7 +11,7 @@ use crate::attach::proof::plan::COMPARE_BYTES;
 /// A row of pg_replication_slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReplicationSlot {
-    /// slot_name.
+    /// Its name: the column slot_name.
     pub(crate) name: String,
     /// wal_status: reserved, extended, unreserved, lost; empty when nothing was reserved yet.
     pub(crate) wal_status: String,

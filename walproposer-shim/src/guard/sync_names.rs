@@ -126,6 +126,18 @@ fn quoted(chars: &mut Peekable<Chars<'_>>) -> Result<String, String> {
 
 /// Why `setting` does not make every synchronous commit wait for the standby `own` and for nobody else; `None`: it
 /// does.
+///
+/// ```
+/// use walproposer_shim::sync_names::{parse, problem};
+///
+/// let own = "walfabric_0123456789abcdef";
+/// assert_eq!(problem("FIRST 1 (walfabric_0123456789abcdef)", own), None);
+/// assert!(problem("ANY 1 (walfabric_0123456789abcdef, other)", own).is_some_and(|why| why.contains("others")));
+///
+/// let parsed = parse("FIRST 2 (a, b, c)")?.expect("it names somebody");
+/// assert_eq!((parsed.count, parsed.names.len()), (2, 3));
+/// # Ok::<(), String>(())
+/// ```
 pub fn problem(setting: &str, own: &str) -> Option<String> {
     let wanted = format!("set it to 'FIRST 1 ({own})'");
     let parsed = match parse(setting) {

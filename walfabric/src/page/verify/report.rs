@@ -11,7 +11,7 @@ const EXAMPLES_MAX: usize = 20;
 /// Bytes of a difference that are shown.
 const SHOWN_BYTES: usize = 16;
 
-/// One difference.
+/// Something that differs between pageserver and cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PageDifference {
     /// Path below the data directory; of a fork that has no file there, its name.
@@ -30,7 +30,7 @@ pub struct PageDifference {
     pub ours: Option<String>,
     /// The file's bytes from there on, hexadecimal.
     pub theirs: Option<String>,
-    /// In words.
+    /// What differs, in words.
     pub what: String,
 }
 
@@ -43,7 +43,7 @@ pub struct PageReport {
     pub lsn: Lsn,
     /// Whether nothing differs.
     pub equal: bool,
-    /// Forks compared.
+    /// Number of forks compared.
     pub forks: u64,
     /// Pages compared, of forks and segments.
     pub pages: u64,
@@ -57,7 +57,7 @@ pub struct PageReport {
     pub allowed: BTreeMap<&'static str, u64>,
     /// Files that a crash left behind, since no catalog names them: not judged.
     pub left_by_crash: u64,
-    /// Their pages.
+    /// Number of pages in those files.
     pub left_by_crash_pages: u64,
     /// The first of them: paths below the data directory.
     pub left_by_crash_files: Vec<String>,
@@ -115,7 +115,7 @@ impl PageReport {
         *self.kinds.entry(kind).or_default() += 1;
     }
 
-    /// For people.
+    /// The report as lines of text.
     pub fn render(&self) -> String {
         let mut out = String::new();
         let mut line = |text: String| {
