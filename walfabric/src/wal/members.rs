@@ -96,7 +96,7 @@ pub(super) fn check_same(members: &[MemberAccount]) -> Result<()> {
 
 /// Where the timeline's WAL ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LogEnd {
+pub(super) enum EndOfWal {
     /// A quorum answered, and a proposer streams: what it has committed.
     Committed(Lsn),
     /// A quorum answered, and nobody writes: where an election would end the log now. All that was ever acknowledged
@@ -108,27 +108,29 @@ pub(super) enum LogEnd {
 
 /// Where the WAL ends, from what members say. A member that may have forgotten what it promised does not count. While a
 /// proposer streams, that is what is committed, as it tells the members within its heartbeat.
-pub(super) fn end_of(members: &[MemberAccount]) -> LogEnd {
+pub(super) fn end_of(members: &[MemberAccount]) -> EndOfWal {
     let commit = members.iter().map(|m| m.status.commit_lsn).max().unwrap_or(Lsn::new(0));
-    let Some(newest) = members.iter().max_by_key(|m| m.status.mconf.generation) else { return LogEnd::Unknown(commit) };
+    let Some(newest) = members.iter().max_by_key(|m| m.status.mconf.generation) else {
+        return EndOfWal::Unknown(commit);
+    };
     let counted: Vec<&MemberAccount> = members.iter().filter(|m| m.status.not_admitted.is_none()).collect();
     let quorum = newest.status.mconf.is_quorum(|id| counted.iter().any(|m| m.status.safekeeper_id == id));
     match counted.iter().map(|m| m.log_end()).max() {
-        Some(_) if quorum && members.iter().any(|m| m.status.streaming) => LogEnd::Committed(commit),
-        Some((term, end)) if quorum => LogEnd::Elected { term, end },
-        _ => LogEnd::Unknown(commit),
+        Some(_) if quorum && members.iter().any(|m| m.status.streaming) => EndOfWal::Committed(commit),
+        Some((term, end)) if quorum => EndOfWal::Elected { term, end },
+        _ => EndOfWal::Unknown(commit),
     }
 }
 
 /// How a member can give WAL up to `upto`: as a reader of what is committed, or, where nobody writes, of the end an
 /// election would choose (with its present term). `None`: it does not have it.
-pub(super) fn way_to(member: &MemberAccount, upto: Lsn, end: LogEnd) -> Option<Option<Term>> {
+pub(super) fn way_to(member: &MemberAccount, upto: Lsn, end: EndOfWal) -> Option<Option<Term>> {
     let s = &member.status;
     if s.commit_lsn >= upto {
         return Some(None);
     }
     match end {
-        LogEnd::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= upto => Some(Some(s.term)),
+        EndOfWal::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= upto => Some(Some(s.term)),
         _ => None,
     }
 }
@@ -164,24 +166,27 @@ mod tests {
         let behind = member(1, 2, "0/2000000", "0/2000000", false);
         let silent = [behind, member(2, 2, "0/2001000", "0/2000000", false)];
         let end = end_of(&silent);
-        assert_eq!(end, LogEnd::Elected { term: Term(2), end: FLUSHED });
+        assert_eq!(end, EndOfWal::Elected { term: Term(2), end: FLUSHED });
         assert_eq!(way_to(&silent[0], FLUSHED, end), None, "it does not have the end");
         assert_eq!(way_to(&silent[1], FLUSHED, end), Some(Some(Term(3))), "not told yet that it is committed");
         assert_eq!(way_to(&silent[0], COMMITTED, end), Some(None));
         let other_log = member(3, 1, "0/3000000", "0/2000000", false);
-        assert_eq!(end_of(&[silent[0].clone(), other_log.clone()]), LogEnd::Elected { term: Term(2), end: COMMITTED });
+        assert_eq!(
+            end_of(&[silent[0].clone(), other_log.clone()]),
+            EndOfWal::Elected { term: Term(2), end: COMMITTED }
+        );
         assert_eq!(way_to(&other_log, FLUSHED, end), None, "longer, and of an older term");
     }
 
     #[test]
     fn without_a_quorum_the_end_is_not_known() {
         let one = member(1, 2, "0/2001000", "0/2000000", true);
-        assert_eq!(end_of(std::slice::from_ref(&one)), LogEnd::Unknown(COMMITTED));
+        assert_eq!(end_of(std::slice::from_ref(&one)), EndOfWal::Unknown(COMMITTED));
         let mut barred = member(2, 2, "0/2001000", "0/2000000", false);
         barred.status.not_admitted = Some("it may have forgotten".to_owned());
-        assert_eq!(end_of(&[one.clone(), barred]), LogEnd::Unknown(COMMITTED));
+        assert_eq!(end_of(&[one.clone(), barred]), EndOfWal::Unknown(COMMITTED));
         let writing = [one, member(2, 2, "0/2000000", "0/2000000", true)];
-        assert_eq!(end_of(&writing), LogEnd::Committed(COMMITTED));
+        assert_eq!(end_of(&writing), EndOfWal::Committed(COMMITTED));
     }
 
     #[test]

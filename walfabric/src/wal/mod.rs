@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::check::check_prehistory;
 pub(crate) use self::members::stream_config;
-use self::members::{LogEnd, MemberAccount, ask_all, check_same, dial, end_of};
+use self::members::{EndOfWal, MemberAccount, ask_all, check_same, dial, end_of};
 use self::outcome::not_there;
 use self::segment::Wanted;
 use self::write::{check_place, write_small};
@@ -164,9 +164,9 @@ async fn attempt(located: &Located, complete: bool, name: &str, path: &Path) -> 
     let (start, next) = (seg.start_of(segno), seg.start_of(segno + 1));
     let end = end_of(&members);
     let upto = match end {
-        LogEnd::Committed(end) | LogEnd::Elected { end, .. } => end.min(next),
-        LogEnd::Unknown(end) if end >= next => next,
-        LogEnd::Unknown(end) => bail!(
+        EndOfWal::Committed(end) | EndOfWal::Elected { end, .. } => end.min(next),
+        EndOfWal::Unknown(end) if end >= next => next,
+        EndOfWal::Unknown(end) => bail!(
             "where the WAL ends is not known: it is committed up to {end} at least, but too few members answer to \
              know what else was acknowledged ({}); start another member, then try again",
             silent.join("; ")

@@ -15,7 +15,7 @@ use proto::id::{TenantTimelineId, Term};
 
 use super::check::{Checker, first_start};
 use super::feed::Feed;
-use super::members::{LogEnd, MemberAccount, way_to};
+use super::members::{EndOfWal, MemberAccount, way_to};
 use super::outcome::{Outcome, not_there};
 use super::write::Target;
 
@@ -27,7 +27,7 @@ pub(super) struct Wanted<'a> {
     pub(super) start: Lsn,
     pub(super) upto: Lsn,
     /// Where all of the WAL ends.
-    pub(super) end: LogEnd,
+    pub(super) end: EndOfWal,
     pub(super) path: &'a Path,
 }
 
@@ -103,7 +103,7 @@ impl Wanted<'_> {
     /// Whether WAL up to `done` is enough: the segment's, and the rest of the record that crosses its end. The end of
     /// all WAL may be inside of a record that was never acknowledged.
     fn is_whole(&self, done: Lsn, checker: &Checker) -> bool {
-        let (LogEnd::Committed(end) | LogEnd::Elected { end, .. } | LogEnd::Unknown(end)) = self.end;
+        let (EndOfWal::Committed(end) | EndOfWal::Elected { end, .. } | EndOfWal::Unknown(end)) = self.end;
         done >= self.upto && (checker.boundary() >= Some(self.upto) || done >= end)
     }
 
