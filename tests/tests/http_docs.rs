@@ -59,7 +59,7 @@ fn routes_in(text: &str) -> Routes {
     let probes = calls(text, "probe_router(").into_iter().map(|(_, call)| literal(call).0.to_owned());
     routes.extend(probes.map(|path| (path, "get".to_owned())));
     if !calls(text, "health_router(").is_empty() {
-        routes.extend(["/livez", "/readyz"].map(|path| (path.to_owned(), "get".to_owned())));
+        routes.extend(["/livez", "/readyz", "/metrics"].map(|path| (path.to_owned(), "get".to_owned())));
     }
     routes
 }
@@ -296,8 +296,8 @@ fn planted_differences_are_found() {
         "pub fn health_router(x: X) {}",
     ];
     let route = |path: &str, method: &str| (path.to_owned(), method.to_owned());
-    let want = [("/a/{id}", "delete"), ("/a/{id}", "get"), ("/b", "post"), ("/livez", "get"), ("/readyz", "get")];
-    let want: Routes = want.into_iter().chain([("/up", "get")]).map(|(p, m)| route(p, m)).collect();
+    let want = [("/a/{id}", "delete"), ("/a/{id}", "get"), ("/b", "post"), ("/livez", "get"), ("/metrics", "get")];
+    let want: Routes = want.into_iter().chain([("/readyz", "get"), ("/up", "get")]).map(|(p, m)| route(p, m)).collect();
     assert_eq!(routes_in(&code.join("\n")), want, "`forget(` is no get, a definition is no call");
     assert_eq!(routes_in("pub fn health_router(x: X) {}"), Routes::new());
 
