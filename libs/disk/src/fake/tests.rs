@@ -169,9 +169,9 @@ fn an_image_is_all_that_was_there_and_rot_is_on_the_medium_too() {
 
 #[test]
 fn syncs_that_lie_leave_everything_at_the_mercy_of_the_power() {
+    type Sync = fn(&dyn DiskFile) -> io::Result<()>;
     let data = Path::new("/data");
-    let syncs: [(Lie, fn(&dyn DiskFile) -> io::Result<()>); 2] =
-        [(Lie::NoFdatasync, |f| f.fdatasync()), (Lie::NoFsync, |f| f.fsync())];
+    let syncs: [(Lie, Sync); 2] = [(Lie::NoFdatasync, |f| f.fdatasync()), (Lie::NoFsync, |f| f.fsync())];
     for (lie, sync) in syncs {
         let (disk, file) = durable(&[lie]);
         overwrite(&*file);
