@@ -408,7 +408,12 @@ async fn few_questions_about_wal_wait_at_a_time() {
     let mut p = Proposer::elect(&handle, 1, Vec::new()).await;
     let end = p.write(&handle, 10_000).await;
     let from = state().timeline_start_lsn.expect("a start");
-    let asked = futures::future::join_all((0..8).map(|_| handle.check_wal(from, end))).await;
+    // Whoever reads would give its place back while others still ask: nobody reads before all have asked.
+    let turn = handle.shared().doubts.turn.lock().await;
+    let mut all = std::pin::pin!(futures::future::join_all((0..8).map(|_| handle.check_wal(from, end))));
+    assert!(futures::poll!(&mut all).is_pending(), "five wait for the turn");
+    drop(turn);
+    let asked = all.await;
     let outcomes: Vec<bool> = asked.iter().map(|a| matches!(a, Ok(None))).collect();
     assert_eq!(outcomes, [true, true, true, true, true, false, false, false], "{asked:?}");
     assert!(asked[5..].iter().all(|a| matches!(a, Err(reader::WalReadError::Busy))), "{asked:?}");
