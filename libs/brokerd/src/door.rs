@@ -72,17 +72,17 @@ async fn enter(State(places): State<Places>, request: Request, next: Next) -> Re
 
 fn held(response: Response, place: OwnedSemaphorePermit, deadline: Option<Instant>) -> Response {
     let limit = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-    response.map(|body| Body::new(Held { body, limit, _place: place }))
+    response.map(|body| Body::new(HeldBody { body, limit, _place: place }))
 }
 
 /// A body that holds its place until it was sent, and breaks off at its limit.
-struct Held {
+struct HeldBody {
     body: Body,
     limit: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl HttpBody for Held {
+impl HttpBody for HeldBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -108,7 +108,7 @@ pub(super) fn connections(
     listener: TcpListener,
     connections_max: usize,
     handshake: Duration,
-) -> impl Stream<Item = io::Result<Connection>> {
+) -> impl Stream<Item = io::Result<AcceptedConnection>> {
     let places = Arc::new(Semaphore::new(connections_max));
     let refused = RepeatLog::events("a connection to the embedded broker was refused");
     let trouble = RepeatLog::events("a connection to the embedded broker could not be accepted");
@@ -131,7 +131,7 @@ pub(super) fn connections(
                 libpq::tune(&stream);
                 let handshake = Some(Handshake { limit: Box::pin(sleep(handshake)), missing: PREFACE_BYTES });
                 return Some((
-                    Ok(Connection { stream, handshake, _place: place }),
+                    Ok(AcceptedConnection { stream, handshake, _place: place }),
                     (listener, places, refused, trouble),
                 ));
             }
@@ -140,7 +140,7 @@ pub(super) fn connections(
 }
 
 /// A connection that holds its place, and that fails when its client does not start to speak.
-pub(super) struct Connection {
+pub(super) struct AcceptedConnection {
     stream: TcpStream,
     handshake: Option<Handshake>,
     _place: OwnedSemaphorePermit,
@@ -151,13 +151,13 @@ struct Handshake {
     missing: usize,
 }
 
-impl Connected for Connection {
+impl Connected for AcceptedConnection {
     type ConnectInfo = ();
 
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for AcceptedConnection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -173,7 +173,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for AcceptedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -209,9 +209,9 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(100);
 
     async fn pair(
-        listener: &mut (impl Stream<Item = io::Result<Connection>> + Unpin),
+        listener: &mut (impl Stream<Item = io::Result<AcceptedConnection>> + Unpin),
         to: std::net::SocketAddr,
-    ) -> (TcpStream, Connection) {
+    ) -> (TcpStream, AcceptedConnection) {
         let (client, accepted) = tokio::join!(TcpStream::connect(to), listener.next());
         (client.expect("connects"), accepted.expect("no end").expect("accepted"))
     }

@@ -24,12 +24,12 @@ pub(super) struct Commit {
 
 /// The revision asked for is gone; `floor` is the oldest that is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Compacted {
+pub(super) struct CompactedAway {
     pub(super) floor: i64,
 }
 
 /// What watches read from.
-pub(super) struct History {
+pub(super) struct EventHistory {
     kept: RwLock<Kept>,
     /// The last durable revision; what wakes the streams.
     revision: watch::Sender<i64>,
@@ -42,11 +42,11 @@ struct Kept {
     bytes: usize,
 }
 
-impl History {
+impl EventHistory {
     /// A history that starts after `before`, the last revision whose events are not known.
-    pub(super) fn new(before: i64) -> History {
+    pub(super) fn new(before: i64) -> EventHistory {
         let kept = Kept { commits: VecDeque::new(), floor: before + 1, events: 0, bytes: 0 };
-        History { kept: RwLock::new(kept), revision: watch::Sender::new(before) }
+        EventHistory { kept: RwLock::new(kept), revision: watch::Sender::new(before) }
     }
 
     /// Adds the events of a revision, which must be the next one.
@@ -74,10 +74,10 @@ impl History {
     }
 
     /// Revisions from `start` on, at most `commits_max` of them.
-    pub(super) fn from(&self, start: i64, commits_max: usize) -> Result<Vec<Arc<Commit>>, Compacted> {
+    pub(super) fn from(&self, start: i64, commits_max: usize) -> Result<Vec<Arc<Commit>>, CompactedAway> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         if start < kept.floor {
-            return Err(Compacted { floor: kept.floor });
+            return Err(CompactedAway { floor: kept.floor });
         }
         let first = kept.commits.partition_point(|commit| commit.revision < start);
         Ok(kept.commits.iter().skip(first).take(commits_max).cloned().collect())
@@ -113,38 +113,38 @@ mod tests {
         PbEvent { r#type: 0, kv: Some(kv), prev_kv: None }
     }
 
-    fn revisions(history: &History, start: i64) -> Result<Vec<i64>, Compacted> {
+    fn revisions(history: &EventHistory, start: i64) -> Result<Vec<i64>, CompactedAway> {
         Ok(history.from(start, usize::MAX)?.iter().map(|commit| commit.revision).collect())
     }
 
     #[test]
     fn it_is_bounded_in_events_and_says_what_is_gone() {
-        let history = History::new(1);
+        let history = EventHistory::new(1);
         for revision in 2..=EVENTS_MAX as i64 + 11 {
             history.push(revision, vec![event(1)]);
         }
-        assert_eq!(revisions(&history, 11), Err(Compacted { floor: 12 }));
+        assert_eq!(revisions(&history, 11), Err(CompactedAway { floor: 12 }));
         assert_eq!(revisions(&history, 12).map(|found| found.len()), Ok(EVENTS_MAX));
     }
 
     #[test]
     fn it_is_bounded_in_bytes_but_keeps_the_last() {
-        let history = History::new(1);
+        let history = EventHistory::new(1);
         history.push(2, vec![event(10)]);
         history.push(3, vec![event(BYTES_MAX + 1)]);
         assert_eq!(revisions(&history, 3), Ok(vec![3]));
-        assert_eq!(revisions(&history, 2), Err(Compacted { floor: 3 }));
+        assert_eq!(revisions(&history, 2), Err(CompactedAway { floor: 3 }));
     }
 
     #[test]
     fn compaction_forgets_what_is_below() {
-        let history = History::new(1);
+        let history = EventHistory::new(1);
         (2..=5).for_each(|revision| history.push(revision, vec![event(1)]));
         history.compact(4);
-        assert_eq!(revisions(&history, 3), Err(Compacted { floor: 4 }));
+        assert_eq!(revisions(&history, 3), Err(CompactedAway { floor: 4 }));
         assert_eq!(revisions(&history, 4), Ok(vec![4, 5]));
         assert_eq!(revisions(&history, 9), Ok(vec![]));
         history.compact(6);
-        assert_eq!(revisions(&history, 5), Err(Compacted { floor: 6 }));
+        assert_eq!(revisions(&history, 5), Err(CompactedAway { floor: 6 }));
     }
 }

@@ -29,10 +29,10 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use self::limits::{CONNECTION_STREAMS_MAX, HANDSHAKE_LIMIT, MESSAGE_BYTES_MAX, WINDOW_BYTES};
-use self::log::{Log, Opened};
+use self::log::{Opened, StoreLog};
 use self::services::{STREAMS_END, Services};
 use self::watch::Watches;
-use self::writer::{Clock, Requests, Writer};
+use self::writer::{Requests, ServerClock, Writer};
 use node::datadir::{DataDir, DataDirError};
 use node::{TooFewDescriptors, claim_descriptors};
 use proto::id::NodeId;
@@ -107,7 +107,7 @@ pub async fn serve_within(
     claim_descriptors(limits.connections_max)?;
     // The lock is held until the end.
     let dir = DataDir::open(&dir, "broker", NodeId(0))?;
-    let clock = Clock::start();
+    let clock = ServerClock::start();
     let Opened { mut store, log, history } = open(dir.path()).await?;
     store.set_quota(limits.quota_bytes);
     let bind_error = |source| EmbeddedError::Listen { address: listen, source };
@@ -140,7 +140,7 @@ async fn open(dir: &Path) -> Result<Opened, LogError> {
     let dir = dir.to_owned();
     let cluster = fastrand::u64(1..);
     // Time zero: every earlier lease starts with its full time.
-    tokio::task::spawn_blocking(move || Log::open(&dir, cluster, 0)).await.expect("reading the log does not panic")
+    tokio::task::spawn_blocking(move || StoreLog::open(&dir, cluster, 0)).await.expect("reading the log does not panic")
 }
 
 async fn run_server(

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::limits::{REQUEST_BYTES_MAX, put_request_bytes, txn_request_bytes};
-use super::store::{Refusal, Store};
+use super::store::{KeyStore, RequestRefusal};
 use super::writer::Requests;
 
 /// Version that `etcdctl endpoint status` shows: the API that is spoken.
@@ -39,7 +39,7 @@ const ALARM_DISARM: i32 = 2;
 const NO_SPACE: i32 = 1;
 const CORRUPT: i32 = 2;
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcResult<T> = Result<Response<T>, Status>;
 
 /// What every service needs.
 #[derive(Clone)]
@@ -50,20 +50,23 @@ pub(super) struct Services {
     pub(super) streams: TaskTracker,
 }
 
-pub(super) fn status_of(refusal: Refusal) -> Status {
+pub(super) fn status_of(refusal: RequestRefusal) -> Status {
     match refusal {
-        Refusal::Compacted | Refusal::FutureRevision | Refusal::TtlTooLarge => Status::out_of_range(refusal.text()),
-        Refusal::NoSpace | Refusal::KeysTooLong | Refusal::AnswerTooLarge | Refusal::TooManyLeases => {
-            Status::resource_exhausted(refusal.text())
+        RequestRefusal::Compacted | RequestRefusal::FutureRevision | RequestRefusal::TtlTooLarge => {
+            Status::out_of_range(refusal.text())
         }
-        Refusal::LeaseNotFound => Status::not_found(refusal.text()),
-        Refusal::LeaseExists => Status::failed_precondition(refusal.text()),
+        RequestRefusal::NoSpace
+        | RequestRefusal::KeysTooLong
+        | RequestRefusal::AnswerTooLarge
+        | RequestRefusal::TooManyLeases => Status::resource_exhausted(refusal.text()),
+        RequestRefusal::LeaseNotFound => Status::not_found(refusal.text()),
+        RequestRefusal::LeaseExists => Status::failed_precondition(refusal.text()),
         _ => Status::invalid_argument(refusal.text()),
     }
 }
 
 fn check_size(bytes: usize) -> Result<(), Status> {
-    if bytes > REQUEST_BYTES_MAX { Err(status_of(Refusal::RequestTooLarge)) } else { Ok(()) }
+    if bytes > REQUEST_BYTES_MAX { Err(status_of(RequestRefusal::RequestTooLarge)) } else { Ok(()) }
 }
 
 fn not_offered<T>(what: &str) -> Result<T, Status> {
@@ -73,8 +76,8 @@ fn not_offered<T>(what: &str) -> Result<T, Status> {
 impl Services {
     async fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store, u64) -> Result<T, Refusal> + Send + 'static,
-    ) -> Answer<T> {
+        work: impl FnOnce(&mut KeyStore, u64) -> Result<T, RequestRefusal> + Send + 'static,
+    ) -> GrpcResult<T> {
         self.requests.run(work).await?.map(Response::new).map_err(status_of)
     }
 }
@@ -83,33 +86,33 @@ impl Services {
 impl PbKvService for Services {
     type RangeStreamStream = ReceiverStream<Result<PbRangeStreamResponse, Status>>;
 
-    async fn range(&self, request: Request<PbRangeRequest>) -> Answer<PbRangeResponse> {
+    async fn range(&self, request: Request<PbRangeRequest>) -> GrpcResult<PbRangeResponse> {
         let request = request.into_inner();
         self.ask(move |store, _| store.range(&request)).await
     }
 
-    async fn range_stream(&self, _: Request<PbRangeRequest>) -> Answer<Self::RangeStreamStream> {
+    async fn range_stream(&self, _: Request<PbRangeRequest>) -> GrpcResult<Self::RangeStreamStream> {
         not_offered("streamed ranges")
     }
 
-    async fn put(&self, request: Request<PbPutRequest>) -> Answer<PbPutResponse> {
+    async fn put(&self, request: Request<PbPutRequest>) -> GrpcResult<PbPutResponse> {
         let request = request.into_inner();
         check_size(put_request_bytes(&request))?;
         self.ask(move |store, now| store.put(&request, now)).await
     }
 
-    async fn delete_range(&self, request: Request<PbDeleteRequest>) -> Answer<PbDeleteResponse> {
+    async fn delete_range(&self, request: Request<PbDeleteRequest>) -> GrpcResult<PbDeleteResponse> {
         let request = request.into_inner();
         self.ask(move |store, now| store.delete_range(&request, now)).await
     }
 
-    async fn txn(&self, request: Request<PbTxnRequest>) -> Answer<PbTxnResponse> {
+    async fn txn(&self, request: Request<PbTxnRequest>) -> GrpcResult<PbTxnResponse> {
         let request = request.into_inner();
         check_size(txn_request_bytes(&request))?;
         self.ask(move |store, now| store.txn(&request, now)).await
     }
 
-    async fn compact(&self, request: Request<PbCompactionRequest>) -> Answer<PbCompactionResponse> {
+    async fn compact(&self, request: Request<PbCompactionRequest>) -> GrpcResult<PbCompactionResponse> {
         let revision = request.into_inner().revision;
         self.ask(move |store, now| {
             store.compact(revision, now)?;
@@ -123,7 +126,7 @@ impl PbKvService for Services {
 impl PbLeaseService for Services {
     type LeaseKeepAliveStream = ReceiverStream<Result<PbLeaseKeepAliveResponse, Status>>;
 
-    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Answer<PbLeaseGrantResponse> {
+    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> GrpcResult<PbLeaseGrantResponse> {
         let PbLeaseGrantRequest { ttl, id } = request.into_inner();
         self.ask(move |store, now| {
             let draw = || std::iter::repeat_with(|| fastrand::i64(1..)).find(|id| !store.has_lease(*id));
@@ -133,7 +136,7 @@ impl PbLeaseService for Services {
         .await
     }
 
-    async fn lease_revoke(&self, request: Request<PbLeaseRevokeRequest>) -> Answer<PbLeaseRevokeResponse> {
+    async fn lease_revoke(&self, request: Request<PbLeaseRevokeRequest>) -> GrpcResult<PbLeaseRevokeResponse> {
         let id = request.into_inner().id;
         self.ask(move |store, now| {
             store.revoke(id, now)?;
@@ -145,7 +148,7 @@ impl PbLeaseService for Services {
     async fn lease_keep_alive(
         &self,
         request: Request<Streaming<PbLeaseKeepAliveRequest>>,
-    ) -> Answer<Self::LeaseKeepAliveStream> {
+    ) -> GrpcResult<Self::LeaseKeepAliveStream> {
         let (sender, receiver) = mpsc::channel(KEEP_ALIVES_MAX);
         let (requests, cancel) = (self.requests.clone(), self.cancel.clone());
         let incoming = request.into_inner();
@@ -156,12 +159,12 @@ impl PbLeaseService for Services {
     async fn lease_time_to_live(
         &self,
         request: Request<PbLeaseTimeToLiveRequest>,
-    ) -> Answer<PbLeaseTimeToLiveResponse> {
+    ) -> GrpcResult<PbLeaseTimeToLiveResponse> {
         let PbLeaseTimeToLiveRequest { id, keys } = request.into_inner();
         self.ask(move |store, now| store.time_to_live(id, keys, now)).await
     }
 
-    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Answer<PbLeaseLeasesResponse> {
+    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> GrpcResult<PbLeaseLeasesResponse> {
         self.ask(|store, _| Ok(PbLeaseLeasesResponse { header: Some(store.header()), leases: store.lease_statuses() }))
             .await
     }
@@ -190,7 +193,7 @@ async fn keep_alive(
 
 #[async_trait]
 impl PbClusterService for Services {
-    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Answer<PbMemberListResponse> {
+    async fn member_list(&self, _: Request<PbMemberListRequest>) -> GrpcResult<PbMemberListResponse> {
         let urls = vec![format!("http://{}", self.address)];
         self.ask(move |store, _| {
             let header = store.header();
@@ -206,19 +209,19 @@ impl PbClusterService for Services {
         .await
     }
 
-    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Answer<PbMemberAddResponse> {
+    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> GrpcResult<PbMemberAddResponse> {
         not_offered("other members")
     }
 
-    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Answer<PbMemberRemoveResponse> {
+    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> GrpcResult<PbMemberRemoveResponse> {
         not_offered("other members")
     }
 
-    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Answer<PbMemberUpdateResponse> {
+    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> GrpcResult<PbMemberUpdateResponse> {
         not_offered("other members")
     }
 
-    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Answer<PbMemberPromoteResponse> {
+    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> GrpcResult<PbMemberPromoteResponse> {
         not_offered("other members")
     }
 }
@@ -227,7 +230,7 @@ impl PbClusterService for Services {
 impl PbMaintenanceService for Services {
     type SnapshotStream = ReceiverStream<Result<PbSnapshotResponse, Status>>;
 
-    async fn status(&self, _: Request<PbStatusRequest>) -> Answer<PbStatusResponse> {
+    async fn status(&self, _: Request<PbStatusRequest>) -> GrpcResult<PbStatusResponse> {
         self.ask(|store, _| {
             let header = store.header();
             let bytes = i64::try_from(store.used_bytes()).unwrap_or(i64::MAX);
@@ -248,7 +251,7 @@ impl PbMaintenanceService for Services {
         .await
     }
 
-    async fn alarm(&self, request: Request<PbAlarmRequest>) -> Answer<PbAlarmResponse> {
+    async fn alarm(&self, request: Request<PbAlarmRequest>) -> GrpcResult<PbAlarmResponse> {
         let PbAlarmRequest { action, member_id, alarm } = request.into_inner();
         self.ask(move |store, _| {
             let header = store.header();
@@ -268,27 +271,27 @@ impl PbMaintenanceService for Services {
         .await
     }
 
-    async fn defragment(&self, _: Request<PbDefragmentRequest>) -> Answer<PbDefragmentResponse> {
+    async fn defragment(&self, _: Request<PbDefragmentRequest>) -> GrpcResult<PbDefragmentResponse> {
         not_offered("defragmentation: its log is rewritten by itself")
     }
 
-    async fn hash(&self, _: Request<PbHashRequest>) -> Answer<PbHashResponse> {
+    async fn hash(&self, _: Request<PbHashRequest>) -> GrpcResult<PbHashResponse> {
         not_offered("hash")
     }
 
-    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> Answer<PbHashKvResponse> {
+    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> GrpcResult<PbHashKvResponse> {
         not_offered("hash")
     }
 
-    async fn snapshot(&self, _: Request<PbSnapshotRequest>) -> Answer<Self::SnapshotStream> {
+    async fn snapshot(&self, _: Request<PbSnapshotRequest>) -> GrpcResult<Self::SnapshotStream> {
         not_offered("snapshots: copy its directory while it is stopped")
     }
 
-    async fn move_leader(&self, _: Request<PbMoveLeaderRequest>) -> Answer<PbMoveLeaderResponse> {
+    async fn move_leader(&self, _: Request<PbMoveLeaderRequest>) -> GrpcResult<PbMoveLeaderResponse> {
         not_offered("other members")
     }
 
-    async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> Answer<PbDowngradeResponse> {
+    async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> GrpcResult<PbDowngradeResponse> {
         not_offered("downgrades")
     }
 }

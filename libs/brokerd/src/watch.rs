@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::history::{Commit, History};
+use super::history::{Commit, EventHistory};
 use super::limits::{ANSWER_BYTES_MAX, SLOW_WATCHER_LIMIT, WATCH_KEY_BYTES_MAX, WATCHES_MAX, shown_bytes};
-use super::store::{Identity, KeyRange, Refusal};
+use super::store::{Identity, KeyRange, RequestRefusal};
 
 /// How often a watch that asked for it hears where the store is when nothing happens.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ const NO_DELETE: i32 = 1;
 /// Hands streams to tasks.
 #[derive(Clone)]
 pub(super) struct Watches {
-    history: Arc<History>,
+    history: Arc<EventHistory>,
     identity: Identity,
     cancel: CancellationToken,
     pub(super) streams: TaskTracker,
@@ -62,7 +62,7 @@ struct Room {
 
 impl Watches {
     pub(super) fn new(
-        history: Arc<History>,
+        history: Arc<EventHistory>,
         identity: Identity,
         cancel: CancellationToken,
         streams: TaskTracker,
@@ -97,7 +97,7 @@ impl PbWatchService for Watches {
 
     async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (responses, receiver) = mpsc::channel(RESPONSES_MAX);
-        let stream = Stream {
+        let stream = ServedStream {
             history: self.history.clone(),
             identity: self.identity,
             revision: *self.history.revisions().borrow(),
@@ -115,18 +115,18 @@ impl PbWatchService for Watches {
 /// The client does not listen any more.
 struct Gone;
 
-struct Stream {
-    history: Arc<History>,
+struct ServedStream {
+    history: Arc<EventHistory>,
     identity: Identity,
     /// Durable revision as last seen.
     revision: i64,
-    watches: BTreeMap<i64, Watch>,
+    watches: BTreeMap<i64, ServedWatch>,
     next_id: i64,
     room: Room,
     responses: mpsc::Sender<Result<PbWatchResponse, Status>>,
 }
 
-struct Watch {
+struct ServedWatch {
     range: KeyRange,
     next: i64,
     puts: bool,
@@ -137,34 +137,34 @@ struct Watch {
 }
 
 /// What a stream waits for.
-enum Wake {
+enum StreamWake {
     Request(Option<PbWatchRequest>),
     Revision,
     Progress,
     Gone,
 }
 
-impl Stream {
+impl ServedStream {
     async fn run(mut self, mut incoming: Streaming<PbWatchRequest>) {
         let mut revisions = self.history.revisions();
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.reset();
         loop {
             let wake = tokio::select! {
-                message = incoming.message() => Wake::Request(message.ok().flatten()),
-                changed = revisions.changed() => if changed.is_ok() { Wake::Revision } else { Wake::Gone },
-                _ = progress.tick() => Wake::Progress,
-                () = self.responses.closed() => Wake::Gone,
+                message = incoming.message() => StreamWake::Request(message.ok().flatten()),
+                changed = revisions.changed() => if changed.is_ok() { StreamWake::Revision } else { StreamWake::Gone },
+                _ = progress.tick() => StreamWake::Progress,
+                () = self.responses.closed() => StreamWake::Gone,
             };
             self.revision = *revisions.borrow_and_update();
             let outcome = match wake {
-                Wake::Request(Some(request)) => self.obey(request).await,
-                Wake::Revision => {
+                StreamWake::Request(Some(request)) => self.obey(request).await,
+                StreamWake::Revision => {
                     progress.reset();
                     self.catch_up().await
                 }
-                Wake::Progress => self.tell_progress().await,
-                Wake::Request(None) | Wake::Gone => return,
+                StreamWake::Progress => self.tell_progress().await,
+                StreamWake::Request(None) | StreamWake::Gone => return,
             };
             if outcome.is_err() {
                 return;
@@ -182,7 +182,7 @@ impl Stream {
                 };
                 let range = KeyRange::new(&create.key, &create.range_end);
                 let next = if create.start_revision > 0 { create.start_revision } else { self.revision + 1 };
-                let watch = Watch {
+                let watch = ServedWatch {
                     range,
                     next,
                     puts: !create.filters.contains(&NO_PUT),
@@ -208,7 +208,7 @@ impl Stream {
         }
     }
 
-    async fn create(&mut self, wanted_id: i64, watch: Watch) -> Result<(), Gone> {
+    async fn create(&mut self, wanted_id: i64, watch: ServedWatch) -> Result<(), Gone> {
         if wanted_id != 0 && self.watches.contains_key(&wanted_id) {
             let reason = "etcdserver: mvcc: duplicate watch ID provided on the WatchStream";
             return self.refuse(reason.to_owned()).await;
@@ -236,7 +236,7 @@ impl Stream {
     /// Ends a watch: what it should be told is not there any more, or too much; `floor` is where it may go on.
     async fn end(&mut self, id: i64, floor: i64) -> Result<(), Gone> {
         self.watches.remove(&id);
-        let cancel_reason = Refusal::Compacted.text().to_owned();
+        let cancel_reason = RequestRefusal::Compacted.text().to_owned();
         let ended = PbWatchResponse { canceled: true, compact_revision: floor, cancel_reason, ..self.response(id) };
         self.send(ended).await
     }
@@ -311,7 +311,7 @@ impl Stream {
     }
 }
 
-impl Watch {
+impl ServedWatch {
     fn events_of<'a>(&'a self, commit: &'a Commit) -> impl Iterator<Item = PbEvent> + 'a {
         commit.events.iter().filter(|event| self.wants(event)).map(|event| PbEvent {
             r#type: event.r#type,

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::history::History;
+use super::history::EventHistory;
 use super::limits::LEASES_MAX;
-use super::log::{Log, LogError};
-use super::store::{Millis, Op, Store};
+use super::log::{LogError, StoreLog};
+use super::store::{KeyStore, Millis, StoreOp};
 
 /// Requests that may wait; each is at most one gRPC message (4 MiB), and clients wait for their answers before the next
 /// one.
@@ -31,23 +31,23 @@ const STALL_MS: Millis = 1_000;
 const CROWD_OVER: usize = LEASES_MAX / 4;
 
 /// What to do on the store; gives what to do when it is durable.
-type Job = Box<dyn FnOnce(&mut Store, Millis) -> Answer + Send>;
-type Answer = Box<dyn FnOnce() + Send>;
+type WriterJob = Box<dyn FnOnce(&mut KeyStore, Millis) -> DurableAnswer + Send>;
+type DurableAnswer = Box<dyn FnOnce() + Send>;
 
 /// Hands requests to the writer; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Requests {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<WriterJob>,
 }
 
 impl Requests {
     /// Runs `work` on the store; the answer comes when everything it could have seen or done is durable.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store, Millis) -> T + Send + 'static,
+        work: impl FnOnce(&mut KeyStore, Millis) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |store, now| {
+        let job: WriterJob = Box::new(move |store, now| {
             let outcome = work(store, now);
             // A client that went away needs no answer.
             Box::new(move || drop(reply.send(outcome)))
@@ -60,13 +60,13 @@ impl Requests {
 
 /// The server's monotonic clock.
 #[derive(Clone, Copy)]
-pub(super) struct Clock {
+pub(super) struct ServerClock {
     started: Instant,
 }
 
-impl Clock {
-    pub(super) fn start() -> Clock {
-        Clock { started: Instant::now() }
+impl ServerClock {
+    pub(super) fn start() -> ServerClock {
+        ServerClock { started: Instant::now() }
     }
 
     fn now(self) -> Millis {
@@ -80,18 +80,23 @@ impl Clock {
 }
 
 pub(super) struct Writer {
-    store: Store,
+    store: KeyStore,
     /// `None` only while a blocking thread has it.
-    log: Option<Log>,
-    history: Arc<History>,
-    clock: Clock,
-    jobs: mpsc::Receiver<Job>,
+    log: Option<StoreLog>,
+    history: Arc<EventHistory>,
+    clock: ServerClock,
+    jobs: mpsc::Receiver<WriterJob>,
     /// It was told that there are too many leases.
     crowded: bool,
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, log: Log, history: Arc<History>, clock: Clock) -> (Writer, Requests) {
+    pub(super) fn new(
+        store: KeyStore,
+        log: StoreLog,
+        history: Arc<EventHistory>,
+        clock: ServerClock,
+    ) -> (Writer, Requests) {
         let (sender, jobs) = mpsc::channel(REQUESTS_MAX);
         (Writer { store, log: Some(log), history, clock, jobs, crowded: false }, Requests { jobs: sender })
     }
@@ -115,14 +120,14 @@ impl Writer {
         }
     }
 
-    async fn serve(&mut self, batch: &mut Vec<Job>) -> Result<(), LogError> {
+    async fn serve(&mut self, batch: &mut Vec<WriterJob>) -> Result<(), LogError> {
         let now = self.clock.now();
         if self.store.next_end().is_some_and(|end| end + STALL_MS < now) {
             tracing::warn!("this server stood still: every lease gets its full time again");
             self.store.renew_all(now);
         }
         let was_full = self.store.is_full();
-        let answers: Vec<Answer> = batch.drain(..).map(|job| job(&mut self.store, now)).collect();
+        let answers: Vec<DurableAnswer> = batch.drain(..).map(|job| job(&mut self.store, now)).collect();
         tell_alarm(was_full, &self.store);
         self.tell_crowd();
         let ended = self.store.expire(now);
@@ -138,7 +143,7 @@ impl Writer {
                 })
                 .await?;
             for change in changes {
-                if let Some(Op::Compact { revision }) = change.ops.first() {
+                if let Some(StoreOp::Compact { revision }) = change.ops.first() {
                     self.history.compact(*revision);
                 }
                 if !change.events.is_empty() {
@@ -147,10 +152,10 @@ impl Writer {
             }
         }
         answers.into_iter().for_each(|answer| answer());
-        if self.log.as_ref().is_some_and(Log::wants_rewrite) {
+        if self.log.as_ref().is_some_and(StoreLog::wants_rewrite) {
             // Lent, not copied: it may be as large as the quota.
             let identity = self.store.identity();
-            let store = std::mem::replace(&mut self.store, Store::new(identity));
+            let store = std::mem::replace(&mut self.store, KeyStore::new(identity));
             self.store = self.with_log(move |log| Ok((log.rewrite(&store)?, store))).await?;
         }
         Ok(())
@@ -168,7 +173,7 @@ impl Writer {
     /// Lends the log to a blocking thread. After an error it is gone, and so is the writer.
     async fn with_log<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(Log) -> Result<(Log, T), LogError> + Send + 'static,
+        work: impl FnOnce(StoreLog) -> Result<(StoreLog, T), LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let log = self.log.take().expect("an error of the log ends the writer");
         let (log, outcome) = tokio::task::spawn_blocking(move || work(log)).await.expect("the log does not panic")?;
@@ -178,7 +183,7 @@ impl Writer {
 }
 
 /// Logs that the alarm was raised or disarmed.
-fn tell_alarm(was_full: bool, store: &Store) {
+fn tell_alarm(was_full: bool, store: &KeyStore) {
     let (used_bytes, quota_bytes) = (store.used_bytes(), store.quota_bytes());
     match (was_full, store.is_full()) {
         (false, true) => tracing::error!(
@@ -207,7 +212,7 @@ mod tests {
     use super::*;
     use crate::log::Opened;
 
-    fn put(store: &mut Store, now: Millis) -> i64 {
+    fn put(store: &mut KeyStore, now: Millis) -> i64 {
         let request = PbPutRequest { key: b"k".to_vec(), ..PbPutRequest::default() };
         store.put(&request, now).expect("put").header.expect("header").revision
     }
@@ -217,15 +222,15 @@ mod tests {
     #[tokio::test]
     async fn a_failed_write_ends_the_server_and_nothing_is_acknowledged() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let Opened { mut log, mut store, .. } = Log::open(dir.path(), 1, 0).expect("open");
+        let Opened { mut log, mut store, .. } = StoreLog::open(dir.path(), 1, 0).expect("open");
         put(&mut store, 0);
         log.append(&store.take_changes()).expect("append");
         log.break_file();
-        let history = Arc::new(History::new(store.revision()));
-        let (writer, requests) = Writer::new(store, log, history.clone(), Clock::start());
+        let history = Arc::new(EventHistory::new(store.revision()));
+        let (writer, requests) = Writer::new(store, log, history.clone(), ServerClock::start());
         let running = tokio::spawn(writer.run(CancellationToken::new()));
         let read =
-            |store: &mut Store, _| store.range(&PbRangeRequest { key: b"k".to_vec(), ..PbRangeRequest::default() });
+            |store: &mut KeyStore, _| store.range(&PbRangeRequest { key: b"k".to_vec(), ..PbRangeRequest::default() });
         let (read, written) = tokio::join!(requests.run(read), requests.run(put));
         assert_eq!(written.expect_err("it is not durable").code(), Code::Unavailable);
         // The read came before the write; it may share its batch or be answered first. Both are sound.
@@ -233,7 +238,7 @@ mod tests {
         assert!(matches!(running.await.expect("no panic"), Err(LogError::Io { .. })));
         assert_eq!(requests.run(put).await.expect_err("it has ended").code(), Code::Unavailable);
         assert_eq!(*history.revisions().borrow(), 2, "watchers were told nothing");
-        assert_eq!(Log::open(dir.path(), 1, 0).expect("open").store.revision(), 2);
+        assert_eq!(StoreLog::open(dir.path(), 1, 0).expect("open").store.revision(), 2);
     }
 
     /// Goal: leases end in time, but not because the server itself stood still. Method: a clock that jumps far over the
@@ -241,11 +246,12 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_stood_still_ends_no_lease() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let Opened { log, mut store, .. } = Log::open(dir.path(), 1, 0).expect("open");
+        let Opened { log, mut store, .. } = StoreLog::open(dir.path(), 1, 0).expect("open");
         store.grant(7, 5, 0).expect("grant");
-        let (mut writer, _requests) = Writer::new(store, log, Arc::new(History::new(1)), Clock::start());
-        let ago =
-            |ms| Clock { started: Instant::now().checked_sub(Duration::from_millis(ms)).expect("long after boot") };
+        let (mut writer, _requests) = Writer::new(store, log, Arc::new(EventHistory::new(1)), ServerClock::start());
+        let ago = |ms| ServerClock {
+            started: Instant::now().checked_sub(Duration::from_millis(ms)).expect("long after boot"),
+        };
         writer.clock = ago(20_000);
         writer.serve(&mut Vec::new()).await.expect("serve");
         let end = writer.store.next_end().expect("the lease stands");
@@ -258,9 +264,9 @@ mod tests {
     #[tokio::test]
     async fn requests_of_a_batch_are_durable_before_they_are_answered() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let Opened { log, store, .. } = Log::open(dir.path(), 1, 0).expect("open");
-        let history = Arc::new(History::new(store.revision()));
-        let (writer, requests) = Writer::new(store, log, history, Clock::start());
+        let Opened { log, store, .. } = StoreLog::open(dir.path(), 1, 0).expect("open");
+        let history = Arc::new(EventHistory::new(store.revision()));
+        let (writer, requests) = Writer::new(store, log, history, ServerClock::start());
         let cancel = CancellationToken::new();
         let running = tokio::spawn(writer.run(cancel.clone()));
         let answers = futures::future::join_all((0..100).map(|_| requests.run(put))).await;
@@ -270,7 +276,7 @@ mod tests {
             let path = entry.expect("entry").path();
             std::fs::copy(&path, copy.path().join(path.file_name().expect("name"))).expect("copy");
         }
-        assert_eq!(Some(Log::open(copy.path(), 1, 0).expect("open").store.revision()), last);
+        assert_eq!(Some(StoreLog::open(copy.path(), 1, 0).expect("open").store.revision()), last);
         cancel.cancel();
         running.await.expect("no panic").expect("an orderly end");
     }

@@ -5,7 +5,7 @@
 
 use etcd_client::proto::PbKeyValue;
 
-use super::super::store::Op;
+use super::super::store::StoreOp;
 
 /// First bytes of every file.
 pub(super) const MAGIC: &[u8; 8] = b"WFBROKER";
@@ -28,9 +28,9 @@ pub(super) const FRAME_HEADER_LEN: usize = 20;
 /// Longest payload; more than a batch of requests that deletes every key (see `KEY_BYTES_MAX`).
 pub(super) const PAYLOAD_LEN_MAX: usize = 256 << 20;
 
-/// Header of a file.
+/// Header of a log file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Header {
+pub(super) struct FileHeader {
     /// Counts the files of a directory; the highest one counts.
     pub(super) generation: u64,
     /// Drawn when the directory was made.
@@ -39,7 +39,7 @@ pub(super) struct Header {
 
 /// One entry of a frame.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Record {
+pub(super) enum LogRecord {
     /// First record of a file: how the store stood, and how many leases and keys follow.
     Base {
         revision: i64,
@@ -55,7 +55,7 @@ pub(super) enum Record {
     Key(PbKeyValue),
     Change {
         revision: i64,
-        ops: Vec<Op>,
+        ops: Vec<StoreOp>,
     },
     /// The server started.
     Boot {
@@ -80,7 +80,7 @@ pub(super) enum FormatError {
     UnknownOp(u8),
 }
 
-impl Header {
+impl FileHeader {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(MAGIC);
@@ -92,7 +92,7 @@ impl Header {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Header, FormatError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<FileHeader, FormatError> {
         let Some(bytes) = bytes.first_chunk::<HEADER_LEN>() else { return Err(FormatError::NotOurs) };
         let mut cursor = Cursor { bytes };
         if cursor.take(8)? != MAGIC {
@@ -102,7 +102,7 @@ impl Header {
         if version != VERSION {
             return Err(FormatError::UnknownVersion(version));
         }
-        let header = Header { generation: cursor.u64()?, cluster: cursor.u64()? };
+        let header = FileHeader { generation: cursor.u64()?, cluster: cursor.u64()? };
         if cursor.u32()? != crc32c::crc32c(&bytes[..28]) {
             return Err(FormatError::BadHeader);
         }
@@ -152,18 +152,18 @@ pub(super) fn marks_in(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes.windows(MARK_LEN).enumerate().filter(|(_, window)| window == FRAME_MARK).map(|(at, _)| at)
 }
 
-/// A [`Record::Change`], without a copy of its operations.
-pub(super) fn encode_change(revision: i64, ops: &[Op], out: &mut Vec<u8>) {
+/// A [`LogRecord::Change`], without a copy of its operations.
+pub(super) fn encode_change(revision: i64, ops: &[StoreOp], out: &mut Vec<u8>) {
     out.push(4);
     out.extend_from_slice(&revision.to_le_bytes());
     put_length(out, ops.len());
     ops.iter().for_each(|op| encode_op(op, out));
 }
 
-impl Record {
+impl LogRecord {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Record::Base { revision, compacted, boots, leases, keys } => {
+            LogRecord::Base { revision, compacted, boots, leases, keys } => {
                 out.push(1);
                 out.extend_from_slice(&revision.to_le_bytes());
                 out.extend_from_slice(&compacted.to_le_bytes());
@@ -171,12 +171,12 @@ impl Record {
                 out.extend_from_slice(&leases.to_le_bytes());
                 out.extend_from_slice(&keys.to_le_bytes());
             }
-            Record::Lease { lease, ttl_s } => {
+            LogRecord::Lease { lease, ttl_s } => {
                 out.push(2);
                 out.extend_from_slice(&lease.to_le_bytes());
                 out.extend_from_slice(&ttl_s.to_le_bytes());
             }
-            Record::Key(kv) => {
+            LogRecord::Key(kv) => {
                 out.push(3);
                 for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
                     out.extend_from_slice(&number.to_le_bytes());
@@ -184,8 +184,8 @@ impl Record {
                 put_bytes(out, &kv.key);
                 put_bytes(out, &kv.value);
             }
-            Record::Change { revision, ops } => encode_change(*revision, ops, out),
-            Record::Boot { boots } => {
+            LogRecord::Change { revision, ops } => encode_change(*revision, ops, out),
+            LogRecord::Boot { boots } => {
                 out.push(5);
                 out.extend_from_slice(&boots.to_le_bytes());
             }
@@ -193,26 +193,26 @@ impl Record {
     }
 
     /// All records of a payload.
-    pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<Record>, FormatError> {
+    pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<LogRecord>, FormatError> {
         let mut cursor = Cursor { bytes: payload };
         let mut records = Vec::new();
         while !cursor.bytes.is_empty() {
-            records.push(Record::decode(&mut cursor)?);
+            records.push(LogRecord::decode(&mut cursor)?);
         }
         Ok(records)
     }
 
-    fn decode(cursor: &mut Cursor<'_>) -> Result<Record, FormatError> {
+    fn decode(cursor: &mut Cursor<'_>) -> Result<LogRecord, FormatError> {
         match cursor.u8()? {
-            1 => Ok(Record::Base {
+            1 => Ok(LogRecord::Base {
                 revision: cursor.i64()?,
                 compacted: cursor.i64()?,
                 boots: cursor.u64()?,
                 leases: cursor.u64()?,
                 keys: cursor.u64()?,
             }),
-            2 => Ok(Record::Lease { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
-            3 => Ok(Record::Key(PbKeyValue {
+            2 => Ok(LogRecord::Lease { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
+            3 => Ok(LogRecord::Key(PbKeyValue {
                 create_revision: cursor.i64()?,
                 mod_revision: cursor.i64()?,
                 version: cursor.i64()?,
@@ -224,49 +224,49 @@ impl Record {
                 let revision = cursor.i64()?;
                 let count = cursor.u32()?;
                 let ops = (0..count).map(|_| decode_op(cursor)).collect::<Result<_, _>>()?;
-                Ok(Record::Change { revision, ops })
+                Ok(LogRecord::Change { revision, ops })
             }
-            5 => Ok(Record::Boot { boots: cursor.u64()? }),
+            5 => Ok(LogRecord::Boot { boots: cursor.u64()? }),
             kind => Err(FormatError::UnknownKind(kind)),
         }
     }
 }
 
-fn encode_op(op: &Op, out: &mut Vec<u8>) {
+fn encode_op(op: &StoreOp, out: &mut Vec<u8>) {
     match op {
-        Op::Put { lease, key, value } => {
+        StoreOp::Put { lease, key, value } => {
             out.push(1);
             out.extend_from_slice(&lease.to_le_bytes());
             put_bytes(out, key);
             put_bytes(out, value);
         }
-        Op::Delete { key } => {
+        StoreOp::Delete { key } => {
             out.push(2);
             put_bytes(out, key);
         }
-        Op::Grant { lease, ttl_s } => {
+        StoreOp::Grant { lease, ttl_s } => {
             out.push(3);
             out.extend_from_slice(&lease.to_le_bytes());
             out.extend_from_slice(&ttl_s.to_le_bytes());
         }
-        Op::Revoke { lease } => {
+        StoreOp::Revoke { lease } => {
             out.push(4);
             out.extend_from_slice(&lease.to_le_bytes());
         }
-        Op::Compact { revision } => {
+        StoreOp::Compact { revision } => {
             out.push(5);
             out.extend_from_slice(&revision.to_le_bytes());
         }
     }
 }
 
-fn decode_op(cursor: &mut Cursor<'_>) -> Result<Op, FormatError> {
+fn decode_op(cursor: &mut Cursor<'_>) -> Result<StoreOp, FormatError> {
     match cursor.u8()? {
-        1 => Ok(Op::Put { lease: cursor.i64()?, key: cursor.byte_string()?, value: cursor.byte_string()? }),
-        2 => Ok(Op::Delete { key: cursor.byte_string()? }),
-        3 => Ok(Op::Grant { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
-        4 => Ok(Op::Revoke { lease: cursor.i64()? }),
-        5 => Ok(Op::Compact { revision: cursor.i64()? }),
+        1 => Ok(StoreOp::Put { lease: cursor.i64()?, key: cursor.byte_string()?, value: cursor.byte_string()? }),
+        2 => Ok(StoreOp::Delete { key: cursor.byte_string()? }),
+        3 => Ok(StoreOp::Grant { lease: cursor.i64()?, ttl_s: cursor.i64()? }),
+        4 => Ok(StoreOp::Revoke { lease: cursor.i64()? }),
+        5 => Ok(StoreOp::Compact { revision: cursor.i64()? }),
         tag => Err(FormatError::UnknownOp(tag)),
     }
 }

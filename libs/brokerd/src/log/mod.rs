@@ -13,9 +13,9 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use self::format::{FRAME_HEADER_LEN, HEADER_LEN, Header, Record};
-use super::history::History;
-use super::store::{Change, Identity, Millis, ReplayError, Store};
+use self::format::{FRAME_HEADER_LEN, FileHeader, HEADER_LEN, LogRecord};
+use super::history::EventHistory;
+use super::store::{Identity, KeyStore, Millis, ReplayError, StoreChange};
 use node::datadir::sync_dir;
 
 /// A file is rewritten when the changes in it outgrow both the first of these and twice its snapshot, or the second: so
@@ -60,7 +60,7 @@ pub enum LogError {
 
 /// The log, open for appending.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct StoreLog {
     dir: PathBuf,
     path: PathBuf,
     file: File,
@@ -72,20 +72,20 @@ pub(super) struct Log {
 
 /// What was read at the start.
 pub(super) struct Opened {
-    pub(super) log: Log,
-    pub(super) store: Store,
+    pub(super) log: StoreLog,
+    pub(super) store: KeyStore,
     /// Events of the changes in the file, by revision: the history of before.
-    pub(super) history: History,
+    pub(super) history: EventHistory,
 }
 
-impl Log {
+impl StoreLog {
     /// Opens the directory's log, or makes an empty one; `cluster` is used only then. Counts the start.
     pub(super) fn open(dir: &Path, cluster: u64, now: Millis) -> Result<Opened, LogError> {
         let opened = match newest_file(dir)? {
             Some((generation, path)) => read(dir, generation, &path, now)?,
             None => {
-                let store = Store::new(Identity { cluster, boots: 0 });
-                Opened { log: Log::create(dir, 1, &store)?, history: History::new(store.revision()), store }
+                let store = KeyStore::new(Identity { cluster, boots: 0 });
+                Opened { log: StoreLog::create(dir, 1, &store)?, history: EventHistory::new(store.revision()), store }
             }
         };
         let Opened { mut log, mut store, history } = opened;
@@ -93,12 +93,12 @@ impl Log {
         history.compact(store.compacted());
         let boots = store.identity().boots + 1;
         store.set_boots(boots);
-        log.append_records(&[Record::Boot { boots }])?;
+        log.append_records(&[LogRecord::Boot { boots }])?;
         Ok(Opened { log, store, history })
     }
 
     /// Makes changes durable, all in one frame unless they are large.
-    pub(super) fn append(&mut self, changes: &[Change]) -> Result<(), LogError> {
+    pub(super) fn append(&mut self, changes: &[StoreChange]) -> Result<(), LogError> {
         let mut payload = Vec::new();
         for change in changes {
             if payload.len() >= FRAME_BYTES {
@@ -116,8 +116,8 @@ impl Log {
     }
 
     /// The log as a snapshot of `store`, in a new file; the old one is gone afterwards.
-    pub(super) fn rewrite(self, store: &Store) -> Result<Log, LogError> {
-        let log = Log::create(&self.dir, self.generation + 1, store)?;
+    pub(super) fn rewrite(self, store: &KeyStore) -> Result<StoreLog, LogError> {
+        let log = StoreLog::create(&self.dir, self.generation + 1, store)?;
         fs::remove_file(&self.path).map_err(|source| io_error(&self.path, source))?;
         Ok(log)
     }
@@ -128,10 +128,10 @@ impl Log {
         self.file = File::open(&self.path).expect("the file is there");
     }
 
-    fn create(dir: &Path, generation: u64, store: &Store) -> Result<Log, LogError> {
+    fn create(dir: &Path, generation: u64, store: &KeyStore) -> Result<StoreLog, LogError> {
         let path = dir.join(file_name(generation));
         let tmp = path.with_extension("tmp");
-        let header = Header { generation, cluster: store.identity().cluster };
+        let header = FileHeader { generation, cluster: store.identity().cluster };
         let (mut length, mut next_sequence) = (0, 0);
         let mut write = || -> io::Result<File> {
             let mut out = BufWriter::new(File::create(&tmp)?);
@@ -151,10 +151,10 @@ impl Log {
             Ok(file)
         };
         let file = write().map_err(|source| io_error(&tmp, source))?;
-        Ok(Log { dir: dir.to_owned(), path, file, generation, next_sequence, length, base_length: length })
+        Ok(StoreLog { dir: dir.to_owned(), path, file, generation, next_sequence, length, base_length: length })
     }
 
-    fn append_records(&mut self, records: &[Record]) -> Result<(), LogError> {
+    fn append_records(&mut self, records: &[LogRecord]) -> Result<(), LogError> {
         let mut payload = Vec::new();
         records.iter().for_each(|record| record.encode(&mut payload));
         self.append_payload(&payload)
@@ -171,17 +171,17 @@ impl Log {
 }
 
 /// Hands the store on as records, cut into payloads.
-fn write_snapshot(store: &Store, put: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn write_snapshot(store: &KeyStore, put: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-    let base = Record::Base {
+    let base = LogRecord::Base {
         revision: store.revision(),
         compacted: store.compacted(),
         boots: store.identity().boots,
         leases: count(store.leases().len()),
         keys: count(store.keys().len()),
     };
-    let leases = store.leases().map(|(lease, found)| Record::Lease { lease, ttl_s: found.ttl_s });
-    let keys = store.keys().map(|kv| Record::Key(kv.clone()));
+    let leases = store.leases().map(|(lease, found)| LogRecord::Lease { lease, ttl_s: found.ttl_s });
+    let keys = store.keys().map(|kv| LogRecord::Key(kv.clone()));
     let mut payload = Vec::new();
     for record in std::iter::once(base).chain(leases).chain(keys) {
         if payload.len() >= SNAPSHOT_FRAME_BYTES {
@@ -234,17 +234,17 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
     let damaged = |offset: u64, problem: String| LogError::Damaged { path: path.to_owned(), offset, problem };
     let mut head = vec![0; HEADER_LEN.min(usize::try_from(length).unwrap_or(HEADER_LEN))];
     file.read_exact_at(&mut head, 0).map_err(broken)?;
-    let header = Header::decode(&head).map_err(|error| damaged(0, error.to_string()))?;
+    let header = FileHeader::decode(&head).map_err(|error| damaged(0, error.to_string()))?;
     if header.generation != generation {
         return Err(damaged(0, format!("it says that it is generation {}", header.generation)));
     }
-    let mut reader = Reader { identity: Identity { cluster: header.cluster, boots: 0 }, state: None };
+    let mut reader = LogReader { identity: Identity { cluster: header.cluster, boots: 0 }, state: None };
     let (mut offset, mut sequence, mut base_length) = (HEADER_LEN as u64, 0, HEADER_LEN as u64);
     while let Some((found, payload)) = frame_of(&file, offset, length).map_err(broken)? {
         if found != sequence {
             return Err(damaged(offset, format!("frame {found} stands where frame {sequence} should")));
         }
-        let records = Record::decode_all(&payload).map_err(|error| damaged(offset, error.to_string()))?;
+        let records = LogRecord::decode_all(&payload).map_err(|error| damaged(offset, error.to_string()))?;
         for record in records {
             reader.take(record, now).map_err(|problem| damaged(offset, problem))?;
         }
@@ -273,7 +273,7 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
         file.sync_all()
     };
     cut(&mut file).map_err(broken)?;
-    let log = Log {
+    let log = StoreLog {
         dir: dir.to_owned(),
         path: path.to_owned(),
         file,
@@ -286,49 +286,49 @@ fn read(dir: &Path, generation: u64, path: &Path, now: Millis) -> Result<Opened,
 }
 
 /// Builds a store from records.
-struct Reader {
+struct LogReader {
     identity: Identity,
     state: Option<Filling>,
 }
 
 struct Filling {
-    store: Store,
-    history: History,
+    store: KeyStore,
+    history: EventHistory,
     leases_left: u64,
     keys_left: u64,
     changes: u64,
 }
 
-impl Reader {
+impl LogReader {
     /// Takes the next record.
-    fn take(&mut self, record: Record, now: Millis) -> Result<(), String> {
+    fn take(&mut self, record: LogRecord, now: Millis) -> Result<(), String> {
         let Some(state) = &mut self.state else {
-            let Record::Base { revision, compacted, boots, leases, keys } = record else {
+            let LogRecord::Base { revision, compacted, boots, leases, keys } = record else {
                 return Err("the file does not start with a snapshot".to_owned());
             };
-            let store = Store::with_base(Identity { boots, ..self.identity }, revision, compacted);
-            let history = History::new(revision);
+            let store = KeyStore::with_base(Identity { boots, ..self.identity }, revision, compacted);
+            let history = EventHistory::new(revision);
             self.state = Some(Filling { store, history, leases_left: leases, keys_left: keys, changes: 0 });
             return Ok(());
         };
         let words = |error: ReplayError| error.to_string();
         match record {
-            Record::Lease { lease, ttl_s } if state.leases_left > 0 => {
+            LogRecord::Lease { lease, ttl_s } if state.leases_left > 0 => {
                 state.leases_left -= 1;
                 state.store.restore_lease(lease, ttl_s, now).map_err(words)?;
             }
-            Record::Key(kv) if state.leases_left == 0 && state.keys_left > 0 => {
+            LogRecord::Key(kv) if state.leases_left == 0 && state.keys_left > 0 => {
                 state.keys_left -= 1;
                 state.store.restore_key(kv).map_err(words)?;
             }
-            Record::Change { revision, ops } if state.is_filled() => {
+            LogRecord::Change { revision, ops } if state.is_filled() => {
                 state.changes += 1;
                 let events = state.store.replay(revision, &ops, now).map_err(words)?;
                 if !events.is_empty() {
                     state.history.push(revision, events);
                 }
             }
-            Record::Boot { boots } if state.is_filled() => {
+            LogRecord::Boot { boots } if state.is_filled() => {
                 state.changes += 1;
                 state.store.set_boots(boots);
             }
@@ -342,7 +342,7 @@ impl Reader {
         self.state.as_ref().is_some_and(|state| state.changes == 0)
     }
 
-    fn finish(self) -> Result<(Store, History), String> {
+    fn finish(self) -> Result<(KeyStore, EventHistory), String> {
         match self.state {
             Some(state) if state.is_filled() => Ok((state.store, state.history)),
             _ => Err("its snapshot is not whole".to_owned()),

@@ -5,28 +5,28 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn put(store: &mut Store, key: &str, value: &[u8], lease: i64) {
+fn put(store: &mut KeyStore, key: &str, value: &[u8], lease: i64) {
     let request = PbPutRequest { key: key.into(), value: value.to_vec(), lease, ..PbPutRequest::default() };
     store.put(&request, 0).expect("put");
 }
 
-fn delete(store: &mut Store, key: &str) {
+fn delete(store: &mut KeyStore, key: &str) {
     store.delete_range(&PbDeleteRequest { key: key.into(), ..PbDeleteRequest::default() }, 0).expect("delete");
 }
 
 fn open(dir: &Path) -> Opened {
-    Log::open(dir, 0xC1, 0).expect("the log opens")
+    StoreLog::open(dir, 0xC1, 0).expect("the log opens")
 }
 
 /// One batch of changes, logged.
-fn log(opened: &mut Opened, work: impl FnOnce(&mut Store)) {
+fn log(opened: &mut Opened, work: impl FnOnce(&mut KeyStore)) {
     work(&mut opened.store);
     let changes = opened.store.take_changes();
     opened.log.append(&changes).expect("append");
 }
 
 /// A directory with a lease and three batches.
-fn filled(dir: &Path) -> Store {
+fn filled(dir: &Path) -> KeyStore {
     let mut opened = open(dir);
     log(&mut opened, |store| drop(store.grant(0xA, 10, 0)));
     log(&mut opened, |store| {
@@ -41,7 +41,7 @@ fn path_of(dir: &Path) -> PathBuf {
     newest_file(dir).expect("directory").expect("a file").1
 }
 
-fn keys(store: &Store) -> Vec<(Vec<u8>, i64, i64)> {
+fn keys(store: &KeyStore) -> Vec<(Vec<u8>, i64, i64)> {
     store.keys().map(|kv| (kv.key.clone(), kv.mod_revision, kv.lease)).collect()
 }
 
@@ -97,7 +97,7 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         fs::write(&path, &bad).expect("file");
-        let Err(error) = Log::open(dir.path(), 0xC1, 0) else { panic!("byte {at} was flipped unnoticed") };
+        let Err(error) = StoreLog::open(dir.path(), 0xC1, 0) else { panic!("byte {at} was flipped unnoticed") };
         assert!(matches!(error, LogError::Damaged { .. }), "{error}");
         assert_eq!(fs::read(&path).expect("file"), bad);
     }
@@ -111,10 +111,10 @@ fn an_unknown_version_is_refused() {
     let mut bytes = fs::read(&path).expect("file");
     bytes[8] = 2;
     fs::write(&path, &bytes).expect("file");
-    let Err(error) = Log::open(dir.path(), 0xC1, 0) else { panic!("version 2 was accepted") };
+    let Err(error) = StoreLog::open(dir.path(), 0xC1, 0) else { panic!("version 2 was accepted") };
     assert!(error.to_string().contains("version 2 is not known"), "{error}");
     fs::write(&path, b"something else").expect("file");
-    let Err(error) = Log::open(dir.path(), 0xC1, 0) else { panic!("a foreign file was accepted") };
+    let Err(error) = StoreLog::open(dir.path(), 0xC1, 0) else { panic!("a foreign file was accepted") };
     assert!(error.to_string().contains("not a file of the embedded broker"), "{error}");
 }
 
@@ -180,12 +180,12 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Header::decode(&bytes);
+        let _ = FileHeader::decode(&bytes);
         let _ = format::frame_at(&bytes);
-        let _ = Record::decode_all(&bytes);
+        let _ = LogRecord::decode_all(&bytes);
         let mut payload = bytes.clone();
         payload.insert(0, 4);
-        let _ = Record::decode_all(&payload);
+        let _ = LogRecord::decode_all(&payload);
     }
 
     #[test]
@@ -195,25 +195,25 @@ proptest! {
         key in any::<Vec<u8>>(),
         value in any::<Vec<u8>>(),
     ) {
-        use super::super::store::Op;
+        use super::super::store::StoreOp;
         let ops = vec![
-            Op::Put { lease, key: key.clone(), value: value.clone() },
-            Op::Delete { key: key.clone() },
-            Op::Grant { lease, ttl_s },
-            Op::Revoke { lease },
-            Op::Compact { revision: ttl_s },
+            StoreOp::Put { lease, key: key.clone(), value: value.clone() },
+            StoreOp::Delete { key: key.clone() },
+            StoreOp::Grant { lease, ttl_s },
+            StoreOp::Revoke { lease },
+            StoreOp::Compact { revision: ttl_s },
         ];
         let kv = PbKeyValue { key, value, lease, mod_revision: ttl_s, create_revision: 1, version: 2 };
         let records = vec![
-            Record::Base { revision: lease, compacted: ttl_s, boots: 1, leases: 2, keys: 3 },
-            Record::Lease { lease, ttl_s },
-            Record::Key(kv),
-            Record::Change { revision: ttl_s, ops },
-            Record::Boot { boots: 9 },
+            LogRecord::Base { revision: lease, compacted: ttl_s, boots: 1, leases: 2, keys: 3 },
+            LogRecord::Lease { lease, ttl_s },
+            LogRecord::Key(kv),
+            LogRecord::Change { revision: ttl_s, ops },
+            LogRecord::Boot { boots: 9 },
         ];
         let mut bytes = Vec::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
-        prop_assert_eq!(Record::decode_all(&bytes), Ok(records));
+        prop_assert_eq!(LogRecord::decode_all(&bytes), Ok(records));
         let frame = format::frame(5, &bytes);
         prop_assert_eq!(format::frame_at(&frame), Some((5, bytes.as_slice())));
     }

@@ -6,7 +6,7 @@ use etcd_client::proto::{
 
 use super::super::limits::{entry_bytes, length_of};
 use super::space::check_answer;
-use super::{Draft, KeyRange, Millis, Op, Refusal, Store};
+use super::{Draft, KeyRange, KeyStore, Millis, RequestRefusal, StoreOp};
 
 // etcd's numbers for sort orders and targets.
 const DESCEND: i32 = 2;
@@ -22,8 +22,8 @@ pub(super) struct Selected<'a> {
     count: i64,
 }
 
-impl Store {
-    pub(crate) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
+impl KeyStore {
+    pub(crate) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, RequestRefusal> {
         self.check_range(request)?;
         check_answer(self.range_bytes(request))?;
         let mut response = self.find(request);
@@ -31,7 +31,7 @@ impl Store {
         Ok(response)
     }
 
-    pub(crate) fn put(&mut self, request: &PbPutRequest, now: Millis) -> Result<PbPutResponse, Refusal> {
+    pub(crate) fn put(&mut self, request: &PbPutRequest, now: Millis) -> Result<PbPutResponse, RequestRefusal> {
         self.check_put(request)?;
         self.check_key_bytes(length_of(&request.key))?;
         check_answer(self.put_bytes(request))?;
@@ -43,7 +43,11 @@ impl Store {
         Ok(response)
     }
 
-    pub(crate) fn delete_range(&mut self, request: &PbDeleteRequest, now: Millis) -> Result<PbDeleteResponse, Refusal> {
+    pub(crate) fn delete_range(
+        &mut self,
+        request: &PbDeleteRequest,
+        now: Millis,
+    ) -> Result<PbDeleteResponse, RequestRefusal> {
         check_key(&request.key)?;
         check_answer(self.delete_bytes(request))?;
         let mut draft = self.draft();
@@ -54,24 +58,24 @@ impl Store {
     }
 
     /// Only the current revision can be read: older ones are reported as compacted.
-    pub(super) fn check_range(&self, request: &PbRangeRequest) -> Result<(), Refusal> {
+    pub(super) fn check_range(&self, request: &PbRangeRequest) -> Result<(), RequestRefusal> {
         check_key(&request.key)?;
         if request.revision > self.revision {
-            return Err(Refusal::FutureRevision);
+            return Err(RequestRefusal::FutureRevision);
         }
         if request.revision > 0 && request.revision < self.revision {
-            return Err(Refusal::Compacted);
+            return Err(RequestRefusal::Compacted);
         }
         Ok(())
     }
 
-    pub(super) fn check_put(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+    pub(super) fn check_put(&self, request: &PbPutRequest) -> Result<(), RequestRefusal> {
         check_put_form(request)?;
         if (request.ignore_value || request.ignore_lease) && !self.keys.contains_key(&request.key) {
-            return Err(Refusal::KeyNotFound);
+            return Err(RequestRefusal::KeyNotFound);
         }
         if request.lease != 0 && !self.leases.contains_key(&request.lease) {
-            return Err(Refusal::LeaseNotFound);
+            return Err(RequestRefusal::LeaseNotFound);
         }
         Ok(())
     }
@@ -112,7 +116,7 @@ impl Store {
             _ => request.lease,
         };
         let prev_kv = prev.filter(|_| request.prev_kv).cloned();
-        self.apply(Op::Put { lease, key: request.key.clone(), value }, draft, now);
+        self.apply(StoreOp::Put { lease, key: request.key.clone(), value }, draft, now);
         PbPutResponse { header: None, prev_kv }
     }
 
@@ -122,7 +126,7 @@ impl Store {
         let keys: Vec<Vec<u8>> = self.matching(&range).map(|kv| kv.key.clone()).collect();
         let deleted = i64::try_from(keys.len()).unwrap_or(i64::MAX);
         for key in keys {
-            self.apply(Op::Delete { key }, draft, now);
+            self.apply(StoreOp::Delete { key }, draft, now);
         }
         PbDeleteResponse { header: None, deleted, prev_kvs }
     }
@@ -132,18 +136,18 @@ impl Store {
     }
 }
 
-pub(super) fn check_key(key: &[u8]) -> Result<(), Refusal> {
-    if key.is_empty() { Err(Refusal::EmptyKey) } else { Ok(()) }
+pub(super) fn check_key(key: &[u8]) -> Result<(), RequestRefusal> {
+    if key.is_empty() { Err(RequestRefusal::EmptyKey) } else { Ok(()) }
 }
 
 /// What is wrong with a put whatever the store holds.
-pub(super) fn check_put_form(request: &PbPutRequest) -> Result<(), Refusal> {
+pub(super) fn check_put_form(request: &PbPutRequest) -> Result<(), RequestRefusal> {
     check_key(&request.key)?;
     if request.ignore_value && !request.value.is_empty() {
-        return Err(Refusal::ValueProvided);
+        return Err(RequestRefusal::ValueProvided);
     }
     if request.ignore_lease && request.lease != 0 {
-        return Err(Refusal::LeaseProvided);
+        return Err(RequestRefusal::LeaseProvided);
     }
     Ok(())
 }

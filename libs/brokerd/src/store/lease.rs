@@ -5,7 +5,7 @@ use etcd_client::proto::{PbLeaseGrantResponse, PbLeaseStatus, PbLeaseTimeToLiveR
 
 use super::super::limits::{ENTRY_BYTES, LEASES_MAX, length_of};
 use super::space::check_answer;
-use super::{Lease, Millis, Op, Refusal, Store};
+use super::{KeyStore, Lease, Millis, RequestRefusal, StoreOp};
 
 /// Shortest time to live: below it a busy machine would end leases of living nodes.
 const TTL_S_MIN: i64 = 1;
@@ -16,25 +16,30 @@ const LEASES_DROPPED: usize = 1024;
 /// Longest time to live, as etcd has it.
 const TTL_S_MAX: i64 = 9_000_000_000;
 
-impl Store {
+impl KeyStore {
     /// Grants a lease; `lease` was asked for or drawn by the server.
-    pub(crate) fn grant(&mut self, lease: i64, ttl_s: i64, now: Millis) -> Result<PbLeaseGrantResponse, Refusal> {
+    pub(crate) fn grant(
+        &mut self,
+        lease: i64,
+        ttl_s: i64,
+        now: Millis,
+    ) -> Result<PbLeaseGrantResponse, RequestRefusal> {
         if ttl_s > TTL_S_MAX {
-            return Err(Refusal::TtlTooLarge);
+            return Err(RequestRefusal::TtlTooLarge);
         }
         if lease == 0 || self.leases.contains_key(&lease) {
-            return Err(Refusal::LeaseExists);
+            return Err(RequestRefusal::LeaseExists);
         }
         self.claim(ENTRY_BYTES)?;
         if self.leases.len() >= LEASES_MAX {
             self.make_room(now);
         }
         if self.leases.len() >= LEASES_MAX {
-            return Err(Refusal::TooManyLeases);
+            return Err(RequestRefusal::TooManyLeases);
         }
         let ttl_s = ttl_s.max(TTL_S_MIN);
         let mut draft = self.draft();
-        self.apply(Op::Grant { lease, ttl_s }, &mut draft, now);
+        self.apply(StoreOp::Grant { lease, ttl_s }, &mut draft, now);
         self.commit(draft);
         Ok(PbLeaseGrantResponse { header: Some(self.header()), id: lease, ttl: ttl_s, error: String::new() })
     }
@@ -67,13 +72,13 @@ impl Store {
     }
 
     /// Ends a lease and deletes its keys, in one revision.
-    pub(crate) fn revoke(&mut self, lease: i64, now: Millis) -> Result<(), Refusal> {
-        let keys = self.leases.get(&lease).ok_or(Refusal::LeaseNotFound)?.keys.clone();
+    pub(crate) fn revoke(&mut self, lease: i64, now: Millis) -> Result<(), RequestRefusal> {
+        let keys = self.leases.get(&lease).ok_or(RequestRefusal::LeaseNotFound)?.keys.clone();
         let mut draft = self.draft();
         for key in keys {
-            self.apply(Op::Delete { key }, &mut draft, now);
+            self.apply(StoreOp::Delete { key }, &mut draft, now);
         }
-        self.apply(Op::Revoke { lease }, &mut draft, now);
+        self.apply(StoreOp::Revoke { lease }, &mut draft, now);
         self.commit(draft);
         Ok(())
     }
@@ -90,7 +95,7 @@ impl Store {
         lease: i64,
         with_keys: bool,
         now: Millis,
-    ) -> Result<PbLeaseTimeToLiveResponse, Refusal> {
+    ) -> Result<PbLeaseTimeToLiveResponse, RequestRefusal> {
         let header = Some(self.header());
         let Some(found) = self.leases.get(&lease) else {
             return Ok(PbLeaseTimeToLiveResponse { header, id: lease, ttl: -1, granted_ttl: 0, keys: Vec::new() });

@@ -1,7 +1,7 @@
 //! The embedded broker's state machine: keys, leases and revision. Pure: no I/O, and time is an argument.
 //!
-//! Requests are checked first; after that they cannot fail. The result is a [`Change`], a list of [`Op`]s that is
-//! logged and gives the same state when replayed. Invariants:
+//! Requests are checked first; after that they cannot fail. The result is a [`StoreChange`], a list of [`StoreOp`]s
+//! that is logged and gives the same state when replayed. Invariants:
 //! - a change raises the revision by one if it touches a key, and not at all otherwise;
 //! - a key changes at most once per revision; its mod_revision is the revision of its last put;
 //! - a key with a lease is in that lease's set and in no other; the lease exists;
@@ -34,7 +34,7 @@ const DELETE: i32 = 1;
 
 /// One logged step of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Op {
+pub(super) enum StoreOp {
     Put { lease: i64, key: Vec<u8>, value: Vec<u8> },
     Delete { key: Vec<u8> },
     Grant { lease: i64, ttl_s: i64 },
@@ -44,15 +44,15 @@ pub(super) enum Op {
 
 /// What one request did: logged as a whole, with the revision that the store has after it.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Change {
+pub(super) struct StoreChange {
     pub(super) revision: i64,
-    pub(super) ops: Vec<Op>,
+    pub(super) ops: Vec<StoreOp>,
     pub(super) events: Vec<PbEvent>,
 }
 
 /// Why a request was refused; etcd's words, since clients look at them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refusal {
+pub(super) enum RequestRefusal {
     EmptyKey,
     DuplicateKey,
     TooManyOps,
@@ -96,7 +96,7 @@ pub(super) struct Lease {
 
 /// Keys, leases and revision.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Store {
+pub(super) struct KeyStore {
     identity: Identity,
     revision: i64,
     compacted: i64,
@@ -104,8 +104,8 @@ pub(super) struct Store {
     leases: BTreeMap<i64, Lease>,
     /// Leases by the time they end at.
     ends: BTreeSet<(Millis, i64)>,
-    /// What was done since [`Store::take_changes`].
-    changes: Vec<Change>,
+    /// What was done since [`KeyStore::take_changes`].
+    changes: Vec<StoreChange>,
     usage: Usage,
     quota_bytes: u64,
     /// The alarm: no writes until it is disarmed.
@@ -124,18 +124,18 @@ pub(super) struct Identity {
 /// A change in the making.
 struct Draft {
     revision: i64,
-    ops: Vec<Op>,
+    ops: Vec<StoreOp>,
     events: Vec<PbEvent>,
 }
 
-impl Store {
-    pub(super) fn new(identity: Identity) -> Store {
-        Store::with_base(identity, FIRST_REVISION, FIRST_REVISION)
+impl KeyStore {
+    pub(super) fn new(identity: Identity) -> KeyStore {
+        KeyStore::with_base(identity, FIRST_REVISION, FIRST_REVISION)
     }
 
     /// A store as a snapshot has it, before its leases and keys are added.
-    pub(super) fn with_base(identity: Identity, revision: i64, compacted: i64) -> Store {
-        Store {
+    pub(super) fn with_base(identity: Identity, revision: i64, compacted: i64) -> KeyStore {
+        KeyStore {
             identity,
             revision,
             compacted,
@@ -179,7 +179,7 @@ impl Store {
     }
 
     /// Changes since the last call, for the log and the watchers.
-    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+    pub(super) fn take_changes(&mut self) -> Vec<StoreChange> {
         std::mem::take(&mut self.changes)
     }
 
@@ -206,26 +206,26 @@ impl Store {
     }
 
     /// Does a logged change again; gives its events.
-    pub(super) fn replay(&mut self, revision: i64, ops: &[Op], now: Millis) -> Result<Vec<PbEvent>, ReplayError> {
-        let touches_keys = ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Delete { .. }));
+    pub(super) fn replay(&mut self, revision: i64, ops: &[StoreOp], now: Millis) -> Result<Vec<PbEvent>, ReplayError> {
+        let touches_keys = ops.iter().any(|op| matches!(op, StoreOp::Put { .. } | StoreOp::Delete { .. }));
         if revision != self.revision + i64::from(touches_keys) {
             return Err(ReplayError::Revision { revision: self.revision, found: revision });
         }
         let mut draft = self.draft();
         for op in ops {
             match op {
-                Op::Put { lease, .. } if *lease != 0 && !self.leases.contains_key(lease) => {
+                StoreOp::Put { lease, .. } if *lease != 0 && !self.leases.contains_key(lease) => {
                     return Err(ReplayError::NoSuchLease(*lease));
                 }
-                Op::Grant { lease, .. } if self.leases.contains_key(lease) => {
+                StoreOp::Grant { lease, .. } if self.leases.contains_key(lease) => {
                     return Err(ReplayError::LeaseTwice(*lease));
                 }
-                Op::Revoke { lease } => match self.leases.get(lease) {
+                StoreOp::Revoke { lease } => match self.leases.get(lease) {
                     None => return Err(ReplayError::NoSuchLease(*lease)),
                     Some(found) if !found.keys.is_empty() => return Err(ReplayError::StrayKey(*lease)),
                     Some(_) => self.apply(op.clone(), &mut draft, now),
                 },
-                Op::Delete { key } if !self.keys.contains_key(key) => return Err(ReplayError::NoSuchKey),
+                StoreOp::Delete { key } if !self.keys.contains_key(key) => return Err(ReplayError::NoSuchKey),
                 _ => self.apply(op.clone(), &mut draft, now),
             }
         }
@@ -238,13 +238,13 @@ impl Store {
     }
 
     /// Carries one op out. The caller has checked that it fits.
-    fn apply(&mut self, op: Op, draft: &mut Draft, now: Millis) {
+    fn apply(&mut self, op: StoreOp, draft: &mut Draft, now: Millis) {
         match &op {
-            Op::Put { lease, key, value } => self.apply_put(*lease, key, value, draft),
-            Op::Delete { key } => self.apply_delete(key, draft),
-            Op::Grant { lease, ttl_s } => self.add_lease(*lease, *ttl_s, now),
-            Op::Revoke { lease } => self.remove_lease(*lease),
-            Op::Compact { revision } => self.compacted = *revision,
+            StoreOp::Put { lease, key, value } => self.apply_put(*lease, key, value, draft),
+            StoreOp::Delete { key } => self.apply_delete(key, draft),
+            StoreOp::Grant { lease, ttl_s } => self.add_lease(*lease, *ttl_s, now),
+            StoreOp::Revoke { lease } => self.remove_lease(*lease),
+            StoreOp::Compact { revision } => self.compacted = *revision,
         }
         draft.ops.push(op);
     }
@@ -287,7 +287,7 @@ impl Store {
         if !draft.events.is_empty() {
             self.revision = draft.revision;
         }
-        self.changes.push(Change { revision: self.revision, ops: draft.ops, events: draft.events });
+        self.changes.push(StoreChange { revision: self.revision, ops: draft.ops, events: draft.events });
     }
 }
 
@@ -297,29 +297,29 @@ impl Identity {
     }
 }
 
-impl Refusal {
+impl RequestRefusal {
     /// The text that etcd's clients know.
     pub(super) fn text(self) -> &'static str {
         match self {
-            Refusal::EmptyKey => "etcdserver: key is not provided",
-            Refusal::DuplicateKey => "etcdserver: duplicate key given in txn request",
-            Refusal::TooManyOps => "etcdserver: too many operations in txn request",
-            Refusal::Compacted => "etcdserver: mvcc: required revision has been compacted",
-            Refusal::FutureRevision => "etcdserver: mvcc: required revision is a future revision",
-            Refusal::LeaseNotFound => "etcdserver: requested lease not found",
-            Refusal::LeaseExists => "etcdserver: lease already exists",
-            Refusal::TtlTooLarge => "etcdserver: too large lease TTL",
-            Refusal::ValueProvided => "etcdserver: value is provided",
-            Refusal::LeaseProvided => "etcdserver: lease is provided",
-            Refusal::KeyNotFound => "etcdserver: key not found",
-            Refusal::MalformedOp => "etcdserver: operation or comparison without content in txn request",
-            Refusal::NoSpace => "etcdserver: mvcc: database space exceeded",
-            Refusal::KeysTooLong => "walfabric: the names of all keys together would have more than 128 MiB",
-            Refusal::AnswerTooLarge => {
+            RequestRefusal::EmptyKey => "etcdserver: key is not provided",
+            RequestRefusal::DuplicateKey => "etcdserver: duplicate key given in txn request",
+            RequestRefusal::TooManyOps => "etcdserver: too many operations in txn request",
+            RequestRefusal::Compacted => "etcdserver: mvcc: required revision has been compacted",
+            RequestRefusal::FutureRevision => "etcdserver: mvcc: required revision is a future revision",
+            RequestRefusal::LeaseNotFound => "etcdserver: requested lease not found",
+            RequestRefusal::LeaseExists => "etcdserver: lease already exists",
+            RequestRefusal::TtlTooLarge => "etcdserver: too large lease TTL",
+            RequestRefusal::ValueProvided => "etcdserver: value is provided",
+            RequestRefusal::LeaseProvided => "etcdserver: lease is provided",
+            RequestRefusal::KeyNotFound => "etcdserver: key not found",
+            RequestRefusal::MalformedOp => "etcdserver: operation or comparison without content in txn request",
+            RequestRefusal::NoSpace => "etcdserver: mvcc: database space exceeded",
+            RequestRefusal::KeysTooLong => "walfabric: the names of all keys together would have more than 128 MiB",
+            RequestRefusal::AnswerTooLarge => {
                 "walfabric: the answer would have more than 16 MiB: read it in pieces (a limit, a smaller range)"
             }
-            Refusal::RequestTooLarge => "etcdserver: request is too large",
-            Refusal::TooManyLeases => "walfabric: there are 100000 leases with keys, more are not granted",
+            RequestRefusal::RequestTooLarge => "etcdserver: request is too large",
+            RequestRefusal::TooManyLeases => "walfabric: there are 100000 leases with keys, more are not granted",
         }
     }
 }

@@ -7,14 +7,14 @@ use std::ops::Bound;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct KeyRange {
     start: Vec<u8>,
-    end: End,
+    end: RangeEnd,
 }
 
 /// Where a range starts and ends, for an ordered map.
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum End {
+enum RangeEnd {
     /// Only the key itself.
     One,
     /// All before this key.
@@ -28,18 +28,18 @@ impl KeyRange {
     /// all.
     pub(crate) fn new(key: &[u8], range_end: &[u8]) -> KeyRange {
         let end = match range_end {
-            [] => End::One,
-            [0] => End::Open,
-            before => End::Before(before.to_vec()),
+            [] => RangeEnd::One,
+            [0] => RangeEnd::Open,
+            before => RangeEnd::Before(before.to_vec()),
         };
         KeyRange { start: key.to_vec(), end }
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         match &self.end {
-            End::One => key == self.start,
-            End::Before(end) => key >= self.start.as_slice() && key < end.as_slice(),
-            End::Open => key >= self.start.as_slice(),
+            RangeEnd::One => key == self.start,
+            RangeEnd::Before(end) => key >= self.start.as_slice() && key < end.as_slice(),
+            RangeEnd::Open => key >= self.start.as_slice(),
         }
     }
 
@@ -47,10 +47,10 @@ impl KeyRange {
     pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         let start = Bound::Included(self.start.as_slice());
         match &self.end {
-            End::One => Some((start, Bound::Included(self.start.as_slice()))),
-            End::Before(end) if *end <= self.start => None,
-            End::Before(end) => Some((start, Bound::Excluded(end.as_slice()))),
-            End::Open => Some((start, Bound::Unbounded)),
+            RangeEnd::One => Some((start, Bound::Included(self.start.as_slice()))),
+            RangeEnd::Before(end) if *end <= self.start => None,
+            RangeEnd::Before(end) => Some((start, Bound::Excluded(end.as_slice()))),
+            RangeEnd::Open => Some((start, Bound::Unbounded)),
         }
     }
 }

@@ -7,9 +7,9 @@
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbRangeRequest, PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp};
 
 use super::super::limits::{ANSWER_BYTES_MAX, ENTRY_BYTES, KEY_BYTES_MAX, entry_bytes, length_of, shown_bytes};
-use super::{KeyRange, Refusal, Store};
+use super::{KeyRange, KeyStore, RequestRefusal};
 
-impl Store {
+impl KeyStore {
     pub(crate) fn set_quota(&mut self, quota_bytes: u64) {
         self.quota_bytes = quota_bytes;
     }
@@ -34,16 +34,20 @@ impl Store {
     }
 
     /// Refuses what would add `bytes` when the alarm is raised, or raises it because they are too many.
-    pub(super) fn claim(&mut self, bytes: u64) -> Result<(), Refusal> {
+    pub(super) fn claim(&mut self, bytes: u64) -> Result<(), RequestRefusal> {
         if bytes > 0 && self.usage.bytes.saturating_add(bytes) > self.quota_bytes {
             self.full = true;
         }
-        if bytes > 0 && self.full { Err(Refusal::NoSpace) } else { Ok(()) }
+        if bytes > 0 && self.full { Err(RequestRefusal::NoSpace) } else { Ok(()) }
     }
 
     /// Refuses keys whose names would make all names together too long.
-    pub(super) fn check_key_bytes(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.usage.key_bytes.saturating_add(bytes) > KEY_BYTES_MAX { Err(Refusal::KeysTooLong) } else { Ok(()) }
+    pub(super) fn check_key_bytes(&self, bytes: u64) -> Result<(), RequestRefusal> {
+        if self.usage.key_bytes.saturating_add(bytes) > KEY_BYTES_MAX {
+            Err(RequestRefusal::KeysTooLong)
+        } else {
+            Ok(())
+        }
     }
 
     /// Bytes of a range's answer as the store is now.
@@ -71,8 +75,8 @@ impl Store {
 }
 
 /// Refuses an answer of so many bytes when they are too many.
-pub(super) fn check_answer(bytes: u64) -> Result<(), Refusal> {
-    if bytes > ANSWER_BYTES_MAX { Err(Refusal::AnswerTooLarge) } else { Ok(()) }
+pub(super) fn check_answer(bytes: u64) -> Result<(), RequestRefusal> {
+    if bytes > ANSWER_BYTES_MAX { Err(RequestRefusal::AnswerTooLarge) } else { Ok(()) }
 }
 
 /// What a transaction may add at most, whichever list runs: as etcd counts it.
@@ -99,7 +103,7 @@ pub(super) struct Expected<'a> {
 
 impl<'a> Expected<'a> {
     /// Adds an operation that will run. A range also shows what the operations before it put.
-    pub(super) fn add(&mut self, store: &Store, op: &'a PbTxnOpRequest) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, store: &KeyStore, op: &'a PbTxnOpRequest) -> Result<(), RequestRefusal> {
         self.bytes += ENTRY_BYTES;
         match op {
             PbTxnOpRequest::RequestRange(range) => {

@@ -8,18 +8,18 @@ use super::*;
 
 const WHO: Identity = Identity { cluster: 7, boots: 1 };
 
-fn put(store: &mut Store, key: &str, lease: i64) -> Result<i64, Refusal> {
+fn put(store: &mut KeyStore, key: &str, lease: i64) -> Result<i64, RequestRefusal> {
     let request = PbPutRequest { key: key.into(), value: b"v".to_vec(), lease, ..PbPutRequest::default() };
     store.put(&request, 0).map(|response| response.header.expect("header").revision)
 }
 
-fn keys(store: &Store) -> Vec<&str> {
+fn keys(store: &KeyStore) -> Vec<&str> {
     store.keys().map(|kv| std::str::from_utf8(&kv.key).expect("text")).collect()
 }
 
 #[test]
 fn leases_end_in_order_of_their_time_with_their_keys_in_one_revision() {
-    let mut store = Store::new(WHO);
+    let mut store = KeyStore::new(WHO);
     store.grant(1, 10, 0).expect("grant");
     store.grant(2, 5, 0).expect("grant");
     put(&mut store, "a", 1).expect("put");
@@ -38,7 +38,7 @@ fn leases_end_in_order_of_their_time_with_their_keys_in_one_revision() {
 
 #[test]
 fn after_a_stall_every_lease_has_its_full_time() {
-    let mut store = Store::new(WHO);
+    let mut store = KeyStore::new(WHO);
     store.grant(1, 10, 0).expect("grant");
     store.grant(2, 50, 0).expect("grant");
     store.renew_all(30_000);
@@ -50,7 +50,7 @@ fn after_a_stall_every_lease_has_its_full_time() {
 /// node that has one, and nodes that come.
 #[test]
 fn unused_leases_make_room_for_new_ones() {
-    let mut store = Store::new(WHO);
+    let mut store = KeyStore::new(WHO);
     store.grant(1, 10, 0).expect("grant");
     put(&mut store, "node", 1).expect("put");
     let count = |n: usize| i64::try_from(n).expect("small");
@@ -72,36 +72,39 @@ fn unused_leases_make_room_for_new_ones() {
 
 #[test]
 fn a_refused_request_changes_nothing() {
-    let mut store = Store::new(WHO);
+    let mut store = KeyStore::new(WHO);
     put(&mut store, "a", 0).expect("put");
     let before = store.clone();
-    assert_eq!(put(&mut store, "a", 9), Err(Refusal::LeaseNotFound));
-    assert_eq!(put(&mut store, "", 0), Err(Refusal::EmptyKey));
+    assert_eq!(put(&mut store, "a", 9), Err(RequestRefusal::LeaseNotFound));
+    assert_eq!(put(&mut store, "", 0), Err(RequestRefusal::EmptyKey));
     let op = |key: &str, lease| PbTxnRequestOp {
         request: Some(PbTxnOpRequest::RequestPut(PbPutRequest { key: key.into(), lease, ..PbPutRequest::default() })),
     };
     let txn = |ops: Vec<PbTxnRequestOp>| PbTxnRequest { compare: vec![], success: ops, failure: vec![] };
-    assert_eq!(store.txn(&txn(vec![op("b", 0), op("c", 9)]), 0).expect_err("refused"), Refusal::LeaseNotFound);
-    assert_eq!(store.txn(&txn(vec![op("b", 0), op("b", 0)]), 0).expect_err("refused"), Refusal::DuplicateKey);
-    assert_eq!(store.txn(&txn(vec![PbTxnRequestOp { request: None }]), 0).expect_err("refused"), Refusal::MalformedOp);
-    assert_eq!(store.grant(1, i64::MAX, 0).expect_err("refused"), Refusal::TtlTooLarge);
-    assert_eq!(store.compact(99, 0), Err(Refusal::FutureRevision));
+    assert_eq!(store.txn(&txn(vec![op("b", 0), op("c", 9)]), 0).expect_err("refused"), RequestRefusal::LeaseNotFound);
+    assert_eq!(store.txn(&txn(vec![op("b", 0), op("b", 0)]), 0).expect_err("refused"), RequestRefusal::DuplicateKey);
+    assert_eq!(
+        store.txn(&txn(vec![PbTxnRequestOp { request: None }]), 0).expect_err("refused"),
+        RequestRefusal::MalformedOp
+    );
+    assert_eq!(store.grant(1, i64::MAX, 0).expect_err("refused"), RequestRefusal::TtlTooLarge);
+    assert_eq!(store.compact(99, 0), Err(RequestRefusal::FutureRevision));
     assert_eq!(store, before);
 }
 
 #[test]
 fn a_replay_that_does_not_fit_is_refused() {
-    let mut store = Store::new(WHO);
-    let op = |lease| Op::Put { lease, key: b"a".to_vec(), value: vec![] };
+    let mut store = KeyStore::new(WHO);
+    let op = |lease| StoreOp::Put { lease, key: b"a".to_vec(), value: vec![] };
     assert!(matches!(store.clone().replay(3, &[op(0)], 0), Err(ReplayError::Revision { revision: 1, found: 3 })));
     assert!(matches!(store.clone().replay(1, &[op(0)], 0), Err(ReplayError::Revision { .. })));
     assert_eq!(store.clone().replay(2, &[op(5)], 0), Err(ReplayError::NoSuchLease(5)));
-    assert_eq!(store.clone().replay(2, &[Op::Delete { key: b"a".to_vec() }], 0), Err(ReplayError::NoSuchKey));
-    assert_eq!(store.clone().replay(1, &[Op::Revoke { lease: 5 }], 0), Err(ReplayError::NoSuchLease(5)));
+    assert_eq!(store.clone().replay(2, &[StoreOp::Delete { key: b"a".to_vec() }], 0), Err(ReplayError::NoSuchKey));
+    assert_eq!(store.clone().replay(1, &[StoreOp::Revoke { lease: 5 }], 0), Err(ReplayError::NoSuchLease(5)));
     store.grant(5, 10, 0).expect("grant");
     put(&mut store, "a", 5).expect("put");
-    assert_eq!(store.clone().replay(2, &[Op::Revoke { lease: 5 }], 0), Err(ReplayError::StrayKey(5)));
-    assert_eq!(store.clone().replay(2, &[Op::Grant { lease: 5, ttl_s: 1 }], 0), Err(ReplayError::LeaseTwice(5)));
+    assert_eq!(store.clone().replay(2, &[StoreOp::Revoke { lease: 5 }], 0), Err(ReplayError::StrayKey(5)));
+    assert_eq!(store.clone().replay(2, &[StoreOp::Grant { lease: 5, ttl_s: 1 }], 0), Err(ReplayError::LeaseTwice(5)));
 }
 
 /// Any request, over few keys and leases so that they meet.
@@ -133,7 +136,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Does a step; refusals are fine, the invariants are checked afterwards.
-fn take(store: &mut Store, step: &Step, now: &mut Millis) {
+fn take(store: &mut KeyStore, step: &Step, now: &mut Millis) {
     let key = |number: u8| vec![b'k', number];
     match *step {
         Step::Put { key: number, lease } => {
@@ -166,7 +169,7 @@ fn take(store: &mut Store, step: &Step, now: &mut Millis) {
 }
 
 /// The invariants at the head of the module.
-fn check(store: &Store) {
+fn check(store: &KeyStore) {
     for kv in store.keys() {
         assert!(kv.mod_revision <= store.revision && kv.create_revision <= kv.mod_revision && kv.version >= 1);
         let holders = store.leases.iter().filter(|(_, lease)| lease.keys.contains(&kv.key)).map(|(id, _)| *id);
@@ -190,7 +193,7 @@ proptest! {
     /// steps; a second store replays, a plain map follows the events.
     #[test]
     fn replay_and_events_tell_the_whole_story(steps in steps()) {
-        let (mut store, mut again, mut now) = (Store::new(WHO), Store::new(WHO), 0);
+        let (mut store, mut again, mut now) = (KeyStore::new(WHO), KeyStore::new(WHO), 0);
         let mut followed: BTreeMap<Vec<u8>, PbKeyValue> = BTreeMap::new();
         for step in &steps {
             let revision = store.revision();
@@ -217,7 +220,7 @@ proptest! {
         prop_assert_eq!(&followed, &store.keys);
         prop_assert_eq!(&again.keys, &store.keys);
         prop_assert_eq!(again.revision, store.revision);
-        let leases = |store: &Store| -> Vec<_> {
+        let leases = |store: &KeyStore| -> Vec<_> {
             store.leases().map(|(id, lease)| (id, lease.ttl_s, lease.keys.clone())).collect()
         };
         prop_assert_eq!(leases(&again), leases(&store));
@@ -230,7 +233,7 @@ proptest! {
         from in 0_u8..20,
         to in 0_u8..20,
     ) {
-        let mut store = Store::new(WHO);
+        let mut store = KeyStore::new(WHO);
         for key in &keys {
             store.put(&PbPutRequest { key: vec![*key + 1], ..PbPutRequest::default() }, 0).expect("put");
         }

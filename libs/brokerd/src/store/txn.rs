@@ -10,7 +10,7 @@ use etcd_client::proto::{
 use super::super::limits::{TXN_OPS_MAX, TXN_OPS_TOTAL_MAX};
 use super::kv::{check_key, check_put_form};
 use super::space::{Expected, txn_cost};
-use super::{Draft, KeyRange, Millis, Op, Refusal, Store};
+use super::{Draft, KeyRange, KeyStore, Millis, RequestRefusal, StoreOp};
 
 // etcd's numbers for comparison results and targets.
 const EQUAL: i32 = 0;
@@ -25,8 +25,8 @@ struct Writes {
     deletes: Vec<KeyRange>,
 }
 
-impl Store {
-    pub(crate) fn txn(&mut self, request: &PbTxnRequest, now: Millis) -> Result<PbTxnResponse, Refusal> {
+impl KeyStore {
+    pub(crate) fn txn(&mut self, request: &PbTxnRequest, now: Millis) -> Result<PbTxnResponse, RequestRefusal> {
         check_form(request, &mut 0)?;
         check_writes(request)?;
         let mut path = Vec::new();
@@ -39,15 +39,15 @@ impl Store {
         Ok(response)
     }
 
-    pub(crate) fn compact(&mut self, revision: i64, now: Millis) -> Result<(), Refusal> {
+    pub(crate) fn compact(&mut self, revision: i64, now: Millis) -> Result<(), RequestRefusal> {
         if revision > self.revision {
-            return Err(Refusal::FutureRevision);
+            return Err(RequestRefusal::FutureRevision);
         }
         if revision <= self.compacted {
-            return Err(Refusal::Compacted);
+            return Err(RequestRefusal::Compacted);
         }
         let mut draft = self.draft();
-        self.apply(Op::Compact { revision }, &mut draft, now);
+        self.apply(StoreOp::Compact { revision }, &mut draft, now);
         self.commit(draft);
         Ok(())
     }
@@ -60,7 +60,7 @@ impl Store {
         request: &'a PbTxnRequest,
         path: &mut Vec<bool>,
         expected: &mut Expected<'a>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestRefusal> {
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
         path.push(succeeded);
         for op in chosen(request, succeeded) {
@@ -94,7 +94,7 @@ impl Store {
         draft: &mut Draft,
         now: Millis,
     ) -> PbResponseOp {
-        let header = |store: &Store, draft: &Draft| {
+        let header = |store: &KeyStore, draft: &Draft| {
             let revision = if draft.events.is_empty() { store.revision } else { draft.revision };
             Some(store.identity.header(revision))
         };
@@ -143,15 +143,15 @@ fn chosen(request: &PbTxnRequest, succeeded: bool) -> impl Iterator<Item = &PbTx
 
 /// What is wrong with a transaction whatever the store holds, other than keys that are written twice.
 /// `total` counts the operations and comparisons of the outer ones too.
-fn check_form(request: &PbTxnRequest, total: &mut usize) -> Result<(), Refusal> {
+fn check_form(request: &PbTxnRequest, total: &mut usize) -> Result<(), RequestRefusal> {
     let sizes = [request.compare.len(), request.success.len(), request.failure.len()];
     *total += sizes.into_iter().sum::<usize>();
     if sizes.into_iter().max().unwrap_or(0) > TXN_OPS_MAX || *total > TXN_OPS_TOTAL_MAX {
-        return Err(Refusal::TooManyOps);
+        return Err(RequestRefusal::TooManyOps);
     }
     request.compare.iter().try_for_each(|compare| check_key(&compare.key))?;
     for op in request.success.iter().chain(&request.failure) {
-        match op.request.as_ref().ok_or(Refusal::MalformedOp)? {
+        match op.request.as_ref().ok_or(RequestRefusal::MalformedOp)? {
             PbTxnOpRequest::RequestRange(range) => check_key(&range.key)?,
             PbTxnOpRequest::RequestPut(put) => check_put_form(put)?,
             PbTxnOpRequest::RequestDeleteRange(delete) => check_key(&delete.key)?,
@@ -163,7 +163,7 @@ fn check_form(request: &PbTxnRequest, total: &mut usize) -> Result<(), Refusal> 
 
 /// What a transaction may write; refused when a list writes a key twice. Stricter than etcd in one thing: two inner
 /// transactions of one list may not write the same key either, so that a key really changes once per revision.
-fn check_writes(request: &PbTxnRequest) -> Result<Writes, Refusal> {
+fn check_writes(request: &PbTxnRequest) -> Result<Writes, RequestRefusal> {
     let mut writes = writes_of(&request.success)?;
     let failure = writes_of(&request.failure)?;
     // Only one of the two lists runs, so they may write the same keys.
@@ -172,7 +172,7 @@ fn check_writes(request: &PbTxnRequest) -> Result<Writes, Refusal> {
     Ok(writes)
 }
 
-fn writes_of(ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
+fn writes_of(ops: &[PbTxnRequestOp]) -> Result<Writes, RequestRefusal> {
     let mut all = Writes::default();
     for op in ops.iter().filter_map(|op| op.request.as_ref()) {
         let mut writes = Writes::default();
@@ -190,12 +190,12 @@ fn writes_of(ops: &[PbTxnRequestOp]) -> Result<Writes, Refusal> {
 }
 
 impl Writes {
-    fn add(&mut self, other: Writes) -> Result<(), Refusal> {
+    fn add(&mut self, other: Writes) -> Result<(), RequestRefusal> {
         let twice =
             other.puts.iter().any(|key| self.puts.contains(key) || self.deletes.iter().any(|d| d.contains(key)))
                 || self.puts.iter().any(|key| other.deletes.iter().any(|d| d.contains(key)));
         if twice {
-            return Err(Refusal::DuplicateKey);
+            return Err(RequestRefusal::DuplicateKey);
         }
         self.puts.extend(other.puts);
         self.deletes.extend(other.deletes);
