@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use broker::{Entry, Watch, WatchEvent};
+use broker::{KeyEntry, Watch, WatchEvent};
 use pgformat::Lsn;
 use proto::broker::Keys;
 use proto::broker::records::{PageserverTimelineRecord, SCHEMA};
@@ -36,7 +36,7 @@ pub(crate) async fn run(ctx: Arc<SafekeeperContext>) {
     }
 }
 
-fn relay(ctx: &SafekeeperContext, entry: &Entry, told: &mut ToldPositions) {
+fn relay(ctx: &SafekeeperContext, entry: &KeyEntry, told: &mut ToldPositions) {
     let Some((ttid, record)) = read(ctx.broker.keys(), entry) else { return };
     let (Some(handle), Some(reached)) = (ctx.timelines.get(ttid), record.last_record_lsn) else { return };
     let pageserver = record.pageserver_id;
@@ -57,7 +57,7 @@ fn relay(ctx: &SafekeeperContext, entry: &Entry, told: &mut ToldPositions) {
 }
 
 /// A pageserver's record about a timeline; everything else below the prefix is none of ours.
-fn read(keys: &Keys, entry: &Entry) -> Option<(TenantTimelineId, PageserverTimelineRecord)> {
+fn read(keys: &Keys, entry: &KeyEntry) -> Option<(TenantTimelineId, PageserverTimelineRecord)> {
     let ttid = keys.ttid_of(&entry.key)?;
     if !entry.key.starts_with(&keys.timeline_pageservers(ttid)) {
         return None;

@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A key with its value and the revision that wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct KeyEntry {
     /// The key.
     pub key: String,
     /// The value, JSON.
@@ -35,7 +35,7 @@ pub struct Entry {
 
 /// What the broker holds of a key that was put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Held {
+pub(super) enum HeldValue {
     /// What was put.
     Same,
     /// Nothing.
@@ -80,24 +80,24 @@ impl Broker {
     ///
     /// # Errors
     /// See [`BrokerError`].
-    pub async fn get(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
+    pub async fn get(&self, key: &str) -> Result<Option<KeyEntry>, BrokerError> {
         let read = |client: Client| async move { kv(&client).get(key, None).await };
         let mut answer = self.connections.request("get", REQUEST_TIMEOUT, Repeat::Freely, read).await?;
-        Ok(answer.take_kvs().first().map(Entry::of))
+        Ok(answer.take_kvs().first().map(KeyEntry::of))
     }
 
     /// Reads all keys below a prefix, with the store's revision at the time of reading.
     ///
     /// # Errors
     /// See [`BrokerError`].
-    pub async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), BrokerError> {
+    pub async fn get_prefix(&self, prefix: &str) -> Result<(Vec<KeyEntry>, Revision), BrokerError> {
         self.list(prefix).await.map(|(entries, seen)| (entries, seen.revision))
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Seen), BrokerError> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<(Vec<KeyEntry>, Seen), BrokerError> {
         let read = |client: Client| async move { kv(&client).get(prefix, Some(GetOptions::new().with_prefix())).await };
         let answer = self.connections.request("list", REQUEST_TIMEOUT, Repeat::Freely, read).await?;
-        Ok((answer.kvs().iter().map(Entry::of).collect(), Seen::of(answer.header())))
+        Ok((answer.kvs().iter().map(KeyEntry::of).collect(), Seen::of(answer.header())))
     }
 
     /// Whether the broker has raised the alarm that it is full: then it takes no writes.
@@ -127,7 +127,7 @@ impl Broker {
     ///
     /// # Errors
     /// See [`BrokerError`].
-    pub async fn create(&self, key: &str, value: Vec<u8>) -> Result<Result<Revision, Entry>, BrokerError> {
+    pub async fn create(&self, key: &str, value: Vec<u8>) -> Result<Result<Revision, KeyEntry>, BrokerError> {
         match self.compare_and_put(key, None, value).await? {
             Ok(revision) => Ok(Ok(revision)),
             Err(Some(entry)) => Ok(Err(entry)),
@@ -148,7 +148,7 @@ impl Broker {
         key: &str,
         expected: Option<Revision>,
         value: Vec<u8>,
-    ) -> Result<Result<Revision, Option<Entry>>, BrokerError> {
+    ) -> Result<Result<Revision, Option<KeyEntry>>, BrokerError> {
         let txn = Txn::new()
             .when([Compare::mod_revision(key, CompareOp::Equal, expected.unwrap_or(0))])
             .and_then([TxnOp::put(key, value, None)])
@@ -158,7 +158,7 @@ impl Broker {
             return Ok(Ok(Seen::of(answer.header()).revision));
         }
         let found = answer.op_responses().into_iter().next().and_then(|response| match response {
-            TxnOpResponse::Get(get) => get.kvs().first().map(Entry::of),
+            TxnOpResponse::Get(get) => get.kvs().first().map(KeyEntry::of),
             _ => None,
         });
         Ok(Err(found))
@@ -241,7 +241,7 @@ impl Broker {
     pub(super) async fn compare(
         &self,
         expected: &[(String, bytes::Bytes, Revision)],
-    ) -> Result<Vec<Held>, BrokerError> {
+    ) -> Result<Vec<HeldValue>, BrokerError> {
         let compare = |(key, value, revision): &(String, bytes::Bytes, Revision)| {
             let revision = Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision);
             [revision, Compare::value(key.as_str(), CompareOp::Equal, value.to_vec())]
@@ -253,11 +253,11 @@ impl Broker {
             return Ok(Vec::new());
         }
         let held = |(response, (_, value, revision)): (TxnOpResponse, &(String, bytes::Bytes, Revision))| {
-            let TxnOpResponse::Get(get) = response else { return Held::Missing };
+            let TxnOpResponse::Get(get) = response else { return HeldValue::Missing };
             match get.kvs().first() {
-                None => Held::Missing,
-                Some(kv) if kv.value() == value && kv.mod_revision() == *revision => Held::Same,
-                Some(kv) => Held::Other(LeaseId(kv.lease())),
+                None => HeldValue::Missing,
+                Some(kv) if kv.value() == value && kv.mod_revision() == *revision => HeldValue::Same,
+                Some(kv) => HeldValue::Other(LeaseId(kv.lease())),
             }
         };
         Ok(answer.op_responses().into_iter().zip(expected).map(held).collect())
@@ -300,9 +300,9 @@ impl Broker {
     }
 }
 
-impl Entry {
-    pub(super) fn of(kv: &KeyValue) -> Entry {
-        Entry {
+impl KeyEntry {
+    pub(super) fn of(kv: &KeyValue) -> KeyEntry {
+        KeyEntry {
             key: String::from_utf8_lossy(kv.key()).into_owned(),
             value: kv.value().to_vec(),
             mod_revision: kv.mod_revision(),

@@ -14,7 +14,7 @@ mod one_id;
 pub mod session;
 pub mod watch;
 
-pub use client::{Broker, Entry, REQUEST_TIMEOUT};
+pub use client::{Broker, KeyEntry, REQUEST_TIMEOUT};
 pub use error::{BrokerError, LeaseId, Revision};
 pub use one_id::{TwoProcesses, one_process};
 pub use session::Session;

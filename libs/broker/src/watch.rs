@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Seen;
-use super::{Broker, BrokerError, Entry};
+use super::{Broker, BrokerError, KeyEntry};
 
 /// How often an idle watch asks the broker where it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(1000);
@@ -42,9 +42,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 pub enum WatchEvent {
     /// All that counts now: what is not in it is gone. Comes first, and again after every gap. After a restart of the
     /// broker it also has what was seen last and is not there yet; what stays missing is deleted some seconds later.
-    Snapshot(Vec<Entry>),
+    Snapshot(Vec<KeyEntry>),
     /// A key was put.
-    Put(Entry),
+    Put(KeyEntry),
     /// A key is gone (deleted, or its lease ended).
     Delete(String),
     /// The broker went away, or is not there at the start; what was seen last still stands. A snapshot follows when it
@@ -102,15 +102,15 @@ struct Follower {
 /// What the reader was told, and what of it the present life of the store has not shown yet.
 #[derive(Default)]
 struct Known {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, KeyEntry>,
     missing: BTreeSet<String>,
     settled_at: Option<Instant>,
 }
 
 impl Known {
     /// Takes a listing; what of the known is not in it stays, as missing, when the store is in `another_life`.
-    fn list(&mut self, listed: Vec<Entry>, another_life: bool, now: Instant) -> Vec<Entry> {
-        let listed: BTreeMap<String, Entry> = listed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+    fn list(&mut self, listed: Vec<KeyEntry>, another_life: bool, now: Instant) -> Vec<KeyEntry> {
+        let listed: BTreeMap<String, KeyEntry> = listed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         if another_life {
             self.missing = self.entries.keys().cloned().collect();
             self.settled_at = Some(now + SETTLE);
@@ -125,7 +125,7 @@ impl Known {
         self.entries.values().cloned().collect()
     }
 
-    fn put(&mut self, entry: Entry) {
+    fn put(&mut self, entry: KeyEntry) {
         self.missing.remove(&entry.key);
         self.entries.insert(entry.key.clone(), entry);
     }
@@ -148,7 +148,7 @@ impl Known {
 struct ReaderGone;
 
 /// What a stream waits for.
-enum Wake {
+enum WatchWake {
     Message(Result<Option<WatchResponse>, etcd_client::Error>),
     Ask,
     Settled,
@@ -209,29 +209,29 @@ impl Follower {
         ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = tokio::select! {
-                message = responses.message() => Wake::Message(message),
-                _ = ask.tick() => Wake::Ask,
-                () = sleep_until(self.known.settled_at) => Wake::Settled,
+                message = responses.message() => WatchWake::Message(message),
+                _ = ask.tick() => WatchWake::Ask,
+                () = sleep_until(self.known.settled_at) => WatchWake::Settled,
                 () = self.events.closed() => return Err(ReaderGone),
             };
             match wake {
-                Wake::Ask if heard_at.elapsed() > SILENCE => return Ok(Gap::Silent),
-                Wake::Ask => {
+                WatchWake::Ask if heard_at.elapsed() > SILENCE => return Ok(Gap::Silent),
+                WatchWake::Ask => {
                     // Full or closed: the stream is stuck or gone. Both show up as silence or as its end.
                     let _ = tokio::time::timeout(PROGRESS_EVERY, requests.request_progress()).await;
                 }
-                Wake::Settled => {
+                WatchWake::Settled => {
                     for key in self.known.settle() {
                         self.tell(WatchEvent::Delete(key)).await?;
                     }
                 }
-                Wake::Message(Ok(Some(response))) => {
+                WatchWake::Message(Ok(Some(response))) => {
                     if let Some(gap) = self.pass_on(&response).await? {
                         return Ok(gap);
                     }
                     heard_at = Instant::now();
                 }
-                Wake::Message(Ok(None) | Err(_)) => return Ok(Gap::Broken),
+                WatchWake::Message(Ok(None) | Err(_)) => return Ok(Gap::Broken),
             }
         }
     }
@@ -250,7 +250,7 @@ impl Follower {
         }
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
-            let entry = Entry::of(kv);
+            let entry = KeyEntry::of(kv);
             let event = match event.event_type() {
                 EventType::Put => {
                     self.known.put(entry.clone());
@@ -303,11 +303,11 @@ impl From<ReaderGone> for Stop {
 mod tests {
     use super::*;
 
-    fn entry(key: &str, mod_revision: i64) -> Entry {
-        Entry { key: key.to_owned(), value: Vec::new(), mod_revision }
+    fn entry(key: &str, mod_revision: i64) -> KeyEntry {
+        KeyEntry { key: key.to_owned(), value: Vec::new(), mod_revision }
     }
 
-    fn told(snapshot: Vec<Entry>) -> Vec<(String, i64)> {
+    fn told(snapshot: Vec<KeyEntry>) -> Vec<(String, i64)> {
         snapshot.into_iter().map(|entry| (entry.key, entry.mod_revision)).collect()
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
-use broker::{Entry, WatchEvent};
+use broker::{KeyEntry, WatchEvent};
 use pgformat::Lsn;
 use proto::broker::Keys;
 use proto::broker::records::{NodeRecord, SCHEMA, SafekeeperTimelineRecord};
@@ -126,7 +126,7 @@ fn on_timelines(picture: &mut BrokerPicture, keys: &Keys, event: WatchEvent) -> 
     }
 }
 
-fn insert_record(picture: &mut BrokerPicture, keys: &Keys, entry: &Entry) -> Option<TenantTimelineId> {
+fn insert_record(picture: &mut BrokerPicture, keys: &Keys, entry: &KeyEntry) -> Option<TenantTimelineId> {
     let ttid = ttid_of_safekeeper_key(keys, &entry.key)?;
     let record: SafekeeperTimelineRecord = parse(entry)?;
     if record.schema != SCHEMA || Keys::leaf_node(&entry.key) != Some(record.safekeeper_id) {
@@ -143,12 +143,12 @@ fn ttid_of_safekeeper_key(keys: &Keys, key: &str) -> Option<TenantTimelineId> {
     if is_safekeeper { keys.ttid_of(key) } else { None }
 }
 
-fn node_record(entry: &Entry) -> Option<NodeRecord> {
+fn node_record(entry: &KeyEntry) -> Option<NodeRecord> {
     let record: NodeRecord = parse(entry)?;
     (record.schema == SCHEMA && Keys::leaf_node(&entry.key) == Some(record.id)).then_some(record)
 }
 
-fn parse<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
+fn parse<T: DeserializeOwned>(entry: &KeyEntry) -> Option<T> {
     let parsed = serde_json::from_slice(&entry.value);
     parsed.inspect_err(|e| tracing::debug!(key = entry.key, "broker record ignored: {e}")).ok()
 }

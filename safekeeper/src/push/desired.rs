@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use broker::{Entry, WatchEvent};
+use broker::{KeyEntry, WatchEvent};
 use proto::broker::Keys;
 use proto::broker::records::{ChoiceRecord, SCHEMA};
 use proto::id::TenantTimelineId;
@@ -75,7 +75,7 @@ impl DesiredPushes {
         self.choices.values()
     }
 
-    fn put(&mut self, keys: &Keys, entry: Entry) -> Vec<ChoiceChange> {
+    fn put(&mut self, keys: &Keys, entry: KeyEntry) -> Vec<ChoiceChange> {
         let choice = match read(keys, &entry) {
             Ok(choice) => choice,
             Err(reason) => {
@@ -92,7 +92,7 @@ impl DesiredPushes {
     }
 }
 
-fn read(keys: &Keys, entry: &Entry) -> Result<PushChoice, String> {
+fn read(keys: &Keys, entry: &KeyEntry) -> Result<PushChoice, String> {
     let ttid = keys.ttid_of(&entry.key).ok_or("the key names no timeline")?;
     let record: ChoiceRecord = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
     if record.schema != SCHEMA {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use proto::id::{NodeId, TenantId, TimelineId};
 
-    fn entry(keys: &Keys, ps: u64, seq: u64, revision: i64) -> Entry {
+    fn entry(keys: &Keys, ps: u64, seq: u64, revision: i64) -> KeyEntry {
         let ttid = TenantTimelineId::new(TenantId::new([1; 16]), TimelineId::new([2; 16]));
         let record = ChoiceRecord {
             schema: SCHEMA,
@@ -123,7 +123,7 @@ mod tests {
             start_lsn_hint: None,
         };
         let value = serde_json::to_vec(&record).expect("JSON");
-        Entry { key: keys.choice(NodeId(3), ttid, NodeId(ps)), value, mod_revision: revision }
+        KeyEntry { key: keys.choice(NodeId(3), ttid, NodeId(ps)), value, mod_revision: revision }
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let mut d = DesiredPushes::default();
         let good = entry(&keys, 1, 1, 10);
         d.apply(&keys, WatchEvent::Put(good.clone()));
-        let bad = Entry { value: b"{".to_vec(), ..good.clone() };
+        let bad = KeyEntry { value: b"{".to_vec(), ..good.clone() };
         let changes = d.apply(&keys, WatchEvent::Put(bad));
         assert!(
             matches!(changes.as_slice(), [ChoiceChange::Unreadable(..), ChoiceChange::Stop(k)] if *k == good.key),

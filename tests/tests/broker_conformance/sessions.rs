@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Entry, Session, Watch, WatchEvent};
+use broker::{Broker, KeyEntry, Session, Watch, WatchEvent};
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions};
 use rustix::process::Signal;
 use tests::wait;
@@ -11,12 +11,12 @@ use crate::server::{Kind, PATIENCE, Server};
 
 const SOON: Duration = Duration::from_secs(10);
 
-async fn entry(broker: &Broker, key: &str) -> Option<Entry> {
+async fn entry(broker: &Broker, key: &str) -> Option<KeyEntry> {
     broker.get(key).await.ok().flatten()
 }
 
 /// Waits until the broker has this value.
-async fn published(broker: &Broker, key: &str, value: &str) -> Entry {
+async fn published(broker: &Broker, key: &str, value: &str) -> KeyEntry {
     wait::until(&format!("{key}={value}"), PATIENCE, async || {
         entry(broker, key).await.filter(|entry| entry.value == value.as_bytes())
     })

@@ -74,7 +74,7 @@ fn from_dir(dir: &FabricDir) -> Result<KnownNodes> {
 
 async fn from_broker(broker: Broker) -> Result<KnownNodes> {
     let keys = broker.keys().clone();
-    let list = |entries: Vec<broker::Entry>| {
+    let list = |entries: Vec<broker::KeyEntry>| {
         let records = entries.iter().filter_map(|e| serde_json::from_slice::<NodeRecord>(&e.value).ok());
         let mut nodes: Vec<_> = records.map(|r| (r.id, r.http)).collect();
         nodes.sort();

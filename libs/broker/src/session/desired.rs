@@ -54,12 +54,12 @@ enum Told {
 
 /// One transaction's worth of writes.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(super) struct Batch {
+pub(super) struct TxnWrites {
     pub(super) delete: Vec<String>,
     pub(super) put: Vec<(String, Bytes)>,
 }
 
-impl Batch {
+impl TxnWrites {
     pub(super) fn len(&self) -> usize {
         self.delete.len() + self.put.len()
     }
@@ -150,8 +150,8 @@ impl Desired {
     }
 
     /// What is due at `now`, at most `keys_max` keys.
-    pub(super) fn due(&self, now: Instant, keys_max: usize) -> Batch {
-        let mut batch = Batch::default();
+    pub(super) fn due(&self, now: Instant, keys_max: usize) -> TxnWrites {
+        let mut batch = TxnWrites::default();
         let mut bytes = 0;
         for key in &self.dirty {
             let slot = &self.keys[key];
@@ -177,7 +177,7 @@ impl Desired {
     }
 
     /// The broker took the batch at `revision`. True when a key got a new revision for a value that it already had.
-    pub(super) fn confirm(&mut self, batch: &Batch, revision: Revision, now: Instant) -> bool {
+    pub(super) fn confirm(&mut self, batch: &TxnWrites, revision: Revision, now: Instant) -> bool {
         let mut renewed = false;
         for (key, value) in &batch.put {
             self.slot(key.clone(), |slot| {
@@ -197,12 +197,12 @@ impl Desired {
     }
 
     /// The broker may or may not have taken the batch.
-    pub(super) fn uncertain(&mut self, batch: &Batch) {
+    pub(super) fn uncertain(&mut self, batch: &TxnWrites) {
         self.forget(batch.put.iter().map(|(key, _)| key).chain(&batch.delete));
     }
 
     /// The broker refused the batch for good: try these keys again later.
-    pub(super) fn refused(&mut self, batch: &Batch, now: Instant) {
+    pub(super) fn refused(&mut self, batch: &TxnWrites, now: Instant) {
         for key in batch.put.iter().map(|(key, _)| key).chain(&batch.delete) {
             if self.keys.contains_key(key) {
                 self.slot(key.clone(), |slot| slot.not_before = Some(now + REFUSED_PAUSE));
@@ -211,7 +211,7 @@ impl Desired {
     }
 
     /// An urgent batch was taken: it is the desired state from now on.
-    pub(super) fn replaced(&mut self, batch: &Batch, revision: Revision, now: Instant) {
+    pub(super) fn replaced(&mut self, batch: &TxnWrites, revision: Revision, now: Instant) {
         for key in &batch.delete {
             self.withdraw(key);
         }
@@ -223,7 +223,7 @@ impl Desired {
 
     /// An urgent batch failed, and the broker may have taken it: what was desired before is written anew, and keys that
     /// were not desired are removed.
-    pub(super) fn replace_failed(&mut self, batch: &Batch) {
+    pub(super) fn replace_failed(&mut self, batch: &TxnWrites) {
         for (key, _) in &batch.put {
             self.slot(key.clone(), |slot| slot.told = Told::Unknown);
         }
@@ -259,8 +259,8 @@ impl Desired {
 mod tests {
     use super::*;
 
-    fn batch(delete: &[&str], put: &[(&str, &'static str)]) -> Batch {
-        Batch {
+    fn batch(delete: &[&str], put: &[(&str, &'static str)]) -> TxnWrites {
+        TxnWrites {
             delete: delete.iter().map(|key| (*key).to_owned()).collect(),
             put: put.iter().map(|(key, value)| ((*key).to_owned(), Bytes::from_static(value.as_bytes()))).collect(),
         }
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(desired.next_due(now), None, "the same value again is no change");
         publish(&mut desired, "a", "2");
         publish(&mut desired, "a", "3");
-        assert_eq!(desired.due(now, 10), Batch::default());
+        assert_eq!(desired.due(now, 10), TxnWrites::default());
         assert_eq!(desired.next_due(now), Some(now + SPACING));
         assert_eq!(desired.due(now + SPACING, 10), batch(&[], &[("a", "3")]), "only the last value counts");
         publish(&mut desired, "a", "1");
@@ -400,7 +400,7 @@ mod tests {
         let (mut desired, now) = (Desired::default(), Instant::now());
         publish(&mut desired, "a", "1");
         desired.refused(&desired.due(now, 10), now);
-        assert_eq!(desired.due(now, 10), Batch::default());
+        assert_eq!(desired.due(now, 10), TxnWrites::default());
         assert_eq!(desired.next_due(now), Some(now + REFUSED_PAUSE));
     }
 }

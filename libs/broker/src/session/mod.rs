@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Broker, BrokerError, Revision};
-use desired::Batch;
-use shared::{Command, Shared};
+use desired::TxnWrites;
+use shared::{SessionCommand, SessionShared};
 
 /// Urgent requests that may wait for the session's task; more callers wait their turn. A pageserver makes one per
 /// choice.
@@ -31,8 +31,8 @@ const COMMANDS_MAX: usize = 64;
 /// [`Session::close`], or when the last handle is dropped.
 #[derive(Clone)]
 pub struct Session {
-    shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    shared: Arc<SessionShared>,
+    commands: mpsc::Sender<SessionCommand>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Starts the session's task. `ttl_s` is the lease's time to live in seconds.
     pub fn start(broker: Broker, ttl_s: i64, cancel: CancellationToken) -> Session {
-        let shared = Arc::new(Shared::new(broker.url().to_owned()));
+        let shared = Arc::new(SessionShared::new(broker.url().to_owned()));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let task = tokio::spawn(task::run(broker, ttl_s, shared.clone(), receiver, cancel));
         Session { shared, commands, _task: Arc::new(AbortOnDropHandle::new(task)) }
@@ -81,10 +81,10 @@ impl Session {
     ) -> Result<Revision, BrokerError> {
         let deadline = Instant::now() + timeout;
         let delete: Vec<String> = delete.into_iter().filter(|other| *other != key).collect();
-        let batch = Batch { delete, put: vec![(key, Bytes::from(value))] };
+        let batch = TxnWrites { delete, put: vec![(key, Bytes::from(value))] };
         let (reply, answer) = oneshot::channel();
         let ask = async {
-            self.commands.send(Command::Replace { batch, deadline, reply }).await.map_err(|_| self.closed())?;
+            self.commands.send(SessionCommand::Replace { batch, deadline, reply }).await.map_err(|_| self.closed())?;
             answer.await.map_err(|_| self.closed())?
         };
         match tokio::time::timeout_at(deadline, ask).await {
@@ -138,7 +138,7 @@ impl Session {
         let deadline = Instant::now() + timeout;
         let (reply, answer) = oneshot::channel();
         let ask = async {
-            if self.commands.send(Command::Close { deadline, reply }).await.is_ok() {
+            if self.commands.send(SessionCommand::Close { deadline, reply }).await.is_ok() {
                 // Dropped without an answer: the task has ended, and there is nothing left to wait for.
                 let _ = answer.await;
             }

@@ -5,11 +5,11 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::desired::{Batch, Desired};
+use super::desired::{Desired, TxnWrites};
 use crate::{BrokerError, Revision};
 
 /// What handles and task share; locked for bookkeeping only.
-pub(super) struct Shared {
+pub(super) struct SessionShared {
     pub(super) url: String,
     desired: Mutex<Desired>,
     /// Why the broker refused the last publication, until it takes one.
@@ -20,14 +20,14 @@ pub(super) struct Shared {
 }
 
 /// What must not wait for the next round.
-pub(super) enum Command {
-    Replace { batch: Batch, deadline: Instant, reply: oneshot::Sender<Result<Revision, BrokerError>> },
+pub(super) enum SessionCommand {
+    Replace { batch: TxnWrites, deadline: Instant, reply: oneshot::Sender<Result<Revision, BrokerError>> },
     Close { deadline: Instant, reply: oneshot::Sender<()> },
 }
 
-impl Shared {
-    pub(super) fn new(url: String) -> Shared {
-        Shared {
+impl SessionShared {
+    pub(super) fn new(url: String) -> SessionShared {
+        SessionShared {
             url,
             desired: Mutex::default(),
             refusal: Mutex::default(),

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::desired::{BATCH_KEYS_MAX, Batch};
-use super::shared::{Command, Shared};
-use crate::client::{Held, REQUEST_TIMEOUT};
+use super::desired::{BATCH_KEYS_MAX, TxnWrites};
+use super::shared::{SessionCommand, SessionShared};
+use crate::client::{HeldValue, REQUEST_TIMEOUT};
 use crate::connection::Seen;
 use crate::{Broker, BrokerError, LeaseId, Revision};
 use node::RepeatLog;
@@ -29,7 +29,7 @@ const COMPARE_KEYS_MAX: usize = 60;
 struct Task {
     broker: Broker,
     ttl_s: i64,
-    shared: Arc<Shared>,
+    shared: Arc<SessionShared>,
     lease: Option<LeaseId>,
     keep_alive_at: Instant,
     /// Where the store was at the last answer.
@@ -51,9 +51,9 @@ struct Task {
 }
 
 /// What ended a pause.
-enum Wake {
+enum PauseEnd {
     Cancelled,
-    Command(Option<Command>),
+    Command(Option<SessionCommand>),
     Deletions(Option<WatchResponse>),
     Due,
 }
@@ -67,8 +67,8 @@ enum Next {
 pub(super) async fn run(
     broker: Broker,
     ttl_s: i64,
-    shared: Arc<Shared>,
-    mut commands: mpsc::Receiver<Command>,
+    shared: Arc<SessionShared>,
+    mut commands: mpsc::Receiver<SessionCommand>,
     cancel: CancellationToken,
 ) {
     let mut task = Task {
@@ -101,23 +101,23 @@ pub(super) async fn run(
         let wake = tokio::select! {
             // Commands come before the timer: a choice must not wait for a long series of publications.
             biased;
-            () = cancel.cancelled() => Wake::Cancelled,
-            command = commands.recv() => Wake::Command(command),
-            () = tokio::time::sleep_until(pause) => Wake::Due,
-            deletions = next(&mut task.deletions) => Wake::Deletions(deletions),
-            () = shared.changed.notified(), if by_change => Wake::Due,
+            () = cancel.cancelled() => PauseEnd::Cancelled,
+            command = commands.recv() => PauseEnd::Command(command),
+            () = tokio::time::sleep_until(pause) => PauseEnd::Due,
+            deletions = next(&mut task.deletions) => PauseEnd::Deletions(deletions),
+            () = shared.changed.notified(), if by_change => PauseEnd::Due,
         };
         match wake {
-            Wake::Cancelled | Wake::Command(None) => break,
-            Wake::Command(Some(command)) => {
+            PauseEnd::Cancelled | PauseEnd::Command(None) => break,
+            PauseEnd::Command(Some(command)) => {
                 if task.obey(command).await.is_break() {
                     break;
                 }
             }
-            Wake::Deletions(Some(response)) => task.deleted(&response),
+            PauseEnd::Deletions(Some(response)) => task.deleted(&response),
             // Opened again in the next step, at the latest with the keep-alive, which also compares.
-            Wake::Deletions(None) => task.deletions = None,
-            Wake::Due => {}
+            PauseEnd::Deletions(None) => task.deletions = None,
+            PauseEnd::Due => {}
         }
     }
     shared.connected.send_replace(false);
@@ -199,15 +199,15 @@ impl Task {
         Ok(())
     }
 
-    fn differs(&mut self, key: &str, held: Held) {
+    fn differs(&mut self, key: &str, held: HeldValue) {
         match held {
-            Held::Same => {}
-            Held::Other(lease) if lease.0 != 0 && Some(lease) != self.lease && !self.forgetful => {
+            HeldValue::Same => {}
+            HeldValue::Other(lease) if lease.0 != 0 && Some(lease) != self.lease && !self.forgetful => {
                 if self.shared.desired().taken(key) {
                     self.taken.warn(format!("{key} is on lease {:x}; it is put back when that ends", lease.0));
                 }
             }
-            Held::Missing | Held::Other(_) => {
+            HeldValue::Missing | HeldValue::Other(_) => {
                 self.restored.warn(key);
                 self.shared.desired().gone(key);
             }
@@ -226,7 +226,7 @@ impl Task {
         }
     }
 
-    async fn tell(&mut self, lease: LeaseId, batch: Batch) -> Result<(), BrokerError> {
+    async fn tell(&mut self, lease: LeaseId, batch: TxnWrites) -> Result<(), BrokerError> {
         match self.broker.write(&batch.delete, &batch.put, lease, REQUEST_TIMEOUT).await {
             Ok(seen) => {
                 self.look_at(seen);
@@ -261,9 +261,9 @@ impl Task {
         }
     }
 
-    async fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
+    async fn obey(&mut self, command: SessionCommand) -> std::ops::ControlFlow<()> {
         match command {
-            Command::Replace { batch, deadline, reply } => {
+            SessionCommand::Replace { batch, deadline, reply } => {
                 if reply.is_closed() {
                     return std::ops::ControlFlow::Continue(());
                 }
@@ -281,7 +281,7 @@ impl Task {
                 }
                 std::ops::ControlFlow::Continue(())
             }
-            Command::Close { deadline, reply } => {
+            SessionCommand::Close { deadline, reply } => {
                 if let Some(lease) = self.lease.take() {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if let Err(error) = self.broker.revoke(lease, left).await {
@@ -295,7 +295,7 @@ impl Task {
     }
 
     /// An urgent transaction; a lease that was lost meanwhile is replaced once.
-    async fn replace(&mut self, batch: &Batch, deadline: Instant) -> Result<Revision, BrokerError> {
+    async fn replace(&mut self, batch: &TxnWrites, deadline: Instant) -> Result<Revision, BrokerError> {
         let mut renewed = false;
         loop {
             let lease = self.lease().await?;
