@@ -11,7 +11,7 @@ pub(crate) const NO_PASSWORD: &str = "a password is asked for, and there is none
 
 /// What to do next.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Step {
+pub(crate) enum AuthStep {
     /// Authenticated.
     Done,
     /// Nothing to send; the server goes on.
@@ -33,10 +33,10 @@ impl<'a> Exchange<'a> {
     }
 
     /// Takes the body of an authentication request.
-    pub(crate) fn step(&mut self, mut body: Bytes) -> Result<Step, String> {
+    pub(crate) fn step(&mut self, mut body: Bytes) -> Result<AuthStep, String> {
         let kind = body.try_get_u32().map_err(|_| "malformed authentication request".to_owned())?;
         match kind {
-            0 => Ok(Step::Done),
+            0 => Ok(AuthStep::Done),
             3 => Ok(answer(self.password()?)),
             5 => {
                 let salt: [u8; 4] = body[..].try_into().map_err(|_| "malformed MD5 salt".to_owned())?;
@@ -46,18 +46,18 @@ impl<'a> Exchange<'a> {
             11 => {
                 let scram = self.scram.as_mut().ok_or("SASL goes on without a start")?;
                 scram.update(&body).map_err(|e| format!("SCRAM: {e}"))?;
-                Ok(Step::Answer(Bytes::copy_from_slice(scram.message())))
+                Ok(AuthStep::Answer(Bytes::copy_from_slice(scram.message())))
             }
             12 => {
                 let scram = self.scram.as_mut().ok_or("SASL ends without a start")?;
                 scram.finish(&body).map_err(|e| format!("SCRAM: the server does not know the password: {e}"))?;
-                Ok(Step::Wait)
+                Ok(AuthStep::Wait)
             }
             other => Err(format!("authentication method {other} is not spoken here")),
         }
     }
 
-    fn scram_start(&mut self, mut body: Bytes) -> Result<Step, String> {
+    fn scram_start(&mut self, mut body: Bytes) -> Result<AuthStep, String> {
         let mut offered = Vec::new();
         while let Some(name) = take_cstr(&mut body).filter(|n| !n.is_empty()) {
             offered.push(name);
@@ -73,7 +73,7 @@ impl<'a> Exchange<'a> {
         out.extend_from_slice(&len.to_be_bytes());
         out.extend_from_slice(message);
         self.scram = Some(scram);
-        Ok(Step::Answer(out.freeze()))
+        Ok(AuthStep::Answer(out.freeze()))
     }
 
     fn password(&self) -> Result<&'a str, String> {
@@ -81,10 +81,10 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn answer(password: &str) -> Step {
+fn answer(password: &str) -> AuthStep {
     let mut out = BytesMut::new();
     put_cstr(&mut out, password);
-    Step::Answer(out.freeze())
+    AuthStep::Answer(out.freeze())
 }
 
 #[cfg(test)]
@@ -100,11 +100,11 @@ mod tests {
     #[test]
     fn trust_clear_text_and_md5() {
         let mut exchange = Exchange::new("md5_user", Some("password"));
-        assert_eq!(exchange.step(request(0, &[])), Ok(Step::Done));
-        assert_eq!(exchange.step(request(3, &[])), Ok(Step::Answer(Bytes::from_static(b"password\0"))));
+        assert_eq!(exchange.step(request(0, &[])), Ok(AuthStep::Done));
+        assert_eq!(exchange.step(request(3, &[])), Ok(AuthStep::Answer(Bytes::from_static(b"password\0"))));
         let hash = b"md562af4dd09bbb41884907a838a3233294\0";
         let salt = [0x2a, 0x3d, 0x8f, 0xe0];
-        assert_eq!(exchange.step(request(5, &salt)), Ok(Step::Answer(Bytes::from_static(hash))));
+        assert_eq!(exchange.step(request(5, &salt)), Ok(AuthStep::Answer(Bytes::from_static(hash))));
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         for bad in [request(7, &[]), request(5, &[1]), request(11, &[]), request(10, b"OTHER\0\0"), Bytes::new()] {
             assert!(exchange.step(bad).is_err());
         }
-        assert!(matches!(exchange.step(request(10, b"SCRAM-SHA-256\0\0")), Ok(Step::Answer(_))));
+        assert!(matches!(exchange.step(request(10, b"SCRAM-SHA-256\0\0")), Ok(AuthStep::Answer(_))));
         assert!(exchange.step(request(12, b"v=AAAA")).is_err(), "a server that did not prove anything");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::auth::{self, Step};
+use super::auth::{self, AuthStep};
 use super::conninfo::ConnectOptions;
 use super::copy::{CopyEvent, CopyReader, CopyWriter, Role};
 use super::error::NetError;
@@ -89,9 +89,9 @@ impl ClientConnection {
             let frame = self.frame().await?;
             match frame.tag {
                 b'R' => match exchange.step(frame.body).map_err(problem)? {
-                    Step::Done => return Ok(()),
-                    Step::Wait => {}
-                    Step::Answer(body) => {
+                    AuthStep::Done => return Ok(()),
+                    AuthStep::Wait => {}
+                    AuthStep::Answer(body) => {
                         self.outgoing.put(|out| put_frame(out, b'p', |out| out.extend_from_slice(&body)));
                         self.outgoing.flush().await?;
                     }

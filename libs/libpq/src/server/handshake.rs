@@ -15,23 +15,23 @@ use proto::pg::{SqlError, sqlstate};
 const NEGOTIATIONS_MAX: usize = 2;
 
 /// Why a session is ended by us, and what the peer is told.
-pub(super) struct Refusal {
+pub(super) struct SessionRefusal {
     /// `None`: nothing can or need be told.
     pub(super) tell: Option<SqlError>,
     pub(super) error: NetError,
 }
 
-impl Refusal {
-    pub(super) fn new(peer: &str, tell: SqlError) -> Refusal {
-        Refusal { error: NetError::protocol(peer, tell.message.clone()), tell: Some(tell) }
+impl SessionRefusal {
+    pub(super) fn new(peer: &str, tell: SqlError) -> SessionRefusal {
+        SessionRefusal { error: NetError::protocol(peer, tell.message.clone()), tell: Some(tell) }
     }
 
-    pub(super) fn from_recv(error: RecvError, peer: &str) -> Refusal {
+    pub(super) fn from_recv(error: RecvError, peer: &str) -> SessionRefusal {
         let tell = match &error {
             RecvError::Frame(e) => Some(SqlError::protocol_violation(e.to_string())),
             RecvError::Io(_) | RecvError::Torn => None,
         };
-        Refusal { tell, error: error.at(peer) }
+        SessionRefusal { tell, error: error.at(peer) }
     }
 
     pub(super) async fn tell(self, incoming: &mut Incoming, mut outgoing: Outgoing) -> NetError {
@@ -44,17 +44,20 @@ impl Refusal {
     }
 }
 
-impl From<NetError> for Refusal {
-    fn from(error: NetError) -> Refusal {
-        Refusal { tell: None, error }
+impl From<NetError> for SessionRefusal {
+    fn from(error: NetError) -> SessionRefusal {
+        SessionRefusal { tell: None, error }
     }
 }
 
-pub(super) async fn first_packets(incoming: &mut Incoming, outgoing: &mut Outgoing) -> Result<StartupParams, Refusal> {
+pub(super) async fn first_packets(
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+) -> Result<StartupParams, SessionRefusal> {
     let peer: Arc<str> = Arc::from(incoming.peer());
-    let violation = |problem: String| Refusal::new(&peer, SqlError::protocol_violation(problem));
-    let read = |e: RecvError| Refusal::from_recv(e, &peer);
-    let gone = || Refusal::from(NetError::closed(&peer));
+    let violation = |problem: String| SessionRefusal::new(&peer, SqlError::protocol_violation(problem));
+    let read = |e: RecvError| SessionRefusal::from_recv(e, &peer);
+    let gone = || SessionRefusal::from(NetError::closed(&peer));
     for _ in 0..=NEGOTIATIONS_MAX {
         let head = incoming.exactly(4).await.map_err(read)?.ok_or_else(gone)?;
         let len = packet_len([head[0], head[1], head[2], head[3]]).map_err(violation)?;
@@ -67,28 +70,32 @@ pub(super) async fn first_packets(incoming: &mut Incoming, outgoing: &mut Outgoi
             }
             FirstPacket::Cancel => {
                 let error = SqlError::unsupported("cancel requests are not served here; end the session instead");
-                return Err(Refusal::new(&peer, SqlError { severity: "FATAL", ..error }));
+                return Err(SessionRefusal::new(&peer, SqlError { severity: "FATAL", ..error }));
             }
         }
     }
     Err(violation("a session must start after its encryption requests were refused".to_owned()))
 }
 
-pub(super) async fn authenticate(incoming: &mut Incoming, outgoing: &mut Outgoing, auth: &Auth) -> Result<(), Refusal> {
+pub(super) async fn authenticate(
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    auth: &Auth,
+) -> Result<(), SessionRefusal> {
     let Auth::Password(expected) = auth else { return Ok(()) };
     let peer: Arc<str> = Arc::from(incoming.peer());
     outgoing.put(|out| put_frame(out, b'R', |out| out.extend_from_slice(&3u32.to_be_bytes())));
     outgoing.flush().await?;
-    let frame = incoming.frame(FROM_CLIENT).await.map_err(|e| Refusal::from_recv(e, &peer))?;
+    let frame = incoming.frame(FROM_CLIENT).await.map_err(|e| SessionRefusal::from_recv(e, &peer))?;
     match frame {
         Some(Frame { tag: b'p', mut body }) => {
             let given = take_cstr(&mut body).unwrap_or_default();
             if same_secret(given.as_bytes(), expected.as_bytes()) {
                 return Ok(());
             }
-            Err(Refusal::new(&peer, SqlError::fatal(sqlstate::INVALID_PASSWORD, "the password is wrong")))
+            Err(SessionRefusal::new(&peer, SqlError::fatal(sqlstate::INVALID_PASSWORD, "the password is wrong")))
         }
-        Some(_) => Err(Refusal::new(&peer, SqlError::protocol_violation("a password was asked for"))),
+        Some(_) => Err(SessionRefusal::new(&peer, SqlError::protocol_violation("a password was asked for"))),
         None => Err(NetError::closed(&peer).into()),
     }
 }

@@ -17,13 +17,13 @@ use super::copy::{CopyEvent, CopyReader, CopyWriter, Role};
 use super::error::NetError;
 use super::link::{Incoming, Outgoing};
 use super::socket::{self, linger};
-use handshake::{Refusal, authenticate, first_packets, welcome};
+use handshake::{SessionRefusal, authenticate, first_packets, welcome};
 pub use options::{Auth, ColumnType};
 use proto::pg::SqlError;
 use proto::pg::frame::{FROM_CLIENT, put_error, put_frame};
 use proto::pg::startup::StartupParams;
 pub(crate) use statements::ServerState;
-use statements::{Step, put_ready, put_rows, put_tag};
+use statements::{StatementStep, put_ready, put_rows, put_tag};
 
 /// An accepted session.
 pub struct ServerConnection {
@@ -69,7 +69,7 @@ impl ServerConnection {
         let handshake = async {
             let startup = first_packets(&mut incoming, &mut outgoing).await?;
             authenticate(&mut incoming, &mut outgoing, auth).await?;
-            Ok::<_, Refusal>(startup)
+            Ok::<_, SessionRefusal>(startup)
         };
         let startup = match tokio::time::timeout(timeout, handshake).await {
             Ok(Ok(startup)) => startup,
@@ -121,14 +121,14 @@ impl ServerConnection {
             let step = match self.incoming.frame(FROM_CLIENT).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(frame)) => {
-                    self.state.step(frame, &mut self.outgoing).map_err(|e| Refusal::new(self.incoming.peer(), e))
+                    self.state.step(frame, &mut self.outgoing).map_err(|e| SessionRefusal::new(self.incoming.peer(), e))
                 }
-                Err(e) => Err(Refusal::from_recv(e, self.incoming.peer())),
+                Err(e) => Err(SessionRefusal::from_recv(e, self.incoming.peer())),
             };
             match step {
-                Ok(Step::Next) => {}
-                Ok(Step::Query) => return Ok(Some(self.state.query.to_string())),
-                Ok(Step::Gone) => return Ok(None),
+                Ok(StatementStep::Next) => {}
+                Ok(StatementStep::Query) => return Ok(Some(self.state.query.to_string())),
+                Ok(StatementStep::Gone) => return Ok(None),
                 Err(refusal) => {
                     let peer = self.incoming.peer();
                     let dead = Outgoing::new(Box::new(tokio::io::sink()), Arc::from(peer));

@@ -23,7 +23,7 @@ const STREAMS: [&str; 2] = ["START_", "PAGESTREAM_"];
 
 /// What the client waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Answer {
+enum AwaitedAnswer {
     /// Columns, rows, ReadyForQuery.
     Simple,
     /// Columns only.
@@ -52,7 +52,7 @@ pub(crate) struct ServerState {
     pub(super) startup: StartupParams,
     statements: HashMap<String, Arc<str>>,
     portals: HashMap<String, Portal>,
-    answer: Answer,
+    answer: AwaitedAnswer,
     /// Query that the caller is answering now.
     pub(super) query: Arc<str>,
     described: Option<Described>,
@@ -61,7 +61,7 @@ pub(crate) struct ServerState {
 }
 
 /// What a client frame led to.
-pub(super) enum Step {
+pub(super) enum StatementStep {
     /// Answered here, or nothing to answer.
     Next,
     /// `query` is to be answered by the session's owner.
@@ -76,7 +76,7 @@ impl ServerState {
             startup,
             statements: HashMap::new(),
             portals: HashMap::new(),
-            answer: Answer::Simple,
+            answer: AwaitedAnswer::Simple,
             query: Arc::from(""),
             described: None,
             skip_to_sync: false,
@@ -84,15 +84,15 @@ impl ServerState {
     }
 
     /// One client frame. An error returned ends the session; others were answered.
-    pub(super) fn step(&mut self, frame: Frame, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    pub(super) fn step(&mut self, frame: Frame, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         if self.skip_to_sync && !matches!(frame.tag, b'S' | b'X') {
-            return Ok(Step::Next);
+            return Ok(StatementStep::Next);
         }
         match self.dispatch(frame, outgoing) {
             Err(error) if !error.is_fatal() => {
                 outgoing.put(|out| put_error(out, &error));
                 self.skip_to_sync = true;
-                Ok(Step::Next)
+                Ok(StatementStep::Next)
             }
             other => other,
         }
@@ -100,10 +100,10 @@ impl ServerState {
 
     /// The next answer is one to a simple query: the session came out of a stream.
     pub(super) fn answer_simply(&mut self) {
-        self.answer = Answer::Simple;
+        self.answer = AwaitedAnswer::Simple;
     }
 
-    fn dispatch(&mut self, frame: Frame, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    fn dispatch(&mut self, frame: Frame, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         let mut body = frame.body;
         match frame.tag {
             b'Q' => {
@@ -113,11 +113,11 @@ impl ServerState {
                         put_frame(out, b'I', |_| {});
                         put_ready(out);
                     });
-                    return Ok(Step::Next);
+                    return Ok(StatementStep::Next);
                 }
-                self.answer = Answer::Simple;
+                self.answer = AwaitedAnswer::Simple;
                 self.query = query;
-                Ok(Step::Query)
+                Ok(StatementStep::Query)
             }
             b'P' => self.parse(&mut body, outgoing),
             b'B' => self.bind(&mut body, outgoing),
@@ -132,26 +132,26 @@ impl ServerState {
                     self.portals.remove(&name).map(|_| ())
                 };
                 outgoing.put(|out| put_frame(out, b'3', |_| {}));
-                Ok(Step::Next)
+                Ok(StatementStep::Next)
             }
             b'S' => {
                 self.skip_to_sync = false;
                 self.described = None;
                 self.portals.clear();
                 outgoing.put(put_ready);
-                Ok(Step::Next)
+                Ok(StatementStep::Next)
             }
-            b'X' => Ok(Step::Gone),
+            b'X' => Ok(StatementStep::Gone),
             // Flush: everything is flushed before the server waits for the next frame. Copy frames: late ones of a
             // stream that has ended.
-            b'H' | b'd' | b'c' | b'f' => Ok(Step::Next),
+            b'H' | b'd' | b'c' | b'f' => Ok(StatementStep::Next),
             tag => {
                 Err(SqlError::protocol_violation(format!("message type {:?} is not expected here", char::from(tag))))
             }
         }
     }
 
-    fn parse(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    fn parse(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         let (name, query) = (string(body)?, command(body)?);
         if body.try_get_u16().map_err(|_| short())? != 0 {
             return Err(SqlError::unsupported("statements with parameters are not offered here"));
@@ -163,7 +163,7 @@ impl ServerState {
         self.make_room(name.len() + query.len())?;
         self.statements.insert(name, query);
         outgoing.put(|out| put_frame(out, b'1', |_| {}));
-        Ok(Step::Next)
+        Ok(StatementStep::Next)
     }
 
     /// Whether `more` bytes of names and texts may be held.
@@ -177,7 +177,7 @@ impl ServerState {
         Ok(())
     }
 
-    fn bind(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    fn bind(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         let (portal, statement) = (string(body)?, string(body)?);
         let query = self.statements.get(&statement).cloned();
         let query = query.ok_or_else(|| no_such("prepared statement", &statement))?;
@@ -200,10 +200,10 @@ impl ServerState {
         self.make_room(portal.len())?;
         self.portals.insert(portal, Portal { query, binary });
         outgoing.put(|out| put_frame(out, b'2', |_| {}));
-        Ok(Step::Next)
+        Ok(StatementStep::Next)
     }
 
-    fn describe(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    fn describe(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         let kind = body.try_get_u8().map_err(|_| short())?;
         let name = string(body)?;
         let query = if kind == b'S' {
@@ -217,29 +217,29 @@ impl ServerState {
         // A stream has no columns, and must not start before Execute.
         if blank || STREAMS.iter().any(|s| starts_with(&query, s)) {
             outgoing.put(|out| put_frame(out, b'n', |_| {}));
-            return Ok(Step::Next);
+            return Ok(StatementStep::Next);
         }
-        self.answer = Answer::Describe;
+        self.answer = AwaitedAnswer::Describe;
         self.query = query;
-        Ok(Step::Query)
+        Ok(StatementStep::Query)
     }
 
-    fn execute(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<Step, SqlError> {
+    fn execute(&mut self, body: &mut Bytes, outgoing: &mut Outgoing) -> Result<StatementStep, SqlError> {
         let name = string(body)?;
         let portal = self.portals.get(&name).cloned().ok_or_else(|| no_such("portal", &name))?;
         if portal.query.trim_matches([' ', '\t', '\r', '\n', ';']).is_empty() {
             outgoing.put(|out| put_frame(out, b'I', |_| {}));
-            return Ok(Step::Next);
+            return Ok(StatementStep::Next);
         }
         match self.described.take() {
             Some(d) if d.query == portal.query => {
                 outgoing.put(|out| put_executed(out, &d.columns, &d.rows, &d.tag, portal.binary));
-                Ok(Step::Next)
+                Ok(StatementStep::Next)
             }
             _ => {
-                self.answer = Answer::Execute { binary: portal.binary };
+                self.answer = AwaitedAnswer::Execute { binary: portal.binary };
                 self.query = portal.query;
-                Ok(Step::Query)
+                Ok(StatementStep::Query)
             }
         }
     }
@@ -253,7 +253,7 @@ impl ServerState {
     ) {
         let types: Vec<ColumnType> = columns.iter().map(|(_, ty)| *ty).collect();
         outgoing.put(|out| match self.answer {
-            Answer::Simple => {
+            AwaitedAnswer::Simple => {
                 if columns.is_empty() {
                     put_tag(out, tag);
                 } else {
@@ -261,7 +261,7 @@ impl ServerState {
                 }
                 put_ready(out);
             }
-            Answer::Describe => {
+            AwaitedAnswer::Describe => {
                 if columns.is_empty() {
                     put_frame(out, b'n', |_| {});
                 } else {
@@ -270,7 +270,7 @@ impl ServerState {
                 let query = Arc::clone(&self.query);
                 self.described = Some(Described { query, columns: types, rows: rows.to_vec(), tag: tag.to_owned() });
             }
-            Answer::Execute { binary } => put_executed(out, &types, rows, tag, binary),
+            AwaitedAnswer::Execute { binary } => put_executed(out, &types, rows, tag, binary),
         });
     }
 
@@ -280,8 +280,8 @@ impl ServerState {
             return;
         }
         match self.answer {
-            Answer::Simple => outgoing.put(put_ready),
-            Answer::Describe | Answer::Execute { .. } => self.skip_to_sync = true,
+            AwaitedAnswer::Simple => outgoing.put(put_ready),
+            AwaitedAnswer::Describe | AwaitedAnswer::Execute { .. } => self.skip_to_sync = true,
         }
     }
 }
