@@ -42,7 +42,7 @@ pub async fn start(config: PageserverSettings, cancel: CancellationToken) -> Res
 pub(crate) async fn start_parts(
     config: PageserverSettings,
     cancel: CancellationToken,
-    disk: Arc<dyn blobs::Disk>,
+    disk: Arc<dyn blobs::BlobDisk>,
     change: impl FnOnce(Vec<Part>) -> Vec<Part>,
 ) -> Result<(RunningServer, Arc<Pageserver>), StartError> {
     let broker = Broker::new(&config.process.broker, &config.process.broker_prefix);
@@ -108,7 +108,7 @@ async fn stop_jobs(node: Arc<Pageserver>) {
 }
 
 /// Where pages are stored, and how.
-fn storage(config: &PageserverSettings, disk: Arc<dyn blobs::Disk>) -> Result<(Storage, Shared), StartError> {
+fn storage(config: &PageserverSettings, disk: Arc<dyn blobs::BlobDisk>) -> Result<(Storage, Shared), StartError> {
     let unusable = |problem: String| StartError::own(exit::ERROR, format!("storage: {problem}"));
     let url = config.storage_url();
     if let Some(dir) = url.strip_prefix("file://") {

@@ -27,7 +27,7 @@ pub trait OldFile: Send + Sync + Debug {
 }
 
 /// A file system.
-pub trait Disk: Send + Sync + Debug {
+pub trait BlobDisk: Send + Sync + Debug {
     /// Creates a directory whose parent exists; no error when it is there. Not durable until the parent is synced.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Creates a file; an existing one is an error.
@@ -68,7 +68,7 @@ impl OldFile for File {
     }
 }
 
-impl Disk for RealDisk {
+impl BlobDisk for RealDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),

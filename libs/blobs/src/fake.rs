@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::disk::{Disk, NewFile, OldFile};
+use crate::disk::{BlobDisk, NewFile, OldFile};
 
 /// Ways in which this disk does less than it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,10 +26,10 @@ pub enum Lies {
 
 /// Handles to one disk.
 #[derive(Clone, Debug)]
-pub struct FakeDisk(Arc<Mutex<State>>);
+pub struct FakeDisk(Arc<Mutex<FakeDiskState>>);
 
 #[derive(Clone, Debug, Default)]
-struct State {
+struct FakeDiskState {
     names: BTreeMap<PathBuf, Node>,
     durable_names: BTreeMap<PathBuf, Node>,
     pending: Vec<NameOp>,
@@ -66,7 +66,7 @@ struct Content {
 impl FakeDisk {
     /// An empty disk with the directory `/data`.
     pub fn new(lies: Lies) -> FakeDisk {
-        let mut state = State { lies, ..State::default() };
+        let mut state = FakeDiskState { lies, ..FakeDiskState::default() };
         for dir in ["/", "/data"] {
             state.names.insert(dir.into(), Node::Dir);
             state.durable_names.insert(dir.into(), Node::Dir);
@@ -74,7 +74,7 @@ impl FakeDisk {
         FakeDisk(Arc::new(Mutex::new(state)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FakeDiskState> {
         self.0.lock().expect("no test panics while it holds the disk")
     }
 
@@ -135,7 +135,7 @@ impl FakeDisk {
     }
 }
 
-impl State {
+impl FakeDiskState {
     fn operation(&mut self, kind: &'static str) -> io::Result<()> {
         self.operations += 1;
         if self.dead_from.is_some_and(|from| self.operations > from) {
@@ -172,7 +172,7 @@ fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-impl Disk for FakeDisk {
+impl BlobDisk for FakeDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.operation("create_dir")?;

@@ -44,7 +44,7 @@ mod s3;
 mod storage;
 
 pub use contract::{BlobEntry, Blobs, Creation, ReadAt};
-pub use disk::{Disk, NewFile, OldFile, RealDisk};
+pub use disk::{BlobDisk, NewFile, OldFile, RealDisk};
 pub use error::{BlobError, BlobErrorKind};
 pub use fake::{FakeDisk, Lies};
 pub use local::LocalBlobs;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::contract::{BlobEntry, Blobs, Creation, ReadAt};
-use crate::disk::{Disk, OldFile};
+use crate::disk::{BlobDisk, OldFile};
 use crate::error::BlobError;
 use crate::names::{is_part, split};
 
@@ -28,7 +28,7 @@ const TEMPORARY: &str = ".tmp-";
 #[derive(Debug)]
 pub struct LocalBlobs {
     root: PathBuf,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn BlobDisk>,
 }
 
 impl LocalBlobs {
@@ -36,7 +36,12 @@ impl LocalBlobs {
     ///
     /// # Errors
     /// When the directories cannot be made.
-    pub fn new(disk: Arc<dyn Disk>, base: &Path, below: &[&str], folders: &[&str]) -> Result<LocalBlobs, BlobError> {
+    pub fn new(
+        disk: Arc<dyn BlobDisk>,
+        base: &Path,
+        below: &[&str],
+        folders: &[&str],
+    ) -> Result<LocalBlobs, BlobError> {
         let mut root = base.to_owned();
         let make = |parent: &Path, name: &str| {
             let path = parent.join(name);

@@ -9,7 +9,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use tokio::runtime::Handle;
 
 use crate::contract::Blobs;
-use crate::disk::Disk;
+use crate::disk::BlobDisk;
 use crate::error::BlobError;
 use crate::local::LocalBlobs;
 use crate::names::is_part;
@@ -30,7 +30,7 @@ pub struct Storage(StoragePlace);
 
 #[derive(Clone, Debug)]
 enum StoragePlace {
-    Local { root: PathBuf, disk: Arc<dyn Disk> },
+    Local { root: PathBuf, disk: Arc<dyn BlobDisk> },
     S3 { store: Arc<dyn ObjectStore>, bucket: String, prefix: String, runtime: Handle },
 }
 
@@ -46,7 +46,7 @@ pub struct BadStorageUrl {
 
 impl Storage {
     /// Storage below a local directory, which must exist.
-    pub fn local(root: PathBuf, disk: Arc<dyn Disk>) -> Storage {
+    pub fn local(root: PathBuf, disk: Arc<dyn BlobDisk>) -> Storage {
         Storage(StoragePlace::Local { root, disk })
     }
 
@@ -58,7 +58,7 @@ impl Storage {
     pub fn from_url(
         url: &str,
         variables: impl IntoIterator<Item = (String, String)>,
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn BlobDisk>,
         runtime: Handle,
     ) -> Result<Storage, BadStorageUrl> {
         let bad = |problem: String| BadStorageUrl { url: url.to_owned(), problem };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::{Disk, RealDisk};
+use blobs::{BlobDisk, RealDisk};
 use broker::{Broker, Session};
 use bytes::{Bytes, BytesMut};
 use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
@@ -108,7 +108,7 @@ pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> PageserverSetting
 }
 
 impl TestPageserver {
-    pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn Disk>) -> TestPageserver {
+    pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn BlobDisk>) -> TestPageserver {
         let cancel = CancellationToken::new();
         let started = start_parts(config, cancel.clone(), disk, |parts| parts).await;
         let (server, node) = started.expect("the pageserver starts");
@@ -175,13 +175,16 @@ impl Fabric {
         Fabric::start_with(Arc::new(RealDisk), |_| {}).await
     }
 
-    pub(super) async fn start_with(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
+    pub(super) async fn start_with(disk: Arc<dyn BlobDisk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
         let f = Fabric::start_unattached(disk, adjust).await;
         assert_eq!(f.ps.attach().await, 201);
         f
     }
 
-    pub(super) async fn start_unattached(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
+    pub(super) async fn start_unattached(
+        disk: Arc<dyn BlobDisk>,
+        adjust: impl FnOnce(&mut PageserverSettings),
+    ) -> Fabric {
         let tmp = tempfile::tempdir().expect("temp dir");
         let any = "127.0.0.1:0".parse().expect("an address");
         let broker = BrokerProcess::start(tmp.path().join("broker"), any).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blobs::{Disk, NewFile, OldFile, RealDisk};
+use blobs::{BlobDisk, NewFile, OldFile, RealDisk};
 
 /// The operating system's files, with faults.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl OldFile for FaultyOldFile {
     }
 }
 
-impl Disk for FaultyDisk {
+impl BlobDisk for FaultyDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         RealDisk.create_dir(path)
     }
