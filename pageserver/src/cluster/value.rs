@@ -2,7 +2,7 @@
 
 use pgformat::Lsn;
 use pgformat::page::{PAGE_SIZE, Page};
-use pgformat::wal::image::{Compression, Image, ImageError};
+use pgformat::wal::image::{Image, ImageCompression, ImageError};
 
 /// Bytes of the largest value: a block of a layer file has room for one.
 pub(crate) const VALUE_BYTES_MAX: usize = 1 << 29;
@@ -56,14 +56,14 @@ pub(crate) fn encode_image(image: &Image<'_>, keep_lsn: bool, out: &mut Vec<u8>)
     out.push(image.compression as u8 | keep);
     out.extend_from_slice(&image.hole_offset.to_le_bytes());
     out.extend_from_slice(&image.hole_len.to_le_bytes());
-    if image.compression == Compression::None {
+    if image.compression == ImageCompression::None {
         let at = out.len();
         // A buffer that is too small for the result is an error: then it would not be smaller.
         out.resize(at + image.bytes.len(), 0);
         match lz4::block::compress_to_buffer(image.bytes, None, false, &mut out[at..]) {
             Ok(len) if len < image.bytes.len() => {
                 out.truncate(at + len);
-                out[start] = Compression::Lz4 as u8 | keep;
+                out[start] = ImageCompression::Lz4 as u8 | keep;
                 return;
             }
             _ => out.truncate(at),
@@ -80,7 +80,7 @@ pub(crate) fn encode_page(page: &Page, out: &mut Vec<u8>) {
     let (lower, upper) = (page.lower(), page.upper());
     let empty = page.check_pointers().is_ok() && page.0[lower..upper].iter().all(|b| *b == 0);
     let (hole_offset, hole_len) = if empty { (lower as u16, (upper - lower) as u16) } else { (0, 0) };
-    out.push(Compression::None as u8 | KEEP_LSN);
+    out.push(ImageCompression::None as u8 | KEEP_LSN);
     out.extend_from_slice(&hole_offset.to_le_bytes());
     out.extend_from_slice(&hole_len.to_le_bytes());
     let hole = usize::from(hole_offset)..usize::from(hole_offset) + usize::from(hole_len);
@@ -95,12 +95,12 @@ pub(crate) fn encode_page(page: &Page, out: &mut Vec<u8>) {
 pub(crate) fn decode_image(value: &[u8], lsn: Lsn, page: &mut Page) -> Result<(), ImageError> {
     let Some((head, bytes)) = value.split_first_chunk::<5>() else {
         page.0.fill(0);
-        let short = ImageError::Length { len: value.len(), compression: Compression::None, expected: PAGE_SIZE };
+        let short = ImageError::Length { len: value.len(), compression: ImageCompression::None, expected: PAGE_SIZE };
         return if value.is_empty() { Ok(()) } else { Err(short) };
     };
     let (hole_offset, hole_len) = (u16::from_le_bytes([head[1], head[2]]), u16::from_le_bytes([head[3], head[4]]));
     let compression =
-        Compression::new(head[0] & !KEEP_LSN).ok_or(ImageError::Hole { offset: hole_offset, len: hole_len })?;
+        ImageCompression::new(head[0] & !KEEP_LSN).ok_or(ImageError::Hole { offset: hole_offset, len: hole_len })?;
     Image { bytes, hole_offset, hole_len, compression, apply: true }.restore(page)?;
     if head[0] & KEEP_LSN == 0 && !page.is_new() {
         page.set_lsn(lsn);

@@ -96,7 +96,7 @@ pub(crate) fn counted<'a>(take: &mut Take<'a>, n: i32, len: usize, what: &'stati
 
 /// A member of a multixact.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Member {
+pub struct MultiXactMember {
     /// The transaction.
     pub xid: u32,
     /// What it does to the row (`MultiXactStatus`); stored in one byte.
@@ -129,8 +129,8 @@ impl<'a> Members<'a> {
     }
 
     /// Them.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Member> + Clone + 'a {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = MultiXactMember> + Clone + 'a {
         let members = self.0.chunks_exact(MEMBER_LEN);
-        members.map(|b| Member { xid: u32::from_le_bytes([b[0], b[1], b[2], b[3]]), status: b[4] })
+        members.map(|b| MultiXactMember { xid: u32::from_le_bytes([b[0], b[1], b[2], b[3]]), status: b[4] })
     }
 }

@@ -30,10 +30,10 @@ use crate::PgMajor;
 use crate::read::Take;
 use crate::redo::rmid;
 use crate::wal::RecordHeader;
-use crate::wal::body::Body;
+use crate::wal::body::RecordBody;
 use crate::wal::record::RMGR_INFO_MASK;
 
-pub use array::{CountError, Member, Members, Rels, Words};
+pub use array::{CountError, Members, MultiXactMember, Rels, Words};
 pub use kind::{Assignment, DatabaseDir, Effect, EffectError, OriginProgress, Parameters, RunningXacts, XactEnd};
 
 /// What `header`'s record does beside its block references.
@@ -41,7 +41,7 @@ pub use kind::{Assignment, DatabaseDir, Effect, EffectError, OriginProgress, Par
 /// # Errors
 /// When the type is not known, or its data do not fit it. A type that only changes the pages it names is not looked at
 /// here: redo knows it, or does not.
-pub fn of<'a>(header: &RecordHeader, body: &Body<'a>, version: PgMajor) -> Result<Effect<'a>, EffectError> {
+pub fn of<'a>(header: &RecordHeader, body: &RecordBody<'a>, version: PgMajor) -> Result<Effect<'a>, EffectError> {
     let info = header.info & RMGR_INFO_MASK;
     let take = Take::new(body.main);
     match header.rmid {

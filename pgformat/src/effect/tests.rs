@@ -19,7 +19,7 @@ fn header(rmid: u8, info: u8, xid: u32) -> RecordHeader {
 }
 
 fn decode(rmid: u8, info: u8, main: &[u8], version: usize) -> Result<Effect<'_>, EffectError> {
-    of(&header(rmid, info, 700), &Body { main, ..Body::default() }, PgMajor::ALL[version])
+    of(&header(rmid, info, 700), &RecordBody { main, ..RecordBody::default() }, PgMajor::ALL[version])
 }
 
 /// Puts fields together: `w` four bytes, `d` eight, `h` two, `b` one.
@@ -63,7 +63,7 @@ fn full_commit(version: usize) -> Vec<u8> {
 fn a_commits_chunks_are_in_postgresqls_order() {
     for version in [V14, V15, V17, V18] {
         let main = full_commit(version);
-        let body = Body { main: &main, origin: Some(3), ..Body::default() };
+        let body = RecordBody { main: &main, origin: Some(3), ..RecordBody::default() };
         let decoded = of(&header(rmid::XACT, 0x30 | 0x80, 0), &body, PgMajor::ALL[version]).expect("a commit");
         let Effect::Commit(end) = decoded else { panic!("{decoded:?}") };
         assert_eq!((end.xid, end.prepared, end.time, end.origin), (800, true, 1000, 3));
@@ -72,7 +72,7 @@ fn a_commits_chunks_are_in_postgresqls_order() {
         assert_eq!(end.progress, Some(OriginProgress { remote_lsn: Lsn::new(0x55), time: 990 }));
         assert_eq!(end.commit_timestamp(), 990);
         for cut in 0..main.len() {
-            let body = Body { main: &main[..cut], ..Body::default() };
+            let body = RecordBody { main: &main[..cut], ..RecordBody::default() };
             assert!(of(&header(rmid::XACT, 0xB0, 0), &body, PgMajor::ALL[version]).is_err(), "cut at {cut}");
         }
     }
@@ -181,7 +181,7 @@ fn records_of_slrus_have_wider_pages_since_17() {
     else {
         panic!("a multixact")
     };
-    let (a, b) = (Member { xid: 700, status: 4 }, Member { xid: 701, status: 1 });
+    let (a, b) = (MultiXactMember { xid: 700, status: 4 }, MultiXactMember { xid: 701, status: 1 });
     assert_eq!((members.len(), members.iter().collect::<Vec<_>>()), (2, vec![a, b]));
     let strange = bytes(&[('w', 6), ('w', 11), ('w', 1), ('w', 700), ('w', 256)]);
     assert!(decode(rmid::MULTIXACT, 0x20, &strange, V14).is_err());

@@ -9,7 +9,7 @@ use crate::read::Take;
 use crate::redo::rmid;
 use crate::twophase::TwoPhase;
 use crate::wal::RecordHeader;
-use crate::wal::body::Body;
+use crate::wal::body::RecordBody;
 use crate::{Lsn, PgMajor};
 
 pub(super) const OPCODE: u8 = 0x70;
@@ -37,13 +37,17 @@ const COMPLETION: u32 = 7 << 29;
 /// Length of a shared invalidation message.
 const INVAL_LEN: usize = 16;
 
-pub(super) fn of<'a>(header: &RecordHeader, body: &Body<'a>, version: PgMajor) -> Result<Effect<'a>, EffectError> {
+pub(super) fn of<'a>(
+    header: &RecordHeader,
+    body: &RecordBody<'a>,
+    version: PgMajor,
+) -> Result<Effect<'a>, EffectError> {
     let mut take = Take::new(body.main);
     match header.info & OPCODE {
         op @ (COMMIT | COMMIT_PREPARED | ABORT | ABORT_PREPARED) => {
             let commit = matches!(op, COMMIT | COMMIT_PREPARED);
             let prepared = matches!(op, COMMIT_PREPARED | ABORT_PREPARED);
-            let end = end(header, body, End { commit, prepared }, version)?;
+            let end = end(header, body, XactKind { commit, prepared }, version)?;
             Ok(if commit { Effect::Commit(end) } else { Effect::Abort(end) })
         }
         PREPARE => {
@@ -60,13 +64,18 @@ pub(super) fn of<'a>(header: &RecordHeader, body: &Body<'a>, version: PgMajor) -
     }
 }
 
-struct End {
+struct XactKind {
     commit: bool,
     prepared: bool,
 }
 
 /// The chunks are in a fixed order, which is not that of their bits.
-fn end<'a>(header: &RecordHeader, body: &Body<'a>, kind: End, version: PgMajor) -> Result<XactEnd<'a>, EffectError> {
+fn end<'a>(
+    header: &RecordHeader,
+    body: &RecordBody<'a>,
+    kind: XactKind,
+    version: PgMajor,
+) -> Result<XactEnd<'a>, EffectError> {
     let mut take = Take::new(body.main);
     let time = take.i64()?;
     let flags = if header.info & HAS_INFO != 0 { take.u32()? } else { 0 };

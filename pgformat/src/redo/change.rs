@@ -6,7 +6,7 @@ use super::{RedoError, rmid};
 use crate::read::Take;
 use crate::rel::{BlockNumber, Fork};
 use crate::wal::RecordHeader;
-use crate::wal::body::{BlockRef, Body};
+use crate::wal::body::{BlockRef, RecordBody};
 
 /// Another block of the same record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +57,7 @@ const BLOCK_ELSEWHERE: u8 = 15;
 
 impl<'a> Change<'a> {
     /// The part of a record that concerns `block`.
-    pub fn of(header: &RecordHeader, body: &Body<'a>, block: &BlockRef<'a>, hint_lsn: bool) -> Change<'a> {
+    pub fn of(header: &RecordHeader, body: &RecordBody<'a>, block: &BlockRef<'a>, hint_lsn: bool) -> Change<'a> {
         let info = header.info & 0xF0;
         Change {
             rmid: header.rmid,

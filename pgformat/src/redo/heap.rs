@@ -35,7 +35,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
         (DELETE, 0) => delete(page, change)?,
         (op @ (UPDATE | HOT_UPDATE), 0 | 1) => update(page, change, op == HOT_UPDATE)?,
         (CONFIRM, 0) => confirm(page, change)?,
-        (LOCK, 0) => lock(page, change, Link::Ended)?,
+        (LOCK, 0) => lock(page, change, ChainLink::Ended)?,
         (INPLACE, 0) => inplace(page, change)?,
         // The remaining opcode is a truncation, which is for logical decoding and has no blocks.
         _ => return Err(RedoError::Block(change.block)),
@@ -185,21 +185,21 @@ fn confirm(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
 
 /// What becomes of a locked tuple's link to its next version.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum ChainLink {
     /// There is none unless the lock came with an update.
     Ended,
     /// Stays: the tuple was updated, and is now locked as well.
     Kept,
 }
 
-/// A lock on a tuple; [`Link::Kept`] for `LOCK_UPDATED` of heap2.
-pub(super) fn lock(page: &mut Page, change: &Change<'_>, link: Link) -> Result<(), RedoError> {
+/// A lock on a tuple; [`ChainLink::Kept`] for `LOCK_UPDATED` of heap2.
+pub(super) fn lock(page: &mut Page, change: &Change<'_>, link: ChainLink) -> Result<(), RedoError> {
     let mut main = Take::new(change.main);
     let (xmax, off, infobits) = (main.u32()?, main.u16()?, main.u8()?);
     let (mut tuple, _) = tuple_mut(page, off)?;
     tuple.set_infobits(infobits);
     tuple.set_xmax(xmax);
-    if link == Link::Ended {
+    if link == ChainLink::Ended {
         if tuple.is_locked_only() {
             tuple.set_hot_updated(false);
             tuple.set_ctid(Tid { blk: change.blk, off });

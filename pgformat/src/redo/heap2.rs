@@ -2,7 +2,7 @@
 //!
 //! Source: PostgreSQL 15 `src/backend/access/heap/heapam.c`, 18 `heapam_xlog.c`, `heap2_redo`.
 
-use super::heap::{ALL_VISIBLE_CLEARED, Link, lock, prepare};
+use super::heap::{ALL_VISIBLE_CLEARED, ChainLink, lock, prepare};
 use super::opcode::{FREEZE, LOCK_UPDATED, MULTI_INSERT, OPCODE, PRUNE, VACUUM, VISIBLE};
 use super::tuple::{Logged, Tid};
 use super::{Change, Context, RedoError, prune, vm};
@@ -30,7 +30,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
         (_, _, true) => return vm::redo_cleared(page, change, ctx),
         (PRUNE | VACUUM | FREEZE, 0, false) => prune::redo(page, change, ctx)?,
         (MULTI_INSERT, 0, false) => multi_insert(page, change)?,
-        (LOCK_UPDATED, 0, false) => lock(page, change, Link::Kept)?,
+        (LOCK_UPDATED, 0, false) => lock(page, change, ChainLink::Kept)?,
         // Command ids and rewrites are for logical decoding; their records have no blocks.
         _ => return Err(RedoError::Block(change.block)),
     }

@@ -163,7 +163,8 @@ fn freeze_by_plans(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError
 fn follow_plans(page: &mut Page, plans: &[u8], mut offs: Take<'_>) -> Result<(), RedoError> {
     for plan in plans.chunks_exact(PLAN_LEN) {
         let mut take = Take::new(plan);
-        let frozen = Frozen { xmax: take.u32()?, infomask2: take.u16()?, infomask: take.u16()?, flags: take.u8()? };
+        let frozen =
+            FrozenHeader { xmax: take.u32()?, infomask2: take.u16()?, infomask: take.u16()?, flags: take.u8()? };
         take.skip(1)?;
         for _ in 0..take.u16()? {
             frozen.apply(page, offs.u16()?)?;
@@ -180,21 +181,21 @@ fn freeze_each(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     for _ in 0..main.u16()? {
         let mut entry = Take::new(data.bytes(PLAN_LEN)?);
         let (xmax, off) = (entry.u32()?, entry.u16()?);
-        let frozen = Frozen { xmax, infomask2: entry.u16()?, infomask: entry.u16()?, flags: entry.u8()? };
+        let frozen = FrozenHeader { xmax, infomask2: entry.u16()?, infomask: entry.u16()?, flags: entry.u8()? };
         frozen.apply(page, off)?;
     }
     if data.left() == 0 { Ok(()) } else { Err(TOO_LONG) }
 }
 
 /// What becomes of a tuple's header when it is frozen (`heap_execute_freeze_tuple`).
-struct Frozen {
+struct FrozenHeader {
     xmax: u32,
     infomask2: u16,
     infomask: u16,
     flags: u8,
 }
 
-impl Frozen {
+impl FrozenHeader {
     fn apply(&self, page: &mut Page, off: u16) -> Result<(), RedoError> {
         let (mut tuple, _) = tuple_mut(page, off)?;
         tuple.set_xmax(self.xmax);

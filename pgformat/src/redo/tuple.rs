@@ -83,7 +83,7 @@ impl Logged {
     /// The whole tuple; `parts` are the bytes behind its fixed header.
     pub(super) fn build(self, xmin: u32, xmax: u32, ctid: Tid, parts: &[&[u8]]) -> Vec<u8> {
         let mut fixed = [0; HEADER_LEN];
-        let mut header = Header(&mut fixed);
+        let mut header = TupleHeader(&mut fixed);
         header.set_infomask(self.infomask & !COMBO_CID);
         header.set_infomask2(self.infomask2);
         header.set_xmin(xmin);
@@ -98,7 +98,7 @@ impl Logged {
 }
 
 /// Header and body of the tuple at line pointer `off`.
-pub(super) fn tuple_mut(page: &mut Page, off: u16) -> Result<(Header<'_>, &mut [u8]), RedoError> {
+pub(super) fn tuple_mut(page: &mut Page, off: u16) -> Result<(TupleHeader<'_>, &mut [u8]), RedoError> {
     if page.item_id(off)?.state != ItemState::Normal {
         return Err(RedoError::Precondition("the line pointer leads to no tuple"));
     }
@@ -106,13 +106,13 @@ pub(super) fn tuple_mut(page: &mut Page, off: u16) -> Result<(Header<'_>, &mut [
         .item_mut(off)?
         .split_first_chunk_mut()
         .ok_or(RedoError::Precondition("a tuple is shorter than its header"))?;
-    Ok((Header(header), body))
+    Ok((TupleHeader(header), body))
 }
 
 /// A tuple's fixed header.
-pub(super) struct Header<'p>(&'p mut [u8; HEADER_LEN]);
+pub(super) struct TupleHeader<'p>(&'p mut [u8; HEADER_LEN]);
 
-impl Header<'_> {
+impl TupleHeader<'_> {
     pub(super) fn infomask(&self) -> u16 {
         self.half(INFOMASK)
     }

@@ -16,7 +16,7 @@ use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page, PageError};
 use crate::read::Take;
 use crate::rel::{BlockNumber, Fork, RelFileLocator};
 use crate::wal::RecordHeader;
-use crate::wal::body::Body;
+use crate::wal::body::RecordBody;
 
 /// All tuples of the block are visible to everyone (`VISIBILITYMAP_ALL_VISIBLE`).
 pub const ALL_VISIBLE: u8 = 1;
@@ -63,7 +63,7 @@ pub type Cleared = (RelFileLocator, BlockNumber, u8);
 ///
 /// # Errors
 /// When the record is too short for its type.
-pub fn implied_clears(header: &RecordHeader, body: &Body<'_>) -> Result<SmallVec<[Cleared; 2]>, RedoError> {
+pub fn implied_clears(header: &RecordHeader, body: &RecordBody<'_>) -> Result<SmallVec<[Cleared; 2]>, RedoError> {
     let mut cleared = SmallVec::new();
     let Some(masks) = Masks::of(header.rmid, header.info, body.main)? else { return Ok(cleared) };
     // A reference may be missing because the bit was clear already. So one reference shows that the server writes

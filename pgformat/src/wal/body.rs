@@ -7,7 +7,7 @@
 
 use smallvec::SmallVec;
 
-use super::image::{Compression, Image};
+use super::image::{Image, ImageCompression};
 use super::record::RECORD_HEADER_LEN;
 use crate::PgMajor;
 use crate::page::PAGE_SIZE;
@@ -51,7 +51,7 @@ impl<'a> BlockRef<'a> {
 
 /// A record taken apart.
 #[derive(Clone, Debug, Default)]
-pub struct Body<'a> {
+pub struct RecordBody<'a> {
     /// Its block references, ids ascending.
     pub blocks: SmallVec<[BlockRef<'a>; 4]>,
     /// Main data.
@@ -62,7 +62,7 @@ pub struct Body<'a> {
     pub top_xid: Option<u32>,
 }
 
-impl<'a> Body<'a> {
+impl<'a> RecordBody<'a> {
     /// Block reference `id`.
     pub fn block(&self, id: u8) -> Option<&BlockRef<'a>> {
         self.blocks.iter().find(|b| b.id == id)
@@ -123,8 +123,8 @@ struct Announced {
 ///
 /// # Errors
 /// When the body contradicts itself: a checksum protects it, so this means a format that we do not know.
-pub fn parse(record: &[u8], version: PgMajor) -> Result<Body<'_>, BodyError> {
-    let mut body = Body::default();
+pub fn parse(record: &[u8], version: PgMajor) -> Result<RecordBody<'_>, BodyError> {
+    let mut body = RecordBody::default();
     parse_into(record, version, &mut body)?;
     Ok(body)
 }
@@ -133,7 +133,7 @@ pub fn parse(record: &[u8], version: PgMajor) -> Result<Body<'_>, BodyError> {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_into<'a>(record: &'a [u8], version: PgMajor, body: &mut Body<'a>) -> Result<(), BodyError> {
+pub fn parse_into<'a>(record: &'a [u8], version: PgMajor, body: &mut RecordBody<'a>) -> Result<(), BodyError> {
     let mut take = Take::new(record.get(RECORD_HEADER_LEN..).ok_or(BodyError::Short)?);
     let mut announced: SmallVec<[Announced; 4]> = SmallVec::new();
     let mut announced_len = 0_usize;
@@ -213,27 +213,27 @@ fn image_header<'a>(take: &mut Take<'a>, id: u8, version: PgMajor) -> Result<(Im
     let has_hole = info & 0x01 != 0;
     // 15 renumbered the bits when it added compression methods.
     let (apply, compression) = if version.get() == 14 {
-        (info & 0x04 != 0, if info & 0x02 != 0 { Compression::Pglz } else { Compression::None })
+        (info & 0x04 != 0, if info & 0x02 != 0 { ImageCompression::Pglz } else { ImageCompression::None })
     } else {
         let compression = match info & 0x1C {
-            0x00 => Compression::None,
-            0x04 => Compression::Pglz,
-            0x08 => Compression::Lz4,
-            0x10 => Compression::Zstd,
+            0x00 => ImageCompression::None,
+            0x04 => ImageCompression::Pglz,
+            0x08 => ImageCompression::Lz4,
+            0x10 => ImageCompression::Zstd,
             _ => return Err(wrong),
         };
         (info & 0x02 != 0, compression)
     };
     let hole_len = match (has_hole, compression) {
         (false, _) => 0,
-        (true, Compression::None) => {
+        (true, ImageCompression::None) => {
             let Some(hole) = PAGE_SIZE.checked_sub(usize::from(len)) else { return Err(wrong) };
             u16::try_from(hole).unwrap_or(u16::MAX)
         }
         (true, _) => take.u16()?,
     };
     let fits = usize::from(hole_offset) + usize::from(hole_len) <= PAGE_SIZE;
-    let whole = compression != Compression::None || usize::from(len) + usize::from(hole_len) == PAGE_SIZE;
+    let whole = compression != ImageCompression::None || usize::from(len) + usize::from(hole_len) == PAGE_SIZE;
     if !fits || !whole || has_hole != (hole_len > 0) {
         return Err(wrong);
     }

@@ -24,7 +24,7 @@ const SHORT_MAX: usize = 255;
 
 /// Where a built record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
+pub struct BuiltRecord {
     /// Position of its first byte.
     pub start: Lsn,
     /// Boundary after it.
@@ -79,7 +79,7 @@ impl WalBuilder {
     ///
     /// # Panics
     /// When a record was aborted and not overwritten, or the payload is longer than a record can be.
-    pub fn record(&mut self, rmid: u8, info: u8, xid: u32, main_data: &[u8]) -> Built {
+    pub fn record(&mut self, rmid: u8, info: u8, xid: u32, main_data: &[u8]) -> BuiltRecord {
         let mut body = Vec::with_capacity(main_data.len() + 5);
         match u8::try_from(main_data.len()) {
             Ok(0) => {}
@@ -97,7 +97,7 @@ impl WalBuilder {
     ///
     /// # Panics
     /// As [`WalBuilder::record`].
-    pub fn record_with_body(&mut self, rmid: u8, info: u8, xid: u32, body: &[u8]) -> Built {
+    pub fn record_with_body(&mut self, rmid: u8, info: u8, xid: u32, body: &[u8]) -> BuiltRecord {
         assert!(self.aborted.is_none(), "an aborted record must be overwritten first");
         let record = self.encode(rmid, info, xid, body);
         self.put_record(&record, 0)
@@ -107,7 +107,7 @@ impl WalBuilder {
     ///
     /// # Panics
     /// For a length that no record has.
-    pub fn noop(&mut self, total_len: u32) -> Built {
+    pub fn noop(&mut self, total_len: u32) -> BuiltRecord {
         let body = noop_body(total_len as usize);
         self.record_with_body(RM_XLOG, XLOG_NOOP, 0, &body)
     }
@@ -116,7 +116,7 @@ impl WalBuilder {
     ///
     /// # Panics
     /// When no record fits there: `end` is no boundary, or less than a record header away.
-    pub fn noop_until(&mut self, end: Lsn) -> Built {
+    pub fn noop_until(&mut self, end: Lsn) -> BuiltRecord {
         assert!(self.cfg.check_start(end).is_ok(), "{end} is not a record boundary");
         let mut at = next_record_start(self.pos, self.cfg.seg_size);
         let mut len = 0;
@@ -131,7 +131,7 @@ impl WalBuilder {
     }
 
     /// A NOOP record that ends exactly at the end of a page, at the next page when this one has no room for it.
-    pub fn noop_until_page_end(&mut self) -> Built {
+    pub fn noop_until_page_end(&mut self) -> BuiltRecord {
         let first = next_record_start(self.pos, self.cfg.seg_size);
         let mut end = first.page_start().add(WAL_PAGE_SIZE);
         if end.bytes_since(first) < RECORD_HEADER_LEN as u64 {
@@ -141,7 +141,7 @@ impl WalBuilder {
     }
 
     /// A NOOP record that ends exactly at the end of the segment (of the next one when this one has no room for it).
-    pub fn noop_until_segment_end(&mut self) -> Built {
+    pub fn noop_until_segment_end(&mut self) -> BuiltRecord {
         let seg = self.cfg.seg_size;
         let first = next_record_start(self.pos, seg);
         let mut end = first.segment_start(seg).add(seg.bytes());
@@ -152,7 +152,7 @@ impl WalBuilder {
     }
 
     /// A SWITCH record and the fill behind it; the position is the next segment's start.
-    pub fn switch(&mut self) -> Built {
+    pub fn switch(&mut self) -> BuiltRecord {
         let built = self.record_with_body(RM_XLOG, XLOG_SWITCH, 0, &[]);
         let into = self.pos.segment_offset(self.cfg.seg_size);
         if into == 0 {
@@ -161,7 +161,7 @@ impl WalBuilder {
         let fill = self.cfg.seg_size.bytes() - into;
         self.out.resize(self.out.len() + usize::try_from(fill).expect("less than a segment"), 0);
         self.pos = self.pos.add(fill);
-        Built { end: self.pos, ..built }
+        BuiltRecord { end: self.pos, ..built }
     }
 
     /// The beginning of a record of `total_len` bytes, up to the end of the `pages`-th page that it touches: what a
@@ -185,7 +185,7 @@ impl WalBuilder {
     ///
     /// # Panics
     /// When no record was aborted.
-    pub fn overwrite_contrecord(&mut self) -> Built {
+    pub fn overwrite_contrecord(&mut self) -> BuiltRecord {
         let lost = self.aborted.take().expect("a record was aborted before");
         let mut body = vec![MAIN_DATA_SHORT, 16];
         body.extend_from_slice(&lost.get().to_le_bytes());
@@ -205,14 +205,14 @@ impl WalBuilder {
         record
     }
 
-    fn put_record(&mut self, record: &[u8], first_page_flags: u16) -> Built {
+    fn put_record(&mut self, record: &[u8], first_page_flags: u16) -> BuiltRecord {
         let start = next_record_start(self.pos, self.cfg.seg_size);
         self.put(record, first_page_flags, None);
         let padding = self.pos.align8().bytes_since(self.pos);
         self.out.resize(self.out.len() + usize::try_from(padding).expect("less than eight"), 0);
         self.pos = self.pos.align8();
         self.prev = Some(start);
-        Built { start, end: self.pos }
+        BuiltRecord { start, end: self.pos }
     }
 
     /// Writes `record` with the page headers in its way, up to `stop`.

@@ -42,7 +42,7 @@ pub struct WalDecoder {
     pos: Lsn,
     boundary: Lsn,
     last_start: Option<Lsn>,
-    state: State,
+    state: DecoderState,
     /// What the next record must overwrite.
     overwrite: Overwrite,
     /// Whether no page header and no record has been seen yet.
@@ -66,19 +66,19 @@ pub struct Unfinished {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum DecoderState {
     /// Before a record; below the boundary there is padding.
     Between,
     /// Inside a record's header, of which `have` bytes have arrived.
     Header { start: Lsn, head: [u8; RECORD_HEADER_LEN], have: usize },
     /// Behind the header of a longer record.
-    Body(Body),
+    Body(PendingRecord),
     /// In the fill that ends at the boundary.
     Fill,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Body {
+struct PendingRecord {
     start: Lsn,
     head: [u8; RECORD_HEADER_LEN],
     header: RecordHeader,
@@ -117,7 +117,7 @@ impl WalDecoder {
             pos: start,
             boundary: start,
             last_start: prev,
-            state: State::Between,
+            state: DecoderState::Between,
             overwrite: Overwrite::Nothing,
             fresh: true,
             page_buf: [0; LONG_HEADER_LEN as usize],
@@ -138,7 +138,7 @@ impl WalDecoder {
     /// The record that [`WalDecoder::feed_records`] keeps until it is whole, once its header has come.
     pub fn unfinished(&self) -> Option<Unfinished> {
         match &self.state {
-            State::Body(body) if body.kept => Some(Unfinished { start: body.start, len: body.header.total_len }),
+            DecoderState::Body(body) if body.kept => Some(Unfinished { start: body.start, len: body.header.total_len }),
             _ => None,
         }
     }
@@ -170,7 +170,7 @@ impl WalDecoder {
     /// A primary that crashed while it filled a recycled segment leaves old bytes there. They mean nothing, and this
     /// decoder refuses them ([`WalError::SwitchFill`]); who feeds it from a primary may put zeros in their place.
     pub fn fill_end(&self) -> Option<Lsn> {
-        matches!(self.state, State::Fill).then_some(self.boundary)
+        matches!(self.state, DecoderState::Fill).then_some(self.boundary)
     }
 
     /// Feeds the bytes at `at`, which is [`WalDecoder::position`], or inside fill also [`WalDecoder::boundary`]: the
@@ -204,7 +204,7 @@ impl WalDecoder {
         }
         if at != self.pos && self.fill_end() == Some(at) {
             self.pos = at;
-            self.state = State::Between;
+            self.state = DecoderState::Between;
         }
         let fits = at.get() <= START_MAX && u64::try_from(bytes.len()).is_ok_and(|n| n < START_MAX);
         if at == self.pos && fits { Ok(()) } else { Err(WalError::NotContiguous { at, expected: self.pos }) }
@@ -228,7 +228,7 @@ impl WalDecoder {
 
     /// Takes at least one of `bytes`; returns how many.
     fn step(&mut self, bytes: &[u8], out: &mut Option<Output<'_>>) -> Result<usize, WalError> {
-        if matches!(self.state, State::Fill) {
+        if matches!(self.state, DecoderState::Fill) {
             return self.take_fill(bytes);
         }
         let in_page = self.pos.page_offset();
@@ -240,15 +240,15 @@ impl WalDecoder {
         }
         let bytes = &bytes[..bytes.len().min(small(WAL_PAGE_SIZE - in_page))];
         match self.state {
-            State::Between if self.pos < self.boundary => {
+            DecoderState::Between if self.pos < self.boundary => {
                 let n = bytes.len().min(small(self.boundary.bytes_since(self.pos)));
                 self.advance(n);
                 Ok(n)
             }
-            State::Between => self.take_record(bytes, out),
-            State::Header { start, head, have } => self.take_record_header(bytes, out, start, head, have),
-            State::Body(body) => self.take_body(bytes, out, body),
-            State::Fill => self.take_fill(bytes),
+            DecoderState::Between => self.take_record(bytes, out),
+            DecoderState::Header { start, head, have } => self.take_record_header(bytes, out, start, head, have),
+            DecoderState::Body(body) => self.take_body(bytes, out, body),
+            DecoderState::Fill => self.take_fill(bytes),
         }
     }
 
@@ -264,7 +264,7 @@ impl WalDecoder {
         }
         self.advance(fill.len());
         if self.pos == self.boundary {
-            self.state = State::Between;
+            self.state = DecoderState::Between;
         }
         Ok(fill.len())
     }
@@ -288,14 +288,16 @@ impl WalDecoder {
         let overwrites = page.info & FIRST_IS_OVERWRITE != 0;
         let open = match self.state {
             // A record's first eight bytes are on its first page, so its length is known here.
-            State::Header { start, head, have } => Some((start, page::u32_at(&head, 0).unwrap_or(0) - have as u32)),
-            State::Body(body) => Some((body.start, body.left)),
-            State::Between | State::Fill => None,
+            DecoderState::Header { start, head, have } => {
+                Some((start, page::u32_at(&head, 0).unwrap_or(0) - have as u32))
+            }
+            DecoderState::Body(body) => Some((body.start, body.left)),
+            DecoderState::Between | DecoderState::Fill => None,
         };
         match open {
             Some((start, _)) if overwrites => {
                 self.overwrite = Overwrite::Record(start);
-                self.state = State::Between;
+                self.state = DecoderState::Between;
                 self.partial = Vec::new();
             }
             Some((record, _)) if !continues => return Err(WalError::ContrecordMissing { at, record }),
@@ -353,7 +355,7 @@ impl WalDecoder {
             self.check_length(start, page::u32_at(&head, 0).unwrap_or(0))?;
         }
         if now < RECORD_HEADER_LEN {
-            self.state = State::Header { start, head, have: now };
+            self.state = DecoderState::Header { start, head, have: now };
             self.keep_piece(&bytes[..n], out, RECORD_HEADER_LEN);
             self.advance(n);
             return Ok(n);
@@ -369,13 +371,18 @@ impl WalDecoder {
             // A record that began under `feed` is incomplete and stays so.
             let kept = self.partial.len() == RECORD_HEADER_LEN && !(self.leaves_out)(&header);
             let lead = [0; OVERWRITE_BODY_LEN];
-            self.state = State::Body(Body { start, head, header, crc: 0, left, kept, lead });
+            self.state = DecoderState::Body(PendingRecord { start, head, header, crc: 0, left, kept, lead });
             self.advance(n);
         }
         Ok(n)
     }
 
-    fn take_body(&mut self, bytes: &[u8], out: &mut Option<Output<'_>>, mut body: Body) -> Result<usize, WalError> {
+    fn take_body(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Option<Output<'_>>,
+        mut body: PendingRecord,
+    ) -> Result<usize, WalError> {
         let take = usize::try_from(body.left).unwrap_or(usize::MAX).min(bytes.len());
         let part = &bytes[..take];
         body.crc = crc32c_append(body.crc, part);
@@ -389,7 +396,7 @@ impl WalDecoder {
             self.keep_piece(part, out, usize::try_from(body.header.total_len).unwrap_or(usize::MAX));
         }
         if body.left > 0 {
-            self.state = State::Body(body);
+            self.state = DecoderState::Body(body);
             self.advance(take);
         } else {
             let crc = crc32c_append(body.crc, &body.head[..RECORD_CRC_OFFSET]);
@@ -441,10 +448,10 @@ impl WalDecoder {
         self.fresh = false;
         self.overwrite = Overwrite::Nothing;
         self.boundary = self.pos.align8();
-        self.state = State::Between;
+        self.state = DecoderState::Between;
         if header.is_switch() && self.boundary.segment_offset(self.cfg.seg_size) != 0 {
             self.boundary = self.pos.segment_start(self.cfg.seg_size).add(self.cfg.seg_size.bytes());
-            self.state = State::Fill;
+            self.state = DecoderState::Fill;
         }
         Ok(())
     }

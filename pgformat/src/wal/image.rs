@@ -8,7 +8,7 @@ use crate::page::{PAGE_SIZE, Page};
 /// How an image is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Compression {
+pub enum ImageCompression {
     /// Not at all.
     None = 0,
     /// PostgreSQL's own.
@@ -19,14 +19,14 @@ pub enum Compression {
     Zstd = 3,
 }
 
-impl Compression {
+impl ImageCompression {
     /// From its number.
-    pub const fn new(number: u8) -> Option<Compression> {
+    pub const fn new(number: u8) -> Option<ImageCompression> {
         match number {
-            0 => Some(Compression::None),
-            1 => Some(Compression::Pglz),
-            2 => Some(Compression::Lz4),
-            3 => Some(Compression::Zstd),
+            0 => Some(ImageCompression::None),
+            1 => Some(ImageCompression::Pglz),
+            2 => Some(ImageCompression::Lz4),
+            3 => Some(ImageCompression::Zstd),
             _ => None,
         }
     }
@@ -42,7 +42,7 @@ pub struct Image<'a> {
     /// Length of the hole, which reads as zeros; 0 without one.
     pub hole_len: u16,
     /// How `bytes` are compressed.
-    pub compression: Compression,
+    pub compression: ImageCompression,
     /// Whether redo restores the page from it. Otherwise it is there to check redo with
     /// (`wal_consistency_checking`).
     pub apply: bool,
@@ -67,7 +67,7 @@ pub enum ImageError {
         /// Length as stored.
         len: usize,
         /// How it is compressed.
-        compression: Compression,
+        compression: ImageCompression,
         /// What should come out.
         expected: usize,
     },
@@ -88,13 +88,13 @@ impl Image<'_> {
         // Everything is decompressed to the page's start; the part after the hole then moves to its place.
         let flat = &mut page.0[..expected];
         let got = match self.compression {
-            Compression::None => {
+            ImageCompression::None => {
                 let fits = self.bytes.len() == expected;
                 fits.then(|| flat.copy_from_slice(self.bytes)).map(|()| expected)
             }
-            Compression::Pglz => pglz_decompress(self.bytes, flat),
-            Compression::Lz4 => lz4_decompress(self.bytes, flat),
-            Compression::Zstd => zstd::bulk::decompress_to_buffer(self.bytes, flat).ok(),
+            ImageCompression::Pglz => pglz_decompress(self.bytes, flat),
+            ImageCompression::Lz4 => lz4_decompress(self.bytes, flat),
+            ImageCompression::Zstd => zstd::bulk::decompress_to_buffer(self.bytes, flat).ok(),
         };
         if got != Some(expected) {
             return Err(wrong);
@@ -154,7 +154,7 @@ fn pglz_decompress(source: &[u8], out: &mut [u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn image(bytes: &[u8], compression: Compression, hole: (u16, u16)) -> Image<'_> {
+    fn image(bytes: &[u8], compression: ImageCompression, hole: (u16, u16)) -> Image<'_> {
         Image { bytes, hole_offset: hole.0, hole_len: hole.1, compression, apply: true }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     fn the_hole_reads_as_zeros() {
         let stored: Vec<u8> = (0..8192 - 100).map(|i| (i % 251 + 1) as u8).collect();
         let mut page = Page([9; PAGE_SIZE]);
-        image(&stored, Compression::None, (40, 100)).restore(&mut page).expect("an image");
+        image(&stored, ImageCompression::None, (40, 100)).restore(&mut page).expect("an image");
         assert_eq!(page.0[..40], stored[..40]);
         assert!(page.0[40..140].iter().all(|b| *b == 0));
         assert_eq!(page.0[140..], stored[40..]);
@@ -173,7 +173,7 @@ mod tests {
         let plain: Vec<u8> = (0..8000).map(|i| (i / 100) as u8).collect();
         let lz4 = lz4::block::compress(&plain, None, false).expect("fits");
         let zstd = zstd::bulk::compress(&plain, 1).expect("compressed");
-        for (bytes, compression) in [(lz4, Compression::Lz4), (zstd, Compression::Zstd)] {
+        for (bytes, compression) in [(lz4, ImageCompression::Lz4), (zstd, ImageCompression::Zstd)] {
             let mut page = Page([9; PAGE_SIZE]);
             image(&bytes, compression, (8000, 192)).restore(&mut page).expect("an image");
             assert_eq!(page.0[..8000], plain);
@@ -203,11 +203,14 @@ mod tests {
             in_group += 1;
         }
         let mut page = Page::default();
-        image(&source, Compression::Pglz, (0, 0)).restore(&mut page).expect("an image");
+        image(&source, ImageCompression::Pglz, (0, 0)).restore(&mut page).expect("an image");
         assert!(page.0.iter().all(|b| *b == b'a'));
         let mut damaged = source.clone();
         damaged[3] = 9;
-        assert!(image(&damaged, Compression::Pglz, (0, 0)).restore(&mut page).is_err(), "a match before the beginning");
-        assert!(image(&source[..20], Compression::Pglz, (0, 0)).restore(&mut page).is_err());
+        assert!(
+            image(&damaged, ImageCompression::Pglz, (0, 0)).restore(&mut page).is_err(),
+            "a match before the beginning"
+        );
+        assert!(image(&source[..20], ImageCompression::Pglz, (0, 0)).restore(&mut page).is_err());
     }
 }

@@ -31,13 +31,13 @@ pub mod record;
 pub mod scan;
 mod stream;
 
-pub use build::{Built, WalBuilder};
+pub use build::{BuiltRecord, WalBuilder};
 pub use decoder::{Unfinished, WalDecoder};
 pub use error::{ErrorKind, WalError};
 pub use page::next_record_start;
 pub use prehistory::{check_prehistory, synthetic_prehistory};
 pub use record::{Record, RecordHeader, RecordRef};
-pub use scan::{EndOfWal, EndReason, find_end_of_wal};
+pub use scan::{EndReason, ScanEnd, find_end_of_wal};
 pub use stream::StreamConfig;
 
 #[cfg(test)]

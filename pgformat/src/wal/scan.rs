@@ -9,7 +9,7 @@ use crate::Lsn;
 
 /// Where the valid part of a log ends, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EndOfWal {
+pub struct ScanEnd {
     /// End of the last whole record, in the form of [`WalDecoder::boundary`].
     pub boundary: Lsn,
     /// Start of that record; what the scan was given when it found none.
@@ -39,7 +39,7 @@ pub fn find_end_of_wal<E>(
     start: Lsn,
     prev: Option<Lsn>,
     mut read: impl FnMut(Lsn) -> Result<Bytes, E>,
-) -> Result<EndOfWal, E> {
+) -> Result<ScanEnd, E> {
     let mut decoder = WalDecoder::new(cfg, start, prev);
     let reason = loop {
         let at = decoder.position();
@@ -51,5 +51,5 @@ pub fn find_end_of_wal<E>(
             break EndReason::Invalid(e);
         }
     };
-    Ok(EndOfWal { boundary: decoder.boundary(), last_record_start: decoder.last_record_start(), reason })
+    Ok(ScanEnd { boundary: decoder.boundary(), last_record_start: decoder.last_record_start(), reason })
 }

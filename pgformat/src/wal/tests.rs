@@ -32,7 +32,7 @@ fn prev() -> Option<Lsn> {
 }
 
 /// One of everything, about 2.3 MiB, with the boundary behind each record.
-fn varied() -> (Vec<u8>, Vec<Built>) {
+fn varied() -> (Vec<u8>, Vec<BuiltRecord>) {
     let mut b = WalBuilder::new(cfg(), start(), prev());
     let mut built = vec![b.record(RM_XLOG, XLOG_NOOP, 7, b"hello"), b.noop(24), b.noop(26), b.noop(27)];
     built.push(b.noop_until_page_end());
@@ -111,7 +111,7 @@ fn every_record_ends_where_it_was_built() {
 
     let (records, result) = records(&bytes, &[usize::MAX]);
     assert_eq!(result, Ok(()));
-    let spans: Vec<_> = records.iter().map(|r| Built { start: r.start, end: r.end }).collect();
+    let spans: Vec<_> = records.iter().map(|r| BuiltRecord { start: r.start, end: r.end }).collect();
     assert_eq!(spans, built);
     for r in &records {
         assert_eq!(r.data.len() as u64, u64::from(r.header.total_len));
@@ -431,7 +431,7 @@ fn after_an_error_the_decoder_stays_as_it_was() {
 }
 
 /// Bytes that PostgreSQL does not look at either: padding behind records and in page headers, one page flag.
-fn unchecked(bytes: &[u8], built: &[Built], i: usize, bit: u8) -> bool {
+fn unchecked(bytes: &[u8], built: &[BuiltRecord], i: usize, bit: u8) -> bool {
     let lsn = start().add(i as u64);
     let header = page::header_len(lsn.page_start(), seg());
     let in_page = lsn.page_offset();
@@ -511,7 +511,7 @@ fn the_end_of_a_log_is_found_and_named() {
     };
     let end = scan(&bytes);
     let reason = EndReason::NoMoreBytes(start().add(bytes.len() as u64));
-    assert_eq!(end, EndOfWal { boundary: last.end, last_record_start: Some(last.start), reason });
+    assert_eq!(end, ScanEnd { boundary: last.end, last_record_start: Some(last.start), reason });
 
     let mut zeros = bytes.clone();
     zeros.resize(bytes.len() + 50_000, 0);

@@ -9,7 +9,7 @@ use pgformat::effect::Effect;
 use pgformat::redo::{self, Change, rmid, vm};
 use pgformat::rel::{BlockTag, Fork, RelFileLocator, RelFork};
 use pgformat::wal::RecordHeader;
-use pgformat::wal::body::Body;
+use pgformat::wal::body::RecordBody;
 
 use crate::pages::Pages;
 
@@ -52,7 +52,7 @@ fn cut_map(pages: &mut Pages, rel: RelFileLocator, blocks: u32, ctx: &redo::Cont
 ///
 /// # Errors
 /// When the record is too short, or a map's page cannot be changed.
-pub fn clear_bits(pages: &mut Pages, header: &RecordHeader, body: &Body<'_>, ctx: &redo::Context) -> Result<()> {
+pub fn clear_bits(pages: &mut Pages, header: &RecordHeader, body: &RecordBody<'_>, ctx: &redo::Context) -> Result<()> {
     for (rel, heap_blk, mask) in vm::implied_clears(header, body)? {
         let tag = BlockTag { fork: RelFork { rel, fork: Fork::Vm }, blk: vm::map_block(heap_blk) };
         own_change(pages, tag, vm::CLEAR, &vm::clear(heap_blk, mask), ctx)?;

@@ -10,7 +10,7 @@ use pgformat::page::Page;
 use pgformat::redo::{self, Change, RedoError, rmid};
 use pgformat::rel::{BlockTag, Fork};
 use pgformat::wal::RecordRef;
-use pgformat::wal::body::{self, BlockRef, Body};
+use pgformat::wal::body::{self, BlockRef, RecordBody};
 use pgformat::{Lsn, PgMajor};
 
 use crate::allowed::{Case, Verdict};
@@ -130,7 +130,7 @@ impl Replayer {
         &mut self,
         t: RecordType,
         record: &RecordRef<'_>,
-        body: &Body<'a>,
+        body: &RecordBody<'a>,
         block: &BlockRef<'a>,
     ) -> Result<()> {
         let (tag, end) = (block.tag, record.end);

@@ -6,7 +6,7 @@ use pgformat::page::Page;
 use pgformat::redo::{self, Change, Context, hash, rmid, vm};
 use pgformat::rel::{Fork, RelFork};
 use pgformat::wal::RecordHeader;
-use pgformat::wal::body::{BlockRef, Body};
+use pgformat::wal::body::{BlockRef, RecordBody};
 use pgformat::wal::image::Image;
 
 use super::out::RecordOut;
@@ -20,7 +20,7 @@ pub(super) struct BlockSource<'r, 'a> {
     /// The record's header.
     pub(super) header: &'r RecordHeader,
     /// What is in it.
-    pub(super) body: &'r Body<'a>,
+    pub(super) body: &'r RecordBody<'a>,
     /// Whether hint bits are logged.
     pub(super) hint_lsn: bool,
     /// Of the redo.

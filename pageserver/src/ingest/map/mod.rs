@@ -32,7 +32,7 @@ use pgformat::redo::{Context, rmid};
 use pgformat::rel::{Fork, RelFork};
 use pgformat::relmap::{RelMapError, parse_relmap};
 use pgformat::slru::{Slru, next_multi};
-use pgformat::wal::body::{self, Body, BodyError};
+use pgformat::wal::body::{self, BodyError, RecordBody};
 use pgformat::wal::record::rmgr_name;
 use pgformat::wal::{Record, RecordRef};
 use pgformat::{Lsn, PgMajor, Tli};
@@ -179,7 +179,7 @@ impl Mapper {
             let info = header.info;
             MapError::Stop { record: record.start, rmid: header.rmid, info, why }
         };
-        let mut body = Body::default();
+        let mut body = RecordBody::default();
         let effect = if record.is_left_out() {
             Effect::None
         } else {
@@ -272,7 +272,12 @@ impl Mapper {
         }
     }
 
-    fn blocks(&mut self, record: &RecordRef<'_>, body: &Body<'_>, out: &mut RecordOut<'_>) -> Result<(), LookError> {
+    fn blocks(
+        &mut self,
+        record: &RecordRef<'_>,
+        body: &RecordBody<'_>,
+        out: &mut RecordOut<'_>,
+    ) -> Result<(), LookError> {
         let ctx = Context { version: self.version, end: record.end };
         let source = BlockSource { header: &record.header, body, hint_lsn: self.control.logs_hints(), ctx };
         for block in &body.blocks {

@@ -8,7 +8,7 @@
 
 use std::collections::hash_map::Entry;
 
-use pgformat::effect::Member;
+use pgformat::effect::MultiXactMember;
 use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{SEGMENT_PAGES, Slru, XidStatus, next_multi, previous_multi};
 use rustc_hash::FxHashMap;
@@ -142,7 +142,7 @@ impl SegmentExtents {
     pub(super) fn set_members(
         &mut self,
         offset: u32,
-        members: impl Iterator<Item = Member>,
+        members: impl Iterator<Item = MultiXactMember>,
         out: &mut RecordOut<'_>,
     ) -> Result<(), LookError> {
         const SLRU: Slru = Slru::MultixactMembers;

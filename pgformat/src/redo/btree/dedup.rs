@@ -1,6 +1,6 @@
 //! Merging of equal tuples into posting lists (`btree_xlog_dedup`).
 
-use super::page::{HAS_GARBAGE, HIGH_KEY, Special};
+use super::page::{BtreeSpecial, HAS_GARBAGE, HIGH_KEY};
 use super::posting::{self, parts};
 use crate::page::Page;
 use crate::read::Take;
@@ -12,8 +12,8 @@ pub(super) fn dedup(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErro
     let count = Take::new(change.main).u16()?;
     let mut data = Take::new(change.data);
     let old = page.clone();
-    let special = Special::of(&old)?;
-    Special { flags: special.flags & !HAS_GARBAGE, ..special }.init(page)?;
+    let special = BtreeSpecial::of(&old)?;
+    BtreeSpecial { flags: special.flags & !HAS_GARBAGE, ..special }.init(page)?;
     let mut off = special.first_data_key();
     if off > HIGH_KEY {
         page.add_item(old.item(HIGH_KEY)?)?;

@@ -1,6 +1,6 @@
 //! Deletions of tuples (`btree_xlog_delete`, `btree_xlog_vacuum`).
 
-use super::page::{HAS_GARBAGE, Special};
+use super::page::{BtreeSpecial, HAS_GARBAGE};
 use super::posting;
 use crate::PgMajor;
 use crate::page::Page;
@@ -16,13 +16,13 @@ pub(super) fn delete(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErr
     let mut main = Take::new(change.main);
     main.skip(4)?;
     remove(page, main, change.data)?;
-    Special::update(page, |special| special.flags &= !HAS_GARBAGE)
+    BtreeSpecial::update(page, |special| special.flags &= !HAS_GARBAGE)
 }
 
 /// Block 0 of VACUUM.
 pub(super) fn vacuum(page: &mut Page, change: &Change<'_>, version: PgMajor) -> Result<(), RedoError> {
     remove(page, Take::new(change.main), change.data)?;
-    Special::update(page, |special| {
+    BtreeSpecial::update(page, |special| {
         special.flags &= !HAS_GARBAGE;
         if version.get() >= CLEARS_CYCLE_SINCE {
             special.cycle = 0;
@@ -35,7 +35,7 @@ pub(super) fn vacuum(page: &mut Page, change: &Change<'_>, version: PgMajor) -> 
 /// `numbers`: how many of either. `data`: line pointers to remove; those of posting lists; for each of these how many
 /// tids go, and their numbers.
 fn remove(page: &mut Page, mut numbers: Take<'_>, data: &[u8]) -> Result<(), RedoError> {
-    Special::of(page)?;
+    BtreeSpecial::of(page)?;
     let (removed, shortened) = (numbers.u16()?, numbers.u16()?);
     let mut data = Take::new(data);
     let removed: Vec<u16> = data.u16s(usize::from(removed))?.collect();

@@ -1,6 +1,6 @@
 //! Insertions (`btree_xlog_insert`).
 
-use super::page::Special;
+use super::page::BtreeSpecial;
 use super::posting;
 use crate::page::Page;
 use crate::page::items::Place;
@@ -10,7 +10,7 @@ use crate::redo::{Change, RedoError};
 
 /// Block 0 of INSERT_LEAF, INSERT_UPPER and INSERT_META: main is where, data is the tuple.
 pub(super) fn insert(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
-    Special::of(page)?;
+    BtreeSpecial::of(page)?;
     let off = Take::new(change.main).u16()?;
     Ok(page.add_item_at(change.data, off, Place::Shift)?)
 }
@@ -20,7 +20,7 @@ pub(super) fn insert(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErr
 /// The list takes its tid in, and gives its own last one to the new tuple. Data is where the list is split, and the
 /// tuple before that.
 pub(super) fn insert_splitting_posting(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
-    Special::of(page)?;
+    BtreeSpecial::of(page)?;
     let off = Take::new(change.main).u16()?;
     let mut data = Take::new(change.data);
     let at = data.u16()?;

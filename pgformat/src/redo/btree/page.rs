@@ -49,7 +49,7 @@ const META_END: usize = 72;
 
 /// The special space (`BTPageOpaqueData`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Special {
+pub(super) struct BtreeSpecial {
     /// Left sibling, or [`NONE`].
     pub(super) prev: BlockNumber,
     /// Right sibling, or [`NONE`].
@@ -62,16 +62,16 @@ pub(super) struct Special {
     pub(super) cycle: u16,
 }
 
-impl Special {
+impl BtreeSpecial {
     /// Reads that of `page`.
     ///
     /// # Errors
     /// When it cannot be a B-tree's page.
-    pub(super) fn of(page: &Page) -> Result<Special, RedoError> {
+    pub(super) fn of(page: &Page) -> Result<BtreeSpecial, RedoError> {
         expect_special(page, SPECIAL_LEN)?;
         let mut take = Take::new(page.bytes(SPECIAL_AT, SPECIAL_LEN)?);
         let (prev, next, level) = (take.u32()?, take.u32()?, take.u32()?);
-        Ok(Special { prev, next, level, flags: take.u16()?, cycle: take.u16()? })
+        Ok(BtreeSpecial { prev, next, level, flags: take.u16()?, cycle: take.u16()? })
     }
 
     /// Writes it to a page that has one.
@@ -89,7 +89,7 @@ impl Special {
     /// Makes `page` an empty one with this special space (`_bt_pageinit`).
     ///
     /// # Errors
-    /// As [`Special::put`].
+    /// As [`BtreeSpecial::put`].
     pub(super) fn init(self, page: &mut Page) -> Result<(), RedoError> {
         page.init(SPECIAL_LEN);
         self.put(page)
@@ -98,9 +98,9 @@ impl Special {
     /// Changes that of `page`.
     ///
     /// # Errors
-    /// As [`Special::of`].
-    pub(super) fn update(page: &mut Page, change: impl FnOnce(&mut Special)) -> Result<(), RedoError> {
-        let mut special = Special::of(page)?;
+    /// As [`BtreeSpecial::of`].
+    pub(super) fn update(page: &mut Page, change: impl FnOnce(&mut BtreeSpecial)) -> Result<(), RedoError> {
+        let mut special = BtreeSpecial::of(page)?;
         change(&mut special);
         special.put(page)
     }
@@ -118,7 +118,7 @@ pub(super) const fn leaf_flag(level: u32) -> u16 {
 
 /// Clears the mark of an incomplete split (`_bt_clear_incomplete_split`).
 pub(super) fn end_split(page: &mut Page) -> Result<(), RedoError> {
-    Special::update(page, |special| special.flags &= !INCOMPLETE_SPLIT)
+    BtreeSpecial::update(page, |special| special.flags &= !INCOMPLETE_SPLIT)
 }
 
 /// Puts the tuples of a whole page onto an empty one (`_bt_restore_page`).
@@ -142,7 +142,7 @@ pub(super) fn restore_meta(page: &mut Page, data: &[u8]) -> Result<(), RedoError
     // Version, root, level, fast root, fast level, deleted pages at the last cleanup: the same order on the page.
     let fields = take.bytes(24)?;
     let allequalimage = take.bool()?;
-    Special { flags: META, ..Special::default() }.init(page)?;
+    BtreeSpecial { flags: META, ..BtreeSpecial::default() }.init(page)?;
     page.put_u32(PAGE_HEADER_LEN, META_MAGIC)?;
     page.put(PAGE_HEADER_LEN + 4, fields)?;
     page.put(META_HEAP_TUPLES_AT, &(-1.0_f64).to_le_bytes())?;
@@ -158,7 +158,7 @@ pub(super) fn init_half_dead(
     next: BlockNumber,
     top_parent: BlockNumber,
 ) -> Result<(), RedoError> {
-    Special { prev, next, level: 0, flags: HALF_DEAD | LEAF, cycle: 0 }.init(page)?;
+    BtreeSpecial { prev, next, level: 0, flags: HALF_DEAD | LEAF, cycle: 0 }.init(page)?;
     let mut high_key = [0; TUPLE_HEADER_LEN];
     high_key[..TID_LEN].copy_from_slice(&tid(top_parent, 0));
     high_key[TID_LEN..].copy_from_slice(&(TUPLE_HEADER_LEN as u16 | ALT_TID).to_le_bytes());

@@ -20,7 +20,7 @@ const COUNT_MASK: u16 = 0x0FFF;
 
 /// A leaf's tuple in its two parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Parts<'a> {
+pub(super) struct LeafParts<'a> {
     /// Header and key.
     pub(super) key: &'a [u8],
     /// The tids: of a plain tuple its own one.
@@ -31,10 +31,10 @@ pub(super) struct Parts<'a> {
 ///
 /// # Errors
 /// When it is a pivot, or contradicts itself.
-pub(super) fn parts(bytes: &[u8]) -> Result<Parts<'_>, RedoError> {
+pub(super) fn parts(bytes: &[u8]) -> Result<LeafParts<'_>, RedoError> {
     let tuple = tuple_of(bytes)?;
     if tuple_info(tuple)? & ALT_TID == 0 {
-        return Ok(Parts { key: tuple, tids: &tuple[..TID_LEN] });
+        return Ok(LeafParts { key: tuple, tids: &tuple[..TID_LEN] });
     }
     let count = u16::from_le_bytes([tuple[4], tuple[5]]);
     if count & IS_POSTING == 0 {
@@ -43,7 +43,7 @@ pub(super) fn parts(bytes: &[u8]) -> Result<Parts<'_>, RedoError> {
     let at = take_block_id(&mut Take::new(tuple))? as usize;
     let end = at.saturating_add(usize::from(count & COUNT_MASK) * TID_LEN);
     match tuple.get(at..end) {
-        Some(tids) if at >= TUPLE_HEADER_LEN && !tids.is_empty() => Ok(Parts { key: &tuple[..at], tids }),
+        Some(tids) if at >= TUPLE_HEADER_LEN && !tids.is_empty() => Ok(LeafParts { key: &tuple[..at], tids }),
         _ => Err(RedoError::Precondition("a posting list reaches beyond its tuple")),
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn parts(bytes: &[u8]) -> Result<Parts<'_>, RedoError> {
 ///
 /// # Errors
 /// As [`parts`].
-pub(super) fn posting_parts(bytes: &[u8]) -> Result<Parts<'_>, RedoError> {
+pub(super) fn posting_parts(bytes: &[u8]) -> Result<LeafParts<'_>, RedoError> {
     if tuple_info(bytes)? & ALT_TID == 0 {
         return Err(RedoError::Precondition("a plain tuple where a posting list is expected"));
     }
@@ -111,7 +111,7 @@ pub(super) fn swap(new: &mut [u8], posting: &mut [u8], at: u16) -> Result<(), Re
     if tuple_info(new)? & ALT_TID != 0 {
         return Err(RedoError::Precondition("a new tuple that is not a plain one"));
     }
-    let Parts { key, tids } = posting_parts(posting)?;
+    let LeafParts { key, tids } = posting_parts(posting)?;
     let (start, len, at) = (key.len(), tids.len(), usize::from(at) * TID_LEN);
     if at == 0 || at >= len {
         return Err(RedoError::Precondition("a posting list cannot be split there"));

@@ -1,6 +1,6 @@
 //! Page splits (`btree_xlog_split`).
 
-use super::page::{INCOMPLETE_SPLIT, NONE, Special, leaf_flag, restore_items};
+use super::page::{BtreeSpecial, INCOMPLETE_SPLIT, NONE, leaf_flag, restore_items};
 use super::posting;
 use crate::page::Page;
 use crate::read::Take;
@@ -29,21 +29,21 @@ impl Split {
 pub(super) fn right(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let level = Split::read(change.main)?.level;
     let (prev, next) = (change.required(0)?, change.reference(2).unwrap_or(NONE));
-    Special { prev, next, level, flags: leaf_flag(level), cycle: 0 }.init(page)?;
+    BtreeSpecial { prev, next, level, flags: leaf_flag(level), cycle: 0 }.init(page)?;
     restore_items(page, change.data)
 }
 
 /// Block 2: the page that was the left one's sibling.
 pub(super) fn old_right_sibling(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let right = change.required(1)?;
-    Special::update(page, |special| special.prev = right)
+    BtreeSpecial::update(page, |special| special.prev = right)
 }
 
 /// Block 0: the page that was split, made anew from its own tuples in their order, the new tuple and a new high key.
 pub(super) fn left(page: &mut Page, change: &Change<'_>, new_is_left: bool) -> Result<(), RedoError> {
     let split = Split::read(change.main)?;
     let old = page.clone();
-    let special = Special::of(&old)?;
+    let special = BtreeSpecial::of(&old)?;
     let mut data = Take::new(change.data);
     let mut new = Vec::new();
     if new_is_left || split.posting_off != 0 {
@@ -61,7 +61,7 @@ pub(super) fn left(page: &mut Page, change: &Change<'_>, new_is_left: bool) -> R
 
     let next = change.required(1)?;
     let flags = INCOMPLETE_SPLIT | leaf_flag(split.level);
-    Special { next, flags, cycle: 0, ..special }.init(page)?;
+    BtreeSpecial { next, flags, cycle: 0, ..special }.init(page)?;
     page.add_item(high_key)?;
     // When the new tuple comes after all others, the loop over the old tuples does not place it.
     let mut to_come = new_is_left;

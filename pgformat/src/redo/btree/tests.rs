@@ -1,6 +1,6 @@
 //! Tests of B-tree redo: pages built by hand, one test for each type of record.
 
-use super::page::Special;
+use super::page::BtreeSpecial;
 use super::*;
 use crate::page::PAGE_SIZE;
 use crate::page::items::{ItemId, ItemState};
@@ -10,7 +10,7 @@ use crate::redo::rmid;
 
 const LEAF: u16 = 1;
 
-fn page_with(special: Special, tuples: &[Vec<u8>]) -> Box<Page> {
+fn page_with(special: BtreeSpecial, tuples: &[Vec<u8>]) -> Box<Page> {
     let mut page = Page::zeroed();
     special.init(&mut page).expect("an empty page");
     for tuple in tuples {
@@ -21,7 +21,7 @@ fn page_with(special: Special, tuples: &[Vec<u8>]) -> Box<Page> {
 
 /// The rightmost leaf.
 fn leaf(tuples: &[Vec<u8>]) -> Box<Page> {
-    page_with(Special { prev: 9, next: 0, level: 0, flags: LEAF, cycle: 3 }, tuples)
+    page_with(BtreeSpecial { prev: 9, next: 0, level: 0, flags: LEAF, cycle: 3 }, tuples)
 }
 
 /// The record's references are 100, 101, and so on.
@@ -55,8 +55,8 @@ fn posting(key: u8, offs: &[u16]) -> Vec<u8> {
     list
 }
 
-fn special(page: &Page) -> Special {
-    Special::of(page).expect("a B-tree's page")
+fn special(page: &Page) -> BtreeSpecial {
+    BtreeSpecial::of(page).expect("a B-tree's page")
 }
 
 /// What lies between upper and special: what PostgreSQL logs of a whole page.
@@ -78,7 +78,7 @@ fn a_tuple_is_inserted_between_others() {
 #[test]
 fn a_split_is_complete_when_the_parent_knows_of_it() {
     let of = |info, block| {
-        let child = page_with(Special { flags: 0x81, ..Special::default() }, &[]);
+        let child = page_with(BtreeSpecial { flags: 0x81, ..BtreeSpecial::default() }, &[]);
         special(&applied(child, info, block, &words(&[1, 1, 1]), &[])).flags
     };
     let records = [(op::INSERT_UPPER, 1), (op::INSERT_META, 1), (op::NEWROOT, 1), (op::SPLIT_L, 3), (op::SPLIT_R, 3)];
@@ -135,7 +135,7 @@ fn the_right_page_of_a_split_is_made_from_the_record() {
     for (level, flags) in [(0, LEAF), (2, 0)] {
         let main = split_main(level, [3, 3, 0]);
         let page = applied(Page::zeroed(), op::SPLIT_R, 1, &main, &upper_part(&source));
-        assert_eq!(special(&page), Special { prev: 100, next: 102, level, flags, cycle: 0 });
+        assert_eq!(special(&page), BtreeSpecial { prev: 100, next: 102, level, flags, cycle: 0 });
         assert_eq!(items(&page), tuples);
         assert_eq!(upper_part(&page), upper_part(&source));
     }
@@ -149,14 +149,16 @@ fn the_right_page_of_a_split_is_made_from_the_record() {
     change.refs.clear();
     assert_eq!(testing::apply(&mut page, &change, 18), Err(RedoError::NoRef(0)));
     let old_right = applied(leaf(&[]), op::SPLIT_L, 2, &main, &[]);
-    assert_eq!(special(&old_right), Special { prev: 101, ..special(&leaf(&[])) });
+    assert_eq!(special(&old_right), BtreeSpecial { prev: 101, ..special(&leaf(&[])) });
 }
 
 #[test]
 fn the_left_page_of_a_split_keeps_the_order_of_its_tuples() {
     let old = || {
-        let mut page =
-            page_with(Special { prev: 9, next: 8, level: 0, flags: 0x61, cycle: 3 }, &[key(9), key(1), key(3), key(5)]);
+        let mut page = page_with(
+            BtreeSpecial { prev: 9, next: 8, level: 0, flags: 0x61, cycle: 3 },
+            &[key(9), key(1), key(3), key(5)],
+        );
         page.change_flags(0, 7);
         // A dead tuple is copied like any other.
         let id = page.item_id(2).expect("an item");
@@ -171,7 +173,7 @@ fn the_left_page_of_a_split_keeps_the_order_of_its_tuples() {
     for (info, numbers, data, expected) in cases {
         let page = applied(old(), info, 0, &split_main(0, numbers), &data.concat());
         assert_eq!(items(&page), expected);
-        assert_eq!(special(&page), Special { prev: 9, next: 101, level: 0, flags: 0x81, cycle: 0 });
+        assert_eq!(special(&page), BtreeSpecial { prev: 9, next: 101, level: 0, flags: 0x81, cycle: 0 });
         assert_eq!(page.flags(), 0);
         let reversed: Vec<u8> = expected.into_iter().rev().flatten().collect();
         assert_eq!(upper_part(&page), reversed);
@@ -209,12 +211,12 @@ fn a_split_can_split_a_posting_list_too() {
 fn equal_tuples_are_merged() {
     let plain = |off| keyed_tuple(tid(1, off), &[5; 8]);
     let tuples = [key(9), key(1), plain(10), posting(5, &[20, 30]), plain(40), key(6), key(7), key(7)];
-    let page = page_with(Special { prev: 0, next: 4, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples);
+    let page = page_with(BtreeSpecial { prev: 0, next: 4, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples);
     let data = halves(&[3, 3, 7, 2]);
     let page = applied(page, op::DEDUP, 0, &halves(&[2]), &data);
     let merged = posting(5, &[10, 20, 30, 40]);
     assert_eq!(items(&page), [key(9), key(1), merged, key(6), posting(7, &[7, 7])]);
-    assert_eq!(special(&page), Special { prev: 0, next: 4, level: 0, flags: LEAF, cycle: 3 });
+    assert_eq!(special(&page), BtreeSpecial { prev: 0, next: 4, level: 0, flags: LEAF, cycle: 3 });
 
     let page = applied(leaf(&tuples), op::DEDUP, 0, &halves(&[0]), &[]);
     assert_eq!(items(&page), tuples, "the rightmost page has no high key");
@@ -228,7 +230,7 @@ fn equal_tuples_are_merged() {
 fn deletion_shortens_posting_lists_and_removes_tuples() {
     let page = || {
         let tuples = [key(1), posting(2, &[10, 20, 30]), key(3), posting(4, &[10, 20])];
-        page_with(Special { prev: 0, next: 0, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples)
+        page_with(BtreeSpecial { prev: 0, next: 0, level: 0, flags: LEAF | 0x40, cycle: 3 }, &tuples)
     };
     // Two tuples are deleted, and the middle tid of the first list, and the first tid of the second.
     let data = halves(&[1, 3, 2, 4, 1, 1, 1, 0]);
@@ -239,7 +241,7 @@ fn deletion_shortens_posting_lists_and_removes_tuples() {
             testing::apply(&mut page, &change(info, 0, &main, &data), major).expect("redo");
             assert_eq!(items(&page), left);
             let cycle = if info == op::VACUUM && major == 18 { 0 } else { 3 };
-            assert_eq!(special(&page), Special { prev: 0, next: 0, level: 0, flags: LEAF, cycle });
+            assert_eq!(special(&page), BtreeSpecial { prev: 0, next: 0, level: 0, flags: LEAF, cycle });
             assert_eq!(page.upper(), PAGE_SIZE - 16 - 16 - 32);
         }
     }
@@ -299,9 +301,9 @@ fn a_page_is_unlinked() {
             assert!(page == expected);
         }
         let left = applied(leaf(&[key(1)]), info, 1, &main(0), &[]);
-        assert_eq!(special(&left), Special { prev: 9, next: 53, level: 0, flags: LEAF, cycle: 3 });
+        assert_eq!(special(&left), BtreeSpecial { prev: 9, next: 53, level: 0, flags: LEAF, cycle: 3 });
         let right = applied(leaf(&[key(1)]), info, 2, &main(0), &[]);
-        assert_eq!(special(&right), Special { prev: 51, next: 0, level: 0, flags: LEAF, cycle: 3 });
+        assert_eq!(special(&right), BtreeSpecial { prev: 51, next: 0, level: 0, flags: LEAF, cycle: 3 });
         let page = applied(leaf(&[]), info, 3, &main(1), &[]);
         assert!(page == expected_half_dead(61, 63, [0xFF; 4]));
         assert_eq!(apply(&mut leaf(&[]), info, 0, &main(0)[..35], &[]), Err(RedoError::Short));
@@ -311,11 +313,11 @@ fn a_page_is_unlinked() {
 #[test]
 fn a_root_is_new() {
     let page = applied(Page::zeroed(), op::NEWROOT, 0, &words(&[100, 0]), &[]);
-    assert_eq!(special(&page), Special { flags: 3, ..Special::default() });
+    assert_eq!(special(&page), BtreeSpecial { flags: 3, ..BtreeSpecial::default() });
     assert!(page.is_empty());
     let tuples = [keyed_tuple(tid(5, 0), &[]), keyed_tuple(tid(6, 1), &[6; 8])];
     let page = applied(Page::zeroed(), op::NEWROOT, 0, &words(&[100, 1]), &upper_part(&leaf(&tuples)));
-    assert_eq!(special(&page), Special { flags: 2, level: 1, ..Special::default() });
+    assert_eq!(special(&page), BtreeSpecial { flags: 2, level: 1, ..BtreeSpecial::default() });
     assert_eq!(items(&page), tuples);
     let broken = [0; 8];
     let got = apply(&mut Page::zeroed(), op::NEWROOT, 0, &words(&[100, 1]), &broken);

@@ -1,7 +1,7 @@
 //! Deletion of pages in its two steps, and new roots (`btree_xlog_mark_page_halfdead`, `btree_xlog_unlink_page`,
 //! `btree_xlog_newroot`).
 
-use super::page::{DELETED, HAS_FULLXID, NONE, ROOT, Special, init_half_dead, leaf_flag, restore_items};
+use super::page::{BtreeSpecial, DELETED, HAS_FULLXID, NONE, ROOT, init_half_dead, leaf_flag, restore_items};
 use crate::page::{PAGE_HEADER_LEN, Page};
 use crate::read::Take;
 use crate::redo::{Change, RedoError};
@@ -34,7 +34,7 @@ pub(super) fn half_dead(page: &mut Page, change: &Change<'_>) -> Result<(), Redo
 
 /// Block 1 of MARK_PAGE_HALFDEAD: the parent. The downlink takes over its right neighbour's target, and that goes.
 pub(super) fn parent(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
-    Special::of(page)?;
+    BtreeSpecial::of(page)?;
     let off = HalfDead::read(change.main)?.parent_off;
     let next = off.checked_add(1).ok_or(RedoError::Precondition("there is no line pointer 65536"))?;
     let target = Take::new(page.item(next)?).array::<4>()?;
@@ -70,7 +70,7 @@ impl Unlink {
 pub(super) fn target(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let main = Unlink::read(change.main)?;
     let flags = DELETED | HAS_FULLXID | leaf_flag(main.level);
-    Special { prev: main.left, next: main.right, level: main.level, flags, cycle: 0 }.init(page)?;
+    BtreeSpecial { prev: main.left, next: main.right, level: main.level, flags, cycle: 0 }.init(page)?;
     let safe_xid = main.safe_xid.to_le_bytes();
     page.put(PAGE_HEADER_LEN, &safe_xid)?;
     page.set_lower(PAGE_HEADER_LEN + safe_xid.len());
@@ -80,13 +80,13 @@ pub(super) fn target(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErr
 /// Block 1 of UNLINK_PAGE.
 pub(super) fn left_sibling(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let right = Unlink::read(change.main)?.right;
-    Special::update(page, |special| special.next = right)
+    BtreeSpecial::update(page, |special| special.next = right)
 }
 
 /// Block 2 of UNLINK_PAGE.
 pub(super) fn right_sibling(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let left = Unlink::read(change.main)?.left;
-    Special::update(page, |special| special.prev = left)
+    BtreeSpecial::update(page, |special| special.prev = left)
 }
 
 /// Block 3 of UNLINK_PAGE: the leaf below the page that goes, which now leads to the next one of the branch.
@@ -100,6 +100,6 @@ pub(super) fn new_root(page: &mut Page, change: &Change<'_>) -> Result<(), RedoE
     let mut main = Take::new(change.main);
     main.skip(4)?;
     let level = main.u32()?;
-    Special { prev: NONE, next: NONE, level, flags: ROOT | leaf_flag(level), cycle: 0 }.init(page)?;
+    BtreeSpecial { prev: NONE, next: NONE, level, flags: ROOT | leaf_flag(level), cycle: 0 }.init(page)?;
     if level > 0 { restore_items(page, change.data) } else { Ok(()) }
 }

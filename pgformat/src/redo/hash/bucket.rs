@@ -2,7 +2,7 @@
 //!
 //! Source: PostgreSQL 14-18, `src/backend/access/hash/hash_xlog.c`; `_hash_initbuf` in `hashpage.c`.
 
-use super::page::{HAS_DEAD_TUPLES, NEEDS_SPLIT_CLEANUP, NONE, OVERFLOW, Special};
+use super::page::{HAS_DEAD_TUPLES, HashSpecial, NEEDS_SPLIT_CLEANUP, NONE, OVERFLOW};
 use crate::PgMajor;
 use crate::page::Page;
 use crate::page::items::Place;
@@ -16,7 +16,7 @@ const SHORT_COUNT_SINCE: u32 = 16;
 
 /// INSERT: main is where, data is the tuple.
 pub(super) fn insert(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let off = Take::new(change.main).u16()?;
     Ok(page.add_item_at(change.data, off, Place::Shift)?)
 }
@@ -24,13 +24,13 @@ pub(super) fn insert(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErr
 /// ADD_OVFL_PAGE, the new page, last of its bucket: data is the bucket.
 pub(super) fn init_overflow(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let (prev, bucket) = (change.required(1)?, Take::new(change.data).u32()?);
-    Special { prev, next: NONE, bucket, flags: OVERFLOW }.init(page)
+    HashSpecial { prev, next: NONE, bucket, flags: OVERFLOW }.init(page)
 }
 
 /// ADD_OVFL_PAGE, the page that was the last of its bucket.
 pub(super) fn link_overflow(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let next = change.required(0)?;
-    Special::update(page, |special| special.next = next)
+    HashSpecial::update(page, |special| special.next = next)
 }
 
 /// Main data of SPLIT_ALLOCATE_PAGE, as far as buckets need them.
@@ -50,7 +50,7 @@ impl Allocate {
 /// SPLIT_ALLOCATE_PAGE, the bucket that is split.
 pub(super) fn begin_split(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let main = Allocate::read(main)?;
-    Special::update(page, |special| {
+    HashSpecial::update(page, |special| {
         special.flags = main.old_flags;
         special.prev = main.new_bucket;
     })
@@ -59,19 +59,19 @@ pub(super) fn begin_split(page: &mut Page, main: &[u8]) -> Result<(), RedoError>
 /// SPLIT_ALLOCATE_PAGE, the new bucket.
 pub(super) fn init_bucket(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let main = Allocate::read(main)?;
-    Special { prev: main.new_bucket, next: NONE, bucket: main.new_bucket, flags: main.new_flags }.init(page)
+    HashSpecial { prev: main.new_bucket, next: NONE, bucket: main.new_bucket, flags: main.new_flags }.init(page)
 }
 
 /// SPLIT_COMPLETE, the old or the new bucket: main are their flags, in that order.
 pub(super) fn end_split(page: &mut Page, main: &[u8], new: bool) -> Result<(), RedoError> {
     let mut main = Take::new(main);
     let (old_flags, new_flags) = (main.u16()?, main.u16()?);
-    Special::update(page, |special| special.flags = if new { new_flags } else { old_flags })
+    HashSpecial::update(page, |special| special.flags = if new { new_flags } else { old_flags })
 }
 
 /// SPLIT_CLEANUP: the tuples that a split has moved away are gone.
 pub(super) fn split_cleaned(page: &mut Page) -> Result<(), RedoError> {
-    Special::update(page, |special| special.flags &= !NEEDS_SPLIT_CLEANUP)
+    HashSpecial::update(page, |special| special.flags &= !NEEDS_SPLIT_CLEANUP)
 }
 
 /// MOVE_PAGE_CONTENTS, the page that tuples are moved to. Main begins with their number.
@@ -81,7 +81,7 @@ pub(super) fn move_in(page: &mut Page, change: &Change<'_>) -> Result<(), RedoEr
 
 /// MOVE_PAGE_CONTENTS, the page that tuples are moved from. Data are their line pointers.
 pub(super) fn remove(page: &mut Page, data: &[u8]) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let mut data = Take::new(data);
     let offs: Vec<u16> = data.u16s(data.left() / 2)?.collect();
     all_read(&data)?;
@@ -120,20 +120,20 @@ pub(super) fn squeeze_in(page: &mut Page, change: &Change<'_>) -> Result<(), Red
 
 /// SQUEEZE_PAGE, the freed page: it has no type any more.
 pub(super) fn free_overflow(page: &mut Page) -> Result<(), RedoError> {
-    Special::of(page)?;
-    Special::outside_of_buckets(0).init(page)
+    HashSpecial::of(page)?;
+    HashSpecial::outside_of_buckets(0).init(page)
 }
 
 /// SQUEEZE_PAGE, the page before the freed one.
 pub(super) fn unlink_from_prev(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let next = Squeeze::read(main)?.next;
-    Special::update(page, |special| special.next = next)
+    HashSpecial::update(page, |special| special.next = next)
 }
 
 /// SQUEEZE_PAGE, the page behind the freed one.
 pub(super) fn unlink_from_next(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let prev = Squeeze::read(main)?.prev;
-    Special::update(page, |special| special.prev = prev)
+    HashSpecial::update(page, |special| special.prev = prev)
 }
 
 /// DELETE: main begins with whether no dead line pointers are left, data are the tuples to remove.
@@ -170,7 +170,7 @@ impl<'a> VacuumOnePage<'a> {
 
 /// VACUUM_ONE_PAGE, the page whose dead tuples go.
 pub(super) fn vacuum(page: &mut Page, main: &[u8], version: PgMajor) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let VacuumOnePage { count, mut rest } = VacuumOnePage::read(main, version)?;
     let offs: Vec<u16> = rest.u16s(usize::from(count))?.collect();
     page.index_multi_delete(&offs)?;
@@ -178,12 +178,12 @@ pub(super) fn vacuum(page: &mut Page, main: &[u8], version: PgMajor) -> Result<(
 }
 
 fn clear_dead(page: &mut Page) -> Result<(), RedoError> {
-    Special::update(page, |special| special.flags &= !HAS_DEAD_TUPLES)
+    HashSpecial::update(page, |special| special.flags &= !HAS_DEAD_TUPLES)
 }
 
 /// Adds `count` tuples. Data are their line pointers, then the tuples, each padded to a multiple of eight bytes.
 fn add_tuples(page: &mut Page, count: u16, data: &[u8]) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let mut data = Take::new(data);
     for off in data.u16s(usize::from(count))? {
         page.add_item_at(take_tuple(&mut data)?, off, Place::Shift)?;

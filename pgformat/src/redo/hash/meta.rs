@@ -4,7 +4,7 @@
 //! `_hash_spareindex` and `_hash_get_totalbuckets` in `hashutil.c`.
 
 use super::bucket::VacuumOnePage;
-use super::page::{META, Special};
+use super::page::{HashSpecial, META};
 use crate::PgMajor;
 use crate::page::{PAGE_HEADER_LEN, PAGE_SIZE, Page};
 use crate::read::Take;
@@ -91,7 +91,7 @@ pub(super) fn init(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let point = split_point(buckets);
     let high_mask = (buckets + 1).next_power_of_two() - 1;
 
-    Special::outside_of_buckets(META).init(page)?;
+    HashSpecial::outside_of_buckets(META).init(page)?;
     let page_len = PAGE_SIZE - PAGE_HEADER_LEN - 16;
     let bitmap_shift = page_len.ilog2();
     page.put_u32(at::MAGIC, MAGIC)?;
@@ -113,7 +113,7 @@ pub(super) fn init(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
 
 /// INIT_BITMAP_PAGE: the first bitmap page lies behind the buckets.
 pub(super) fn first_bitmap(page: &mut Page) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let blk = page.u32_at(at::MAX_BUCKET)?.wrapping_add(2);
     add_bitmap(page, blk)
 }
@@ -131,13 +131,13 @@ pub(super) fn vacuumed(page: &mut Page, main: &[u8], version: PgMajor) -> Result
 
 /// UPDATE_META_PAGE: as many tuples as vacuum has counted.
 pub(super) fn set_tuples(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     Ok(page.put(at::TUPLES, &Take::new(main).array::<8>()?)?)
 }
 
 /// SQUEEZE_PAGE: an overflow page is free again. Data is the lowest one that is.
 pub(super) fn first_free(page: &mut Page, data: &[u8]) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     Ok(page.put_u32(at::FIRST_FREE, Take::new(data).u32()?)?)
 }
 
@@ -160,7 +160,7 @@ pub(super) fn overflow_added(page: &mut Page, change: &Change<'_>) -> Result<(),
 
 /// SPLIT_ALLOCATE_PAGE: a bucket more. Data are masks, if they change, then the split point and its spare pages.
 pub(super) fn bucket_added(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let mut main = Take::new(change.main);
     let bucket = main.u32()?;
     main.skip(4)?;
@@ -179,7 +179,7 @@ pub(super) fn bucket_added(page: &mut Page, change: &Change<'_>) -> Result<(), R
 }
 
 fn add_tuples(page: &mut Page, more: f64) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let tuples = Take::new(page.bytes(at::TUPLES, 8)?).f64()?;
     Ok(page.put(at::TUPLES, &(tuples + more).to_le_bytes())?)
 }

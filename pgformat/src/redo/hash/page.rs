@@ -31,7 +31,7 @@ const PAGE_ID: u16 = 0xFF80;
 
 /// The special space (`HashPageOpaqueData`) but for its constant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Special {
+pub(super) struct HashSpecial {
     /// The page before it in its bucket; of a bucket's first page: the highest bucket there was when it was last split.
     pub(super) prev: u32,
     /// The page behind it in its bucket.
@@ -42,20 +42,20 @@ pub(super) struct Special {
     pub(super) flags: u16,
 }
 
-impl Special {
+impl HashSpecial {
     /// That of a page that belongs to no bucket.
-    pub(super) const fn outside_of_buckets(flags: u16) -> Special {
-        Special { prev: NONE, next: NONE, bucket: NONE, flags }
+    pub(super) const fn outside_of_buckets(flags: u16) -> HashSpecial {
+        HashSpecial { prev: NONE, next: NONE, bucket: NONE, flags }
     }
 
     /// Reads that of `page`.
     ///
     /// # Errors
     /// When it cannot be a hash index's page.
-    pub(super) fn of(page: &Page) -> Result<Special, RedoError> {
+    pub(super) fn of(page: &Page) -> Result<HashSpecial, RedoError> {
         expect_special(page, SPECIAL_LEN)?;
         let mut take = Take::new(page.bytes(SPECIAL_AT, SPECIAL_LEN)?);
-        Ok(Special { prev: take.u32()?, next: take.u32()?, bucket: take.u32()?, flags: take.u16()? })
+        Ok(HashSpecial { prev: take.u32()?, next: take.u32()?, bucket: take.u32()?, flags: take.u16()? })
     }
 
     /// Writes it to a page that has one.
@@ -72,7 +72,7 @@ impl Special {
     /// Makes `page` an empty one with this special space.
     ///
     /// # Errors
-    /// As [`Special::put`].
+    /// As [`HashSpecial::put`].
     pub(super) fn init(self, page: &mut Page) -> Result<(), RedoError> {
         page.init(SPECIAL_LEN);
         self.put(page)?;
@@ -82,9 +82,9 @@ impl Special {
     /// Changes that of `page`.
     ///
     /// # Errors
-    /// As [`Special::of`].
-    pub(super) fn update(page: &mut Page, change: impl FnOnce(&mut Special)) -> Result<(), RedoError> {
-        let mut special = Special::of(page)?;
+    /// As [`HashSpecial::of`].
+    pub(super) fn update(page: &mut Page, change: impl FnOnce(&mut HashSpecial)) -> Result<(), RedoError> {
+        let mut special = HashSpecial::of(page)?;
         change(&mut special);
         special.put(page)
     }
@@ -93,7 +93,7 @@ impl Special {
 /// A new bitmap page, all of its bits set. Main begins with its length in bytes.
 pub(super) fn init_bitmap(page: &mut Page, main: &[u8]) -> Result<(), RedoError> {
     let len = usize::from(Take::new(main).u16()?);
-    Special::outside_of_buckets(BITMAP).init(page)?;
+    HashSpecial::outside_of_buckets(BITMAP).init(page)?;
     if PAGE_HEADER_LEN + len > SPECIAL_AT {
         return Err(RedoError::Precondition("a bitmap that is longer than a page"));
     }
@@ -104,7 +104,7 @@ pub(super) fn init_bitmap(page: &mut Page, main: &[u8]) -> Result<(), RedoError>
 
 /// Sets a bit of a bitmap page for a page in use, or clears it. Data is its number.
 pub(super) fn set_bit(page: &mut Page, data: &[u8], used: bool) -> Result<(), RedoError> {
-    Special::of(page)?;
+    HashSpecial::of(page)?;
     let bit = Take::new(data).u32()?;
     // Words are little-endian, so bits count through the bytes.
     let at = PAGE_HEADER_LEN + (bit / 8) as usize;

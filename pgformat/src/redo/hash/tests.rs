@@ -1,6 +1,6 @@
 //! Tests of hash redo: pages built by hand, one test for each type of record.
 
-use super::page::Special;
+use super::page::HashSpecial;
 use super::*;
 use crate::Lsn;
 use crate::page::PAGE_SIZE;
@@ -8,7 +8,7 @@ use crate::redo::index::testing::{self, END, halves, items, keyed_tuple, words};
 use crate::redo::index::tid;
 use crate::redo::rmid;
 
-fn page_with(special: Special, tuples: &[Vec<u8>]) -> Box<Page> {
+fn page_with(special: HashSpecial, tuples: &[Vec<u8>]) -> Box<Page> {
     let mut page = Page::zeroed();
     special.init(&mut page).expect("an empty page");
     for tuple in tuples {
@@ -17,7 +17,7 @@ fn page_with(special: Special, tuples: &[Vec<u8>]) -> Box<Page> {
     page
 }
 
-const BUCKET: Special = Special { prev: 3, next: 20, bucket: 1, flags: 0xC2 };
+const BUCKET: HashSpecial = HashSpecial { prev: 3, next: 20, bucket: 1, flags: 0xC2 };
 
 fn bucket(tuples: &[Vec<u8>]) -> Box<Page> {
     page_with(BUCKET, tuples)
@@ -47,8 +47,8 @@ fn key(key: u8) -> Vec<u8> {
     keyed_tuple(tid(1, u16::from(key)), &[key; 4])
 }
 
-fn special(page: &Page) -> Special {
-    Special::of(page).expect("a hash index's page")
+fn special(page: &Page) -> HashSpecial {
+    HashSpecial::of(page).expect("a hash index's page")
 }
 
 fn meta_main(tuples: f64, fill_factor: u16) -> Vec<u8> {
@@ -130,9 +130,9 @@ fn an_overflow_page_is_added() {
     let info = op::ADD_OVFL_PAGE;
     let (found, none_found) = ([0, 0x10, 1], [0, 0x10, 0]);
     let page = applied(Page::zeroed(), info, 0, &found, &words(&[6]));
-    assert_eq!(special(&page), Special { prev: 101, next: u32::MAX, bucket: 6, flags: 1 });
+    assert_eq!(special(&page), HashSpecial { prev: 101, next: u32::MAX, bucket: 6, flags: 1 });
     let page = applied(bucket(&[key(1)]), info, 1, &found, &[]);
-    assert_eq!(special(&page), Special { next: 100, ..BUCKET });
+    assert_eq!(special(&page), HashSpecial { next: 100, ..BUCKET });
 
     let page = applied(meta(), info, 4, &found, &words(&[9]));
     assert_eq!([64, 68, 80].map(|at| word(&page, at)), [9, 0, 1]);
@@ -169,10 +169,10 @@ fn bits_of_a_bitmap_are_set_and_cleared() {
 fn a_bucket_is_split_even_when_its_page_comes_as_an_image() {
     let main = [words(&[5]), halves(&[0x22, 0x12]), vec![3]].concat();
     let info = op::SPLIT_ALLOCATE_PAGE;
-    let old = Special { prev: 5, flags: 0x22, ..BUCKET };
+    let old = HashSpecial { prev: 5, flags: 0x22, ..BUCKET };
     assert_eq!(special(&applied(bucket(&[key(1)]), info, 0, &main, &[])), old);
     let page = applied(Page::zeroed(), info, 1, &main, &[]);
-    assert_eq!(special(&page), Special { prev: 5, next: u32::MAX, bucket: 5, flags: 0x12 });
+    assert_eq!(special(&page), HashSpecial { prev: 5, next: u32::MAX, bucket: 5, flags: 0x12 });
     let page = applied(meta(), info, 2, &main, &words(&[3, 7, 4, 66]));
     assert_eq!([48, 52, 56, 60, 76 + 16].map(|at| word(&page, at)), [5, 7, 3, 4, 66]);
     let mut plain = main.clone();
@@ -187,7 +187,7 @@ fn a_bucket_is_split_even_when_its_page_comes_as_an_image() {
     assert_eq!(special(&applied(bucket(&[]), op::SPLIT_COMPLETE, 1, &complete, &[])).flags, 0x02);
     assert!(apply(&mut bucket(&[]), op::SPLIT_PAGE, 0, &[], &[]).is_err());
     let page = applied(bucket(&[]), op::SPLIT_CLEANUP, 0, &[], &[]);
-    assert_eq!(special(&page), Special { flags: 0x82, ..BUCKET });
+    assert_eq!(special(&page), HashSpecial { flags: 0x82, ..BUCKET });
 
     for (info, block, main, flags) in [
         (op::SPLIT_ALLOCATE_PAGE, 0, &main, Some(0x22)),
@@ -235,7 +235,7 @@ fn an_overflow_page_is_squeezed_out() {
     for (writes_prev, next) in [(false, 20), (true, 71)] {
         let page = applied(bucket(&[key(2)]), info, 1, &squeeze(1, writes_prev), &data);
         assert_eq!(items(&page), [key(1), key(2)]);
-        assert_eq!(special(&page), Special { next, ..BUCKET });
+        assert_eq!(special(&page), HashSpecial { next, ..BUCKET });
     }
     let page = applied(bucket(&[key(2)]), info, 2, &squeeze(0, false), &[]);
     let mut expected = Page::zeroed();
@@ -244,9 +244,9 @@ fn an_overflow_page_is_squeezed_out() {
     expected.0[PAGE_SIZE - 16..].copy_from_slice(&[[0xFF; 12].as_slice(), &[0, 0, 0x80, 0xFF]].concat());
     assert!(page == expected);
     let page = applied(bucket(&[]), info, 3, &squeeze(0, false), &[]);
-    assert_eq!(special(&page), Special { next: 71, ..BUCKET });
+    assert_eq!(special(&page), HashSpecial { next: 71, ..BUCKET });
     let page = applied(bucket(&[]), info, 4, &squeeze(0, false), &[]);
-    assert_eq!(special(&page), Special { prev: 70, ..BUCKET });
+    assert_eq!(special(&page), HashSpecial { prev: 70, ..BUCKET });
     let page = applied(meta(), info, 6, &squeeze(0, false), &words(&[12]));
     assert_eq!(word(&page, 64), 12);
 }
@@ -279,7 +279,7 @@ fn tuples_are_deleted() {
     for (none_dead, flags) in [(0, BUCKET.flags), (1, 0x42)] {
         let page = applied(bucket(&[key(1), key(2)]), op::DELETE, 1, &[none_dead, 1], &halves(&[2]));
         assert_eq!(items(&page), [key(1)]);
-        assert_eq!(special(&page), Special { flags, ..BUCKET });
+        assert_eq!(special(&page), HashSpecial { flags, ..BUCKET });
     }
     let offs = halves(&[1, 3]);
     for major in 14..=18 {
@@ -288,7 +288,7 @@ fn tuples_are_deleted() {
         let mut page = bucket(&[key(1), key(2), key(3)]);
         testing::apply(&mut page, &change(op::VACUUM_ONE_PAGE, 0, &main, &[]), major).expect("redo");
         assert_eq!(items(&page), [key(2)]);
-        assert_eq!(special(&page), Special { flags: 0x42, ..BUCKET });
+        assert_eq!(special(&page), HashSpecial { flags: 0x42, ..BUCKET });
         let mut page = applied(meta(), op::UPDATE_META_PAGE, 0, &5_f64.to_le_bytes(), &[]);
         assert_eq!(tuples_of(&page), 5.0);
         testing::apply(&mut page, &change(op::VACUUM_ONE_PAGE, 1, &main, &[]), major).expect("redo");

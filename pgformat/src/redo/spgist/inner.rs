@@ -6,8 +6,8 @@ use super::super::index::tid;
 use super::super::itup::all_read;
 use super::super::{Change, RedoError};
 use super::tuples::{
-    Dead, Link, NULLS, Origin, add_or_replace, expect_old, init, kill, kill_many, leaf_flags, take_inner, take_leaf,
-    take_offs,
+    Dead, Downlink, NULLS, SpgistOrigin, add_or_replace, expect_old, init, kill, kill_many, leaf_flags, take_inner,
+    take_leaf, take_offs,
 };
 use crate::page::Page;
 use crate::page::items::Place;
@@ -19,9 +19,9 @@ pub(super) fn add_node(page: &mut Page, change: &Change<'_>, mut main: Take<'_>)
     let (off, new_off, new_page) = (main.u16()?, main.u16()?, main.bool()?);
     // The reference that is the parent: 0, 1, 2; 255 for none.
     let parent = main.u8()?;
-    let link = Link { off: main.u16()?, node: main.u16()? };
+    let link = Downlink { off: main.u16()?, node: main.u16()? };
     main.skip(2)?;
-    let origin = Origin::take(&mut main)?;
+    let origin = SpgistOrigin::take(&mut main)?;
     let tuple = take_inner(&mut main)?;
     all_read(&main)?;
 
@@ -86,8 +86,8 @@ struct PickSplit {
     init_inner: bool,
     nulls: bool,
     inner_is_parent: bool,
-    link: Link,
-    origin: Origin,
+    link: Downlink,
+    origin: SpgistOrigin,
     deleted: Vec<u16>,
     inserted: Vec<u16>,
     /// For each inserted tuple: not 0 when it goes to reference 1.
@@ -102,9 +102,9 @@ impl PickSplit {
         let (init_source, init_dest) = (main.bool()?, main.bool()?);
         let (inner_off, init_inner, nulls, inner_is_parent) = (main.u16()?, main.bool()?, main.bool()?, main.bool()?);
         main.skip(1)?;
-        let link = Link { off: main.u16()?, node: main.u16()? };
+        let link = Downlink { off: main.u16()?, node: main.u16()? };
         main.skip(2)?;
-        let origin = Origin::take(main)?;
+        let origin = SpgistOrigin::take(main)?;
         let deleted = take_offs(main, deletes)?;
         let inserted = take_offs(main, inserts)?;
         let to_dest = main.bytes(usize::from(inserts))?.to_vec();

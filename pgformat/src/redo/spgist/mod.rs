@@ -24,8 +24,8 @@ use crate::page::Page;
 use crate::page::items::Place;
 use crate::read::Take;
 use tuples::{
-    Dead, Link, Origin, add_or_replace, delete_many, end_redirection, expect_old, init, kill_many, leaf_flags,
-    set_next, take_leaf, take_offs,
+    Dead, Downlink, SpgistOrigin, add_or_replace, delete_many, end_redirection, expect_old, init, kill_many,
+    leaf_flags, set_next, take_leaf, take_offs,
 };
 
 const ADD_LEAF: u8 = 0x10;
@@ -63,7 +63,7 @@ pub fn redo(page: &mut Page, change: &Change<'_>, ctx: &Context) -> Result<(), R
 fn add_leaf(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Result<(), RedoError> {
     let (new_page, nulls) = (main.bool()?, main.bool()?);
     let (off, head_off) = (main.u16()?, main.u16()?);
-    let link = Link { off: main.u16()?, node: main.u16()? };
+    let link = Downlink { off: main.u16()?, node: main.u16()? };
     let tuple = take_leaf(&mut main)?;
     all_read(&main)?;
     if change.block == 1 {
@@ -92,9 +92,9 @@ fn move_leafs(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Resul
     let moves = main.u16()?;
     let (new_page, replaces_dead, nulls) = (main.bool()?, main.bool()?, main.bool()?);
     main.skip(1)?;
-    let link = Link { off: main.u16()?, node: main.u16()? };
+    let link = Downlink { off: main.u16()?, node: main.u16()? };
     main.skip(2)?;
-    let origin = Origin::take(&mut main)?;
+    let origin = SpgistOrigin::take(&mut main)?;
     let deleted = take_offs(&mut main, moves)?;
     // The new tuple moves along with the others; when it replaces a dead tuple, it is the only one.
     let inserts = if replaces_dead { Some(1) } else { moves.checked_add(1) };
@@ -127,7 +127,7 @@ fn move_leafs(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Resul
 fn vacuum_leaf(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Result<(), RedoError> {
     expect_old(page, change)?;
     let (dead, placeholders, moves, chains) = (main.u16()?, main.u16()?, main.u16()?, main.u16()?);
-    Origin::take(&mut main)?;
+    SpgistOrigin::take(&mut main)?;
     let dead = take_offs(&mut main, dead)?;
     let placeholders = take_offs(&mut main, placeholders)?;
     let (move_from, move_to) = (take_offs(&mut main, moves)?, take_offs(&mut main, moves)?);
@@ -154,7 +154,7 @@ fn vacuum_root(page: &mut Page, change: &Change<'_>, mut main: Take<'_>) -> Resu
     expect_old(page, change)?;
     let count = main.u16()?;
     main.skip(2)?;
-    Origin::take(&mut main)?;
+    SpgistOrigin::take(&mut main)?;
     let deleted = take_offs(&mut main, count)?;
     all_read(&main)?;
     Ok(page.index_multi_delete(&deleted)?)

@@ -52,7 +52,7 @@ pub(super) fn take_offs(main: &mut Take<'_>, count: u16) -> Result<Vec<u16>, Red
 /// State of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-enum State {
+enum TupleState {
     /// Moved away.
     Redirect = 1,
     /// Dead head of a chain.
@@ -64,14 +64,14 @@ enum State {
 /// A tuple that is not alive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Dead {
-    state: State,
+    state: TupleState,
     target: [u8; TID_LEN],
     xid: u32,
 }
 
 impl Dead {
-    pub(super) const DEAD: Dead = Dead { state: State::Dead, target: NO_TID, xid: 0 };
-    pub(super) const PLACEHOLDER: Dead = Dead { state: State::Placeholder, target: NO_TID, xid: 0 };
+    pub(super) const DEAD: Dead = Dead { state: TupleState::Dead, target: NO_TID, xid: 0 };
+    pub(super) const PLACEHOLDER: Dead = Dead { state: TupleState::Placeholder, target: NO_TID, xid: 0 };
 
     fn bytes(self) -> [u8; DEAD_LEN] {
         let mut bytes = [0; DEAD_LEN];
@@ -84,23 +84,23 @@ impl Dead {
     /// Where a page counts tuples like this one.
     const fn counter(self) -> Option<usize> {
         match self.state {
-            State::Redirect => Some(REDIRECTIONS),
-            State::Placeholder => Some(PLACEHOLDERS),
-            State::Dead => None,
+            TupleState::Redirect => Some(REDIRECTIONS),
+            TupleState::Placeholder => Some(PLACEHOLDERS),
+            TupleState::Dead => None,
         }
     }
 }
 
 /// Under which circumstances a record was written (`spgxlogState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Origin {
+pub(super) struct SpgistOrigin {
     xid: u32,
     is_build: bool,
 }
 
-impl Origin {
-    pub(super) fn take(main: &mut Take<'_>) -> Result<Origin, RedoError> {
-        let origin = Origin { xid: main.u32()?, is_build: main.bool()? };
+impl SpgistOrigin {
+    pub(super) fn take(main: &mut Take<'_>) -> Result<SpgistOrigin, RedoError> {
+        let origin = SpgistOrigin { xid: main.u32()?, is_build: main.bool()? };
         main.skip(3)?;
         Ok(origin)
     }
@@ -110,18 +110,18 @@ impl Origin {
         if self.is_build {
             return Dead::PLACEHOLDER;
         }
-        Dead { state: State::Redirect, target, xid: self.xid }
+        Dead { state: TupleState::Redirect, target, xid: self.xid }
     }
 }
 
 /// A downlink: in node `node` of the inner tuple at `off`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Link {
+pub(super) struct Downlink {
     pub(super) off: u16,
     pub(super) node: u16,
 }
 
-impl Link {
+impl Downlink {
     /// Makes it lead to `target` (`spgUpdateNodeLink`).
     pub(super) fn lead(self, page: &mut Page, target: [u8; TID_LEN]) -> Result<(), RedoError> {
         let tuple = page.item_mut(self.off)?;
@@ -184,7 +184,7 @@ pub(super) fn expect_old(page: &Page, change: &Change<'_>) -> Result<(), RedoErr
 /// Adds a tuple at `off`, in place of a placeholder if there is one (`addOrReplaceTuple`).
 pub(super) fn add_or_replace(page: &mut Page, tuple: &[u8], off: u16) -> Result<(), RedoError> {
     if off <= page.max_offset() {
-        expect_state(page.item(off)?, State::Placeholder)?;
+        expect_state(page.item(off)?, TupleState::Placeholder)?;
         change_count(page, PLACEHOLDERS, -1)?;
         page.index_delete(off)?;
     }
@@ -215,7 +215,7 @@ fn put_dead(page: &mut Page, off: u16, dead: Dead) -> Result<(), RedoError> {
 /// Removes placeholders, `offs` ascending, at the end of the page.
 pub(super) fn delete_many(page: &mut Page, offs: &[u16]) -> Result<(), RedoError> {
     for off in offs {
-        expect_state(page.item(*off)?, State::Placeholder)?;
+        expect_state(page.item(*off)?, TupleState::Placeholder)?;
     }
     change_count(page, PLACEHOLDERS, -(offs.len() as i32))?;
     Ok(page.index_multi_delete(offs)?)
@@ -224,14 +224,14 @@ pub(super) fn delete_many(page: &mut Page, offs: &[u16]) -> Result<(), RedoError
 /// Turns the redirection at `off` into a placeholder. Its transaction stays.
 pub(super) fn end_redirection(page: &mut Page, off: u16) -> Result<(), RedoError> {
     let tuple = page.item_mut(off)?;
-    expect_state(tuple, State::Redirect)?;
+    expect_state(tuple, TupleState::Redirect)?;
     tuple.get_mut(TARGET).ok_or(RedoError::Short)?.copy_from_slice(&NO_TID);
-    tuple[0] |= State::Placeholder as u8;
+    tuple[0] |= TupleState::Placeholder as u8;
     change_count(page, REDIRECTIONS, -1)?;
     change_count(page, PLACEHOLDERS, 1)
 }
 
-fn expect_state(tuple: &[u8], state: State) -> Result<(), RedoError> {
+fn expect_state(tuple: &[u8], state: TupleState) -> Result<(), RedoError> {
     if Take::new(tuple).u32()? & STATE_MASK == state as u32 {
         return Ok(());
     }

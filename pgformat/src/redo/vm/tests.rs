@@ -184,7 +184,7 @@ fn implied(rmid: u8, info: u8, main: &[u8], blocks: &[(u8, bool, u32)]) -> Resul
         let fork = RelFork { rel: REL, fork: if vm { Fork::Vm } else { Fork::Main } };
         BlockRef { id, tag: BlockTag { fork, blk }, will_init: false, image: None, data: &[] }
     };
-    let body = Body { blocks: blocks.iter().map(block).collect(), main, ..Body::default() };
+    let body = RecordBody { blocks: blocks.iter().map(block).collect(), main, ..RecordBody::default() };
     implied_clears(&header, &body).map(|cleared| cleared.into_vec())
 }
 
