@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use proto::pagestream::{Reply, Request, Version};
+use proto::pagestream::{Reply, Request, PagestreamVersion};
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else { return };
-    let version = if first & 1 == 0 { Version::V2 } else { Version::V3 };
+    let version = if first & 1 == 0 { PagestreamVersion::V2 } else { PagestreamVersion::V3 };
     let (head, tail) = rest.split_at(rest.len().min(usize::from(first >> 1)));
     let Ok(request) = Request::decode(version, Bytes::copy_from_slice(head)) else { return };
     assert_eq!(Request::decode(version, request.encode(version)), Ok(request));

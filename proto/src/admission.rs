@@ -38,7 +38,7 @@ pub struct Statement {
 
 /// What a member remembers of another one: the most that it ever stated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Memory {
+pub struct MemberMemory {
     /// The life of its directory.
     pub incarnation: Incarnation,
     /// How often that directory was opened.
@@ -53,21 +53,21 @@ pub struct Memory {
 
 /// What a member answers to a [`Statement`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Answer {
+pub struct AdmissionAnswer {
     /// What it says about itself.
     pub statement: Statement,
     /// The term of the last election that was announced to it.
     pub elected: Term,
     /// What it remembered of the one who asked, before it heard the statement.
-    pub remembered: Option<Memory>,
+    pub remembered: Option<MemberMemory>,
     /// The fence that was asked for, when it now stands there, durably.
     pub fenced: Option<Term>,
 }
 
-impl Memory {
+impl MemberMemory {
     /// What is to be remembered of a statement.
-    pub fn of(s: &Statement) -> Memory {
-        Memory {
+    pub fn of(s: &Statement) -> MemberMemory {
+        MemberMemory {
             incarnation: s.incarnation,
             starts: s.starts,
             term: s.term,
@@ -129,7 +129,7 @@ mod tests {
     fn objection(change: impl FnOnce(&mut Statement)) -> Option<String> {
         let mut now = stated();
         change(&mut now);
-        Memory::of(&stated()).objection(&now)
+        MemberMemory::of(&stated()).objection(&now)
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub enum Command {
     /// `pagestream_v2|pagestream_v3 TENANT TIMELINE`: a client reads pages.
     Pagestream {
         /// Version of the messages.
-        version: pagestream::Version,
+        version: pagestream::PagestreamVersion,
         /// The timeline read from.
         ttid: TenantTimelineId,
     },

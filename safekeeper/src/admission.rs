@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use libpq::{ClientConnection, ConnectOptions, NetError};
 use node::{RepeatLog, parts};
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::Member;
 use proto::id::{NodeId, TenantTimelineId};
 use proto::pg::{SqlError, sqlstate};
@@ -144,7 +144,7 @@ async fn round(handle: &TimelineHandle, turns: &Semaphore, misplaced: &RepeatLog
 ///
 /// # Errors
 /// 22023 for what no member of the timeline can have said, 55006 and 57P03 when the member is not heard now.
-pub(crate) async fn told(own: NodeId, handle: &TimelineHandle, claim: &Statement) -> Result<Answer, SqlError> {
+pub(crate) async fn told(own: NodeId, handle: &TimelineHandle, claim: &Statement) -> Result<AdmissionAnswer, SqlError> {
     let (node, ttid, mconf) = (claim.safekeeper_id, handle.ttid(), handle.control().mconf.clone());
     let term = handle.positions().borrow().term;
     check_statement(term, claim).map_err(|refusal| sql_error(&refusal))?;
@@ -202,7 +202,12 @@ fn sql_error(refusal: &Refusal) -> SqlError {
     SqlError { hint: refusal.hint().map(str::to_owned), ..SqlError::new(refusal.sqlstate(), refusal.to_string()) }
 }
 
-async fn ask(ttid: TenantTimelineId, host: &str, port: u16, statement: &Statement) -> Result<Answer, NetError> {
+async fn ask(
+    ttid: TenantTimelineId,
+    host: &str,
+    port: u16,
+    statement: &Statement,
+) -> Result<AdmissionAnswer, NetError> {
     let json = serde_json::to_string(statement)
         .map_err(|e| NetError::Protocol { peer: format!("{host}:{port}"), problem: e.to_string() })?;
     let command = format!("MEMBER_STATEMENT '{json}'");

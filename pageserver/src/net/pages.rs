@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libpq::{CopyEvent, CopyReader, CopyWriter, NetError, ServerConnection};
 use pgformat::Lsn;
-use proto::pagestream::{Reply, Request, Version};
+use proto::pagestream::{PagestreamVersion, Reply, Request};
 use proto::pg::{SqlError, sqlstate};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ pub(super) struct PageSession {
     /// The timeline whose pages are asked for.
     pub(super) reader: PageReader,
     /// Version of the messages.
-    pub(super) version: Version,
+    pub(super) version: PagestreamVersion,
     /// How long WAL is waited for.
     pub(super) wait_limit: Duration,
     /// Whether quick clients are waited for awake.

@@ -7,7 +7,7 @@ use libpq::{Auth, ColumnType, NetError, ServerConnection};
 use node::SessionPlace;
 use proto::command::Command;
 use proto::id::TenantTimelineId;
-use proto::pagestream::Version;
+use proto::pagestream::PagestreamVersion;
 use proto::pg::{SqlError, StartupParams};
 use tokio::net::TcpStream;
 
@@ -92,7 +92,11 @@ fn idle_limit(place: &SessionPlace) -> Duration {
     if place.is_kept() { STARTUP_LIMIT } else { IDLE_LIMIT }
 }
 
-fn page_session(pageserver: &Pageserver, ttid: TenantTimelineId, version: Version) -> Result<PageSession, SqlError> {
+fn page_session(
+    pageserver: &Pageserver,
+    ttid: TenantTimelineId,
+    version: PagestreamVersion,
+) -> Result<PageSession, SqlError> {
     let timeline = pageserver.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
     Ok(PageSession {
         reader: PageReader::of(&timeline)?,

@@ -8,7 +8,7 @@ use libpq::{ClientConnection, CopyEvent, CopyReader, CopyWriter};
 use pgformat::Lsn;
 use pgformat::page::Page;
 use proto::api::{ErrorBody, RelationSize, Relations};
-use proto::pagestream::{Ask, Reply, Request, Version};
+use proto::pagestream::{Ask, PagestreamVersion, Reply, Request};
 use proto::pg::sqlstate;
 
 use super::fabric::*;
@@ -89,7 +89,7 @@ async fn a_session_of_version_3_byte_by_byte() {
 #[tokio::test]
 async fn many_requests_at_once_are_answered_in_order() {
     let f = serving(model()).await;
-    for (name, version) in [("v3", Version::V3), ("v2", Version::V2)] {
+    for (name, version) in [("v3", PagestreamVersion::V3), ("v2", PagestreamVersion::V2)] {
         let mut stream = Stream::open(&f, name).await;
         let asks = [
             Ask::Page(tag(REL, 0)),
@@ -101,7 +101,7 @@ async fn many_requests_at_once_are_answered_in_order() {
         let requests: Vec<Request> = (0..200)
             .map(|n| {
                 let request = exactly(n, 100 + n % 12 * 25, asks[n as usize % asks.len()]);
-                if version == Version::V2 { Request { id: 0, ..request } } else { request }
+                if version == PagestreamVersion::V2 { Request { id: 0, ..request } } else { request }
             })
             .collect();
         requests.iter().for_each(|r| stream.queue(r.encode(version)));
@@ -136,8 +136,8 @@ async fn the_lsns_of_a_request_decide_what_is_read() {
     let mut stream = Stream::open(&f, "v3").await;
     let mut ask = async |lsn, since, ask| {
         let request = Request { id: 1, lsn: Lsn::new(lsn), not_modified_since: Lsn::new(since), ask };
-        stream.queue(request.encode(Version::V3));
-        Reply::decode(Version::V3, stream.next().await, &request).expect("a reply")
+        stream.queue(request.encode(PagestreamVersion::V3));
+        Reply::decode(PagestreamVersion::V3, stream.next().await, &request).expect("a reply")
     };
     let code = |reply: Reply| match reply {
         Reply::Error(text) => text.split(' ').next().expect("a code").to_owned(),
@@ -174,13 +174,13 @@ async fn wal_that_comes_in_time_is_waited_for() {
     let mut stream = Stream::open(&f, "v3").await;
     let (now, later) = (exactly(1, 150, Ask::Nblocks(REL)), exactly(2, 300, Ask::Nblocks(REL)));
     for request in [now, later, now] {
-        stream.queue(request.encode(Version::V3));
+        stream.queue(request.encode(PagestreamVersion::V3));
     }
-    let first = Reply::decode(Version::V3, stream.next().await, &now);
+    let first = Reply::decode(PagestreamVersion::V3, stream.next().await, &now);
     assert_eq!(first, Ok(Reply::Nblocks(1)), "what needs no waiting is not held back by what does");
     timeline.set_position(position(310));
-    assert_eq!(Reply::decode(Version::V3, stream.next().await, &later), Ok(Reply::Nblocks(1)));
-    assert_eq!(Reply::decode(Version::V3, stream.next().await, &now), Ok(Reply::Nblocks(1)));
+    assert_eq!(Reply::decode(PagestreamVersion::V3, stream.next().await, &later), Ok(Reply::Nblocks(1)));
+    assert_eq!(Reply::decode(PagestreamVersion::V3, stream.next().await, &now), Ok(Reply::Nblocks(1)));
     f.ps.stop().await;
 }
 
@@ -190,9 +190,13 @@ async fn what_is_no_request_ends_the_stream() {
     for bad in [&[][..], &[99], &[2, 0, 0], &[7; 42]] {
         let mut stream = Stream::open(&f, "v3").await;
         let good = exactly(1, 150, Ask::Nblocks(REL));
-        stream.queue(good.encode(Version::V3));
+        stream.queue(good.encode(PagestreamVersion::V3));
         stream.queue(Bytes::copy_from_slice(bad));
-        assert_eq!(Reply::decode(Version::V3, stream.next().await, &good), Ok(Reply::Nblocks(1)), "before {bad:?}");
+        assert_eq!(
+            Reply::decode(PagestreamVersion::V3, stream.next().await, &good),
+            Ok(Reply::Nblocks(1)),
+            "before {bad:?}"
+        );
         match stream.reader.next().await.expect("an event") {
             CopyEvent::Error(e) => assert_eq!(e.code, sqlstate::PROTOCOL_VIOLATION, "{bad:?}"),
             other => panic!("{bad:?} was answered with {other:?}"),
@@ -266,8 +270,8 @@ async fn a_timeline_without_pages_says_so() {
     assert!(status == 503 && body.error.contains("not imported"), "{}", body.error);
     let mut stream = Stream::open(&f, "v3").await;
     let request = exactly(1, 150, Ask::Nblocks(REL));
-    stream.queue(request.encode(Version::V3));
-    let reply = Reply::decode(Version::V3, stream.next().await, &request).expect("a reply");
+    stream.queue(request.encode(PagestreamVersion::V3));
+    let reply = Reply::decode(PagestreamVersion::V3, stream.next().await, &request).expect("a reply");
     assert!(matches!(&reply, Reply::Error(text) if text.starts_with(sqlstate::CANNOT_CONNECT_NOW)), "{reply:?}");
     f.ps.stop().await;
 }

@@ -7,7 +7,7 @@ use pgformat::{Lsn, Tli};
 use super::{Command, StartPush, StartReplication, StartWalPush};
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
-use crate::pagestream::Version;
+use crate::pagestream::PagestreamVersion;
 use crate::pg::SqlError;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,8 +39,8 @@ fn command(text: &str) -> Result<Command, SqlError> {
         "START_WAL_PUSH" => Tokens::of(first, rest)?.start_wal_push(),
         "START_REPLICATION" => Tokens::of(first, rest)?.start_replication(),
         "START_PUSH_REPLICATION" => Tokens::of(first, rest)?.start_push(),
-        "PAGESTREAM_V3" => Tokens::of(first, rest)?.pagestream(Version::V3),
-        "PAGESTREAM_V2" => Tokens::of(first, rest)?.pagestream(Version::V2),
+        "PAGESTREAM_V3" => Tokens::of(first, rest)?.pagestream(PagestreamVersion::V3),
+        "PAGESTREAM_V2" => Tokens::of(first, rest)?.pagestream(PagestreamVersion::V2),
         "IDENTIFY_SYSTEM" => Tokens::of(first, rest)?.end().map(|()| Command::IdentifySystem),
         "TIMELINE_STATUS" => Tokens::of(first, rest)?.end().map(|()| Command::TimelineStatus),
         "TIMELINE_HISTORY" => {
@@ -182,7 +182,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn pagestream(mut self, version: Version) -> Result<Command, SqlError> {
+    fn pagestream(mut self, version: PagestreamVersion) -> Result<Command, SqlError> {
         let ttid = TenantTimelineId::new(self.number("a tenant id")?, self.number("a timeline id")?);
         self.end()?;
         Ok(Command::Pagestream { version, ttid })

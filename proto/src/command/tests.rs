@@ -96,8 +96,8 @@ fn pagestream() {
     let (tenant, timeline) = ("000102030405060708090a0b0c0d0e0f", "F0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
     let ttid = TenantTimelineId::new(tenant.parse().expect("an id"), timeline.parse().expect("an id"));
     let want = |version| Command::Pagestream { version, ttid };
-    assert_eq!(parse(&format!("pagestream_v3 {tenant} {timeline}")), want(pagestream::Version::V3));
-    assert_eq!(parse(&format!("PAGESTREAM_V2 {tenant} {timeline};")), want(pagestream::Version::V2));
+    assert_eq!(parse(&format!("pagestream_v3 {tenant} {timeline}")), want(pagestream::PagestreamVersion::V3));
+    assert_eq!(parse(&format!("PAGESTREAM_V2 {tenant} {timeline};")), want(pagestream::PagestreamVersion::V2));
     assert!(matches!(parse(&format!("pagestream {tenant} {timeline}")), Command::Unknown(_)));
     assert_eq!(refused("pagestream_v3"), sqlstate::SYNTAX_ERROR);
     assert_eq!(refused(&format!("pagestream_v3 {tenant}")), sqlstate::SYNTAX_ERROR);

@@ -16,7 +16,7 @@ use crate::codec::{DecodeError, Reader};
 
 /// Version of the messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Version {
+pub enum PagestreamVersion {
     /// Without request ids and without an echo.
     V2,
     /// With both.
@@ -98,7 +98,7 @@ impl Request {
     ///
     /// # Errors
     /// When the bytes are not exactly one request.
-    pub fn decode(version: Version, bytes: Bytes) -> Result<Request, DecodeError> {
+    pub fn decode(version: PagestreamVersion, bytes: Bytes) -> Result<Request, DecodeError> {
         let mut r = Reader::new("page request", bytes);
         let tag = r.u8("tag")?;
         if tag > tag::SLRU_SEGMENT {
@@ -111,7 +111,7 @@ impl Request {
     }
 
     /// The whole message.
-    pub fn encode(&self, version: Version) -> Bytes {
+    pub fn encode(&self, version: PagestreamVersion) -> Bytes {
         let mut out = BytesMut::with_capacity(42);
         out.put_u8(match self.ask {
             Ask::Exists(_) => tag::EXISTS,
@@ -125,8 +125,8 @@ impl Request {
         out.freeze()
     }
 
-    fn put_head(&self, version: Version, out: &mut BytesMut) {
-        if version == Version::V3 {
+    fn put_head(&self, version: PagestreamVersion, out: &mut BytesMut) {
+        if version == PagestreamVersion::V3 {
             out.put_u64(self.id);
         }
         out.put_u64(self.lsn.get());
@@ -154,13 +154,13 @@ impl Reply {
     ///
     /// # Errors
     /// When the bytes are not exactly one reply, or one to another request.
-    pub fn decode(version: Version, bytes: Bytes, request: &Request) -> Result<Reply, DecodeError> {
+    pub fn decode(version: PagestreamVersion, bytes: Bytes, request: &Request) -> Result<Reply, DecodeError> {
         let mut r = Reader::new("page reply", bytes);
         let tag = r.u8("tag")?;
         if tag != tag::ERROR && tag != request.ask.reply_tag() {
             return Err(r.error(format!("tag {tag} answers no request of this kind")));
         }
-        if version == Version::V3 {
+        if version == PagestreamVersion::V3 {
             let mut echo = BytesMut::with_capacity(42);
             request.put_head(version, &mut echo);
             if tag != tag::ERROR {
@@ -193,10 +193,10 @@ impl Reply {
     ///
     /// # Panics
     /// When this is a page or a segment that is not made of whole pages.
-    pub fn encode(&self, version: Version, request: &Request) -> (Bytes, Bytes) {
+    pub fn encode(&self, version: PagestreamVersion, request: &Request) -> (Bytes, Bytes) {
         let mut out = BytesMut::with_capacity(64);
         out.put_u8(self.tag());
-        if version == Version::V3 {
+        if version == PagestreamVersion::V3 {
             request.put_head(version, &mut out);
             if self.tag() != tag::ERROR {
                 request.put_ask(&mut out);
@@ -249,8 +249,8 @@ impl Ask {
     }
 }
 
-fn read_head(version: Version, r: &mut Reader) -> Result<(u64, Lsn, Lsn), DecodeError> {
-    let id = if version == Version::V3 { r.u64("request id")? } else { 0 };
+fn read_head(version: PagestreamVersion, r: &mut Reader) -> Result<(u64, Lsn, Lsn), DecodeError> {
+    let id = if version == PagestreamVersion::V3 { r.u64("request id")? } else { 0 };
     Ok((id, Lsn::new(r.u64("request LSN")?), Lsn::new(r.u64("not modified since")?)))
 }
 

@@ -6,7 +6,7 @@ use pgformat::rel::{BlockTag, Fork, RelFileLocator, RelFork};
 use pgformat::slru::Slru;
 use proptest::prelude::*;
 
-use super::Version::{V2, V3};
+use super::PagestreamVersion::{V2, V3};
 use super::*;
 
 /// Hexadecimal digits with blanks between them, to bytes.
@@ -15,7 +15,7 @@ fn hex(text: &str) -> Bytes {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-fn whole(reply: &Reply, version: Version, request: &Request) -> Bytes {
+fn whole(reply: &Reply, version: PagestreamVersion, request: &Request) -> Bytes {
     let (head, pages) = reply.encode(version, request);
     [head, pages].concat().into()
 }

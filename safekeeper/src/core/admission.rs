@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::admission::{Answer, Memory, Statement};
+use proto::admission::{AdmissionAnswer, MemberMemory, Statement};
 use proto::consensus::{LogPosition, Member, MemberConf};
 use proto::id::{NodeId, Term};
 
@@ -109,7 +109,7 @@ impl Acceptor {
         // its next question, when this answer does not arrive, is answered alike.
         let late = remembered.is_none() && told.term == Term::ZERO && self.describe().committed;
         if known && !late && remembered.is_none_or(|m| m.objection(told).is_none()) {
-            let memory = Memory::of(told);
+            let memory = MemberMemory::of(told);
             self.state.standing.peers.insert(node, memory);
             // Positions are written along with whatever is written next; a new life is not forgotten at all.
             if remembered.is_none_or(|m| (m.incarnation, m.starts) != (memory.incarnation, memory.starts)) {
@@ -129,12 +129,12 @@ impl Acceptor {
             after = Some(self.persist(effects));
         }
         let elected = self.state.history.last().map_or(Term::ZERO, |e| e.term);
-        let answer = Answer { statement: self.describe(), elected, remembered, fenced };
+        let answer = AdmissionAnswer { statement: self.describe(), elected, remembered, fenced };
         effects.push(Effect::Answer { ask, answer: Box::new(answer), after });
     }
 
     /// Another member answered what this one stated.
-    pub(super) fn on_answered(&mut self, now: u64, answer: &Answer, effects: &mut Vec<Effect>) {
+    pub(super) fn on_answered(&mut self, now: u64, answer: &AdmissionAnswer, effects: &mut Vec<Effect>) {
         let (node, theirs) = (answer.statement.safekeeper_id, &answer.statement);
         if node == self.config.node_id || !self.state.mconf.contains(node) || self.stopped.is_some() {
             return;
@@ -170,7 +170,7 @@ impl Acceptor {
     /// Written with the vote that needed these answers; lost before it, nothing was promised either.
     fn note_birth(&mut self, theirs: &Statement) {
         if theirs.term == Term::ZERO && !theirs.committed && !self.describe().committed {
-            self.state.standing.peers.entry(theirs.safekeeper_id).or_insert_with(|| Memory::of(theirs));
+            self.state.standing.peers.entry(theirs.safekeeper_id).or_insert_with(|| MemberMemory::of(theirs));
         }
     }
 
@@ -179,7 +179,7 @@ impl Acceptor {
     /// that is remembered, and only when it has not forgotten anything: another one may have another log.
     fn learn_commit(&mut self, now: u64, theirs: &Statement, effects: &mut Vec<Effect>) {
         let own = LogPosition::of(&self.state.history, self.flush_lsn()).last_log_term;
-        let same = |m: &Memory| m.incarnation == theirs.incarnation && m.objection(theirs).is_none();
+        let same = |m: &MemberMemory| m.incarnation == theirs.incarnation && m.objection(theirs).is_none();
         let sound = self.state.standing.peers.get(&theirs.safekeeper_id).is_some_and(same);
         let sound = sound && theirs.admitted && self.counts() && self.stopped.is_none() && !self.busy();
         if sound && theirs.last_log_term == own && theirs.commit_lsn > self.leader_commit.max(self.state.commit_lsn) {
@@ -188,7 +188,7 @@ impl Acceptor {
         }
     }
 
-    fn forgotten(&self, answer: &Answer) -> Option<String> {
+    fn forgotten(&self, answer: &AdmissionAnswer) -> Option<String> {
         let own = self.describe();
         let own = Statement { readmitted: own.readmitted.max(self.fence().unwrap_or(Term::ZERO)), ..own };
         match answer.remembered {

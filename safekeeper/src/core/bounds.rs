@@ -2,7 +2,7 @@
 //! stranger is heard; this is what holds when one of them is broken. Whatever lies beyond changes nothing.
 
 use pgformat::Lsn;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::id::Term;
 
 use super::effect::Refusal;
@@ -44,7 +44,7 @@ pub fn check_statement(here: Term, s: &Statement) -> Result<(), Refusal> {
 }
 
 /// The same of an answer, with what it says of others.
-pub(super) fn check_answer(here: Term, answer: &Answer) -> Result<(), Refusal> {
+pub(super) fn check_answer(here: Term, answer: &AdmissionAnswer) -> Result<(), Refusal> {
     check_statement(here, &answer.statement)?;
     let remembered = answer.remembered.map_or(Term::ZERO, |m| m.term);
     let bad = [("elected", answer.elected), ("remembered term", remembered)];

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pgformat::Lsn;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
 use proto::pg::sqlstate;
@@ -67,7 +67,7 @@ pub enum Input {
         statement: Box<Statement>,
     },
     /// Another member answered what this one stated.
-    Answered(Box<Answer>),
+    Answered(Box<AdmissionAnswer>),
     /// An operator decides that this member takes part again.
     Vouched,
     /// What is on disk is less than this member promised.
@@ -131,7 +131,7 @@ pub enum Effect {
         /// The question that it answers.
         ask: AskId,
         /// What this member remembers and promises.
-        answer: Box<Answer>,
+        answer: Box<AdmissionAnswer>,
         /// Not before this is done.
         after: Option<WriteId>,
     },

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use pgformat::{Lsn, SegSize, Tli};
-use proto::admission::Memory;
+use proto::admission::MemberMemory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{MemberConf, TermHistory};
 use proto::id::{Incarnation, NodeId, PrimaryEpoch, SystemId, TenantTimelineId, Term};
@@ -70,7 +70,7 @@ pub struct Standing {
     /// The log was durable up to here when this was written, and was not cut below it since.
     pub acked_lsn: Option<Lsn>,
     /// The most that each other member ever stated.
-    pub peers: BTreeMap<NodeId, Memory>,
+    pub peers: BTreeMap<NodeId, MemberMemory>,
 }
 
 /// A member that may have forgotten what it promised.

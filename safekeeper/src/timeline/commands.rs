@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::command::StartWalPush;
 use proto::consensus::{AcceptorMessage, ProposerMessage};
 use proto::pg::SqlError;
@@ -34,10 +34,10 @@ pub(super) enum DriverCommand {
     /// Another member says where it stands.
     Told {
         statement: Box<Statement>,
-        answer: oneshot::Sender<Result<Answer, Refusal>>,
+        answer: oneshot::Sender<Result<AdmissionAnswer, Refusal>>,
     },
     /// Another member answered.
-    Answered(Box<Answer>),
+    Answered(Box<AdmissionAnswer>),
     /// An operator decides that this member takes part.
     Vouch,
     Shutdown,

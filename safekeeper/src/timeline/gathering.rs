@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use pgformat::Lsn;
-use proto::admission::Answer;
+use proto::admission::AdmissionAnswer;
 use proto::consensus::AcceptorMessage;
 
 use crate::core::{Acceptor, AskId, ConnId, Effect, Refusal, WriteId};
@@ -80,7 +80,7 @@ pub enum DriverAction {
         /// The question that it answers.
         ask: AskId,
         /// What this member remembers and promises.
-        answer: Box<Answer>,
+        answer: Box<AdmissionAnswer>,
     },
     /// What another member said is refused, and changed nothing.
     Doubted {
@@ -105,7 +105,7 @@ pub struct Gathering<P> {
     /// Everything up to this is durable.
     done: Option<WriteId>,
     replies: BTreeMap<ConnId, VecDeque<(WriteId, AcceptorMessage)>>,
-    answers: Vec<(WriteId, AskId, Box<Answer>)>,
+    answers: Vec<(WriteId, AskId, Box<AdmissionAnswer>)>,
     actions: VecDeque<DriverAction>,
 }
 

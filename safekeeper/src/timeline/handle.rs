@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use pgformat::Lsn;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::api::{SafekeeperTimelineStatus, shown};
 use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
@@ -149,7 +149,7 @@ impl TimelineHandle {
 
     /// Takes what another member says about itself; the answer is durable, a refusal changed nothing. `None`: the
     /// timeline stopped meanwhile.
-    pub async fn told(&self, statement: Box<Statement>) -> Option<Result<Answer, Refusal>> {
+    pub async fn told(&self, statement: Box<Statement>) -> Option<Result<AdmissionAnswer, Refusal>> {
         let (answer, told) = oneshot::channel();
         self.shared.commands.send(DriverCommand::Told { statement, answer }).ok()?;
         told.await.ok()
@@ -161,7 +161,7 @@ impl TimelineHandle {
     }
 
     /// Takes what another member answered to this one's statement.
-    pub fn answered(&self, answer: Answer) {
+    pub fn answered(&self, answer: AdmissionAnswer) {
         // A driver that is gone needs no answer.
         let _ = self.shared.commands.send(DriverCommand::Answered(Box::new(answer)));
     }

@@ -1,7 +1,7 @@
 //! Statements in another member's name: whoever sends them, that member is asked itself, and they change nothing.
 
 use libpq::NetError;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::{Member, MemberConf};
 use proto::id::{Generation, Incarnation, NodeId, Term};
 use proto::pg::sqlstate;
@@ -50,14 +50,14 @@ impl Three {
     }
 
     /// A stranger says this to member 1.
-    async fn tell(&self, statement: &Statement) -> Result<Answer, NetError> {
+    async fn tell(&self, statement: &Statement) -> Result<AdmissionAnswer, NetError> {
         let json = serde_json::to_string(statement).expect("JSON");
         let text = self.ask(1, &format!("MEMBER_STATEMENT '{json}'")).await?;
         Ok(serde_json::from_str(&text).expect("an answer"))
     }
 }
 
-fn refused(answer: Result<Answer, NetError>) -> proto::pg::SqlError {
+fn refused(answer: Result<AdmissionAnswer, NetError>) -> proto::pg::SqlError {
     answer.expect_err("refused").server_error().expect("the server's own").clone()
 }
 

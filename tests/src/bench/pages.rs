@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pgformat::Lsn;
 use pgformat::page::PAGE_SIZE;
 use pgformat::rel::{BlockTag, RelFork};
-use proto::pagestream::{Ask, Reply, Request, Version};
+use proto::pagestream::{Ask, PagestreamVersion, Reply, Request};
 
 /// An answer takes microseconds; a minute is a hang.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -115,9 +115,9 @@ impl Asked for Pagestream {
         self.id += 1;
         let ask = Ask::Page(BlockTag { fork: self.fork, blk });
         let request = Request { id: self.id, lsn: Lsn::MAX, not_modified_since: self.since, ask };
-        self.wire.queue(b'd', &request.encode(Version::V3));
+        self.wire.queue(b'd', &request.encode(PagestreamVersion::V3));
         self.wire.flush()?;
-        match Reply::decode(Version::V3, self.wire.until(b'd')?, &request)? {
+        match Reply::decode(PagestreamVersion::V3, self.wire.until(b'd')?, &request)? {
             Reply::Page(page) => Ok(page),
             other => bail!("block {blk}: {other:?}"),
         }

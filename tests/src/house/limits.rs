@@ -12,7 +12,7 @@ pub(crate) const LARGEST_CIRCLE_MAX: usize = 3;
 /// Takings of pure code that lead outside.
 pub(crate) const IMPURITIES_MAX: usize = 0;
 /// Names that more than one type bears.
-pub(crate) const SHARED_NAMES_MAX: usize = 70;
+pub(crate) const SHARED_NAMES_MAX: usize = 25;
 /// Those of them under which two types meet in one file.
 pub(crate) const MEETING_NAMES_MAX: usize = 0;
 /// Lines of test for one of product.

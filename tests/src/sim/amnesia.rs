@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use disk::DiskImage;
-use proto::admission::{Answer, Memory, Statement};
+use proto::admission::{AdmissionAnswer, MemberMemory, Statement};
 use proto::id::{Incarnation, NodeId, Term};
 use safekeeper::core::{Admission, AskId, Input};
 
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// The answer leaves.
-    pub(crate) fn answer(&mut self, node: usize, ask: AskId, answer: Box<Answer>) {
+    pub(crate) fn answer(&mut self, node: usize, ask: AskId, answer: Box<AdmissionAnswer>) {
         let Some((to, life)) = self.amnesia.asks.remove(&ask) else { return };
         if !self.net.cut_off[node] && !self.net.cut_off[to] {
             let at = self.now + self.net_delay();
@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    pub(crate) fn on_answered(&mut self, node: usize, life: u64, mut answer: Answer) -> Result<(), Violation> {
+    pub(crate) fn on_answered(&mut self, node: usize, life: u64, mut answer: AdmissionAnswer) -> Result<(), Violation> {
         if self.live(node, life).is_none() {
             return Ok(());
         }
@@ -104,7 +104,7 @@ impl World {
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             let safekeeper_id = NodeId(self.nodes[other].id);
             let statement = Statement { safekeeper_id, committed: false, ..own.clone() };
-            let answer = Answer { statement, elected: Term::ZERO, remembered: None, fenced: None };
+            let answer = AdmissionAnswer { statement, elected: Term::ZERO, remembered: None, fenced: None };
             self.node_step(node, Input::Answered(Box::new(answer)))?;
         }
         Ok(())
@@ -191,7 +191,7 @@ impl World {
     }
 
     /// Whether every other member takes part and has durably remembered what `what` wants of `node`.
-    fn remembered_by_all(&self, node: usize, what: impl Fn(&Memory) -> bool) -> bool {
+    fn remembered_by_all(&self, node: usize, what: impl Fn(&MemberMemory) -> bool) -> bool {
         let id = NodeId(self.nodes[node].id);
         self.nodes[node].live.is_some()
             && self.nodes.iter().enumerate().filter(|(other, _)| *other != node).all(|(_, other)| {

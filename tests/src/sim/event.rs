@@ -1,7 +1,7 @@
 //! What the queue of the simulated world holds.
 
 use pgformat::Lsn;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::{AcceptorMessage, ProposerMessage};
 use safekeeper::core::NextAction;
 
@@ -38,7 +38,7 @@ pub(crate) enum Event {
     /// That arrives.
     Told(usize, usize, u64, Box<Statement>),
     /// What the other one answers arrives.
-    Answered(usize, u64, Box<Answer>),
+    Answered(usize, u64, Box<AdmissionAnswer>),
     /// A member forgets, which another one misses.
     Forget(usize, usize),
     /// The power goes, if faults are still wanted.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use disk::{Disk, FakeDisk, Lie};
 use pgformat::Lsn;
-use proto::admission::{Answer, Statement};
+use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
 use safekeeper::core::{
@@ -73,7 +73,7 @@ pub(crate) struct Live {
 pub(crate) enum Out {
     Send(ConnId, AcceptorMessage),
     Close(ConnId, Refusal),
-    Answer(AskId, Box<Answer>),
+    Answer(AskId, Box<AdmissionAnswer>),
     /// What a reader would have got.
     Misread(String),
 }

@@ -6,7 +6,7 @@ use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter}
 use pgformat::Lsn;
 use pgformat::rel::BlockTag;
 use proto::id::TenantTimelineId;
-use proto::pagestream::{Ask, Reply, Request, Version};
+use proto::pagestream::{Ask, PagestreamVersion, Reply, Request};
 
 /// Requests under way: enough to keep the pageserver at work while replies travel, and far fewer than the sockets'
 /// buffers hold, so that neither side waits for the other to read.
@@ -46,7 +46,7 @@ impl PageClient {
             // Filled up when it is half empty, so that the pageserver finds several requests at once.
             if asked < tags.len() && asked - pages.len() <= WINDOW / 2 {
                 let until = tags.len().min(pages.len() + WINDOW);
-                (asked..until).for_each(|n| self.writer.queue(&[], request(n).encode(Version::V3)));
+                (asked..until).for_each(|n| self.writer.queue(&[], request(n).encode(PagestreamVersion::V3)));
                 asked = until;
                 self.writer.flush().await?;
             }
@@ -55,7 +55,7 @@ impl PageClient {
                 CopyEvent::Error(e) => bail!("{}: {e}", self.reader.peer()),
                 _ => bail!("{} ended the stream", self.reader.peer()),
             };
-            pages.push(match Reply::decode(Version::V3, bytes, &request(pages.len()))? {
+            pages.push(match Reply::decode(PagestreamVersion::V3, bytes, &request(pages.len()))? {
                 Reply::Page(page) => Ok(page),
                 Reply::Error(text) => Err(text),
                 other => bail!("a page was asked for, the answer is {other:?}"),

@@ -1,6 +1,6 @@
 //! What members remember of each other from a timeline's birth on.
 
-use proto::admission::{Answer, Memory, Statement};
+use proto::admission::{AdmissionAnswer, MemberMemory, Statement};
 use proto::id::Incarnation;
 
 use super::*;
@@ -24,12 +24,12 @@ pub(super) fn fresh(id: u64) -> Statement {
 }
 
 pub(super) fn answers(rig: &mut Rig, statement: Statement) {
-    let answer = Answer { statement, elected: Term::ZERO, remembered: None, fenced: None };
+    let answer = AdmissionAnswer { statement, elected: Term::ZERO, remembered: None, fenced: None };
     rig.step(Input::Answered(Box::new(answer)));
 }
 
 /// What this member answers to the statement that it remembers.
-fn remembered(rig: &mut Rig, statement: Statement) -> Option<Memory> {
+fn remembered(rig: &mut Rig, statement: Statement) -> Option<MemberMemory> {
     let mut effects = Vec::new();
     let told = Input::Told { ask: AskId(1), statement: Box::new(statement) };
     rig.acceptor.step(rig.now, told, &mut effects);
@@ -75,7 +75,7 @@ fn a_member_that_asks_after_the_first_commit_finds_itself_known_from_its_answer(
     answers(&mut rig, fresh(3));
     assert_eq!(rig.acceptor.admission(), Admission::Admitted);
     commit_a_record(&mut rig);
-    assert_eq!(remembered(&mut rig, fresh(3)), Some(Memory::of(&fresh(3))));
+    assert_eq!(remembered(&mut rig, fresh(3)), Some(MemberMemory::of(&fresh(3))));
 }
 
 /// One record in term 1 that is durable here, and of which no proposer said that it is committed.

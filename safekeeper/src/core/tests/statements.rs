@@ -1,6 +1,6 @@
 //! Statements and answers that no working member gives: they change nothing.
 
-use proto::admission::{Answer, Memory, Statement};
+use proto::admission::{AdmissionAnswer, MemberMemory, Statement};
 use proto::id::Incarnation;
 
 use super::birth::{answers, born, fresh, uncommitted};
@@ -15,7 +15,7 @@ fn sound(end: Lsn) -> Statement {
 }
 
 /// What a statement brings about.
-fn tell(rig: &mut Rig, statement: Statement) -> Result<Answer, Refusal> {
+fn tell(rig: &mut Rig, statement: Statement) -> Result<AdmissionAnswer, Refusal> {
     let mut effects = Vec::new();
     let told = Input::Told { ask: AskId(1), statement: Box::new(statement) };
     rig.acceptor.step(rig.now, told, &mut effects);
@@ -61,11 +61,11 @@ fn a_statement_that_cannot_be_changes_nothing() {
 fn an_answer_that_cannot_be_changes_nothing() {
     let (mut rig, end) = uncommitted();
     let before = rig.acceptor.state().clone();
-    let plain = |statement| Answer { statement, elected: Term(1), remembered: None, fenced: None };
-    let memory = Memory { term: FAR, ..Memory::of(&sound(end)) };
-    let mut answers: Vec<Answer> = absurd(&sound(end)).into_iter().map(|(s, _)| plain(s)).collect();
-    answers.push(Answer { elected: FAR, ..plain(sound(end)) });
-    answers.push(Answer { remembered: Some(memory), ..plain(sound(end)) });
+    let plain = |statement| AdmissionAnswer { statement, elected: Term(1), remembered: None, fenced: None };
+    let memory = MemberMemory { term: FAR, ..MemberMemory::of(&sound(end)) };
+    let mut answers: Vec<AdmissionAnswer> = absurd(&sound(end)).into_iter().map(|(s, _)| plain(s)).collect();
+    answers.push(AdmissionAnswer { elected: FAR, ..plain(sound(end)) });
+    answers.push(AdmissionAnswer { remembered: Some(memory), ..plain(sound(end)) });
     for answer in answers {
         let mut effects = Vec::new();
         rig.acceptor.step(rig.now, Input::Answered(Box::new(answer.clone())), &mut effects);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pgformat::{Lsn, SegSize, Tli};
-use proto::admission::Memory;
+use proto::admission::MemberMemory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::codec::{DecodeError, Reader};
 use proto::consensus::{Member, MemberConf, TermHistory, TermLsn};
@@ -212,7 +212,7 @@ fn decode_standing(r: &mut Reader) -> Result<Standing, DecodeError> {
     let mut peers = BTreeMap::new();
     for _ in 0..n {
         let node = NodeId(r.u64_le("remembered member")?);
-        let memory = Memory {
+        let memory = MemberMemory {
             incarnation: Incarnation::new(r.array("its incarnation")?),
             starts: r.u64_le("its starts")?,
             term: Term(r.u64_le("its term")?),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use disk::{FakeDisk, IoFault, Lie};
 use pgformat::{Lsn, SegSize, Tli};
-use proto::admission::Memory;
+use proto::admission::MemberMemory;
 use proto::api::{PgHistoryEntry, TimelineSource};
 use proto::consensus::{Member, MemberConf, TermHistory, TermLsn};
 use proto::id::{
@@ -15,7 +15,7 @@ use super::*;
 use crate::core::Standing;
 
 fn standing() -> Standing {
-    let memory = |n: u64| Memory {
+    let memory = |n: u64| MemberMemory {
         incarnation: Incarnation::new([n as u8; 16]),
         starts: n + 1,
         term: Term(n + 2),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::admission::Answer;
+use proto::admission::AdmissionAnswer;
 use tokio::sync::oneshot;
 
 use crate::core::{AskId, Refusal};
@@ -11,19 +11,19 @@ use crate::core::{AskId, Refusal};
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     last: u64,
-    open: BTreeMap<AskId, oneshot::Sender<Result<Answer, Refusal>>>,
+    open: BTreeMap<AskId, oneshot::Sender<Result<AdmissionAnswer, Refusal>>>,
 }
 
 impl Asks {
     /// Numbers a question.
-    pub(super) fn put(&mut self, answer: oneshot::Sender<Result<Answer, Refusal>>) -> AskId {
+    pub(super) fn put(&mut self, answer: oneshot::Sender<Result<AdmissionAnswer, Refusal>>) -> AskId {
         self.last += 1;
         self.open.insert(AskId(self.last), answer);
         AskId(self.last)
     }
 
     /// Answers it; what the answer promises is durable.
-    pub(super) fn answer(&mut self, ask: AskId, answer: Answer) {
+    pub(super) fn answer(&mut self, ask: AskId, answer: AdmissionAnswer) {
         self.send(ask, Ok(answer));
     }
 
@@ -32,7 +32,7 @@ impl Asks {
         self.send(ask, Err(refusal));
     }
 
-    fn send(&mut self, ask: AskId, answer: Result<Answer, Refusal>) {
+    fn send(&mut self, ask: AskId, answer: Result<AdmissionAnswer, Refusal>) {
         if let Some(asker) = self.open.remove(&ask) {
             // It may have given up.
             let _ = asker.send(answer);
