@@ -45,7 +45,7 @@ pub struct ClassRow {
 pub struct DatabaseRow {
     /// Who inserted it.
     pub by: Inserter,
-    /// The database.
+    /// Oid of the database, which names its directory in each of its tablespaces.
     pub oid: u32,
     /// Its own tablespace.
     pub spc: u32,

@@ -13,7 +13,7 @@ pub const CHECKPOINT_LEN: usize = 88;
 pub struct CheckPoint {
     /// Where recovery from it begins.
     pub redo: Lsn,
-    /// PostgreSQL's timeline.
+    /// PostgreSQL's timeline on which the checkpoint was made (`ThisTimeLineID`).
     pub tli: Tli,
     /// The timeline before, if this one begins here; else the same.
     pub prev_tli: Tli,

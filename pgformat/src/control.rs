@@ -29,17 +29,17 @@ const LARGE_OBJECT_BLOCK: u32 = 2048;
 pub enum DbState {
     /// Starting for the first time.
     Startup = 0,
-    /// Stopped cleanly.
+    /// Stopped cleanly (`DB_SHUTDOWNED`): there is nothing to recover.
     Shutdown = 1,
     /// Stopped cleanly while it was a standby.
     ShutdownInRecovery = 2,
-    /// Stopping.
+    /// Writing the checkpoint that ends a clean stop (`DB_SHUTDOWNING`).
     ShuttingDown = 3,
     /// Recovering from a crash.
     CrashRecovery = 4,
     /// Recovering from an archive, or a standby.
     ArchiveRecovery = 5,
-    /// Running.
+    /// Open for writes (`DB_IN_PRODUCTION`); also what a crash leaves behind.
     Production = 6,
 }
 
@@ -60,7 +60,7 @@ impl DbState {
 pub struct ControlFile {
     /// The major that its layout and catalog version name.
     pub version: PgMajor,
-    /// The cluster.
+    /// The cluster's identity, drawn by `initdb` (`system_identifier`); long WAL page headers repeat it.
     pub system_id: u64,
     /// What the server was doing.
     pub state: DbState,
@@ -68,7 +68,7 @@ pub struct ControlFile {
     pub time: i64,
     /// The last checkpoint's record.
     pub checkpoint: Lsn,
-    /// That checkpoint.
+    /// What that checkpoint's record says (`checkPointCopy`).
     pub checkpoint_copy: CheckPoint,
     /// Positions handed out for unlogged relations.
     pub unlogged_lsn: Lsn,
@@ -82,7 +82,7 @@ pub struct ControlFile {
     pub backup_end: Lsn,
     /// Whether the end of that backup must be found in the log.
     pub backup_end_required: bool,
-    /// Settings.
+    /// Settings that a standby must know, as of the last start.
     pub parameters: Parameters,
     /// Size of a WAL segment.
     pub seg_size: SegSize,
@@ -102,15 +102,15 @@ pub enum ControlError {
     /// It is too short.
     #[error("the control file is too short")]
     Short,
-    /// Another version.
+    /// The file's layout or the catalogs are of no supported major.
     #[error("the control file has version {control}, catalog version {catalog}: no supported PostgreSQL")]
     Version {
-        /// `pg_control_version`.
+        /// `pg_control_version`: counts layouts of the file.
         control: u32,
-        /// `catalog_version_no`.
+        /// `catalog_version_no`: counts layouts of the catalogs, and tells majors apart.
         catalog: u32,
     },
-    /// Damaged.
+    /// The bytes do not fit their CRC-32C: the file is damaged.
     #[error("the control file's checksum is {found:08X}, expected {expected:08X}")]
     Crc {
         /// In the file.
@@ -121,7 +121,7 @@ pub enum ControlError {
     /// A server that was built differently.
     #[error("the control file's {what} is {found}, expected {expected}")]
     Build {
-        /// What.
+        /// The field that tells how the server was built.
         what: &'static str,
         /// In the file.
         found: u64,
@@ -131,9 +131,9 @@ pub enum ControlError {
     /// A field without meaning.
     #[error("the control file's {what} is {found}")]
     Value {
-        /// Which.
+        /// The field that has the value.
         what: &'static str,
-        /// Its value.
+        /// The value, a number without meaning there.
         found: u32,
     },
 }

@@ -10,7 +10,7 @@ use crate::slru::{Slru, parse_segment_name};
 /// Blocks of one file of a relation (`RELSEG_SIZE`): 1 GiB.
 const SEGMENT_BLOCKS: BlockNumber = 131_072;
 
-/// A file.
+/// What a file of a data directory holds, told by its path alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FileKind {
     /// A piece of a fork, from this block on.
@@ -21,11 +21,11 @@ pub enum FileKind {
     RelMap(u32, u32),
     /// A prepared transaction, by the xid in its name.
     TwoPhase(u64),
-    /// `global/pg_control`.
+    /// `global/pg_control`: the control file.
     Control,
-    /// `backup_label`.
+    /// `backup_label`: where recovery of a base backup begins.
     Label,
-    /// `tablespace_map`.
+    /// `tablespace_map`: the links of tablespaces that a base backup had.
     TablespaceMap,
     /// `PG_VERSION` of a database: that the database is there.
     Database(u32, u32),

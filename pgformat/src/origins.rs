@@ -23,7 +23,7 @@ pub enum OriginsError {
     /// Not such a file.
     #[error("a file of replication origins begins with {0:#x}")]
     Magic(u32),
-    /// Damaged.
+    /// The bytes do not fit their CRC-32C: the file is damaged.
     #[error("the checksum of a file of replication origins is {found:08X}, expected {expected:08X}")]
     Crc {
         /// In the file.

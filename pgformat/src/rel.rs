@@ -8,7 +8,7 @@ use std::fmt;
 /// A relation's files: tablespace, database (0 for shared), file number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelFileLocator {
-    /// Tablespace.
+    /// Oid of the tablespace: [`PG_DEFAULT`], [`PG_GLOBAL`], or one that was created.
     pub spc: u32,
     /// Database; 0 in tablespace [`PG_GLOBAL`].
     pub db: u32,
@@ -16,9 +16,9 @@ pub struct RelFileLocator {
     pub rel: u32,
 }
 
-/// Tablespace `pg_default`.
+/// Oid of tablespace `pg_default`, the directory `base`.
 pub const PG_DEFAULT: u32 = 1663;
-/// Tablespace `pg_global`.
+/// Oid of tablespace `pg_global`, the directory `global`.
 pub const PG_GLOBAL: u32 = 1664;
 
 impl fmt::Display for RelFileLocator {
@@ -35,7 +35,7 @@ pub enum Fork {
     Main = 0,
     /// Free space map: a hint, not logged.
     Fsm = 1,
-    /// Visibility map.
+    /// Visibility map: two bits for each block of the main fork.
     Vm = 2,
     /// What an unlogged relation is reset to.
     Init = 3,
@@ -45,7 +45,7 @@ impl Fork {
     /// All of them.
     pub const ALL: [Fork; 4] = [Fork::Main, Fork::Fsm, Fork::Vm, Fork::Init];
 
-    /// From `ForkNumber`.
+    /// The fork with this number (`ForkNumber` of `relpath.h`), `None` above 3.
     pub const fn new(number: u8) -> Option<Fork> {
         match number {
             0 => Some(Fork::Main),
@@ -70,9 +70,9 @@ impl Fork {
 /// One fork of one relation. Text form `spc/db/rel`, `spc/db/rel_vm`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelFork {
-    /// Which relation.
+    /// The relation, by the names of its files.
     pub rel: RelFileLocator,
-    /// Which fork.
+    /// Which of the relation's files.
     pub fork: Fork,
 }
 
@@ -117,9 +117,9 @@ pub const NO_BLOCK: BlockNumber = u32::MAX;
 /// One block of one fork.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BlockTag {
-    /// The fork.
+    /// The fork that has the block.
     pub fork: RelFork,
-    /// Its block.
+    /// Number of the block in that fork, from 0.
     pub blk: BlockNumber,
 }
 

@@ -15,7 +15,7 @@ pub enum RelMapError {
     /// Another length than this major's.
     #[error("a relation map of {found} bytes, expected {expected}")]
     Length {
-        /// Its length.
+        /// Length of the map in bytes.
         found: usize,
         /// What it should be.
         expected: usize,
@@ -26,7 +26,7 @@ pub enum RelMapError {
     /// More entries than fit.
     #[error("a relation map has {0} entries")]
     Entries(u32),
-    /// Damaged.
+    /// The bytes do not fit their CRC-32C: the map is damaged.
     #[error("a relation map's checksum is {found:08X}, expected {expected:08X}")]
     Crc {
         /// In the map.

@@ -23,9 +23,9 @@ pub const MEMBERS_PER_PAGE: u32 = (PAGE_SIZE / MEMBER_GROUP_LEN) as u32 * MEMBER
 pub const COMMIT_TS_LEN: usize = 10;
 const MEMBERS_PER_GROUP: u32 = 4;
 const MEMBER_GROUP_LEN: usize = 20;
-/// `FirstNormalTransactionId`.
+/// The first xid that a transaction can get (`FirstNormalTransactionId`).
 pub const FIRST_NORMAL_XID: u32 = 3;
-/// `FirstMultiXactId`.
+/// The first number of a multixact (`FirstMultiXactId`); 0 is none.
 pub const FIRST_MULTI: u32 = 1;
 
 /// One of the arrays that WAL describes. The numbers are those of page requests.
@@ -48,9 +48,9 @@ pub enum Slru {
 pub enum XidStatus {
     /// It runs, or was lost in a crash.
     InProgress = 0,
-    /// It committed.
+    /// It committed: what it wrote counts.
     Committed = 1,
-    /// It aborted.
+    /// It aborted: what it wrote does not count.
     Aborted = 2,
     /// A subtransaction whose top transaction is about to commit; never the final state.
     SubCommitted = 3,

@@ -15,17 +15,17 @@ const MAGIC: u32 = 0x57F9_4534;
 /// The part of a state that tells who prepared what.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TwoPhase<'a> {
-    /// The transaction.
+    /// The transaction that was prepared.
     pub xid: u32,
-    /// Its database.
+    /// Oid of the database that it was prepared in.
     pub db: u32,
     /// When, in microseconds since 2000.
     pub prepared_at: i64,
     /// Who prepared it.
     pub owner: u32,
-    /// Its name.
+    /// The name that `PREPARE TRANSACTION` gave it, without the zero behind it.
     pub gid: &'a [u8],
-    /// Its subtransactions.
+    /// Its subtransactions, which share its fate.
     pub subxids: Words<'a>,
     /// Relations to remove if it commits.
     pub commit_dropped: Rels<'a>,
@@ -49,12 +49,12 @@ pub enum TwoPhaseError {
     /// Another length than its header says. The file has a checksum behind it.
     #[error("a prepared transaction's state of {found} bytes says that its file has {expected}")]
     Length {
-        /// Its length.
+        /// Length of the state in bytes.
         found: usize,
         /// As the header has it.
         expected: u32,
     },
-    /// Damaged.
+    /// The bytes do not fit their CRC-32C: the file is damaged.
     #[error("the checksum of a prepared transaction's file is {found:08X}, expected {expected:08X}")]
     Crc {
         /// In the file.

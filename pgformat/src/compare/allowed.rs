@@ -14,7 +14,7 @@ use super::mask::{Against, Kind};
 pub struct Case {
     /// What the page is compared with.
     pub against: Against,
-    /// Which page.
+    /// The block that is compared: its fork and its number decide on some entries.
     pub tag: BlockTag,
     /// What it belongs to.
     pub kind: Kind,
@@ -24,7 +24,7 @@ pub struct Case {
 
 /// One entry of the list.
 pub struct Allowed {
-    /// What differs.
+    /// What differs, as reports name it.
     pub name: &'static str,
     /// Why that is right.
     pub why: &'static str,
@@ -32,7 +32,7 @@ pub struct Allowed {
     settle: fn(&mut Page, &mut Page, &Case),
 }
 
-/// The list.
+/// Every difference that is right, in the order in which [`judge`] settles them.
 pub const ALLOWED: [Allowed; 8] = [
     Allowed {
         name: "GiST flag F_TUPLES_DELETED",
@@ -78,7 +78,7 @@ pub const ALLOWED: [Allowed; 8] = [
 
 /// An init fork's page whose LSN in the file is 0.
 pub const INIT_FORK_LSN: &str = "page LSN of an init fork";
-/// See [`is_unused_spgist`].
+/// Name of the entry for pages of which [`is_unused_spgist`] holds.
 pub const SPGIST_UNUSED: &str = "SP-GiST page that was initialised and not used";
 
 /// Whether a page of an init fork, of a kind that is not known, differs in no more than that its file has no LSN:

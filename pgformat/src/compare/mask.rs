@@ -15,11 +15,11 @@ use crate::rel::{BlockTag, Fork};
 /// What a page belongs to, as far as its mask depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
-    /// A table.
+    /// A table, and what else has its layout: catalogs, TOAST, materialised views.
     Heap,
     /// A visibility map.
     Map,
-    /// A B-tree.
+    /// A B-tree index.
     Btree,
     /// A hash index.
     Hash,
@@ -31,14 +31,14 @@ pub enum Kind {
     SpGist,
     /// A BRIN index.
     Brin,
-    /// A sequence.
+    /// A sequence: one page with one tuple.
     Sequence,
     /// Something that writes generic records.
     Generic,
 }
 
 impl Kind {
-    /// In reports.
+    /// The kind's name in reports, which count pages by it.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Heap => "heap",
@@ -154,7 +154,7 @@ fn line_pointer_flags(page: &mut Page) -> Result<(), PageError> {
     Ok(())
 }
 
-/// `heap_mask`.
+/// As `heap_mask` does in `heapam.c` (18: `heapam_xlog.c`): hint bits, command ids, speculative tids, padding.
 fn heap(page: &mut Page, blk: u32) -> Result<(), PageError> {
     const INFOMASK: usize = 20;
     const XMIN_FROZEN: u16 = 0x0300;
@@ -185,7 +185,7 @@ fn heap(page: &mut Page, blk: u32) -> Result<(), PageError> {
     Ok(())
 }
 
-/// `btree_mask`.
+/// As `btree_mask` does in `nbtxlog.c`: line pointers' flags on leaves, garbage and split-end flags, cycle id.
 fn btree(page: &mut Page) -> Result<(), PageError> {
     const LEAF: u16 = 1;
     const SPLIT_END_OR_HAS_GARBAGE: u16 = 0x60;
@@ -199,7 +199,7 @@ fn btree(page: &mut Page) -> Result<(), PageError> {
     page.put_u16(special + 14, 0)
 }
 
-/// `hash_mask`.
+/// As `hash_mask` does in `hash_xlog.c`: an unused page whole, line pointers' flags, the hint of dead tuples.
 fn hash(page: &mut Page) -> Result<(), PageError> {
     const PAGE_TYPE: u16 = 0x0F;
     const BUCKET_OR_OVERFLOW: u16 = 0x03;
@@ -218,7 +218,7 @@ fn hash(page: &mut Page) -> Result<(), PageError> {
     page.put_u16(special + 12, flags & !HAS_DEAD_TUPLES)
 }
 
-/// `gin_mask`.
+/// As `gin_mask` does in `ginxlog.c`: a deleted page whole, of others the unused space.
 fn gin(page: &mut Page) -> Result<(), PageError> {
     const DELETED: u16 = 0x04;
     if page.u16_at(page.special() + 6)? & DELETED != 0 {
@@ -228,7 +228,7 @@ fn gin(page: &mut Page) -> Result<(), PageError> {
     if page.lower() > PAGE_HEADER_LEN { unused(page) } else { Ok(()) }
 }
 
-/// `gist_mask`.
+/// As `gist_mask` does in `gistxlog.c`: the page's NSN, follow-right and garbage flags, line pointers' flags on leaves.
 fn gist(page: &mut Page, against: Against) -> Result<(), PageError> {
     const LEAF: u16 = 0x01;
     const FOLLOW_RIGHT: u16 = 0x08;
@@ -247,7 +247,7 @@ fn gist(page: &mut Page, against: Against) -> Result<(), PageError> {
     page.put_u16(special + 12, (flags | FOLLOW_RIGHT) & !HAS_GARBAGE)
 }
 
-/// `brin_mask`.
+/// As `brin_mask` does in `brin_xlog.c`: unused space, and the flag of a page that is being evacuated.
 fn brin(page: &mut Page) -> Result<(), PageError> {
     const REGULAR: u16 = 0xF093;
     const META: u16 = 0xF091;

@@ -16,7 +16,7 @@ use crate::page::{Page, PageError};
 /// Pages that cannot be compared: a header contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompareError {
-    /// PostgreSQL's.
+    /// It is the page that PostgreSQL wrote.
     #[error("the primary's page: {0}")]
     Theirs(PageError),
     /// Made by redo.

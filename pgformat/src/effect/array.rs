@@ -38,7 +38,7 @@ impl<'a> Words<'a> {
         Ok(Words(counted(take, n, 4, what)?))
     }
 
-    /// How many.
+    /// How many numbers there are, four bytes each.
     pub const fn len(&self) -> usize {
         self.0.len() / 4
     }
@@ -48,7 +48,7 @@ impl<'a> Words<'a> {
         self.0.is_empty()
     }
 
-    /// Them.
+    /// The numbers, in the order of the record.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + Clone + 'a {
         self.0.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
     }
@@ -70,7 +70,7 @@ impl<'a> Rels<'a> {
         Ok(Rels(counted(take, n, 12, "number of relations")?))
     }
 
-    /// Them.
+    /// The relations' files, in the order of the record.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RelFileLocator> + Clone + 'a {
         let word = |b: &[u8], at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         self.0.chunks_exact(12).map(move |b| RelFileLocator { spc: word(b, 0), db: word(b, 4), rel: word(b, 8) })
@@ -97,7 +97,7 @@ pub(crate) fn counted<'a>(take: &mut Take<'a>, n: i32, len: usize, what: &'stati
 /// A member of a multixact.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MultiXactMember {
-    /// The transaction.
+    /// The transaction that locks the row or changes it.
     pub xid: u32,
     /// What it does to the row (`MultiXactStatus`); stored in one byte.
     pub status: u8,
@@ -118,7 +118,7 @@ impl<'a> Members<'a> {
         self.0.chunks_exact(MEMBER_LEN).all(|b| b[5..8] == [0; 3])
     }
 
-    /// How many.
+    /// How many members there are, eight bytes each.
     pub const fn len(&self) -> usize {
         self.0.len() / MEMBER_LEN
     }
@@ -128,7 +128,7 @@ impl<'a> Members<'a> {
         self.0.is_empty()
     }
 
-    /// Them.
+    /// The members, in the order of the record.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = MultiXactMember> + Clone + 'a {
         let members = self.0.chunks_exact(MEMBER_LEN);
         members.map(|b| MultiXactMember { xid: u32::from_le_bytes([b[0], b[1], b[2], b[3]]), status: b[4] })

@@ -11,22 +11,22 @@ use crate::{Lsn, Tli};
 /// A database's directory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DatabaseDir {
-    /// Tablespace.
+    /// Oid of the tablespace that it lies in.
     pub spc: u32,
-    /// Database.
+    /// Oid of the database, the directory's name.
     pub db: u32,
 }
 
 /// What a record does beside its block references.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect<'a> {
-    /// Nothing.
+    /// Nothing: the record is done with its blocks.
     None,
     /// A checkpoint's counters.
     Checkpoint {
         /// Nothing ran and nothing was lost: its counters are exact.
         shutdown: bool,
-        /// Them.
+        /// The counters, as the control file keeps them too.
         body: CheckPoint,
     },
     /// Oids are handed out from here on.
@@ -66,7 +66,7 @@ pub enum Effect<'a> {
     },
     /// The redo point of an online checkpoint that follows (since 17).
     CheckpointRedo {
-        /// `wal_level`.
+        /// `wal_level` when it was written: 0 minimal, 1 replica, 2 logical.
         wal_level: i32,
     },
     /// A transaction committed.
@@ -77,7 +77,7 @@ pub enum Effect<'a> {
     Prepare {
         /// What its state file holds, without the checksum at its end.
         state: &'a [u8],
-        /// Its header.
+        /// That state's beginning, read: who prepared what.
         header: TwoPhase<'a>,
         /// The replication origin that it came from.
         origin: Option<u16>,
@@ -88,7 +88,7 @@ pub enum Effect<'a> {
     RelCreate(RelFork),
     /// A relation was cut off.
     RelTruncate {
-        /// Which.
+        /// The relation; the flags below say which of its forks.
         rel: RelFileLocator,
         /// Its new number of blocks.
         blocks: BlockNumber,
@@ -101,25 +101,25 @@ pub enum Effect<'a> {
     },
     /// Every file of a database was copied.
     DatabaseCopy {
-        /// To here.
+        /// The new database's directory.
         to: DatabaseDir,
-        /// From here.
+        /// The directory of its template.
         from: DatabaseDir,
     },
     /// An empty database directory was made; pages follow in records of their own.
     DatabaseCreate(DatabaseDir),
     /// A database's directories were removed.
     DatabaseDrop {
-        /// The database.
+        /// Oid of the database that is gone.
         db: u32,
         /// In these tablespaces.
         spcs: Words<'a>,
     },
     /// A tablespace was created.
     TablespaceCreate {
-        /// Its oid.
+        /// Oid of the tablespace, the name of its link below `pg_tblspc`.
         spc: u32,
-        /// Where.
+        /// The directory that the link leads to.
         path: &'a [u8],
     },
     /// A tablespace was dropped.
@@ -133,9 +133,9 @@ pub enum Effect<'a> {
     },
     /// A page of an SLRU was made, of zeros.
     SlruZero {
-        /// Which SLRU.
+        /// The SLRU that grew.
         slru: Slru,
-        /// Which page.
+        /// The page's number in its SLRU, from 0.
         page: u32,
     },
     /// The commit log was cut off at its beginning.
@@ -156,11 +156,11 @@ pub enum Effect<'a> {
     },
     /// A multixact was made.
     MultixactCreate {
-        /// Its number.
+        /// The number that the rows carry as their xmax.
         multi: u32,
         /// Where its members begin.
         offset: u32,
-        /// Them.
+        /// Its transactions, each with what it does to the row.
         members: Members<'a>,
     },
     /// Multixacts were cut off at their beginning.
@@ -180,7 +180,7 @@ pub enum Effect<'a> {
     RunningXacts(RunningXacts<'a>),
     /// A replication origin's progress was set.
     OriginSet {
-        /// Which.
+        /// Number of the origin (`roident`), from 1.
         origin: u16,
         /// Applied up to here, in the origin's positions.
         remote_lsn: Lsn,
@@ -208,9 +208,9 @@ pub enum EffectError {
     /// A resource manager or an opcode of it.
     #[error("record type {rmid}/{info:#04x} is not known")]
     Unknown {
-        /// Resource manager.
+        /// Number of the resource manager ([`crate::redo::rmid`]).
         rmid: u8,
-        /// Its opcode.
+        /// The opcode: `xl_info` without the flags of the log itself.
         info: u8,
     },
     /// The record's data end too early.
@@ -225,9 +225,9 @@ pub enum EffectError {
     /// A number that cannot be.
     #[error("the record's {what} is {value}")]
     Value {
-        /// Of what.
+        /// The field, as errors call it.
         what: &'static str,
-        /// The number.
+        /// The field's number as it was read.
         value: i64,
     },
     /// A prepared transaction's state.
@@ -290,7 +290,7 @@ pub struct OriginProgress {
 pub struct Assignment<'a> {
     /// The top transaction.
     pub top: u32,
-    /// Its subtransactions.
+    /// Its subtransactions, of any depth.
     pub subxids: Words<'a>,
 }
 
@@ -312,21 +312,21 @@ pub struct RunningXacts<'a> {
 /// Settings that the control file holds, because a standby must know them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Parameters {
-    /// `max_connections`.
+    /// `max_connections`: how many clients may be connected.
     pub max_connections: i32,
-    /// `max_worker_processes`.
+    /// `max_worker_processes`: how many background workers may run.
     pub max_worker_processes: i32,
-    /// `max_wal_senders`.
+    /// `max_wal_senders`: how many processes may send WAL.
     pub max_wal_senders: i32,
-    /// `max_prepared_transactions`.
+    /// `max_prepared_transactions`: how many may wait for COMMIT PREPARED; 0 allows none.
     pub max_prepared_xacts: i32,
-    /// `max_locks_per_transaction`.
+    /// `max_locks_per_transaction`: sizes the shared table of locks.
     pub max_locks_per_xact: i32,
     /// `wal_level`: 0 minimal, 1 replica, 2 logical.
     pub wal_level: i32,
-    /// `wal_log_hints`.
+    /// `wal_log_hints`: whether a page is logged whole before its hint bits change.
     pub wal_log_hints: bool,
-    /// `track_commit_timestamp`.
+    /// `track_commit_timestamp`: whether commits write their time into an SLRU.
     pub track_commit_timestamp: bool,
 }
 

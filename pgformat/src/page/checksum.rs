@@ -64,12 +64,12 @@ impl Page {
         (folded % 65535 + 1) as u16
     }
 
-    /// `pd_checksum`.
+    /// `pd_checksum` as the page has it, right or wrong; 0 if it was written without.
     pub fn stored_checksum(&self) -> u16 {
         u16::from_le_bytes([self.0[8], self.0[9]])
     }
 
-    /// Sets `pd_checksum`.
+    /// Sets `pd_checksum` to the given value, without any computation.
     pub fn set_checksum(&mut self, checksum: u16) {
         self.0[8..10].copy_from_slice(&checksum.to_le_bytes());
     }

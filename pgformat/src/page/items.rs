@@ -8,11 +8,11 @@ use super::{LINE_POINTER_LEN, PAGE_HEADER_LEN, PAGE_SIZE, PD_HAS_FREE_LINES, Pag
 /// The most line pointers of a heap page (`MaxHeapTuplesPerPage`).
 pub const HEAP_TUPLES_MAX: u16 = 291;
 
-/// `lp_flags`.
+/// What a line pointer is good for (`lp_flags` in `itemid.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum ItemState {
-    /// Free.
+    /// Free for a new item.
     Unused = 0,
     /// Points to an item.
     Normal = 1,

@@ -36,7 +36,7 @@ pub enum PageError {
     /// Bytes outside of the page were asked for.
     #[error("bytes {at}..{end} reach beyond a page's {PAGE_SIZE} bytes")]
     OutOfPage {
-        /// First byte.
+        /// Position of the first byte that was asked for.
         at: usize,
         /// Behind the last.
         end: usize,
@@ -44,11 +44,11 @@ pub enum PageError {
     /// The header's positions contradict each other.
     #[error("corrupted page pointers: lower {lower}, upper {upper}, special {special}")]
     Pointers {
-        /// `pd_lower`.
+        /// `pd_lower`: the end of the line pointers.
         lower: usize,
-        /// `pd_upper`.
+        /// `pd_upper`: the start of the newest item.
         upper: usize,
-        /// `pd_special`.
+        /// `pd_special`: the start of the special space.
         special: usize,
     },
     /// There is no line pointer with that number, or it cannot be used so.
@@ -64,16 +64,16 @@ pub enum PageError {
     /// An item does not fit.
     #[error("no space for an item of {len} bytes: lower {lower}, upper {upper}")]
     NoSpace {
-        /// Its length.
+        /// Length of the item, before it is aligned.
         len: usize,
-        /// `pd_lower`.
+        /// `pd_lower`: where free space begins.
         lower: usize,
-        /// `pd_upper`.
+        /// `pd_upper`: where free space ends.
         upper: usize,
     },
 }
 
-/// One page.
+/// A page of 8192 bytes with PostgreSQL's header (`PageHeaderData` in `bufpage.h`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Page(pub [u8; PAGE_SIZE]);
 
@@ -119,19 +119,19 @@ impl Page {
         self.upper() == 0
     }
 
-    /// `pd_lsn`.
+    /// `pd_lsn`: the end of the last record that changed the page.
     pub fn lsn(&self) -> Lsn {
         Lsn::new(u64::from(self.word(0)) << 32 | u64::from(self.word(4)))
     }
 
-    /// Sets `pd_lsn`.
+    /// Sets `pd_lsn`; redo gives it the end of the record.
     pub fn set_lsn(&mut self, lsn: Lsn) {
         let (high, low) = ((lsn.get() >> 32) as u32, (lsn.get() & 0xFFFF_FFFF) as u32);
         self.0[0..4].copy_from_slice(&high.to_le_bytes());
         self.0[4..8].copy_from_slice(&low.to_le_bytes());
     }
 
-    /// `pd_flags`.
+    /// `pd_flags`: has free line pointers (1), is full (2), all visible (4).
     pub fn flags(&self) -> u16 {
         self.half(10)
     }
@@ -167,12 +167,12 @@ impl Page {
         usize::from(self.half(16))
     }
 
-    /// `pd_prune_xid`.
+    /// `pd_prune_xid`: the oldest transaction that left something to prune, 0 for none; a hint.
     pub fn prune_xid(&self) -> u32 {
         self.word(20)
     }
 
-    /// Sets `pd_prune_xid`.
+    /// Sets `pd_prune_xid`, the hint when to prune.
     pub fn set_prune_xid(&mut self, xid: u32) {
         self.0[20..24].copy_from_slice(&xid.to_le_bytes());
     }

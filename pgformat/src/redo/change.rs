@@ -13,9 +13,9 @@ use crate::wal::body::{BlockRef, RecordBody};
 pub struct Ref {
     /// Its id in the record.
     pub id: u8,
-    /// Its fork.
+    /// The fork that has the block.
     pub fork: Fork,
-    /// Its number.
+    /// Number of the block in that fork.
     pub blk: BlockNumber,
 }
 

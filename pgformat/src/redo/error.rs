@@ -20,9 +20,9 @@ pub enum RedoError {
     /// A record type that this version does not know.
     #[error("record type {rmid}/{info:#04x} is not known")]
     Unknown {
-        /// Resource manager.
+        /// Number of the resource manager ([`super::rmid`]).
         rmid: u8,
-        /// Its opcode.
+        /// The opcode: `xl_info` without the flags of the log itself.
         info: u8,
     },
     /// The record has no such block, or the block cannot be in this role.

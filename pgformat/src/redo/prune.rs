@@ -109,7 +109,7 @@ fn prune(page: &mut Page, change: &Change<'_>, truncate: bool) -> Result<(), Red
     Ok(page.repair_fragmentation(truncate)?)
 }
 
-/// Until 16.
+/// VACUUM until 16: the second pass of vacuum, which frees line pointers of dead tuples.
 fn vacuum(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let n = usize::from(Take::new(change.main).u16()?);
     let mut data = Take::new(change.data);
@@ -121,7 +121,7 @@ fn vacuum(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     Ok(page.truncate_line_pointers()?)
 }
 
-/// Since 17.
+/// PRUNE_* since 17: pruning, freezing and vacuum's second pass in one record.
 fn prune_and_freeze(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let mut main = Take::new(change.main);
     main.skip(1)?;
@@ -149,7 +149,7 @@ fn prune_and_freeze(page: &mut Page, change: &Change<'_>) -> Result<(), RedoErro
     follow_plans(page, plans, data)
 }
 
-/// In 16.
+/// FREEZE_PAGE in 16: each plan freezes many tuples.
 fn freeze_by_plans(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let mut main = Take::new(change.main);
     main.skip(4)?;
@@ -173,7 +173,7 @@ fn follow_plans(page: &mut Page, plans: &[u8], mut offs: Take<'_>) -> Result<(),
     if offs.left() == 0 { Ok(()) } else { Err(TOO_LONG) }
 }
 
-/// Until 15.
+/// FREEZE_PAGE until 15: each tuple has a plan of its own.
 fn freeze_each(page: &mut Page, change: &Change<'_>) -> Result<(), RedoError> {
     let mut main = Take::new(change.main);
     main.skip(4)?;

@@ -32,7 +32,7 @@ const SAME_REL: u8 = 0x80;
 pub struct BlockRef<'a> {
     /// Its id in the record, 0..=32.
     pub id: u8,
-    /// Which block.
+    /// The block that it names.
     pub tag: BlockTag,
     /// Whether redo makes the page from nothing.
     pub will_init: bool,
@@ -54,9 +54,9 @@ impl<'a> BlockRef<'a> {
 pub struct RecordBody<'a> {
     /// Its block references, ids ascending.
     pub blocks: SmallVec<[BlockRef<'a>; 4]>,
-    /// Main data.
+    /// Main data: what belongs to no block.
     pub main: &'a [u8],
-    /// Replication origin.
+    /// Number of the replication origin that it came from.
     pub origin: Option<u16>,
     /// Top-level transaction, in the first record of a subtransaction under `wal_level = logical`.
     pub top_xid: Option<u32>,
@@ -89,7 +89,7 @@ pub enum BodyError {
     Fork {
         /// Of this reference.
         id: u8,
-        /// Its number.
+        /// The fork's number, above the last known one.
         fork: u8,
     },
     /// `SAME_REL` in the first reference, or relation file number 0.
@@ -100,9 +100,9 @@ pub enum BodyError {
     Image {
         /// Of this reference.
         id: u8,
-        /// `bimg_info`.
+        /// `bimg_info`: whether there is a hole, whether redo applies it, how it is compressed.
         info: u8,
-        /// `bimg_len`.
+        /// `bimg_len`: bytes of the image in the record.
         len: u16,
     },
 }

@@ -11,7 +11,7 @@ use crate::page::{PAGE_SIZE, Page};
 pub enum ImageCompression {
     /// Not at all.
     None = 0,
-    /// PostgreSQL's own.
+    /// PostgreSQL's own `pglz` (`pg_lzcompress.c`).
     Pglz = 1,
     /// One raw lz4 block.
     Lz4 = 2,

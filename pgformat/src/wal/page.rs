@@ -49,7 +49,7 @@ impl StreamConfig {
 pub struct PageHeader {
     /// `xlp_magic`: tells the major.
     pub magic: u16,
-    /// `xlp_info`: flags.
+    /// `xlp_info`: whether a record continues here, whether the header is long, and others.
     pub info: u16,
     /// `xlp_tli`: the tli current when the page was begun.
     pub tli: Tli,

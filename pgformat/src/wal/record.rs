@@ -77,7 +77,7 @@ pub struct RecordHeader {
     pub prev: Lsn,
     /// The resource manager's opcode ([`RMGR_INFO_MASK`]) and the log's flags.
     pub info: u8,
-    /// Resource manager.
+    /// Number of the resource manager ([`crate::redo::rmid`]).
     pub rmid: u8,
     /// CRC-32C of the body, then of this header up to here.
     pub crc: u32,

@@ -8,7 +8,7 @@ use crate::{Lsn, PgMajor, SegSize, Tli};
 pub struct StreamConfig {
     /// PostgreSQL's major: page magic, resource managers.
     pub version: PgMajor,
-    /// Segment size.
+    /// Size of a segment: each begins with a long page header.
     pub seg_size: SegSize,
     /// The cluster's system identifier; `None` is not checked.
     pub system_id: Option<u64>,

@@ -40,7 +40,7 @@ pub(super) const ALT_TID: u16 = 0x2000;
 const SPECIAL_LEN: usize = 16;
 const SPECIAL_AT: usize = PAGE_SIZE - SPECIAL_LEN;
 
-/// `BTREE_MAGIC`.
+/// `BTREE_MAGIC` of `nbtree.h`, the first field of the metapage.
 const META_MAGIC: u32 = 0x05_3162;
 /// Fields of `BTMetaPageData`, from the page's start.
 const META_HEAP_TUPLES_AT: usize = 56;
@@ -56,7 +56,7 @@ pub(super) struct BtreeSpecial {
     pub(super) next: BlockNumber,
     /// Height above the leaves.
     pub(super) level: u32,
-    /// `btpo_flags`.
+    /// `btpo_flags`: leaf, root, deleted and the other `BTP_*` of `nbtree.h`.
     pub(super) flags: u16,
     /// Which vacuum the page was last split during.
     pub(super) cycle: u16,

@@ -101,7 +101,7 @@ pub(super) struct Squeeze {
 }
 
 impl Squeeze {
-    /// Reads them.
+    /// Reads the fields from the record's main data.
     pub(super) fn read(main: &[u8]) -> Result<Squeeze, RedoError> {
         let mut take = Take::new(main);
         let (prev, next, tuples) = (take.u32()?, take.u32()?, take.u16()?);

@@ -31,9 +31,9 @@ mod at {
     pub(super) const END: usize = 4568;
 }
 
-/// `HASH_MAGIC`.
+/// `HASH_MAGIC` of `hash.h`, the first field of the metapage.
 const MAGIC: u32 = 0x0644_0640;
-/// `HASH_VERSION`.
+/// `HASH_VERSION` of `hash.h`, the same in every supported major.
 const VERSION: u32 = 4;
 /// Entries of `hashm_spares` (`HASH_MAX_SPLITPOINTS`).
 const SPLIT_POINTS: u32 = 98;

@@ -36,9 +36,9 @@ pub(super) struct HashSpecial {
     pub(super) prev: u32,
     /// The page behind it in its bucket.
     pub(super) next: BlockNumber,
-    /// Its bucket.
+    /// Number of the bucket that it belongs to.
     pub(super) bucket: u32,
-    /// `hasho_flag`.
+    /// `hasho_flag`: the type of page and the state of its bucket (`LH_*` of `hash.h`).
     pub(super) flags: u16,
 }
 

@@ -53,7 +53,7 @@ pub(super) fn take_offs(main: &mut Take<'_>, count: u16) -> Result<Vec<u16>, Red
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 enum TupleState {
-    /// Moved away.
+    /// Moved: holds where the tuple went.
     Redirect = 1,
     /// Dead head of a chain.
     Dead = 2,
