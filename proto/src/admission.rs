@@ -10,13 +10,13 @@ use crate::id::{Incarnation, NodeId, Term};
 /// What a member says about itself. Everything in it is durable there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Statement {
-    /// Who speaks.
+    /// The member that speaks.
     pub safekeeper_id: NodeId,
     /// The life of its directory.
     pub incarnation: Incarnation,
     /// How often that directory was opened.
     pub starts: u64,
-    /// Its term.
+    /// The highest term that it voted for or followed.
     pub term: Term,
     /// The term that wrote the end of its log.
     pub last_log_term: Term,
@@ -43,7 +43,7 @@ pub struct MemberMemory {
     pub incarnation: Incarnation,
     /// How often that directory was opened.
     pub starts: u64,
-    /// Its term.
+    /// The highest term that it stated.
     pub term: Term,
     /// The term that wrote the end of its log.
     pub last_log_term: Term,

@@ -21,7 +21,7 @@ pub enum TimelineSource {
 /// Part of PostgreSQL's own timeline history: from `start_lsn` on, WAL carries `tli`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PgHistoryEntry {
-    /// PostgreSQL's tli.
+    /// PostgreSQL's timeline number, in names of segments and in WAL page headers.
     pub tli: Tli,
     /// From here on.
     pub start_lsn: Lsn,
@@ -32,15 +32,15 @@ pub struct PgHistoryEntry {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTimelineRequest {
-    /// Tenant.
+    /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
-    /// Timeline.
+    /// Timeline to be made.
     pub timeline_id: TimelineId,
     /// The member set, generation 1 or more; must contain this safekeeper.
     pub mconf: MemberConf,
-    /// PG_VERSION_NUM.
+    /// Version of PostgreSQL as `PG_VERSION_NUM`, for instance 150004.
     pub pg_version_num: u32,
-    /// The cluster.
+    /// PostgreSQL's system identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a WAL segment in bytes.
     pub wal_seg_size: SegSize,
@@ -59,19 +59,19 @@ pub struct CreateTimelineRequest {
 /// `GET /v1/tenant/T/timeline/L` on a safekeeper (and elements of `GET /v1/tenant/timeline`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct SafekeeperTimelineStatus {
-    /// Tenant.
+    /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
-    /// Timeline.
+    /// Timeline that is shown.
     pub timeline_id: TimelineId,
-    /// This safekeeper.
+    /// The safekeeper that answers.
     pub safekeeper_id: NodeId,
-    /// Term.
+    /// The highest term that it voted for or followed.
     pub term: Term,
     /// Term that wrote the end of the log held here.
     pub last_log_term: Term,
     /// Term history, cut at flush_lsn.
     pub term_history: Vec<TermLsn>,
-    /// Member set.
+    /// The member set that it works by.
     pub mconf: MemberConf,
     /// Who feeds it.
     pub source: TimelineSource,
@@ -79,9 +79,9 @@ pub struct SafekeeperTimelineStatus {
     pub primary_epoch: PrimaryEpoch,
     /// PostgreSQL's timeline history.
     pub pg_history: Vec<PgHistoryEntry>,
-    /// PG_VERSION_NUM.
+    /// Version of PostgreSQL as `PG_VERSION_NUM`, for instance 150004.
     pub pg_version_num: u32,
-    /// The cluster.
+    /// PostgreSQL's system identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a WAL segment in bytes.
     pub wal_seg_size: SegSize,
@@ -89,7 +89,7 @@ pub struct SafekeeperTimelineStatus {
     pub timeline_start_lsn: Lsn,
     /// First byte held here.
     pub local_start_lsn: Lsn,
-    /// Durable here.
+    /// End of the WAL that is durable here.
     pub flush_lsn: Lsn,
     /// Durable on a quorum, as known here in memory.
     pub commit_lsn: Lsn,
@@ -124,15 +124,15 @@ pub struct SafekeeperTimelineStatus {
 /// One outgoing push stream of a safekeeper.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PushStatus {
-    /// Receiver.
+    /// Node id of the pageserver that receives.
     pub pageserver_id: NodeId,
     /// connecting, streaming, backoff.
     pub state: String,
     /// Sent up to here.
     pub sent_lsn: Lsn,
-    /// Receiver's last_record_lsn.
+    /// Receiver's last_record_lsn: end of the last record that it took in.
     pub last_record_lsn: Lsn,
-    /// Receiver's disk_consistent_lsn.
+    /// Receiver's disk_consistent_lsn: below it a crash there loses nothing.
     pub disk_consistent_lsn: Lsn,
     /// Token of the choice.
     pub token: u64,
@@ -144,9 +144,9 @@ pub struct PushStatus {
 pub struct AttachRequest {
     /// Where to start.
     pub start_lsn: Lsn,
-    /// PG_VERSION_NUM.
+    /// Version of PostgreSQL as `PG_VERSION_NUM`, for instance 150004.
     pub pg_version_num: u32,
-    /// The cluster.
+    /// PostgreSQL's system identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a WAL segment in bytes.
     pub wal_seg_size: SegSize,
@@ -159,7 +159,7 @@ pub struct AttachRequest {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
-    /// The timeline.
+    /// The timeline to be filled, and where it starts.
     pub attach: AttachRequest,
     /// libpq connection string of the running cluster, as the pageserver reaches it. It names no files (`passfile`,
     /// `service`), and the pageserver adds nothing of its own environment.
@@ -200,7 +200,7 @@ pub struct XactRow {
     pub end_lsn: Lsn,
     /// When, in microseconds since 2000-01-01 UTC.
     pub time_us: i64,
-    /// Its subtransactions.
+    /// Its subtransactions, which end as it ends.
     pub subxids: Vec<u32>,
 }
 
@@ -243,7 +243,7 @@ pub struct ImportStatus {
     pub start_lsn: Lsn,
     /// End of the backup: reads below it are refused; 0/0 = unknown yet.
     pub end_lsn: Lsn,
-    /// Attempts begun.
+    /// How many attempts were begun, the running one included.
     pub attempts: u32,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
@@ -295,11 +295,11 @@ impl fmt::Display for PageserverTimelineState {
 /// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PageserverTimelineStatus {
-    /// Tenant.
+    /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
-    /// Timeline.
+    /// Timeline that is shown.
     pub timeline_id: TimelineId,
-    /// This pageserver.
+    /// The pageserver that answers.
     pub pageserver_id: NodeId,
     /// Where it was attached.
     pub start_lsn: Lsn,
@@ -363,7 +363,7 @@ pub struct Relations {
 /// `POST /v1/tenant/T/timeline/L/control/compare`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ControlDifference {
-    /// Which field.
+    /// Name of the field.
     pub what: String,
     /// As the pageserver has it.
     pub ours: String,
@@ -374,9 +374,9 @@ pub struct ControlDifference {
 /// A segment of an SLRU.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SegmentSize {
-    /// Its number.
+    /// Number of the segment, from 0; in hexadecimal its file's name.
     pub segno: u32,
-    /// Its pages.
+    /// Pages that it has, 8 KiB each, 32 at most.
     pub pages: u32,
 }
 
@@ -385,7 +385,7 @@ pub struct SegmentSize {
 pub struct Segments {
     /// The LSN that was read.
     pub lsn: Lsn,
-    /// Them.
+    /// The segments in the order of their numbers.
     pub segments: Vec<SegmentSize>,
 }
 
@@ -402,13 +402,13 @@ pub struct Files {
 /// A choice as shown over HTTP, by SHOW CHOICES and on the broker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChoiceStatus {
-    /// Chosen safekeeper.
+    /// Node id of the safekeeper that is chosen.
     pub safekeeper_id: NodeId,
-    /// Why.
+    /// Why that one: `no_keepalives` and the other words of the choice.
     pub reason: String,
     /// Counts from 1.
     pub choice_seq: u64,
-    /// RFC 3339.
+    /// When it was chosen, as RFC 3339 has it.
     pub chosen_at: String,
     /// push or pull.
     pub mode: String,
@@ -417,9 +417,9 @@ pub struct ChoiceStatus {
 /// `GET /v1/status` on the shim.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ShimStatus {
-    /// Tenant.
+    /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
-    /// Timeline.
+    /// Timeline that is written.
     pub timeline_id: TimelineId,
     /// detached, validating, campaign, elected, streaming, refused.
     pub state: String,
@@ -451,11 +451,11 @@ pub struct ShimStatus {
 pub struct ShimSafekeeperStatus {
     /// Node id, 0 until it greeted.
     pub id: NodeId,
-    /// Dialled address.
+    /// Address that the shim dials, `host:port`.
     pub address: String,
     /// offline, connecting, handshake, voting, elected, active.
     pub state: String,
-    /// Acknowledged.
+    /// Up to here it has acknowledged WAL as durable.
     pub flush_lsn: Lsn,
     /// Why no WAL flows to it, while none does and a reason is known.
     #[serde(default)]
@@ -472,7 +472,7 @@ pub struct ErrorBody {
     pub hint: Option<String>,
 }
 
-/// `GET /readyz?verbose`.
+/// Answer to `GET /readyz?verbose`, of every server.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Readiness {
     /// Whether the server does its job.

@@ -120,7 +120,7 @@ impl Reader {
         self.bytes.split_off(0)
     }
 
-    /// Bytes left.
+    /// How many bytes are not read yet.
     pub fn remaining(&self) -> usize {
         self.bytes.len()
     }

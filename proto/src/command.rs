@@ -15,7 +15,7 @@ use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::pagestream;
 
-/// One command.
+/// What a client asks for with one simple query on a libpq port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// `START_WAL_PUSH [(options)]`: a proposer opens its session.
@@ -31,9 +31,9 @@ pub enum Command {
         /// The timeline read from.
         ttid: TenantTimelineId,
     },
-    /// `IDENTIFY_SYSTEM`.
+    /// `IDENTIFY_SYSTEM`: who the server is, and up to where it has WAL.
     IdentifySystem,
-    /// `TIMELINE_STATUS`.
+    /// `TIMELINE_STATUS`: where the session's timeline stands.
     TimelineStatus,
     /// `TIMELINE_HISTORY n`: PostgreSQL's history file of a tli.
     TimelineHistory(Tli),
@@ -51,7 +51,7 @@ pub enum Command {
     Show(String),
     /// `SET name TO value` or `SET name = value`: accepted by every server without effect. The name in lower case.
     Set {
-        /// Setting.
+        /// Name of the setting.
         name: String,
         /// The rest of the command, as written.
         value: String,
@@ -74,10 +74,10 @@ pub struct StartWalPush {
     pub lazy_feedback: bool,
 }
 
-/// `START_REPLICATION`.
+/// What follows `START_REPLICATION`: from where, on which timeline of PostgreSQL, under which term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StartReplication {
-    /// `SLOT name`.
+    /// `SLOT name`: understood, so that it can be refused.
     pub slot: Option<String>,
     /// First byte wanted.
     pub start_lsn: Lsn,
@@ -102,6 +102,6 @@ pub struct StartPush {
     pub term: Option<Term>,
     /// `commit_lsn 'X/X'`: the safekeeper's commit position, for display and choice.
     pub commit_lsn: Option<Lsn>,
-    /// `features 'a,b'`.
+    /// `features 'a,b'`: what the sender can do.
     pub features: Vec<String>,
 }

@@ -98,7 +98,7 @@ hex_id!(
 /// A timeline with its tenant: what every command, key and directory names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TenantTimelineId {
-    /// Owner.
+    /// The tenant that owns it.
     pub tenant_id: TenantId,
     /// The timeline itself.
     pub timeline_id: TimelineId,

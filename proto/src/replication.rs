@@ -9,7 +9,7 @@ use crate::feedback::PageserverFeedback;
 /// From the side that has the WAL.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SenderMessage {
-    /// `w`: WAL.
+    /// `w`: WAL, and where it lies.
     XLogData {
         /// Position of the first byte.
         start: Lsn,
@@ -20,7 +20,7 @@ pub enum SenderMessage {
         /// The WAL itself.
         wal: Bytes,
     },
-    /// `k`: keepalive.
+    /// `k`: a keepalive, which may ask for an answer.
     Keepalive {
         /// The freshest end that the sender knows.
         wal_end: Option<Lsn>,

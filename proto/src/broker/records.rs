@@ -12,9 +12,9 @@ pub const SCHEMA: u32 = 1;
 /// `P/sk/<id>` and `P/ps/<id>`: a node and its addresses, on the node's lease. While the key exists the node is alive.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
-    /// The node.
+    /// The node itself, also in the key.
     pub id: NodeId,
     /// Dialable address of its libpq port, `host:port`.
     pub pg: String,
@@ -23,22 +23,22 @@ pub struct NodeRecord {
     /// Availability zone, when configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub availability_zone: Option<String>,
-    /// Build version.
+    /// Version of the program that runs.
     pub version: String,
 }
 
 /// `P/tl/<tenant>/<timeline>/sk/<id>`: where a safekeeper stands, on its lease. `None` = unknown.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SafekeeperTimelineRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
-    /// The safekeeper.
+    /// The safekeeper that reports.
     pub safekeeper_id: NodeId,
-    /// Its term.
+    /// The highest term that it voted for or followed.
     pub term: Term,
     /// Term that wrote the end of its log.
     pub last_log_term: Term,
-    /// Durable here.
+    /// End of the WAL that is durable there.
     pub flush_lsn: Option<Lsn>,
     /// Durable on a quorum, as known here (in memory).
     pub commit_lsn: Option<Lsn>,
@@ -56,9 +56,9 @@ pub struct SafekeeperTimelineRecord {
 /// `P/tl/<tenant>/<timeline>/ps/<id>.<shard>`: where a pageserver stands and whom it chose, on its lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PageserverTimelineRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
-    /// The pageserver.
+    /// The pageserver that reports.
     pub pageserver_id: NodeId,
     /// Chosen safekeeper, if any.
     pub safekeeper_id: Option<NodeId>,
@@ -81,17 +81,17 @@ pub struct PageserverTimelineRecord {
 /// The key's mod_revision is the token that the safekeeper presents.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChoiceRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
-    /// Who chose.
+    /// The pageserver that chose.
     pub pageserver_id: NodeId,
     /// Address to dial, `host:port`.
     pub pageserver_pg: String,
-    /// Chosen safekeeper.
+    /// The safekeeper that is to push.
     pub safekeeper_id: NodeId,
     /// Counts the choices of this (pageserver, timeline), from 1.
     pub choice_seq: u64,
-    /// Why.
+    /// Why that one: `no_keepalives` and the other words of the choice.
     pub reason: String,
     /// RFC 3339 time of the choice.
     pub chosen_at: String,
@@ -104,13 +104,13 @@ pub struct ChoiceRecord {
 /// `P/conf/<tenant>/<timeline>`: the member set and what else never changes, created once.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimelineConfRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
     /// The member set.
     pub mconf: MemberConf,
-    /// PG_VERSION_NUM.
+    /// Version of PostgreSQL as `PG_VERSION_NUM`, for instance 150004.
     pub pg_version_num: u32,
-    /// The cluster.
+    /// PostgreSQL's system identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a WAL segment in bytes.
     pub wal_seg_size: u32,
@@ -123,13 +123,13 @@ pub struct TimelineConfRecord {
 /// `P/primary/<tenant>/<timeline>`: the shim at work, on its lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PrimaryRecord {
-    /// [`SCHEMA`].
+    /// Version of the record's fields, [`SCHEMA`].
     pub schema: u32,
     /// Dialable address of the shim's HTTP port.
     pub shim_http: String,
-    /// The cluster.
+    /// PostgreSQL's system identifier of the cluster.
     pub system_id: SystemId,
-    /// PostgreSQL's tli.
+    /// PostgreSQL's timeline number on which it writes.
     pub tli: u32,
     /// Term that the shim won last.
     pub term: Option<Term>,

@@ -16,9 +16,9 @@ enum Token {
     Word(String),
     /// `"quoted"`, never a keyword.
     Quoted(String),
-    /// `'literal'`.
+    /// `'literal'`, with its doubled quotes made single.
     Literal(String),
-    /// One of `( ) , =`.
+    /// A mark between words: one of `( ) , =`.
     Mark(char),
 }
 

@@ -9,7 +9,7 @@ use crate::id::Term;
 /// A term and the position from which on it wrote the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TermLsn {
-    /// The term.
+    /// The term that wrote.
     pub term: Term,
     /// Where it starts.
     pub lsn: Lsn,

@@ -12,7 +12,7 @@ use crate::id::{Generation, NodeId};
 /// One member with the address that the configuration gives for it (a hint; may be empty).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Member {
-    /// The safekeeper.
+    /// Node id of the safekeeper.
     pub id: NodeId,
     /// Host of its libpq port.
     pub host: String,
@@ -25,7 +25,7 @@ pub struct Member {
 pub struct MemberConf {
     /// 0 = none, then both sets are empty.
     pub generation: Generation,
-    /// The members.
+    /// The members; while the set changes, those of before.
     pub members: Vec<Member>,
     /// The members to be, while the set changes; empty otherwise.
     pub new_members: Vec<Member>,

@@ -63,7 +63,7 @@ pub enum AcceptorMessage {
     Greeting(AcceptorGreeting),
     /// Answer to a vote request.
     VoteResponse(VoteResponse),
-    /// Durable position.
+    /// Answer to WAL, or to none: what is durable.
     Append(AppendResponse),
 }
 
@@ -87,7 +87,7 @@ pub struct ProposerGreeting {
 /// Acceptor's answer to the greeting.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AcceptorGreeting {
-    /// This safekeeper.
+    /// The safekeeper that answers.
     pub node_id: NodeId,
     /// Its current configuration (not in v2).
     pub mconf: MemberConf,
@@ -126,7 +126,7 @@ pub struct VoteResponse {
 pub struct ProposerElected {
     /// Configuration of the proposer.
     pub generation: Generation,
-    /// Term won.
+    /// The term that the proposer won.
     pub term: Term,
     /// First byte that will be sent to this acceptor; it truncates its log here.
     pub start_streaming_at: Lsn,
@@ -139,7 +139,7 @@ pub struct ProposerElected {
 pub struct AppendRequest {
     /// Configuration of the proposer.
     pub generation: Generation,
-    /// Proposer's term.
+    /// The term that the proposer won.
     pub term: Term,
     /// Position of the first byte.
     pub begin_lsn: Lsn,

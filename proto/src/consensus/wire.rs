@@ -15,9 +15,9 @@ pub(super) struct Order {
     pub(super) put_u64: fn(&mut BytesMut, u64),
 }
 
-/// v3.
+/// Big-endian, as v3 writes them.
 pub(super) const BIG: Order = Order { u32: Reader::u32, u64: Reader::u64, put_u64: BytesMut::put_u64 };
-/// v2.
+/// Little-endian, as v2 writes them.
 pub(super) const LITTLE: Order = Order { u32: Reader::u32_le, u64: Reader::u64_le, put_u64: BytesMut::put_u64_le };
 
 /// Count, then `{u64 term, u64 lsn}` each.

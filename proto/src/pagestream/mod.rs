@@ -19,11 +19,11 @@ use crate::codec::{DecodeError, Reader};
 pub enum PagestreamVersion {
     /// Without request ids and without an echo.
     V2,
-    /// With both.
+    /// With both: what Neon's `pagestream_v3` has.
     V3,
 }
 
-/// A request.
+/// What a client asks, at which position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     /// Number that comes back with the reply; the client's business. Zero in version 2.
@@ -43,7 +43,7 @@ pub enum Ask {
     Exists(RelFork),
     /// How many blocks a fork has.
     Nblocks(RelFork),
-    /// A page.
+    /// One page, 8192 bytes.
     Page(BlockTag),
     /// Bytes of all relations of a database.
     DbSize {
@@ -52,7 +52,7 @@ pub enum Ask {
     },
     /// All pages of an SLRU segment.
     SlruSegment {
-        /// Which SLRU.
+        /// The SLRU that has the segment.
         slru: Slru,
         /// Number of the segment.
         segno: u32,
@@ -62,9 +62,9 @@ pub enum Ask {
 /// What the client is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// To [`Ask::Exists`].
+    /// The answer to [`Ask::Exists`].
     Exists(bool),
-    /// To [`Ask::Nblocks`].
+    /// The answer to [`Ask::Nblocks`]: blocks.
     Nblocks(BlockNumber),
     /// To [`Ask::Page`]: 8192 bytes.
     Page(Bytes),

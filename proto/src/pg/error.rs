@@ -117,17 +117,17 @@ impl SqlError {
         SqlError { severity: "FATAL", ..SqlError::new(code, message) }
     }
 
-    /// [`sqlstate::SYNTAX_ERROR`].
+    /// Error [`sqlstate::SYNTAX_ERROR`]: the command is none.
     pub fn syntax(message: impl Into<String>) -> SqlError {
         SqlError::new(sqlstate::SYNTAX_ERROR, message)
     }
 
-    /// [`sqlstate::INVALID_PARAMETER_VALUE`].
+    /// Error [`sqlstate::INVALID_PARAMETER_VALUE`]: a value cannot be.
     pub fn invalid_value(message: impl Into<String>) -> SqlError {
         SqlError::new(sqlstate::INVALID_PARAMETER_VALUE, message)
     }
 
-    /// [`sqlstate::FEATURE_NOT_SUPPORTED`].
+    /// Error [`sqlstate::FEATURE_NOT_SUPPORTED`]: known, and not done here.
     pub fn unsupported(message: impl Into<String>) -> SqlError {
         SqlError::new(sqlstate::FEATURE_NOT_SUPPORTED, message)
     }
@@ -137,7 +137,7 @@ impl SqlError {
         SqlError::fatal(sqlstate::PROTOCOL_VIOLATION, message)
     }
 
-    /// [`sqlstate::INTERNAL_ERROR`].
+    /// Error [`sqlstate::INTERNAL_ERROR`]: the fault is ours.
     pub fn internal(message: impl Into<String>) -> SqlError {
         SqlError::new(sqlstate::INTERNAL_ERROR, message)
     }

@@ -43,7 +43,7 @@ pub enum FrameError {
     /// A tag that means nothing here.
     #[error("message type {:?} (0x{tag:02x}) is not expected here", char::from(*tag))]
     UnknownTag {
-        /// It.
+        /// The tag, as it was read.
         tag: u8,
     },
     /// A length below its own four bytes.
