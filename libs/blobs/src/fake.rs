@@ -128,7 +128,7 @@ impl FakeDisk {
         FakeDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// Every file.
+    /// Paths of all files as a running process sees them, durable or not.
     pub fn files(&self) -> Vec<PathBuf> {
         let state = self.lock();
         state.names.iter().filter(|(_, node)| matches!(node, Node::File(_))).map(|(path, _)| path.clone()).collect()

@@ -25,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A key with its value and the revision that wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyEntry {
-    /// The key.
+    /// The whole key, its prefix included.
     pub key: String,
     /// The value, JSON.
     pub value: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct KeyEntry {
 pub(super) enum HeldValue {
     /// What was put.
     Same,
-    /// Nothing.
+    /// There is no such key.
     Missing,
     /// Something that another put left, on this lease (0: on none).
     Other(LeaseId),

@@ -13,7 +13,7 @@ pub enum BrokerError {
     /// It did not answer in time, or the connection failed.
     #[error("broker {endpoint} is not reachable: {detail}")]
     Unreachable {
-        /// Endpoint URL.
+        /// URL of the endpoint that was asked.
         endpoint: String,
         /// What the client said.
         detail: String,

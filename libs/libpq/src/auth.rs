@@ -12,7 +12,7 @@ pub(crate) const NO_PASSWORD: &str = "a password is asked for, and there is none
 /// What to do next.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum AuthStep {
-    /// Authenticated.
+    /// The server is content (AuthenticationOk): its parameters and ReadyForQuery follow.
     Done,
     /// Nothing to send; the server goes on.
     Wait,
@@ -20,7 +20,7 @@ pub(crate) enum AuthStep {
     Answer(Bytes),
 }
 
-/// One authentication.
+/// The client's side of one authentication.
 pub(crate) struct Exchange<'a> {
     user: &'a str,
     password: Option<&'a str>,

@@ -19,11 +19,11 @@ use proto::pg::startup;
 /// Result of one statement of a simple query.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct QueryResult {
-    /// Column names.
+    /// Names of the columns; empty for a statement without rows.
     pub columns: Vec<String>,
     /// Rows; a NULL is `None`.
     pub rows: Vec<Vec<Option<String>>>,
-    /// Command tag.
+    /// Command tag, as `SELECT 1`.
     pub tag: String,
 }
 

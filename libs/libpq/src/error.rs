@@ -28,7 +28,7 @@ pub enum NetError {
     Server {
         /// The other end.
         peer: String,
-        /// Its error.
+        /// What the peer reported: SQLSTATE, severity and text.
         error: Box<SqlError>,
     },
     /// Nothing came in time.
@@ -38,7 +38,7 @@ pub enum NetError {
         peer: String,
         /// What was awaited.
         what: &'static str,
-        /// How long.
+        /// How long it was waited for.
         limit: Duration,
     },
 }

@@ -23,7 +23,7 @@ const INLINE_MAX: usize = 1 << 10;
 /// Elements of one gather write (IOV_MAX is 1024; more than this does not pay).
 const GATHER_MAX: usize = 64;
 
-/// Receiving half.
+/// The receiving half of a connection: cuts what the socket delivers into frames.
 pub(crate) struct Incoming {
     socket: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,

@@ -49,7 +49,7 @@ pub enum LogError {
         path = .path.display()
     )]
     Damaged {
-        /// The file.
+        /// The log file that has the bad byte.
         path: PathBuf,
         /// Where the bad frame or record starts.
         offset: u64,

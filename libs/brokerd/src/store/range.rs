@@ -19,7 +19,7 @@ enum RangeEnd {
     One,
     /// All before this key.
     Before(Vec<u8>),
-    /// All.
+    /// All keys from the start on.
     Open,
 }
 

@@ -6,7 +6,7 @@
 /// What becomes of a keyword.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rule {
-    /// Used.
+    /// Taken: it becomes part of the options, or says where more of them are.
     Used,
     /// Has no effect without TLS, Kerberos or a second host.
     Idle,

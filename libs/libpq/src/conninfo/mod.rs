@@ -37,7 +37,7 @@ pub struct ConnectOptions {
     pub host: String,
     /// TCP port, also of the unix socket's name.
     pub port: u16,
-    /// User name.
+    /// User to log in as.
     pub user: String,
     /// Database; `None`: none sent.
     pub database: Option<String>,

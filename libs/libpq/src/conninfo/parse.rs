@@ -62,7 +62,7 @@ fn parse_pairs(text: &str) -> Result<Vec<Pair>, String> {
     }
 }
 
-/// `[user[:password]@][host][:port][/dbname][?key=value&...]`, percent-encoded.
+/// Reads what follows the scheme: `[user[:password]@][host][:port][/dbname][?key=value&...]`, percent-encoded.
 fn parse_url(rest: &str) -> Result<Vec<Pair>, String> {
     const ADVICE: &str = "@ : / ? # % in a name or password are written %40 %3A %2F %3F %23 %25";
     let mut pairs = Vec::new();

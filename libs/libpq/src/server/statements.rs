@@ -26,9 +26,9 @@ const STREAMS: [&str; 2] = ["START_", "PAGESTREAM_"];
 enum AwaitedAnswer {
     /// Columns, rows, ReadyForQuery.
     Simple,
-    /// Columns only.
+    /// Columns only, without rows: Describe.
     Describe,
-    /// Rows only.
+    /// Rows only, without columns: Execute.
     Execute { binary: bool },
 }
 
