@@ -18,6 +18,32 @@
 //! | [`datadir`] | kinds of files in a data directory |
 //! | [`compare`] | compares a page that redo made with PostgreSQL's |
 //! | [`read`] | fields of little-endian structs |
+//!
+//! # Example
+//! WAL in pieces of any size gives the records that it was built of:
+//!
+//! ```
+//! use pgformat::wal::{StreamConfig, WalBuilder, WalDecoder, WalError};
+//! use pgformat::{Lsn, PgMajor, SegSize, Tli};
+//!
+//! // Behind the header of the first page of a segment.
+//! let start = Lsn::new(0x0100_0028);
+//! let tlis = vec![(Tli(1), Lsn::new(0))];
+//! let version = PgMajor::new(15).expect("a supported major");
+//! let config = StreamConfig { version, seg_size: SegSize::DEFAULT, system_id: None, tlis };
+//! let mut builder = WalBuilder::new(config.clone(), start, None);
+//! // The second one crosses the end of a page.
+//! let built = [builder.noop(100), builder.noop(9000)];
+//!
+//! let mut decoder = WalDecoder::new(config, start, None);
+//! let mut found = Vec::new();
+//! for piece in builder.bytes().chunks(77) {
+//!     decoder.feed_records(decoder.position(), piece, &mut |record| found.push((record.start, record.end)))?;
+//! }
+//! assert_eq!(found, built.map(|record| (record.start, record.end)));
+//! assert_eq!(decoder.boundary(), builder.position());
+//! # Ok::<(), WalError>(())
+//! ```
 
 pub mod catalog;
 pub mod checkpoint;

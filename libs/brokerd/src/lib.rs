@@ -6,6 +6,36 @@
 //!
 //! The server is one process without replicas. That is enough for its content: nodes publish hints, choices and leases
 //! again, and log safety never depends on the broker.
+//! again, and log safety never depends on the broker.
+//!
+//! # Example
+//! What a client was told is there when the server starts again. Any client of etcd v3 will do:
+//!
+//! ```
+//! use etcd_client::Client;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # let run = async {
+//! let dir = tempfile::tempdir()?;
+//! for value in [None, Some("here")] {
+//!     let (tell, address) = tokio::sync::oneshot::channel();
+//!     let (listen, stop) = ("127.0.0.1:0".parse()?, CancellationToken::new());
+//!     let ready = |address| tell.send(address).expect("somebody waits");
+//!     let server = tokio::spawn(brokerd::serve(dir.path().to_owned(), listen, ready, stop.clone()));
+//!
+//!     let mut client = Client::connect([format!("http://{}", address.await?)], None).await?;
+//!     let found = client.get("key", None).await?;
+//!     assert_eq!(found.kvs().first().and_then(|kv| kv.value_str().ok()), value);
+//!     client.put("key", "here", None).await?;
+//!
+//!     stop.cancel();
+//!     server.await??;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # };
+//! # tokio::runtime::Runtime::new()?.block_on(run)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod door;
 mod history;
