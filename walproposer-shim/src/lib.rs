@@ -16,9 +16,11 @@
 //! | `attach::survey` | what the safekeepers say before a vote | `judge` yes |
 //! | `attach::proof` | the attach proof | `plan` yes |
 //! | `attach::doubt` | asking who lent WAL that was refused | no |
-//! | `session` | one session: owner of core, ring and stream | no |
+//! | [`session`] | one session: owner of core, ring and stream | no |
+//! | [`session::course`] | what a session does, and in which order | yes |
 //! | `session::downstream` | one task per safekeeper | no |
-//! | `session::{ring, report, standbys}` | WAL in memory; what PostgreSQL is told, about standbys too | yes |
+//! | [`session::ring`] | WAL in memory | yes |
+//! | `session::{report, standbys}` | what PostgreSQL is told, about standbys too | |
 //! | `guard` | whether commits really wait for the quorum | `judge` yes |
 //! | `guard::pin` | the two replication slots, and the upkeep of the one that keeps WAL for the next proof | no |
 //! | [`sync_names`] | `synchronous_standby_names`: grammar and verdict | yes |
@@ -36,7 +38,7 @@ mod guard;
 mod http;
 mod metrics;
 pub mod names;
-mod session;
+pub mod session;
 pub mod sql;
 mod status;
 mod stop;

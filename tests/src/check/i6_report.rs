@@ -28,3 +28,15 @@ pub fn reported(
     }
     Ok(())
 }
+
+/// A shim reports `now` behind `before`, each a flush and an apply position.
+///
+/// # Errors
+/// When one of them falls, or something is applied that is not flushed.
+pub fn in_order(before: (Option<Lsn>, Option<Lsn>), now: (Option<Lsn>, Option<Lsn>)) -> Result<(), Violation> {
+    let (flush, apply) = now;
+    if flush < before.0 || apply < before.1 || apply > flush {
+        return Violation::of("I6", format!("reported flush and apply {now:?} after {before:?}"));
+    }
+    Ok(())
+}

@@ -10,11 +10,13 @@ use super::source::Source;
 
 /// Folders and files whose code is a function of its input: no runtime, files, sockets, clocks, randomness, logs or
 /// metrics.
-pub(crate) const PURE: [&str; 11] = [
+pub(crate) const PURE: [&str; 13] = [
     "pgformat/src",
     "proto/src",
     "safekeeper/src/core",
     "walproposer-shim/src/core",
+    "walproposer-shim/src/session/course",
+    "walproposer-shim/src/session/ring.rs",
     "pageserver/src/choose",
     "pageserver/src/cluster",
     "pageserver/src/ingest/map",

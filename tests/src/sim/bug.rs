@@ -62,6 +62,10 @@ bugs! {
     CutBeforePositions = "cut-before-positions",
     /// The driver changes the WAL in memory only after it published that the change is durable (readers).
     MemoryAfterPositions = "memory-after-positions",
+    /// The shim sends WAL before the messages that the core put in front of it, an announcement among them (progress).
+    WalBeforeElected = "wal-before-elected",
+    /// The shim's full ring keeps everything that is not committed, also of a record longer than itself (progress).
+    KeepUncommitted = "keep-uncommitted",
     /// The driver never says that its queue ran empty (progress).
     NeverFlush = "never-flush",
 }
@@ -81,7 +85,7 @@ impl Bug {
             Bug::AckOnSend => Some("acknowledged"),
             Bug::BitRot => Some("equal"),
             Bug::CutBeforePositions | Bug::MemoryAfterPositions => Some("readers"),
-            Bug::NeverFlush => Some("progress"),
+            Bug::NeverFlush | Bug::WalBeforeElected | Bug::KeepUncommitted => Some("progress"),
         }
     }
 }

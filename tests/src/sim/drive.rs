@@ -1,15 +1,17 @@
-//! The shims' side of the world: proposer effects, the attach proof, streaming, reports to the server.
+//! The shims' side of the world: what they hear and do, the attach proof, reports to the server.
 
 use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, ProposerMessage, ProtoVersion};
 use proto::id::Term;
 use safekeeper::core::{NextAction, Positions};
-use walproposer_shim::core::{Effect, Fatal, Input, PeerId, Phase, Proposer};
+use walproposer_shim::core::{Fatal, Input, PeerId, Phase, Proposer};
+use walproposer_shim::session::course::{ReportedPositions, SessionAction, SessionCourse};
+use walproposer_shim::session::ring::Ring;
 
 use super::bug::Bug;
 use super::event::Event;
 use super::net::ConnKey;
-use super::schedule::spread;
+use super::schedule::{Micros, spread};
 use super::shim::{Attempt, config};
 use super::wal::Server;
 use super::world::World;
@@ -26,12 +28,14 @@ impl World {
         let proposer = Proposer::new(config).expect("enough addresses");
         self.shims[shim].attempts += 1;
         self.shims[shim].attempt = Some(Attempt {
-            proposer,
+            course: SessionCourse::new(proposer, self.profile.by_pageserver()),
+            ring: None,
+            starved: false,
+            donor_failures: vec![0; addresses],
             conns: vec![None; addresses],
             epoch: self.epoch,
             server: self.shims[shim].server,
-            received: None,
-            reported: None,
+            told: ReportedPositions::default(),
             tick_due: None,
         });
         self.shim_step(shim, Input::Tick)
@@ -41,7 +45,7 @@ impl World {
     pub(crate) fn end_attempt(&mut self, shim: usize, restart: Option<u64>) {
         let Some(attempt) = self.shims[shim].attempt.take() else { return };
         let min_term = self.shims[shim].min_term;
-        self.shims[shim].min_term = min_term.max(attempt.proposer.term());
+        self.shims[shim].min_term = min_term.max(attempt.proposer().term());
         for key in attempt.conns.into_iter().flatten() {
             self.hang_up(key);
         }
@@ -58,7 +62,7 @@ impl World {
     }
 
     /// The shim closes a connection; the node learns of it later.
-    fn hang_up(&mut self, key: ConnKey) {
+    pub(crate) fn hang_up(&mut self, key: ConnKey) {
         let lost = self.rng.bool();
         let delay = self.net_delay();
         if let Some(conn) = self.net.conns.get_mut(&key) {
@@ -79,7 +83,7 @@ impl World {
     /// Something arrives at a shim.
     pub(crate) fn on_shim_side(&mut self, key: ConnKey, event: Event) -> Result<(), Violation> {
         let Some(conn) = self.net.conns.get_mut(&key).filter(|c| c.at_shim) else { return Ok(()) };
-        let (shim, peer, number) = (conn.shim, conn.peer, conn.attempt);
+        let (shim, peer, number, session) = (conn.shim, conn.peer, conn.attempt, conn.session);
         let lost = conn.lost_to_shim;
         if matches!(event, Event::DialTimeout(_)) && conn.accepted {
             return Ok(());
@@ -90,11 +94,14 @@ impl World {
             conn.at_shim = false;
             self.net.collect(key);
         }
+        let peer_id = PeerId(peer);
         let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        if !attempt.course.is_current(peer_id, session) {
+            return Ok(());
+        }
         if gone {
             attempt.conns[peer] = None;
         }
-        let peer_id = PeerId(peer);
         match event {
             Event::BrokenAtShim(_, Some(NextAction::Fenced)) => {
                 self.count("refused for its epoch");
@@ -121,7 +128,7 @@ impl World {
     fn hear(&mut self, shim: usize, peer: PeerId, mut message: AcceptorMessage) -> Result<(), Violation> {
         match (&mut message, self.bug) {
             (AcceptorMessage::VoteResponse(vote), Some(Bug::CountRefusedVote)) => {
-                let asked = self.shims[shim].attempt.as_ref().map_or(Term::ZERO, |a| a.proposer.term());
+                let asked = self.shims[shim].attempt.as_ref().map_or(Term::ZERO, |a| a.proposer().term());
                 vote.vote_given |= vote.term == asked;
             }
             (AcceptorMessage::VoteResponse(vote), Some(Bug::WrongDonor)) => {
@@ -131,7 +138,7 @@ impl World {
             (AcceptorMessage::Append(ack), Some(Bug::AckForAll)) => {
                 let peers = self.shims[shim].attempt.as_ref().map_or(0, |a| a.conns.len());
                 for other in (0..peers).map(PeerId).filter(|p| *p != peer) {
-                    let streaming = |a: &Attempt| a.proposer.peers()[other.0].streaming;
+                    let streaming = |a: &Attempt| a.proposer().peers()[other.0].streaming;
                     if self.shims[shim].attempt.as_ref().is_some_and(streaming) {
                         let copy = AcceptorMessage::Append(ack.clone());
                         self.shim_step(shim, Input::Message { peer: other, message: copy })?;
@@ -188,105 +195,139 @@ impl World {
     }
 
     pub(crate) fn on_send_elected(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        let ring_bytes = self.profile.ring_bytes();
         let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        if attempt.proposer.phase() != Phase::Won {
+        let Some(end) = attempt.proposer().history().last().map(|e| e.lsn) else { return Ok(()) };
+        if attempt.proposer().phase() != Phase::Won {
             return Ok(());
         }
-        let end = attempt.proposer.history().last().map(|e| e.lsn);
-        attempt.received = end;
-        self.shim_step(shim, Input::SendElected)?;
+        attempt.ring = Some(Ring::new(end, ring_bytes));
+        self.shim_turn(shim, |attempt, now| attempt.course.announce(now, end))?;
         self.queue.at(self.now, Event::Stream(shim, number));
         Ok(())
     }
 
-    /// Steps a proposer and does what it wants.
     pub(crate) fn shim_step(&mut self, shim: usize, input: Input) -> Result<(), Violation> {
+        self.shim_turn(shim, |attempt, now| attempt.course.step(now, input))
+    }
+
+    /// A shim learns something and does what follows, as its driver does it.
+    pub(crate) fn shim_turn(&mut self, shim: usize, learns: impl FnOnce(&mut Attempt, u64)) -> Result<(), Violation> {
         let ahead_ms = self.shims[shim].clock_ahead_ms;
         let now_ms = self.now / 1_000 + ahead_ms;
         let number = self.shims[shim].attempts;
         let Some(attempt) = &mut self.shims[shim].attempt else { return Ok(()) };
-        let mut effects = Vec::new();
-        attempt.proposer.step(now_ms, input, &mut effects);
-        for effect in effects {
-            if self.attempt(shim, number).is_none() {
-                return Ok(());
-            }
-            self.shim_effect(shim, number, effect)?;
+        learns(attempt, now_ms);
+        self.act(shim, number)?;
+        if let Some(Attempt { course, ring: Some(ring), .. }) = self.attempt(shim, number) {
+            course.settle(ring);
         }
-        self.report_to_server(shim, number)?;
+        self.act(shim, number)?;
+        self.misreport(shim, number)?;
+        let now = self.now;
         let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        let due = attempt.proposer.next_timeout();
+        let has_room = attempt.ring.as_ref().is_some_and(Ring::has_room);
+        let goes_on = has_room && std::mem::take(&mut attempt.starved);
+        let due = attempt.proposer().next_timeout();
         if let Some(due) = due.filter(|_| attempt.tick_due != due) {
             attempt.tick_due = Some(due);
-            let at = (due.saturating_sub(ahead_ms) * 1_000).max(self.now);
+            let at = (due.saturating_sub(ahead_ms) * 1_000).max(now);
             self.queue.at(at, Event::ShimTick(shim, number));
+        }
+        if goes_on {
+            self.queue.at(now, Event::Stream(shim, number));
         }
         Ok(())
     }
 
-    fn shim_effect(&mut self, shim: usize, number: u64, effect: Effect) -> Result<(), Violation> {
-        match effect {
-            Effect::Dial { peer } => {
-                let key = self.net.open(shim, number, peer.0, peer.0);
-                let delay = self.net_delay();
-                if let Some(conn) = self.net.conns.get_mut(&key) {
-                    conn.at_shim = true;
-                }
-                if let Some(attempt) = self.attempt(shim, number) {
-                    attempt.conns[peer.0] = Some(key);
-                }
-                if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
-                    self.queue.at(at, Event::ConnectArrives(key));
-                    self.queue.at(self.now + 300_000, Event::DialTimeout(key));
+    /// Does a shim's actions in their order.
+    fn act(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        while let Some(attempt) = self.attempt(shim, number) {
+            let mut actions: Vec<SessionAction> = std::iter::from_fn(|| attempt.course.next_action()).collect();
+            if actions.is_empty() {
+                break;
+            }
+            if self.bug == Some(Bug::WalBeforeElected) {
+                // Stable: only messages without WAL go behind those with it.
+                actions.sort_by_key(|action| !matches!(action, SessionAction::Append { .. }));
+            }
+            for action in actions {
+                if self.attempt(shim, number).is_some() {
+                    self.shim_action(shim, number, action)?;
                 }
             }
-            Effect::Close { peer, .. } => {
+        }
+        Ok(())
+    }
+
+    fn shim_action(&mut self, shim: usize, number: u64, action: SessionAction) -> Result<(), Violation> {
+        match action {
+            SessionAction::Dial { peer, session } => self.dial(shim, number, peer, session),
+            SessionAction::Close { peer, .. } => {
                 self.count("closed by a proposer");
                 if let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0].take()) {
                     self.hang_up(key);
                 }
             }
-            Effect::Send { peer, message } => self.send(shim, number, peer, message),
-            Effect::Append { peer, mut head } => {
-                let server = self.attempt(shim, number).and_then(|a| a.server);
-                head.wal = server.map(|s| self.bytes_of(s, head.begin_lsn, head.end_lsn)).unwrap_or_default();
-                assert_eq!(head.wal.len() as u64, head.end_lsn.get() - head.begin_lsn.get(), "bytes that nobody has");
-                let (end, at) = (head.end_lsn, self.now + self.rng.u64(0..2_000));
-                if let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0]) {
-                    self.queue.at(at, Event::Written(key, end));
-                }
-                self.send(shim, number, peer, ProposerMessage::Append(head));
-            }
-            Effect::ReadyToCampaign { .. } => {
+            SessionAction::Send { peer, message } => self.send(shim, number, peer, 0, message),
+            SessionAction::Append { peer, head } => self.append(shim, number, peer, head),
+            SessionAction::Campaign { .. } => {
                 let at = self.now + spread(&mut self.rng, 2_000);
                 self.queue.at(at, Event::Campaign(shim, number));
             }
-            Effect::WonElection { term, donor, end, .. } => self.on_won(shim, number, term, donor, end)?,
-            Effect::Committed { commit_lsn } => self.on_committed(shim, number, commit_lsn)?,
-            Effect::Feedback { .. } => {}
-            Effect::Deposed { term } => {
+            SessionAction::Prove { term, donor, end, .. } => self.on_won(shim, number, term, donor, end)?,
+            SessionAction::Committed { commit_lsn } => {
+                self.release(shim, number, commit_lsn);
+                self.on_committed(shim, number, commit_lsn)?;
+            }
+            SessionAction::Release { .. } if self.bug == Some(Bug::KeepUncommitted) => {}
+            SessionAction::Release { to } => self.release(shim, number, to),
+            SessionAction::Report(positions) => self.tell_server(shim, number, positions)?,
+            SessionAction::Deposed { term } => {
                 self.count("deposed");
                 let known = self.shims[shim].min_term;
                 self.shims[shim].min_term = known.max(term);
                 let pause = if self.healed { 5_000 } else { 60_000 };
                 self.end_attempt(shim, Some(pause));
             }
-            Effect::Fatal(Fatal::Fenced { .. }) => {
+            SessionAction::Fatal(Fatal::Fenced { .. }) => {
                 // The real shim exits with code 6, and its operator starts it anew, with the present epoch.
                 self.count("fenced by its epoch");
                 self.end_attempt(shim, Some(50_000));
             }
-            Effect::Fatal(reason) => return Violation::of("fatal", format!("shim {shim}: {reason}")),
+            SessionAction::Fatal(reason) => return Violation::of("fatal", format!("shim {shim}: {reason}")),
         }
         Ok(())
     }
 
-    fn send(&mut self, shim: usize, number: u64, peer: PeerId, message: ProposerMessage) {
+    fn dial(&mut self, shim: usize, number: u64, peer: PeerId, session: u64) {
+        let key = self.net.open(shim, number, peer.0, session);
+        let delay = self.net_delay();
+        if let Some(conn) = self.net.conns.get_mut(&key) {
+            conn.at_shim = true;
+        }
+        if let Some(attempt) = self.attempt(shim, number) {
+            attempt.conns[peer.0] = Some(key);
+        }
+        if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
+            self.queue.at(at, Event::ConnectArrives(key));
+            self.queue.at(self.now + 300_000, Event::DialTimeout(key));
+        }
+    }
+
+    fn release(&mut self, shim: usize, number: u64, to: Lsn) {
+        if let Some(ring) = self.attempt(shim, number).and_then(|a| a.ring.as_mut()) {
+            ring.release(to);
+        }
+    }
+
+    /// Sends a message that was ready `late` microseconds from now: what is sent to the same node later waits for it.
+    pub(crate) fn send(&mut self, shim: usize, number: u64, peer: PeerId, late: Micros, message: ProposerMessage) {
         let Some(key) = self.attempt(shim, number).and_then(|a| a.conns[peer.0]) else { return };
         let delay = self.net_delay();
         let message = ProposerMessage::decode(ProtoVersion::V3, message.encode(ProtoVersion::V3));
         let message = message.expect("what one side writes the other reads");
-        if let Some(at) = self.net.arrival_at_node(key, self.now, delay) {
+        if let Some(at) = self.net.arrival_at_node(key, self.now + late, delay) {
             self.queue.at(at, Event::ToNode(key, message));
         }
     }
@@ -340,7 +381,7 @@ impl World {
 
     fn on_committed(&mut self, shim: usize, number: u64, commit: Lsn) -> Result<(), Violation> {
         let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        let term = attempt.proposer.term();
+        let term = attempt.proposer().term();
         let Some(server) = attempt.server else { return Ok(()) };
         let log = self.servers[server].until(commit);
         let known = self.checks.prefix.log().len();
@@ -356,74 +397,30 @@ impl World {
         self.checks.prefix.committed(term, log)
     }
 
+    /// What a shim with a planted bug tells its server besides.
+    fn misreport(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
+        if !matches!(self.bug, Some(Bug::ReportReceived | Bug::AckOnSend)) {
+            return Ok(());
+        }
+        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
+        let (term, told, received) = (attempt.proposer().term(), attempt.told, attempt.received());
+        let Some((server, received)) = attempt.server.zip(received) else { return Ok(()) };
+        match self.bug {
+            Some(Bug::AckOnSend) => self.checks.acked.told(term, self.servers[server].until(received)),
+            _ => self.tell_server(shim, number, ReportedPositions { flush: told.flush.max(Some(received)), ..told }),
+        }
+    }
+
     /// What the shim tells its server, and the server its clients.
-    fn report_to_server(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
-        let bug = self.bug;
+    fn tell_server(&mut self, shim: usize, number: u64, positions: ReportedPositions) -> Result<(), Violation> {
         let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        let Some(server) = attempt.server.filter(|_| attempt.proposer.phase() == Phase::Elected) else { return Ok(()) };
-        let (commit, received) = (attempt.proposer.commit_lsn(), attempt.received);
-        let term = attempt.proposer.term();
-        let report = if bug == Some(Bug::ReportReceived) { received } else { attempt.proposer.reportable() };
-        if bug == Some(Bug::AckOnSend)
-            && let Some(received) = received
-        {
-            self.checks.acked.told(term, self.servers[server].until(received))?;
-        }
-        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        let Some(report) = report.filter(|r| attempt.reported < Some(*r)) else { return Ok(()) };
-        attempt.reported = Some(report);
-        let own = self.servers[server].until(report);
-        i6_report::reported(report, commit, received, own, self.checks.prefix.log())?;
+        let Some(server) = attempt.server else { return Ok(()) };
+        let before = std::mem::replace(&mut attempt.told, positions);
+        let (term, commit, received) = (attempt.proposer().term(), attempt.proposer().commit_lsn(), attempt.received());
+        i6_report::in_order((before.flush, before.apply), (positions.flush, positions.apply))?;
+        let Some(flush) = positions.flush.filter(|flush| before.flush < Some(*flush)) else { return Ok(()) };
+        let own = self.servers[server].until(flush);
+        i6_report::reported(flush, commit, received, own, self.checks.prefix.log())?;
         self.checks.acked.told(term, own)
-    }
-
-    /// The servers write.
-    pub(crate) fn on_produce(&mut self) -> Result<(), Violation> {
-        if !self.produces() {
-            return Ok(());
-        }
-        let next = spread(&mut self.rng, self.profile.produce_every);
-        self.queue.at(self.now + next, Event::Produce);
-        let writing: Vec<usize> = if self.profile.compute {
-            let elected = |a: &Attempt| a.proposer.phase() == Phase::Elected;
-            self.shims.iter().filter_map(|s| s.attempt.as_ref().filter(|a| elected(a))?.server).collect()
-        } else {
-            (0..self.servers.len()).collect()
-        };
-        for server in writing {
-            self.servers[server].write();
-        }
-        if !self.profile.compute && self.rng.u8(0..40) == 0 {
-            self.fork = self.servers.first().map(|s| s.copy(2));
-        }
-        for shim in 0..self.shims.len() {
-            let number = self.shims[shim].attempts;
-            self.on_stream(shim, number)?;
-        }
-        Ok(())
-    }
-
-    /// A server sends its shim what it has flushed; sometimes only up to a page in the middle of a record.
-    pub(crate) fn on_stream(&mut self, shim: usize, number: u64) -> Result<(), Violation> {
-        let Some(attempt) = self.attempt(shim, number) else { return Ok(()) };
-        let elected = attempt.proposer.phase() == Phase::Elected;
-        let (Some(server), Some(received)) = (attempt.server.filter(|_| elected), attempt.received) else {
-            return Ok(());
-        };
-        let end = self.servers[server].end();
-        if received >= end {
-            return Ok(());
-        }
-        let page = Lsn::new(received.get() + self.rng.u64(0..end.get() - received.get())).page_start();
-        let (part, rest) = if self.rng.u8(0..3) == 0 && page > received { (page, true) } else { (end, false) };
-        if let Some(attempt) = self.attempt(shim, number) {
-            attempt.received = Some(part);
-        }
-        self.shim_step(shim, Input::WalAvailable { end: part })?;
-        if rest {
-            let at = self.now + self.rng.u64(100..5_000);
-            self.queue.at(at, Event::Stream(shim, number));
-        }
-        Ok(())
     }
 }

@@ -171,7 +171,7 @@ impl World {
             return;
         };
         let behind = copy.end();
-        let reported = self.shims.iter().filter_map(|s| s.attempt.as_ref()?.reported).max();
+        let reported = self.shims.iter().filter_map(|s| s.attempt.as_ref()?.told.flush).max();
         if reported.is_none_or(|r| r <= behind) {
             return; // not diverged from anything that is committed
         }

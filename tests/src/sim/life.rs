@@ -113,7 +113,7 @@ impl World {
             positions.is_some_and(|p| p.flush_lsn == end && p.commit_lsn == end && p.persisted_commit_lsn == end)
                 && n.live.as_ref().is_some_and(|l| l.acceptor.admission() == Admission::Admitted)
         });
-        Ok(everywhere && attempt.reported == end)
+        Ok(everywhere && attempt.told.flush == end)
     }
 
     /// Bytes equal everywhere, read back as a reader gets them and as the medium holds them.
@@ -144,7 +144,7 @@ impl World {
         let nodes: Vec<String> = self.nodes.iter().map(node).collect();
         let attempt = self.shims[0].attempt.as_ref();
         let shim =
-            attempt.map(|a| format!("{:?} term {} reported {:?}", a.proposer.phase(), a.proposer.term(), a.reported));
+            attempt.map(|a| format!("{:?} term {} told {:?}", a.proposer().phase(), a.proposer().term(), a.told));
         format!(
             "committed {}, target {:?}, shim {shim:?}, {}",
             self.checks.prefix.log().len(),

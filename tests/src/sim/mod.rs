@@ -7,6 +7,7 @@
 //! | `net` | connections |
 //! | `node` | a safekeeper |
 //! | `shim`, `drive` | a shim, and its part of the world |
+//! | `feed` | WAL on its way through a shim |
 //! | `wal` | servers that write WAL |
 //! | `amnesia` | members that forget, and the statements of members |
 //! | `faults` | kinds of faults |
@@ -19,6 +20,7 @@ pub mod bug;
 mod drive;
 mod event;
 mod faults;
+mod feed;
 mod life;
 mod net;
 mod node;

@@ -14,6 +14,8 @@ pub(crate) struct Conn {
     pub(crate) shim: usize,
     pub(crate) attempt: u64,
     pub(crate) peer: usize,
+    /// Number of the session in the shim's attempt.
+    pub(crate) session: u64,
     pub(crate) node: usize,
     pub(crate) life: u64,
     /// The acceptor knows it.
@@ -44,13 +46,14 @@ impl Net {
         Net { cut_off: vec![false; nodes], ..Net::default() }
     }
 
-    pub(crate) fn open(&mut self, shim: usize, attempt: u64, peer: usize, node: usize) -> ConnKey {
+    pub(crate) fn open(&mut self, shim: usize, attempt: u64, peer: usize, session: u64) -> ConnKey {
         self.last += 1;
         let conn = Conn {
             shim,
             attempt,
             peer,
-            node,
+            session,
+            node: peer,
             life: 0,
             at_node: false,
             at_shim: false,

@@ -103,6 +103,7 @@ impl Profile {
                 self.blackouts = false;
                 self.shims = 2;
             }
+            Some(Bug::KeepUncommitted) => self.window = 140_000,
             Some(Bug::NoProof) => {
                 self.compute = false;
                 self.foreign = false;
@@ -110,6 +111,16 @@ impl Profile {
             }
             _ => {}
         }
+    }
+
+    /// How much WAL a shim keeps: little more than is on its way, so that long records do not fit.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        usize::try_from(self.window + self.window / 8).unwrap_or(usize::MAX)
+    }
+
+    /// Whether shims report as applied what the first node's pageserver has ingested.
+    pub(crate) fn by_pageserver(&self) -> bool {
+        !self.foreign
     }
 
     /// Node ids of either set, ascending.

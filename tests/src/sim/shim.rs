@@ -1,12 +1,14 @@
-//! One simulated shim: the real proposer and a driver in miniature.
+//! One simulated shim: the real course of a session with its proposer and its ring, and a driver in miniature.
 //!
-//! An attempt is one connection to the server and one proposer. As in the real shim, the driver's part of safety is
-//! here: the attach proof before the campaign and before the announcement, and the positions reported to the server.
+//! An attempt is one connection to the server and one session. The attach proof is simulated: the driver compares the
+//! server's WAL with the log, before the campaign and before the announcement.
 
 use pgformat::{Lsn, Tli};
 use proto::consensus::MemberConf;
 use proto::id::{PrimaryEpoch, SystemId, TenantTimelineId, Term};
-use walproposer_shim::core::{Proposer, ProposerConfig};
+use walproposer_shim::core::{PeerId, Proposer, ProposerConfig};
+use walproposer_shim::session::course::{ReportedPositions, SessionCourse};
+use walproposer_shim::session::ring::Ring;
 
 use super::net::ConnKey;
 use super::schedule::Profile;
@@ -31,15 +33,36 @@ pub(crate) struct Shim {
 /// One attempt to lead.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    pub(crate) proposer: Proposer,
+    pub(crate) course: SessionCourse,
+    /// The newest WAL of the server, once the election is announced.
+    pub(crate) ring: Option<Ring>,
+    /// The ring had no room for more.
+    pub(crate) starved: bool,
+    /// How often each node failed as a donor.
+    pub(crate) donor_failures: Vec<u32>,
     pub(crate) conns: Vec<Option<ConnKey>>,
     pub(crate) epoch: PrimaryEpoch,
     /// The server whose WAL it streams.
     pub(crate) server: Option<usize>,
-    /// Received or proved in this session.
-    pub(crate) received: Option<Lsn>,
-    pub(crate) reported: Option<Lsn>,
+    /// What the server was told.
+    pub(crate) told: ReportedPositions,
     pub(crate) tick_due: Option<u64>,
+}
+
+impl Attempt {
+    pub(crate) fn proposer(&self) -> &Proposer {
+        self.course.core()
+    }
+
+    /// Received or proved in this session.
+    pub(crate) fn received(&self) -> Option<Lsn> {
+        self.ring.as_ref().map(Ring::end)
+    }
+
+    /// The place of a donor in the order of trying.
+    pub(crate) fn rank(&self, donor: PeerId) -> Option<u32> {
+        self.donor_failures.get(donor.0).copied()
+    }
 }
 
 pub(crate) fn config(

@@ -1,8 +1,8 @@
 //! One session: the single owner of the proposer core, of the ring and of the stream from PostgreSQL.
 //!
-//! It routes inputs to the core and effects from it, runs the second half of the attach proof between a won election
-//! and its announcement, and reports to PostgreSQL. One session serves one connection to the primary: when that
-//! connection or the term is lost, the session ends and everything begins again with a new proof and a new election.
+//! It tells the session's course what happened and does what follows, on tokio; in which order is decided in
+//! [`super::course`]. One session serves one connection to the primary: when that connection or the term is lost, the
+//! session ends, and everything begins again with a new proof and a new election.
 //!
 //! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the
 //! connection to PostgreSQL is closed before anything else happens.
@@ -12,22 +12,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, AppendRequest, LogPosition, ProtoVersion};
-use proto::feedback::PageserverFeedback;
 use proto::id::Term;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::course::{SessionAction, SessionCourse, WalSource};
 use super::downstream::{self, CatchUpSource, Failure, FailureKind, Happened, PeerCommand, PeerEvent};
 use super::peers::Peers;
 use super::streaming::{StreamPick, Streaming};
 use crate::attach::doubt;
 use crate::attach::proof::{self, Chosen, Proved};
 use crate::attach::survey::Survey;
+use crate::config::ApplySource;
 use crate::context::ShimContext;
-use crate::core::{Effect, Input, PeerId, Proposer, ProposerConfig};
+use crate::core::{Input, PeerId, Proposer, ProposerConfig};
 use crate::dial::upstream::{PrimaryIdentity, Upstream};
 use crate::status::ShimPhase;
 use crate::stop::StopCause;
@@ -62,8 +62,7 @@ enum UpstreamStage {
 
 struct SessionDriver {
     ctx: Arc<ShimContext>,
-    core: Proposer,
-    effects: Vec<Effect>,
+    course: SessionCourse,
     peers: Peers,
     events: mpsc::Receiver<PeerEvent>,
     stage: UpstreamStage,
@@ -72,8 +71,6 @@ struct SessionDriver {
     survey: Survey,
     proved: Proved,
     started: Instant,
-    /// Largest position that a pageserver has ingested, as safekeepers pass it on.
-    applied: Option<Lsn>,
     reply_every: Duration,
 }
 
@@ -119,7 +116,7 @@ pub(crate) async fn run(
     }
     // PostgreSQL first: from here on nothing may be reported any more.
     driver.stage = UpstreamStage::Gone;
-    *highest = (*highest).max(driver.core.term());
+    *highest = (*highest).max(driver.course.core().term());
     if let StopCause::Deposed(term) = stop {
         *highest = (*highest).max(term);
     }
@@ -148,12 +145,12 @@ impl SessionDriver {
             reconnect_ms: fastrand::u64(ProposerConfig::RECONNECT_MS / 2..=ProposerConfig::RECONNECT_MS),
             window: ProposerConfig::WINDOW,
         };
+        let core = Proposer::new(config).map_err(StopCause::Fatal)?;
         let (peers, events) = Peers::start(ctx);
         let third = upstream.wal_sender_timeout / 3;
         let longest = Duration::from_secs(10);
         Ok(SessionDriver {
-            core: Proposer::new(config).map_err(StopCause::Fatal)?,
-            effects: Vec::new(),
+            course: SessionCourse::new(core, ctx.config.apply_source == ApplySource::Pageserver),
             peers,
             events,
             origin: upstream.identity(),
@@ -161,10 +158,13 @@ impl SessionDriver {
             survey,
             proved,
             started: Instant::now(),
-            applied: None,
             reply_every: if third.is_zero() { longest } else { third.min(longest) },
             ctx: Arc::clone(ctx),
         })
+    }
+
+    fn core(&self) -> &Proposer {
+        self.course.core()
     }
 
     fn now(&self) -> u64 {
@@ -173,12 +173,12 @@ impl SessionDriver {
 
     fn step(&mut self, input: Input) {
         let now = self.now();
-        self.core.step(now, input, &mut self.effects);
+        self.course.step(now, input);
     }
 
     /// When the core wants to be asked again.
     fn timer(&self) -> impl Future<Output = ()> + use<> {
-        let tick = self.core.next_timeout().map(|ms| self.started + Duration::from_millis(ms));
+        let tick = self.core().next_timeout().map(|ms| self.started + Duration::from_millis(ms));
         async move {
             match tick {
                 Some(at) => sleep_until(at).await,
@@ -192,7 +192,7 @@ impl SessionDriver {
     /// Nothing is reported meanwhile.
     async fn farewell(&mut self, cancel: &CancellationToken) {
         let until = Instant::now() + FAREWELL_MAX;
-        while self.carry_out().is_ok() && !self.core.all_told() {
+        while self.carry_out().is_ok() && !self.core().all_told() {
             let timer = self.timer();
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -230,7 +230,7 @@ impl SessionDriver {
             SessionPick::Peer(Some(event)) => {
                 let unfed = self.unfed(&event);
                 self.on_peer(event);
-                if let Some(reason) = unfed.filter(|_| !self.core.has_quorum(self.now())) {
+                if let Some(reason) = unfed.filter(|_| !self.core().has_quorum(self.now())) {
                     // A new session gets everything from the log's end on by its own stream.
                     return Err(StopCause::Retry(format!("too few safekeepers are left without it: {reason}")));
                 }
@@ -238,10 +238,11 @@ impl SessionDriver {
             SessionPick::Peer(None) => return Err(StopCause::Retry("every safekeeper task has ended".to_owned())),
             SessionPick::Proved(outcome) => {
                 let streaming = outcome?;
-                tracing::info!(start = %streaming.start(), term = %self.core.term(), "streaming from the primary");
+                let start = streaming.start();
+                tracing::info!(%start, term = %self.core().term(), "streaming from the primary");
                 self.ctx.outage.over();
                 self.stage = UpstreamStage::Streaming(streaming);
-                self.step(Input::SendElected);
+                self.course.announce(self.now(), start);
             }
             SessionPick::Stream(picked) => self.on_stream(picked)?,
         }
@@ -249,10 +250,10 @@ impl SessionDriver {
     }
 
     fn on_peer(&mut self, event: PeerEvent) {
-        if !self.peers.is_current(&event) {
+        let PeerEvent { peer, session, what } = event;
+        if !self.course.is_current(peer, session) {
             return;
         }
-        let PeerEvent { peer, what, .. } = event;
         let input = match what {
             Happened::Connected => Input::Connected { peer },
             Happened::Message(message) => match self.lost(peer, &message) {
@@ -272,7 +273,9 @@ impl SessionDriver {
     /// Why a safekeeper gets nothing from the primary's second connection, when the event says so.
     fn unfed(&self, event: &PeerEvent) -> Option<String> {
         match &event.what {
-            Happened::Disconnected(Failure { reason, kind: FailureKind::Primary }) if self.peers.is_current(event) => {
+            Happened::Disconnected(Failure { reason, kind: FailureKind::Primary })
+                if self.course.is_current(event.peer, event.session) =>
+            {
                 Some(reason.clone())
             }
             _ => None,
@@ -285,7 +288,7 @@ impl SessionDriver {
         if !vote.vote_given {
             return None;
         }
-        let known = self.core.peers().into_iter().nth(peer.0)?;
+        let known = self.core().peers().into_iter().nth(peer.0)?;
         let end = LogPosition::of(&vote.history, vote.flush_lsn);
         // The term that it greeted with: the vote has raised its own since.
         self.ctx.board.stands(known.node?, known.term, (end.last_log_term, proto::api::shown(end.flush_lsn)))
@@ -293,7 +296,7 @@ impl SessionDriver {
 
     fn on_failure(&mut self, peer: PeerId, failure: Failure) -> Input {
         let Failure { reason, kind } = failure;
-        let node = self.core.peers().get(peer.0).and_then(|p| p.node);
+        let node = self.core().peers().get(peer.0).and_then(|p| p.node);
         let reason = self.peers.failed(peer, node, reason, kind);
         match kind {
             FailureKind::Fenced => Input::Fenced { peer, said: reason },
@@ -306,11 +309,12 @@ impl SessionDriver {
     }
 
     fn on_stream(&mut self, picked: StreamPick) -> Result<(), StopCause> {
+        let now = self.now();
         let UpstreamStage::Streaming(s) = &mut self.stage else { return Ok(()) };
         match picked {
             StreamPick::Received(event) => {
-                if let Some(end) = s.take_batch(event?, &self.ctx.metrics)? {
-                    self.step(Input::WalAvailable { end });
+                if s.take_batch(event?, &self.ctx.metrics)? {
+                    self.course.received(now, &s.ring);
                 }
             }
             StreamPick::Written(outcome) => {
@@ -322,68 +326,63 @@ impl SessionDriver {
         Ok(())
     }
 
-    /// Carries out what the core asked for.
+    /// Does everything that is to be done.
     fn carry_out(&mut self) -> Result<(), StopCause> {
-        while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
-                self.effect(effect)?;
-            }
+        while let Some(action) = self.course.next_action() {
+            self.act(action)?;
         }
         Ok(())
     }
 
-    /// Carries out what the core asked for, and reports what came of it to PostgreSQL.
+    /// Does everything that is to be done, and tells PostgreSQL what came of it.
     fn obey(&mut self) -> Result<(), StopCause> {
         self.carry_out()?;
-        let (needed, next_xid) = (self.core.standbys(self.now()), self.ctx.board.next_xid());
+        let (needed, next_xid) = (self.core().standbys(self.now()), self.ctx.board.next_xid());
         if let UpstreamStage::Streaming(s) = &mut self.stage {
-            // Also in the midst of a record, which may be longer than the ring.
-            if s.ring.is_full()
-                && let Some(given) = self.core.given()
-            {
-                s.ring.release(given);
-            }
-            let due = needed.is_some_and(|needed| s.tell_standbys(needed, next_xid))
-                | s.report.update(self.core.reportable(), self.applied, self.ctx.config.apply_source);
-            if due {
+            if needed.is_some_and(|needed| s.tell_standbys(needed, next_xid)) {
                 s.report_now()?;
             }
+            self.course.settle(&s.ring);
         }
-        Ok(())
+        self.carry_out()
     }
 
-    fn effect(&mut self, effect: Effect) -> Result<(), StopCause> {
-        match effect {
-            Effect::Dial { peer } => {
-                if !self.peers.dial(peer) {
-                    self.give_up(peer, QUEUE_FULL.to_owned());
-                }
-            }
-            Effect::Close { peer, reason } => {
+    fn act(&mut self, action: SessionAction) -> Result<(), StopCause> {
+        match action {
+            SessionAction::Dial { peer, session } => self.command(peer, PeerCommand::Dial(session)),
+            SessionAction::Close { peer, reason } => {
                 self.peers.note_problem(peer, reason.to_string());
                 self.command(peer, PeerCommand::Close);
             }
-            Effect::Send { peer, message } => self.command(peer, PeerCommand::Send(message.encode(ProtoVersion::V3))),
-            Effect::Append { peer, head } => self.append(peer, head),
-            Effect::ReadyToCampaign { greeted } => {
+            SessionAction::Send { peer, message } => {
+                self.command(peer, PeerCommand::Send(message.encode(ProtoVersion::V3)));
+            }
+            SessionAction::Append { peer, head } => self.append(peer, head),
+            SessionAction::Campaign { greeted } => {
                 tracing::info!(quorum = ?greeted, "a quorum has greeted: asking for votes");
                 self.ctx.board.set_phase(ShimPhase::Campaign);
+                // The first half of the proof was done before the session.
                 self.step(Input::Campaign);
             }
-            Effect::WonElection { term, donor, donor_node, end, .. } => {
+            SessionAction::Prove { term, donor, donor_node, end } => {
                 tracing::info!(%term, donor = %donor_node, %end, "the election is won");
                 self.ctx.board.elected(term, end);
                 self.ctx.metrics.elections.inc();
                 self.prove(Chosen { term, donor: donor.0, end })?;
             }
-            Effect::Committed { commit_lsn } => {
+            SessionAction::Committed { commit_lsn: to } | SessionAction::Release { to } => {
                 if let UpstreamStage::Streaming(s) = &mut self.stage {
-                    s.ring.release(commit_lsn);
+                    s.ring.release(to);
                 }
             }
-            Effect::Feedback { feedback, .. } => self.feedback(&feedback),
-            Effect::Deposed { term } => return Err(StopCause::Deposed(term)),
-            Effect::Fatal(fatal) => return Err(StopCause::Fatal(fatal)),
+            SessionAction::Report(positions) => {
+                if let UpstreamStage::Streaming(s) = &mut self.stage {
+                    s.report.positions = positions;
+                    s.report_now()?;
+                }
+            }
+            SessionAction::Deposed { term } => return Err(StopCause::Deposed(term)),
+            SessionAction::Fatal(fatal) => return Err(StopCause::Fatal(fatal)),
         }
         Ok(())
     }
@@ -407,40 +406,29 @@ impl SessionDriver {
     }
 
     fn append(&mut self, peer: PeerId, head: AppendRequest) {
-        let from_ring = match &self.stage {
-            UpstreamStage::Streaming(s) => s.ring.slices(head.begin_lsn, head.end_lsn),
+        let ring = match &self.stage {
+            UpstreamStage::Streaming(s) => Some(&s.ring),
             _ => None,
         };
-        let end = head.end_lsn;
-        let command = match from_ring {
-            Some(parts) => PeerCommand::Wal { head: downstream::encode_head(head), parts, end },
-            None => match self.source_of(&head) {
-                Some(source) => PeerCommand::Fetch { head, source },
-                None => {
-                    let doubts = self.ctx.board.donors(|donors| donors.describe(|i| self.ctx.safekeeper_name(i)));
-                    let why: String = doubts.into_iter().map(|doubt| format!("; {doubt}")).collect();
-                    return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks{why}"));
-                }
-            },
+        let donors = self.ctx.board.donors(|donors| donors.clone());
+        let (end, len) = (head.end_lsn, head.end_lsn.bytes_since(head.begin_lsn));
+        let command = match self.course.source_of(&head, ring, |peer| donors.rank(peer.0)) {
+            WalSource::Memory(parts) => PeerCommand::Wal { head: downstream::encode_head(head), parts, end },
+            WalSource::Donor(donor) => {
+                self.ctx.metrics.donor_bytes.inc_by(len);
+                PeerCommand::Fetch { head, source: CatchUpSource::Donor(donor.0) }
+            }
+            WalSource::Primary => {
+                self.ctx.metrics.reread_bytes.inc_by(len);
+                PeerCommand::Fetch { head, source: CatchUpSource::Primary(self.origin) }
+            }
+            WalSource::Nowhere => {
+                let doubts = donors.describe(|i| self.ctx.safekeeper_name(i));
+                let why: String = doubts.into_iter().map(|doubt| format!("; {doubt}")).collect();
+                return self.give_up(peer, format!("nobody can supply the WAL up to {end} that it lacks{why}"));
+            }
         };
         self.command(peer, command);
-    }
-
-    /// Who has WAL that is not in the ring: a safekeeper that holds it durably, else the primary, which keeps what was
-    /// not reported to it.
-    fn source_of(&self, head: &AppendRequest) -> Option<CatchUpSource> {
-        let len = head.end_lsn.bytes_since(head.begin_lsn);
-        let donors = self.ctx.board.donors(|donors| donors.clone());
-        if let Some(donor) = self.core.donor_for(head.end_lsn, |peer| donors.rank(peer.0)) {
-            self.ctx.metrics.donor_bytes.inc_by(len);
-            return Some(CatchUpSource::Donor(donor.0));
-        }
-        let UpstreamStage::Streaming(s) = &self.stage else { return None };
-        // What lies before the stream was proved, not sent; and the proof needs no second connection.
-        (s.start() <= head.begin_lsn).then(|| {
-            self.ctx.metrics.reread_bytes.inc_by(len);
-            CatchUpSource::Primary(self.origin)
-        })
     }
 
     fn command(&mut self, peer: PeerId, command: PeerCommand) {
@@ -451,11 +439,7 @@ impl SessionDriver {
 
     fn give_up(&mut self, peer: PeerId, reason: String) {
         self.peers.give_up(peer, reason);
-        self.step(Input::Disconnected { peer });
-    }
-
-    fn feedback(&mut self, feedback: &PageserverFeedback) {
-        self.applied = self.applied.max(feedback.last_received_lsn);
+        self.course.gave_up(self.now(), peer);
     }
 
     /// Brings the status page up to date.
@@ -464,9 +448,9 @@ impl SessionDriver {
             UpstreamStage::Streaming(s) => Some(s.positions()),
             _ => None,
         };
-        let peers = self.core.peers();
+        let peers = self.core().peers();
         self.peers.note_streaming(&peers);
-        let quorum = self.core.has_quorum(self.now());
-        self.ctx.board.progress(self.core.commit_lsn(), quorum, stream, peers.iter().zip(self.peers.problems()));
+        let quorum = self.core().has_quorum(self.now());
+        self.ctx.board.progress(self.core().commit_lsn(), quorum, stream, peers.iter().zip(self.peers.problems()));
     }
 }

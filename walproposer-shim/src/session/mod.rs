@@ -2,17 +2,20 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `driver` | the owner of the proposer core: inputs to it, effects from it |
+//! | [`course`] | what is done and in which order, with the proposer core; pure |
+//! | `driver` | does it on tokio |
 //! | `streaming` | the stream from PostgreSQL: WAL in, reports out |
 //! | `peers` | the tasks of all safekeepers, and whose fault a failure is |
 //! | `downstream` | one of those tasks |
-//! | `ring`, `report`, `standbys` | WAL in memory; what PostgreSQL is told, about standbys too |
+//! | [`ring`] | WAL in memory; pure |
+//! | `report`, `standbys` | what PostgreSQL is told and when, about standbys too |
 
+pub mod course;
 mod downstream;
 mod driver;
 mod peers;
 mod report;
-mod ring;
+pub mod ring;
 mod standbys;
 mod streaming;
 

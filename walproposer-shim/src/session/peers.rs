@@ -18,7 +18,6 @@ use crate::core::{PeerId, PeerStatus};
 struct PeerHandle {
     commands: mpsc::Sender<PeerCommand>,
     task_guard: AbortOnDropHandle<()>,
-    session: u64,
     /// Last failure, for the status page.
     problem: Option<String>,
 }
@@ -39,23 +38,10 @@ impl Peers {
             let (commands, task) = downstream::start(Arc::clone(&ctx.config), PeerId(i), events.clone());
             // What was told of an earlier session is over when WAL flows there again, not before.
             let problem = ctx.away.get(i).filter(|away| away.is_running()).map(|_| "away before".to_owned());
-            PeerHandle { commands, task_guard: task, session: 0, problem }
+            PeerHandle { commands, task_guard: task, problem }
         };
         let handles = (0..ctx.config.safekeepers.len()).map(start).collect();
         (Peers { ctx: Arc::clone(ctx), handles, events }, receiver)
-    }
-
-    /// Whether `event` is of the session that runs now, not of one that was given up.
-    pub(super) fn is_current(&self, event: &PeerEvent) -> bool {
-        self.handles.get(event.peer.0).is_some_and(|known| known.session == event.session)
-    }
-
-    /// Begins a new session; false when the task's queue is full.
-    pub(super) fn dial(&mut self, peer: PeerId) -> bool {
-        let Some(known) = self.handles.get_mut(peer.0) else { return true };
-        known.session += 1;
-        let session = known.session;
-        self.command(peer, PeerCommand::Dial(session))
     }
 
     /// Queues a command; false when the task's queue is full.
@@ -69,7 +55,6 @@ impl Peers {
         let (commands, task) = downstream::start(Arc::clone(&self.ctx.config), peer, self.events.clone());
         if let Some(known) = self.handles.get_mut(peer.0) {
             (known.commands, known.task_guard) = (commands, task);
-            known.session += 1;
         }
     }
 

@@ -1,22 +1,20 @@
-//! What PostgreSQL is told: standby status updates.
+//! Standby status updates, which tell PostgreSQL the positions of the session's course.
 //!
-//! Pure but for the queueing. write = flush = what the core allows; apply = flush, or what a pageserver has ingested.
-//! All of it is monotone within a session, and never more than flush.
+//! This file decides only when they are sent: newer positions replace those that the socket has not taken.
 
 use bytes::Bytes;
 use libpq::CopyWriter;
 use node::pg_now;
-use pgformat::Lsn;
 use proto::replication::{ReceiverMessage, StatusUpdate};
 use tokio::time::Instant;
 
-use crate::config::ApplySource;
+use super::course::ReportedPositions;
 
-/// Positions reported in this session.
+/// The positions reported in this session, and the updates under way.
 #[derive(Debug)]
 pub(crate) struct PositionReport {
-    flush: Option<Lsn>,
-    apply: Option<Lsn>,
+    /// Written is the same as flushed.
+    pub(crate) positions: ReportedPositions,
     sent_at: Instant,
     /// An update waits until the socket has taken those before it.
     held_back: bool,
@@ -27,33 +25,11 @@ const QUEUE_MAX: usize = 1 << 10;
 
 impl Default for PositionReport {
     fn default() -> PositionReport {
-        PositionReport { flush: None, apply: None, sent_at: Instant::now(), held_back: false }
+        PositionReport { positions: ReportedPositions::default(), sent_at: Instant::now(), held_back: false }
     }
 }
 
 impl PositionReport {
-    /// Takes over new positions; whether PostgreSQL should be told at once.
-    pub(crate) fn update(&mut self, reportable: Option<Lsn>, applied: Option<Lsn>, source: ApplySource) -> bool {
-        let flush = self.flush.max(reportable);
-        let apply = match source {
-            ApplySource::Flush => flush,
-            ApplySource::Pageserver => self.apply.max(applied.min(flush)),
-        };
-        let moved = flush > self.flush || apply > self.apply;
-        (self.flush, self.apply) = (flush, apply);
-        moved
-    }
-
-    /// Reported as write and flush position.
-    pub(crate) fn flush(&self) -> Option<Lsn> {
-        self.flush
-    }
-
-    /// Reported as apply position.
-    pub(crate) fn apply(&self) -> Option<Lsn> {
-        self.apply
-    }
-
     /// When the last status update was queued.
     pub(crate) fn sent_at(&self) -> Instant {
         self.sent_at
@@ -77,36 +53,22 @@ impl PositionReport {
     }
 
     fn message(&self, ts: i64, reply_requested: bool) -> StatusUpdate {
-        StatusUpdate { write: self.flush, flush: self.flush, apply: self.apply, ts, reply_requested }
+        let ReportedPositions { flush, apply } = self.positions;
+        StatusUpdate { write: flush, flush, apply, ts, reply_requested }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pgformat::Lsn;
+
     use super::*;
-
-    fn at(lsn: u64) -> Option<Lsn> {
-        Some(Lsn::new(lsn))
-    }
-
-    #[test]
-    fn positions_never_fall_and_apply_never_passes_flush() {
-        let mut report = PositionReport::default();
-        assert!(!report.update(None, at(50), ApplySource::Pageserver), "nothing is committed yet");
-        assert_eq!(report.message(0, false).flush, None);
-        assert!(report.update(at(100), at(50), ApplySource::Pageserver));
-        assert_eq!((report.flush(), report.apply()), (at(100), at(50)));
-        assert!(report.update(at(90), at(200), ApplySource::Pageserver), "the pageserver caught up");
-        assert_eq!((report.flush(), report.apply()), (at(100), at(100)));
-        assert!(!report.update(at(100), at(10), ApplySource::Pageserver));
-        assert_eq!(report.apply(), at(100));
-    }
 
     #[test]
     fn write_and_flush_are_one() {
-        let mut report = PositionReport::default();
-        report.update(at(7), None, ApplySource::Flush);
+        let (flush, apply) = (Some(Lsn::new(7)), Some(Lsn::new(5)));
+        let report = PositionReport { positions: ReportedPositions { flush, apply }, ..PositionReport::default() };
         let m = report.message(1, true);
-        assert_eq!((m.write, m.flush, m.apply, m.reply_requested), (at(7), at(7), at(7), true));
+        assert_eq!((m.write, m.flush, m.apply, m.reply_requested), (flush, flush, apply, true));
     }
 }

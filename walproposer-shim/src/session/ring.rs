@@ -14,10 +14,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use pgformat::Lsn;
 
+/// WAL taken from the primary in one go, bytes.
+const BATCH: u64 = 1 << 20;
+
 /// Bounded, contiguous WAL. Its size comes from --ring-mib: a few seconds of a busy primary by default, so that a
 /// safekeeper that restarts catches up from memory.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub struct Ring {
     chunks: VecDeque<(Lsn, Bytes)>,
     end: Lsn,
     bytes: usize,
@@ -28,49 +31,55 @@ pub(crate) struct Ring {
 /// Bytes that do not follow what the ring holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("PostgreSQL sent WAL at {at} while {expected} comes next")]
-pub(crate) struct RingGap {
+pub struct RingGap {
     /// Where the bytes are.
-    pub(crate) at: Lsn,
+    pub at: Lsn,
     /// Where they should be.
-    pub(crate) expected: Lsn,
+    pub expected: Lsn,
 }
 
 impl Ring {
     /// An empty ring for a session that begins at `start`: everything below is proved and committed or a donor has it.
-    pub(crate) fn new(start: Lsn, capacity: usize) -> Ring {
+    pub fn new(start: Lsn, capacity: usize) -> Ring {
         Ring { chunks: VecDeque::new(), end: start, bytes: 0, capacity, released: start }
     }
 
     /// First byte held.
-    pub(crate) fn start(&self) -> Lsn {
+    pub fn start(&self) -> Lsn {
         self.chunks.front().map_or(self.end, |(at, _)| *at)
     }
 
     /// Position after the last byte.
-    pub(crate) fn end(&self) -> Lsn {
+    pub fn end(&self) -> Lsn {
         self.end
     }
 
     /// Length of the WAL held, bytes.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether it holds all that it may: only then it matters what is released.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.bytes >= self.capacity
     }
 
     /// Whether more may be read from the primary: there is room, or something that may be dropped for it.
-    pub(crate) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         !self.is_full() || self.droppable().is_some()
+    }
+
+    /// Whether a batch that began at `before` takes more before the core hears of it: small messages are merged, and
+    /// acknowledgements stay prompt.
+    pub fn batch_goes_on(&self, before: Lsn) -> bool {
+        self.end.bytes_since(before) < BATCH && self.has_room()
     }
 
     /// Appends WAL of the primary.
     ///
     /// # Errors
     /// When it does not start where the ring ends.
-    pub(crate) fn push(&mut self, at: Lsn, wal: Bytes) -> Result<(), RingGap> {
+    pub fn push(&mut self, at: Lsn, wal: Bytes) -> Result<(), RingGap> {
         if at != self.end {
             return Err(RingGap { at, expected: self.end });
         }
@@ -96,12 +105,12 @@ impl Ring {
     }
 
     /// Everything up to `end` may be dropped when there is no room.
-    pub(crate) fn release(&mut self, end: Lsn) {
+    pub fn release(&mut self, end: Lsn) {
         self.released = self.released.max(end);
     }
 
     /// The bytes `[begin, end)` as slices of the chunks; `None` when some of them are not here.
-    pub(crate) fn slices(&self, begin: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
+    pub fn slices(&self, begin: Lsn, end: Lsn) -> Option<Vec<Bytes>> {
         if begin < self.start() || end > self.end {
             return None;
         }

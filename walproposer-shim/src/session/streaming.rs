@@ -23,9 +23,6 @@ use crate::metrics::ShimMetrics;
 use crate::status::StreamPositions;
 use crate::stop::{AttachRefusal, StopCause};
 
-/// WAL taken from the socket in one go before it is handed on: merges small messages, keeps acknowledgements prompt.
-const BATCH: usize = 1 << 20;
-
 /// Silence of a PostgreSQL that was asked for an answer, after which it counts as gone.
 const UPSTREAM_SILENCE: Duration = Duration::from_secs(30);
 
@@ -68,8 +65,8 @@ impl Streaming {
         StreamPositions {
             received: self.ring.end(),
             ring_bytes: self.ring.bytes(),
-            reported: self.report.flush(),
-            reported_apply: self.report.apply(),
+            reported: self.report.positions.flush,
+            reported_apply: self.report.positions.apply,
         }
     }
 
@@ -85,18 +82,18 @@ impl Streaming {
         }
     }
 
-    /// Takes in `event`, and what else has come by now; gives the new end of the WAL when there is more of it.
-    pub(super) fn take_batch(&mut self, event: CopyEvent, metrics: &ShimMetrics) -> Result<Option<Lsn>, StopCause> {
+    /// Takes in `event`, and what else has come by now; whether there is more WAL now.
+    pub(super) fn take_batch(&mut self, event: CopyEvent, metrics: &ShimMetrics) -> Result<bool, StopCause> {
         let before = self.ring.end();
         self.heard = Instant::now();
         self.take(event, metrics)?;
-        while self.ring.end().bytes_since(before) < BATCH as u64 && self.ring.has_room() {
+        while self.ring.batch_goes_on(before) {
             match self.stream.reader.try_next()? {
                 Some(event) => self.take(event, metrics)?,
                 None => break,
             }
         }
-        Ok(Some(self.ring.end()).filter(|end| *end > before))
+        Ok(self.ring.end() > before)
     }
 
     fn take(&mut self, event: CopyEvent, metrics: &ShimMetrics) -> Result<(), StopCause> {
