@@ -28,33 +28,33 @@ pub struct PageserverSettings {
     /// What every server is told.
     #[command(flatten)]
     pub process: ProcessSettings,
-    /// Where pages are stored, `file:///dir` or `s3://bucket/prefix`; without it, `pages` in the data directory.
+    /// Where pages are stored: `file:///dir` or `s3://bucket/prefix`. The default is `pages` in the data directory.
     #[arg(long, value_name = "URL", value_parser = storage)]
     pub remote_storage: Option<String>,
-    /// A published choice that no safekeeper dials within this many milliseconds falls to the next one.
+    /// How long the pageserver waits for the safekeeper that it chose to connect, in milliseconds. Then it chooses
+    /// another one.
     #[arg(long = "dial-timeout-ms", value_name = "MS", default_value = "1000", value_parser = millis(10..=60_000))]
     pub dial_timeout: Duration,
-    /// Memory for blocks of layer files (three quarters) and for pages that took long to build, of all timelines
-    /// together, in MiB. The share of reads that need no file grows with it.
+    /// Memory of the cache for all timelines together, in MiB: three quarters for blocks of layer files, the rest for
+    /// pages that took long to build. The larger it is, the fewer reads need a file.
     #[arg(long = "cache-mib", value_name = "MIB", default_value = "256", value_parser = mib(1..=1 << 20))]
     pub cache_bytes: usize,
-    /// Memory of one timeline's newest changes at which they are written as a layer, in MiB.
+    /// A timeline's newest changes are written as a layer when they take up this much memory, in MiB.
     #[arg(long = "layer-mib", value_name = "MIB", default_value = "64", value_parser = mib(1..=1024))]
     pub layer_bytes: usize,
-    /// Changes are written as a layer after so many milliseconds, however few.
+    /// Changes are written as a layer after this many milliseconds, however few they are.
     ///
-    /// Shorter: a quiet timeline is durable sooner, and has more small files.
+    /// With a shorter time a quiet timeline is durable sooner, and has more small files.
     #[arg(long = "layer-age-ms", value_name = "MS", default_value = "300000", value_parser = millis(10..=86_400_000))]
     pub layer_age: Duration,
-    /// A read at an LSN that is not here yet waits for it so many milliseconds at most; after an hour a client is
-    /// surely gone.
+    /// How long a read waits for WAL up to its LSN before it fails, in milliseconds.
     #[arg(long = "lsn-wait-ms", value_name = "MS", default_value = "60000", value_parser = millis(0..=LSN_WAIT_MS_MAX))]
     pub lsn_wait: Duration,
-    /// A client that asks for its next page within so many microseconds of the last answer is waited for as long
-    /// without sleeping; 0: never.
+    /// How long a session waits awake for its client's next request, in microseconds, when the one before came within
+    /// that time. With 0 it never does.
     ///
-    /// With one client answers came in about half the time; the price is up to one busy core. To stay awake longer
-    /// than a millisecond costs more than it can win.
+    /// In our measurements one client got its answers in about half the time. This costs up to one busy core. Waits of
+    /// more than a millisecond cost more than they gain.
     #[arg(long = "page-awake-us", value_name = "US", default_value = "50", value_parser = micros(0..=1000))]
     pub page_awake: Duration,
     /// Limits of the chooser and of streams, which follow from these settings.

@@ -17,14 +17,15 @@ pub struct SafekeeperSettings {
     /// What every server is told.
     #[command(flatten)]
     pub process: ProcessSettings,
-    /// Let a walproposer of generation 0 create its timeline by pushing; off, timelines are created over HTTP only.
+    /// Let a walproposer of generation 0 create its timeline when it connects. Without this flag, timelines are created
+    /// over HTTP only.
     #[arg(long)]
     pub allow_implicit_timelines: bool,
     /// WAL kept in memory for readers, of all timelines together, in MiB.
     ///
-    /// By default eight timelines that write at once have all that helps them: each has its newest 8 MiB while it is
-    /// written. Who was idle longest gives back first, and each a second after WAL stopped coming. Readers that need
-    /// more read the files.
+    /// While a timeline is written, its newest 8 MiB are kept, so the default is enough for eight busy timelines. A
+    /// timeline gives its memory back one second after its last WAL, and earlier when others need it: the one that has
+    /// been idle longest gives first. Readers get older WAL from the files.
     #[arg(long = "ring-mib", value_name = "MIB", default_value = "64", value_parser = mib(1..=u64::MAX))]
     pub rings_bytes: usize,
 }

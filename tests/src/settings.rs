@@ -16,15 +16,16 @@ Made by `make docs` from the structs that read the settings: change the comments
 page.
 
 Every setting has a flag, a key in the file of `--config` (TOML, `name = value`) and an environment
-variable. A flag wins over the environment, the environment over the file, the file over the
-default. An empty variable counts as none. Unknown keys in the file are refused with the known ones;
-a value of no use is refused with exit code 2, its place and its bound. `--check-config` tells
-without starting anything. A list is written with commas between its values, or as an array in the
-file. A flag without a value is `true` or `false` in file and environment.
+variable. Flags override the environment, the environment overrides the file, and the file overrides
+the defaults. An empty variable counts as not set. An unknown key in the file is refused, and the
+known ones are listed. An invalid value is refused with exit code 2; the message says where it
+stands and what is allowed. `--check-config` checks all this without starting anything. A list is
+written with commas between its values, or as an array in the file. A flag that takes no value is
+`true` or `false` in the file and in the environment.
 
 `walfabric safekeeper`, `walfabric pageserver` and `walfabric walproposer-shim` take the same
-settings. Variables reach every server that is started with them, so those of one server belong into
-its unit or its file.
+settings. Every server that is started with a variable reads it, so put variables that are for one
+server into its unit, or use its file.
 ";
 
 /// docs/settings.md as it is to be.

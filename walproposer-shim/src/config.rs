@@ -1,6 +1,6 @@
 //! Settings of the shim: those of every server, and its own, and what follows from them.
 //!
-//! A [`Config`] that exists is valid. It is made once and passed down; nothing below reads flags, files or the
+//! A [`ShimConfig`] that exists is valid. It is made once and passed down; nothing below reads flags, files or the
 //! environment.
 
 use std::time::Duration;
@@ -24,45 +24,45 @@ pub struct ShimSettings {
     /// What every server is told.
     #[command(flatten)]
     pub process: ProcessSettings,
-    /// Where the primary is: a libpq connection string or URI of one host, of a role with REPLICATION that may read
-    /// pg_stat_replication.
+    /// How to connect to the primary: a libpq connection string or URI with one host. The role needs REPLICATION, and
+    /// must be allowed to read pg_stat_replication.
     ///
-    /// What it lacks comes from PostgreSQL's environment variables, service file and password file. It is never shown,
-    /// since it may hold a password.
+    /// What the string lacks comes from PostgreSQL's environment variables, service file and password file. The string
+    /// is never shown, because it may hold a password.
     #[arg(long, value_name = "CONNINFO")]
     pub primary: String,
-    /// Addresses of the timeline's safekeepers. Only where to dial: quorums are counted by node id.
+    /// Addresses of the timeline's safekeepers. They only say where to dial: quorums are counted by node id.
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true)]
     pub safekeepers: Vec<String>,
-    /// Tenant, 32 hexadecimal digits without dashes.
+    /// Id of the tenant.
     #[arg(long, value_name = "ID", value_parser = hex_id::<TenantId>)]
     pub tenant_id: TenantId,
-    /// Timeline, 32 hexadecimal digits without dashes.
+    /// Id of the timeline.
     #[arg(long, value_name = "ID", value_parser = hex_id::<TimelineId>)]
     pub timeline_id: TimelineId,
-    /// What is reported to PostgreSQL as applied: the quorum's position, or what a pageserver has ingested.
+    /// Which position PostgreSQL is told as applied: `flush`, the quorum's, or `pageserver`, what a pageserver has
+    /// ingested.
     ///
-    /// With `pageserver`, `synchronous_commit = remote_apply` means "a branch taken now sees this commit"; while none
-    /// is attached, such commits wait.
+    /// With `pageserver`, a commit with `synchronous_commit = remote_apply` returns when a branch taken then would see
+    /// it. Such commits wait while no pageserver is attached.
     #[arg(long, value_name = "SOURCE", default_value = "flush")]
     pub apply_source: ApplySource,
-    /// Replication slot; without it, walfabric_ and the first 16 digits of the timeline id. The pin slot's name ends in
-    /// _pin.
+    /// Name of the replication slot. The default is walfabric_ and the first 16 digits of the timeline id. The name of
+    /// the pin slot is the same with _pin at its end.
     #[arg(long, value_name = "NAME", value_parser = slot_name)]
     pub slot: Option<String>,
-    /// How often the primary of this timeline was designated anew; safekeepers refuse one that is lower than what they
-    /// know.
+    /// Epoch of the primary: raise it whenever another primary is designated for this timeline. Safekeepers refuse a
+    /// shim whose epoch is lower than the one they know.
     #[arg(long, value_name = "N", default_value = "1", value_parser = primary_epoch)]
     pub primary_epoch: PrimaryEpoch,
-    /// WAL kept in memory for safekeepers that fall behind, in MiB. Those further behind are fed from another
-    /// safekeeper.
+    /// WAL kept in memory for safekeepers that fall behind, in MiB. A safekeeper that is further behind is fed from
+    /// another one.
     #[arg(long = "ring-mib", value_name = "MIB", default_value = "64", value_parser = mib(RING_MIB_MIN..=u64::MAX))]
     pub ring_bytes: usize,
-    /// Attach to a primary that runs with fsync off, whose own disk is then not trusted after an operating system
-    /// crash.
+    /// Attach to a primary that runs with fsync off. After a crash of its operating system, rebuild that primary.
     #[arg(long)]
     pub allow_fsync_off: bool,
-    /// Stay ready although ALTER ROLE or ALTER DATABASE lets somebody commit without the quorum: such settings become
+    /// Stay ready although ALTER ROLE or ALTER DATABASE lets some commits skip the quorum. Such settings are then only
     /// warnings.
     #[arg(long)]
     pub allow_async_commits: bool,
@@ -74,14 +74,14 @@ const _: () = assert!((RING_MIB_MIN << 20) as usize >= 8 * MAX_SEND_SIZE);
 
 impl ServerSettings for ShimSettings {
     const SECRETS: &'static [&'static str] = &["primary"];
-    type Checked = Config;
+    type Checked = ShimConfig;
 
     fn process(&mut self) -> &mut ProcessSettings {
         &mut self.process
     }
 
-    fn check(self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, SettingError> {
-        Config::new(self, &Environment::read(environment))
+    fn check(self, environment: &dyn Fn(&str) -> Option<String>) -> Result<ShimConfig, SettingError> {
+        ShimConfig::new(self, &Environment::read(environment))
     }
 }
 
@@ -96,7 +96,7 @@ pub enum ApplySource {
 
 /// Settings that were checked.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct ShimConfig {
     /// Tenant and timeline that it proposes for.
     pub ttid: TenantTimelineId,
     /// The primary, for ordinary SQL.
@@ -128,15 +128,15 @@ pub struct Config {
 /// Limit for connecting to PostgreSQL or to a safekeeper, unless the connection string has one.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Config {
+impl ShimConfig {
     /// Checks the settings. `env` stands in for what the connection string lacks.
-    fn new(settings: ShimSettings, env: &Environment) -> Result<Config, SettingError> {
+    fn new(settings: ShimSettings, env: &Environment) -> Result<ShimConfig, SettingError> {
         settings.process.check(|url, prefix| Broker::new(url, prefix).map(drop))?;
         let ttid = TenantTimelineId::new(settings.tenant_id, settings.timeline_id);
         let (sql, replication) = primary(&settings.primary, ttid, env)?;
         let slot = settings.slot.unwrap_or_else(|| names::slot_name(ttid.timeline_id));
         let typed = settings.process.typed.iter().any(|key| key == "primary");
-        Ok(Config {
+        Ok(ShimConfig {
             ttid,
             sql,
             replication,
@@ -232,7 +232,7 @@ mod tests {
         "http://127.0.0.1:2379",
     ];
 
-    fn config(extra: &[&str]) -> Result<Config, SettingError> {
+    fn config(extra: &[&str]) -> Result<ShimConfig, SettingError> {
         from_flags::<ShimSettings>(&[&GOOD, extra].concat())
     }
 

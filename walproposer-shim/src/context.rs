@@ -9,7 +9,7 @@ use proto::broker::Keys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::dial::safekeeper;
 use crate::metrics::ShimMetrics;
 use crate::status::StatusBoard;
@@ -19,7 +19,7 @@ const LEASE_TTL_S: i64 = 10;
 
 /// One of them for the whole process, behind an [`Arc`] that every part holds.
 pub(crate) struct ShimContext {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<ShimConfig>,
     pub(crate) board: StatusBoard,
     pub(crate) metrics: ShimMetrics,
     pub(crate) broker: Session,
@@ -37,7 +37,7 @@ impl ShimContext {
     ///
     /// # Errors
     /// When the broker's address cannot be used.
-    pub(crate) fn start(config: Config, broker_stop: CancellationToken) -> Result<Arc<ShimContext>, BrokerError> {
+    pub(crate) fn start(config: ShimConfig, broker_stop: CancellationToken) -> Result<Arc<ShimContext>, BrokerError> {
         let broker = Broker::new(&config.process.broker, &config.process.broker_prefix)?;
         let broker_keys = broker.keys().clone();
         let away = |address| RepeatLog::outage(format!("safekeeper {}: no session", safekeeper::shown(address)));

@@ -55,7 +55,7 @@ use node::server::{ExitVerdict, LastStep, OpenHttp, RunningServer, StartError, o
 use node::{BoundHttp, exit};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ApplySource, Config, ShimSettings};
+pub use config::{ApplySource, ShimConfig, ShimSettings};
 use context::ShimContext;
 pub use guard::sync_names;
 
@@ -80,13 +80,13 @@ pub async fn run(words: &[OsString]) -> u8 {
 ///
 /// # Errors
 /// See [`StartError`]. By itself the shim exits with 2, 5 or 6 only, so each of them means a wrong usage.
-pub async fn start(config: Config, cancel: CancellationToken) -> Result<RunningServer, StartError> {
+pub async fn start(config: ShimConfig, cancel: CancellationToken) -> Result<RunningServer, StartError> {
     start_parts(config, cancel, |parts| parts)
 }
 
 /// `change` is for tests: it sees the parts before they start.
 fn start_parts(
-    config: Config,
+    config: ShimConfig,
     cancel: CancellationToken,
     change: impl FnOnce(Vec<Part>) -> Vec<Part>,
 ) -> Result<RunningServer, StartError> {

@@ -1,9 +1,9 @@
 //! What unit tests of several modules need.
 
-use crate::config::{Config, ShimSettings};
+use crate::config::{ShimConfig, ShimSettings};
 
 /// Settings with these safekeepers (or three that nobody listens at).
-pub(crate) fn config(safekeepers: &[&str]) -> Config {
+pub(crate) fn config(safekeepers: &[&str]) -> ShimConfig {
     let default = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
     let list = if safekeepers.is_empty() { &default[..] } else { safekeepers }.join(",");
     let primary = ["--primary", "host=127.0.0.1 port=1 user=postgres"];

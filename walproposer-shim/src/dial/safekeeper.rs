@@ -15,7 +15,7 @@ use proto::id::{NodeId, SystemId, Term};
 use proto::pg::sqlstate;
 use tokio::time::timeout;
 
-use crate::config::{ApplySource, CONNECT_TIMEOUT, Config};
+use crate::config::{ApplySource, CONNECT_TIMEOUT, ShimConfig};
 use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::status::donors::DonorAnswer;
 
@@ -38,7 +38,7 @@ pub(crate) struct Account {
 }
 
 /// Connection settings for an address of the list.
-pub(crate) fn options(config: &Config, address: &(String, u16)) -> ConnectOptions {
+pub(crate) fn options(config: &ShimConfig, address: &(String, u16)) -> ConnectOptions {
     ConnectOptions {
         host: address.0.trim_matches(['[', ']']).to_owned(),
         port: address.1,
@@ -60,7 +60,7 @@ pub(crate) fn shown(address: &(String, u16)) -> String {
 }
 
 /// The command that opens a proposer's session. The timeline must exist: a shim never creates one.
-pub(crate) fn push_command(config: &Config) -> String {
+pub(crate) fn push_command(config: &ShimConfig) -> String {
     // Only a reported apply position makes commits wait for a pageserver.
     let feedback = match config.apply_source {
         ApplySource::Flush => "lazy",
@@ -85,7 +85,7 @@ pub(crate) enum NoAccount {
 }
 
 /// Asks a safekeeper for its account: status first, then its greeting on the same connection, which is then dropped.
-pub(crate) async fn account(config: &Config, address: &(String, u16)) -> Result<Account, NoAccount> {
+pub(crate) async fn account(config: &ShimConfig, address: &(String, u16)) -> Result<Account, NoAccount> {
     let mut connection = ClientConnection::dial(&options(config, address)).await?;
     let asked = timeout(QUESTION, async {
         let answer = match connection.simple_query("SHOW TIMELINE").await {
@@ -118,7 +118,7 @@ async fn missing(connection: &mut ClientConnection, said: NetError) -> NoAccount
 
 /// Greets without naming a system: what the timeline belongs to was asked before, and is judged by the proof.
 async fn greet(
-    config: &Config,
+    config: &ShimConfig,
     status: &SafekeeperTimelineStatus,
     mut reader: CopyReader,
     mut writer: CopyWriter,
@@ -148,7 +148,7 @@ async fn greet(
 
 /// Starts to read `[from, end)`: committed WAL, or with `term` all that was flushed in it.
 pub(crate) async fn read(
-    config: &Config,
+    config: &ShimConfig,
     address: &(String, u16),
     from: Lsn,
     end: Lsn,
@@ -163,7 +163,7 @@ pub(crate) async fn read(
 }
 
 /// Asks a safekeeper to read back WAL that came from it.
-pub(crate) async fn check_wal(config: &Config, address: &(String, u16), (from, to): (Lsn, Lsn)) -> DonorAnswer {
+pub(crate) async fn check_wal(config: &ShimConfig, address: &(String, u16), (from, to): (Lsn, Lsn)) -> DonorAnswer {
     let asked = timeout(READ_BACK, async {
         let mut connection = ClientConnection::dial(&options(config, address)).await?;
         connection.simple_query(&format!("CHECK_WAL {from} {to}")).await

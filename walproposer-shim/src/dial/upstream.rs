@@ -13,7 +13,7 @@ use proto::pg::sqlstate;
 use tokio::time::timeout;
 
 use crate::attach::proof::plan::{PrimaryView, WalPart, parse_history};
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::dial::wal_reader::{StretchError, WalReader};
 use crate::names;
 use crate::stop::{AttachRefusal, StopCause};
@@ -67,7 +67,7 @@ impl Upstream {
     }
 
     /// Dials and asks who is there. Refuses a server that cannot be a primary of any timeline.
-    pub(crate) async fn connect(config: &Config) -> Result<Upstream, StopCause> {
+    pub(crate) async fn connect(config: &ShimConfig) -> Result<Upstream, StopCause> {
         let dialled = ClientConnection::dial(&config.replication).await;
         let mut connection = dialled.map_err(|e| away(e, &config.replication))?;
         let row = one_row(ask(&mut connection, SETTINGS).await?)?;
@@ -132,7 +132,7 @@ impl Upstream {
     }
 
     /// Becomes the standby that commits wait for: takes its name and streams from `start` through the slot.
-    pub(crate) async fn stream(mut self, config: &Config, start: Lsn) -> Result<PrimaryStream, StopCause> {
+    pub(crate) async fn stream(mut self, config: &ShimConfig, start: Lsn) -> Result<PrimaryStream, StopCause> {
         let name = names::standby_name(config.ttid.timeline_id);
         ask(&mut self.connection, &format!("SET application_name = '{name}'")).await?;
         let command = format!("START_REPLICATION SLOT {} PHYSICAL {start} TIMELINE {}", config.slot, self.primary.tli);
@@ -153,7 +153,7 @@ impl Upstream {
 /// The address may lead elsewhere by now, to a promoted or restored copy. The server is the session's own only while
 /// the session's walsender holds the slot there.
 pub(crate) async fn reread(
-    config: &Config,
+    config: &ShimConfig,
     origin: PrimaryIdentity,
     from: Lsn,
     end: Lsn,
@@ -225,7 +225,12 @@ fn away(e: NetError, options: &ConnectOptions) -> StopCause {
     }
 }
 
-fn check_settings(config: &Config, fsync: &str, full_page_writes: &str, wal_level: &str) -> Result<(), AttachRefusal> {
+fn check_settings(
+    config: &ShimConfig,
+    fsync: &str,
+    full_page_writes: &str,
+    wal_level: &str,
+) -> Result<(), AttachRefusal> {
     if fsync != "on" && !config.allow_fsync_off {
         return Err(AttachRefusal::SettingOff("fsync"));
     }
@@ -274,7 +279,7 @@ async fn history(connection: &mut ClientConnection, tli: Tli) -> Result<Vec<(Tli
 }
 
 /// First byte of WAL that the server holds: from its directory, or, where the role may not look there, from the slots.
-async fn oldest(connection: &mut ClientConnection, config: &Config, seg: SegSize) -> Result<Lsn, StopCause> {
+async fn oldest(connection: &mut ClientConnection, config: &ShimConfig, seg: SegSize) -> Result<Lsn, StopCause> {
     let listed = match ask(connection, OLDEST).await {
         Ok(results) => one_row(results)?.into_iter().next().flatten(),
         Err(StopCause::Retry(why)) => {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::context::ShimContext;
 use crate::dial::upstream::PrimaryIdentity;
 use crate::names;
@@ -328,7 +328,7 @@ const HIDING: [&str; 5] = ["database", "user", "database user", "client", "sessi
 /// A physical walsender belongs to no database, so they do not apply to it. `None` when it is not let in.
 ///
 /// Source: PostgreSQL 15, `InitPostgres` in `postinit.c`: it returns before `process_settings`.
-async fn server_default(config: &Config) -> Option<String> {
+async fn server_default(config: &ShimConfig) -> Option<String> {
     let mut options = config.replication.clone();
     options.parameters = vec![("replication".to_owned(), "true".to_owned())];
     options.database = None;
@@ -337,7 +337,7 @@ async fn server_default(config: &Config) -> Option<String> {
     results.first()?.rows.first()?.first()?.clone()
 }
 
-async fn look(client: &Client, config: &Config) -> Result<Findings, tokio_postgres::Error> {
+async fn look(client: &Client, config: &ShimConfig) -> Result<Findings, tokio_postgres::Error> {
     let slots = format!(
         "SELECT slot_name, coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), \
          coalesce(restart_lsn::text, '') FROM pg_replication_slots s WHERE slot_name IN ('{}', '{}')",

@@ -19,7 +19,7 @@ use proto::pg::{SqlError, sqlstate};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::core::PeerId;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{self, PrimaryIdentity};
@@ -152,7 +152,7 @@ impl From<NetError> for Failure {
 
 /// Starts the task of one address; it ends with the handle.
 pub(crate) fn start(
-    config: Arc<Config>,
+    config: Arc<ShimConfig>,
     peer: PeerId,
     events: mpsc::Sender<PeerEvent>,
 ) -> (mpsc::Sender<PeerCommand>, AbortOnDropHandle<()>) {
@@ -180,7 +180,7 @@ struct OpenSource {
 }
 
 struct PeerTask {
-    config: Arc<Config>,
+    config: Arc<ShimConfig>,
     peer: PeerId,
     commands: mpsc::Receiver<PeerCommand>,
     events: mpsc::Sender<PeerEvent>,
@@ -353,7 +353,7 @@ pub(crate) fn encode_head(head: AppendRequest) -> Bytes {
     out.freeze()
 }
 
-async fn open(config: &Config, peer: PeerId) -> Result<OpenSession, NetError> {
+async fn open(config: &ShimConfig, peer: PeerId) -> Result<OpenSession, NetError> {
     let address = config.safekeepers.get(peer.0).expect("the driver numbers the addresses of the list");
     let connection = ClientConnection::dial(&safekeeper::options(config, address)).await?;
     let (reader, writer) = connection.copy_both(&safekeeper::push_command(config)).await?;
@@ -371,7 +371,7 @@ async fn until_close(commands: &mut mpsc::Receiver<PeerCommand>) {
 
 /// Reads the WAL of one append from its source, on the stream that is open when it fits.
 async fn fetch(
-    config: Arc<Config>,
+    config: Arc<ShimConfig>,
     held: Option<Box<OpenSource>>,
     source: CatchUpSource,
     head: AppendRequest,

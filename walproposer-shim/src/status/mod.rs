@@ -21,7 +21,7 @@ use proto::broker::records::{PrimaryRecord, SCHEMA};
 use proto::id::{NodeId, Term};
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::core::{PeerId, PeerStatus};
 use crate::dial::upstream::PrimaryIdentity;
 use donors::Donors;
@@ -40,7 +40,7 @@ pub(crate) struct StatusBoard {
 }
 
 impl StatusBoard {
-    pub(crate) fn new(config: &Config) -> StatusBoard {
+    pub(crate) fn new(config: &ShimConfig) -> StatusBoard {
         let state = ShimState::new(config);
         StatusBoard { state: Mutex::new(state), changed: Notify::new(), next_xid: AtomicU64::new(0) }
     }
@@ -153,7 +153,7 @@ impl StatusBoard {
     }
 
     /// What `GET /v1/status` answers with.
-    pub(crate) fn status(&self, config: &Config) -> ShimStatus {
+    pub(crate) fn status(&self, config: &ShimConfig) -> ShimStatus {
         let state = self.snapshot();
         let reasons = state.reasons();
         ShimStatus {
@@ -186,7 +186,7 @@ impl StatusBoard {
     }
 
     /// The record for the broker, once there is a primary that no other shim works on.
-    pub(crate) fn record(&self, config: &Config, http: &str) -> Option<PrimaryRecord> {
+    pub(crate) fn record(&self, config: &ShimConfig, http: &str) -> Option<PrimaryRecord> {
         let state = self.snapshot();
         let identity = state.known?;
         let reasons = state.reasons();

@@ -13,7 +13,7 @@ use super::donors::Donors;
 use super::memory::AcknowledgedWal;
 use super::phase::ShimPhase;
 use super::verdict::{GuardVerdict, VERDICT_AGE_MAX};
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::core::PeerStatus;
 use crate::dial::safekeeper;
 use crate::dial::upstream::PrimaryIdentity;
@@ -78,7 +78,7 @@ pub(crate) struct ShimState {
 
 impl ShimState {
     /// Detached, with nothing checked.
-    pub(super) fn new(config: &Config) -> ShimState {
+    pub(super) fn new(config: &ShimConfig) -> ShimState {
         let row = |address| ShimSafekeeperStatus {
             id: NodeId(0),
             address: safekeeper::shown(address),
@@ -178,7 +178,7 @@ impl ShimState {
     }
 
     /// What does no harm to commits now.
-    pub(super) fn warnings(&self, config: &Config) -> Vec<String> {
+    pub(super) fn warnings(&self, config: &ShimConfig) -> Vec<String> {
         let name = |index: usize| config.safekeepers.get(index).map(safekeeper::shown).unwrap_or_default();
         let doubts = self.donors.describe(name);
         self.memory.losses().cloned().chain(doubts).chain(self.verdict.value().warnings.iter().cloned()).collect()

@@ -21,31 +21,32 @@ pub struct ProcessSettings {
     /// Where the HTTP interface listens; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", value_parser = socket_address)]
     pub listen_http: SocketAddr,
-    /// Address that others ask over HTTP instead of --listen-http. Needed when that is 0.0.0.0 or [::].
+    /// Address of the HTTP interface for other servers, instead of --listen-http. Required when that is 0.0.0.0 or
+    /// [::].
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub advertise_http: Option<String>,
-    /// Broker, etcd's own URL form: `http://host:port[,host:port...]`. One that is away stops nothing, not even the
-    /// start.
+    /// Address of the broker, in etcd's URL form: `http://host:port[,host:port...]`. While the broker is away the
+    /// server goes on, and starts all the same.
     #[arg(long, value_name = "URL")]
     pub broker: String,
     /// Prefix of every key on the broker.
     #[arg(long, value_name = "PREFIX", default_value = DEFAULT_PREFIX, value_parser = broker_prefix)]
     pub broker_prefix: String,
-    /// Connections to --listen-http at once: people, monitoring and the other nodes, with room.
+    /// How many connections --listen-http takes at once. The default has room for people, monitoring and other nodes.
     ///
-    /// Each may hold one body of 1 MiB.
+    /// A connection may hold a request body of up to 1 MiB in memory.
     #[arg(long, value_name = "N", default_value = "256", value_parser = count(CONNECTIONS_MIN..=CONNECTIONS_LIMIT))]
     pub http_connections_max: usize,
-    /// Form of the log on standard error: text or json.
+    /// Format of the log on standard error: text or json.
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: LogFormat,
     /// Level of the log, or a filter like `info,safekeeper::push=debug`.
     ///
-    /// Levels: error, warn, info, debug, trace. A filter that cannot be read is named in the log, and info is used.
+    /// Levels: error, warn, info, debug, trace. If the filter is invalid, the log says so, and the level is info.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
-    /// File of settings, `name = value` in TOML, names as the flags with `_` for `-`. A flag wins over the
-    /// environment, the environment over the file.
+    /// File of settings in TOML, one `name = value` per line. The names are those of the flags, with `_` for `-`. Flags
+    /// override the environment, and the environment overrides the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Check the settings, say what is wrong with them, and exit.
@@ -62,35 +63,35 @@ pub struct ProcessSettings {
 /// What a server with a data directory and a libpq port is told besides.
 #[derive(clap::Args, Clone, Debug)]
 pub struct NodeSettings {
-    /// Number of this node, unique among its kind; fixed for a data directory.
+    /// Number of this node. No other node of the same kind may have it.
     ///
-    /// It is written into the data directory at the first start; another number on the same directory is refused with
-    /// exit code 2.
+    /// The first start writes it into the data directory. A later start with another number is refused with exit code
+    /// 2.
     #[arg(long, value_name = "N", value_parser = node_id)]
     pub id: NodeId,
     /// Directory of everything durable; created when missing, locked while the process runs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where the libpq protocol is spoken; port 0 picks a free one.
+    /// Where the server listens for the libpq protocol; port 0 picks a free one.
     ///
-    /// Nobody is asked for a password in this version: anyone who reaches it is trusted.
+    /// This version asks for no password: it trusts everybody who can connect.
     #[arg(long, value_name = "HOST:PORT", value_parser = socket_address)]
     pub listen_pg: SocketAddr,
-    /// Address that others dial instead of --listen-pg. Needed when that is 0.0.0.0 or [::].
+    /// Address that other servers dial instead of --listen-pg. Required when that is 0.0.0.0 or [::].
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub advertise_pg: Option<String>,
-    /// Availability zone, published with the node; a safekeeper in the pageserver's own zone is preferred.
+    /// Availability zone of this node. A pageserver prefers a safekeeper in its own zone.
     #[arg(long, value_name = "NAME")]
     pub availability_zone: Option<String>,
-    /// Sessions on --listen-pg at once, a quarter of them kept for streams of WAL into this server.
+    /// How many sessions --listen-pg takes at once. A quarter of them is reserved for WAL that comes into this server.
     ///
-    /// Each may hold some MiB of WAL.
+    /// A session may hold some MiB of WAL in memory.
     #[arg(long, value_name = "N", default_value = "1024", value_parser = count(CONNECTIONS_MIN..=CONNECTIONS_LIMIT))]
     pub pg_connections_max: usize,
-    /// Start although another living process has published itself under this id; it is to be stopped.
+    /// Start although another process that is alive has published itself under this id. Stop that process.
     ///
-    /// Without it such a start is refused with exit code 2 and both addresses. A record whose process is dead, and a
-    /// broker that is away, refuse nothing.
+    /// Without this flag such a start is refused with exit code 2, and both addresses are named. The record of a dead
+    /// process does not prevent a start, and neither does a broker that is away.
     #[arg(long)]
     pub take_over: bool,
 }

@@ -16,7 +16,7 @@ use pgformat::wal::{WalDecoder, WalError};
 use proto::id::Term;
 
 use crate::attach::survey::Survey;
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::dial::safekeeper;
 use crate::dial::upstream::{Reading, Upstream};
 use crate::dial::wal_reader::{StretchError, WalReader};
@@ -38,7 +38,7 @@ pub(crate) struct Proved {
 
 /// The part of the proof that needs no vote: identity, then everything that is committed.
 pub(crate) async fn before_vote(
-    config: &Config,
+    config: &ShimConfig,
     mut upstream: Upstream,
     survey: &Survey,
 ) -> Result<(Upstream, Proved), StopCause> {
@@ -66,7 +66,7 @@ pub(crate) struct Chosen {
 
 /// The rest of the proof, up to the end that the election chose, and the prev link behind it.
 pub(crate) async fn before_elected(
-    config: &Config,
+    config: &ShimConfig,
     mut upstream: Upstream,
     survey: &Survey,
     proved: Proved,
@@ -101,7 +101,7 @@ pub(crate) async fn before_elected(
 }
 
 /// Start of the last record of the elected log, as its holder tells it.
-async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Result<Option<Lsn>, StopCause> {
+async fn last_record_of(config: &ShimConfig, survey: &Survey, chosen: Chosen) -> Result<Option<Lsn>, StopCause> {
     if chosen.end == survey.log.start {
         return Ok(None);
     }
@@ -119,7 +119,7 @@ async fn last_record_of(config: &Config, survey: &Survey, chosen: Chosen) -> Res
 
 /// Compares `[from, to)`; with `term` the donor serves what is not committed too.
 async fn compare(
-    config: &Config,
+    config: &ShimConfig,
     mut upstream: Upstream,
     survey: &Survey,
     (donor, term): (usize, Option<Term>),

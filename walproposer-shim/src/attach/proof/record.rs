@@ -7,13 +7,13 @@ use proto::id::Term;
 
 use super::plan;
 use crate::attach::survey::Survey;
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::dial::safekeeper;
 
 /// Start of the record that holds the byte at `at` in the log of the safekeeper `donor`; with `term` also where it is
 /// not committed. `None` when it began in an earlier segment, or cannot be read: a divergence is told without it.
 pub(super) async fn record_at(
-    config: &Config,
+    config: &ShimConfig,
     survey: &Survey,
     donor: usize,
     term: Option<Term>,

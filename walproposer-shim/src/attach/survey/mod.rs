@@ -15,7 +15,7 @@ use proto::pg::sqlstate;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attach::proof::plan::LogView;
-use crate::config::Config;
+use crate::config::ShimConfig;
 use crate::dial::safekeeper::{self, Account, NoAccount};
 use crate::stop::{AttachRefusal, StopCause};
 
@@ -39,7 +39,7 @@ pub(crate) struct Survey {
 const GRACE: Duration = Duration::from_millis(300);
 
 /// Asks everybody at once.
-pub(crate) async fn ask(config: &Config) -> Answers {
+pub(crate) async fn ask(config: &ShimConfig) -> Answers {
     let count = config.safekeepers.len();
     let question = async |(i, address)| (i, safekeeper::account(config, address).await);
     let mut asked: FuturesUnordered<_> = config.safekeepers.iter().enumerate().map(question).collect();
@@ -77,7 +77,11 @@ pub(crate) async fn ask(config: &Config) -> Answers {
 
 /// Judges a round of answers. `usable`: whose WAL may be compared with, of the addresses; others only when nobody else
 /// is there.
-pub(crate) fn judge(config: &Config, answers: &Answers, usable: impl Fn(usize) -> bool) -> Result<Survey, StopCause> {
+pub(crate) fn judge(
+    config: &ShimConfig,
+    answers: &Answers,
+    usable: impl Fn(usize) -> bool,
+) -> Result<Survey, StopCause> {
     refused(config, answers)?;
     let accounts = || answers.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref().ok()?)));
     let newest = accounts().max_by_key(|(_, a)| a.greeting.mconf.generation);
@@ -123,7 +127,7 @@ fn position(a: &Account) -> LogPosition {
 }
 
 /// Answers that name this shim as the wrong one.
-fn refused(config: &Config, answers: &Answers) -> Result<(), AttachRefusal> {
+fn refused(config: &ShimConfig, answers: &Answers) -> Result<(), AttachRefusal> {
     for (address, answer) in config.safekeepers.iter().zip(answers) {
         match answer {
             Ok(a) if a.status.source != TimelineSource::Vanilla => {
@@ -143,7 +147,7 @@ fn refused(config: &Config, answers: &Answers) -> Result<(), AttachRefusal> {
 }
 
 /// The address list must lead to members, each once, and to enough of them.
-fn check_members(config: &Config, answers: &Answers, mconf: &MemberConf) -> Result<(), AttachRefusal> {
+fn check_members(config: &ShimConfig, answers: &Answers, mconf: &MemberConf) -> Result<(), AttachRefusal> {
     let mut seen: Vec<(NodeId, String)> = Vec::new();
     for (address, answer) in config.safekeepers.iter().zip(answers) {
         let node = match answer {
@@ -191,7 +195,7 @@ fn check_agreement(answers: &Answers) -> Result<(), AttachRefusal> {
     }
 }
 
-fn not_enough(config: &Config, answers: &Answers, mconf: Option<&MemberConf>) -> String {
+fn not_enough(config: &ShimConfig, answers: &Answers, mconf: Option<&MemberConf>) -> String {
     let reasons = config.safekeepers.iter().zip(answers).filter_map(|(address, answer)| {
         let e = answer.as_ref().err()?;
         Some(format!("{}: {e}", safekeeper::shown(address)))

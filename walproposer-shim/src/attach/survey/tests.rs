@@ -62,7 +62,7 @@ fn lost(node: u64) -> Result<Account, NoAccount> {
     Err(NoAccount::NoTimeline(NodeId(node)))
 }
 
-fn three() -> Config {
+fn three() -> ShimConfig {
     config(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
 }
 
