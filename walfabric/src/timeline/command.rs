@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use node::exit;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 
-use super::{CreateArgs, inventory};
+use super::create::{CreateArgs, create, random_ttid};
+use super::inventory;
 use crate::env;
 use crate::protect::{ProtectOptions, UnprotectOptions};
 use crate::readmit::ReadmitOptions;
@@ -81,7 +82,7 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     async fn run(self, import: bool) -> Result<u8> {
-        let random = super::random_ttid();
+        let random = random_ttid();
         let ttid = TenantTimelineId::new(
             self.tenant_id.unwrap_or(random.tenant_id),
             self.timeline_id.unwrap_or(random.timeline_id),
@@ -99,7 +100,7 @@ impl CreateOptions {
         };
         // First of all: a retry with them continues what an interrupted one has begun.
         println!("tenant {}, timeline {}", ttid.tenant_id, ttid.timeline_id);
-        let created = super::create(&args).await.with_context(|| {
+        let created = create(&args).await.with_context(|| {
             format!("a retry with --tenant-id {} --timeline-id {} continues", ttid.tenant_id, ttid.timeline_id)
         })?;
         let addresses: Vec<_> = created.safekeepers.iter().map(|(_, pg)| pg.as_str()).collect();

@@ -14,7 +14,7 @@ use proto::id::TenantTimelineId;
 use serde::Serialize;
 use walproposer_shim::{names, sync_names};
 
-use super::{conf_records, nodes, timeline_path};
+use super::records::{conf_records, nodes, timeline_path};
 use crate::http::Http;
 use crate::sql;
 

@@ -12,7 +12,8 @@ use proto::{SegSize, Tli};
 use tokio_postgres::Client;
 use walproposer_shim::names;
 
-use super::{CreateArgs, Primary, conf_records, replication_options};
+use super::primary::{Primary, pg_history, replication_options};
+use super::records::conf_records;
 use crate::http::Http;
 use crate::sql;
 
@@ -47,7 +48,7 @@ pub(super) async fn inspect(client: &Client, conninfo: &str) -> Result<Primary> 
     check_role(client).await?;
     // The tli comes from the replication connection: pg_control has the last checkpoint's, which lags a promotion.
     let (system_id, tli) = check_replication(client, conninfo).await?;
-    Ok(Primary { system_id, version_num, seg_size, history: super::pg_history(conninfo, tli).await? })
+    Ok(Primary { system_id, version_num, seg_size, history: pg_history(conninfo, tli).await? })
 }
 
 /// The role may create slots and stream, and the guard of the shim may see what it must.
@@ -105,9 +106,9 @@ async fn not_admitted(client: &Client, options: &ConnectOptions, database: &str,
     error.context(format!("add this line to pg_hba.conf of the primary, reload it, and repeat: {line}"))
 }
 
-/// There is room for the slots and walsenders that the timeline needs.
-pub(super) async fn check_room(client: &Client, args: &CreateArgs, pageservers: usize) -> Result<()> {
-    let slot = names::slot_name(args.ttid.timeline_id);
+/// There is room for the slots and walsenders that the timeline needs; `importing` pageservers need one each.
+pub(super) async fn check_room(client: &Client, ttid: TenantTimelineId, importing: usize) -> Result<()> {
+    let slot = names::slot_name(ttid.timeline_id);
     let pin = names::pin_slot_name(&slot);
     let query = format!(
         "SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name NOT IN ('{slot}', '{pin}')) || ' ' || \
@@ -122,7 +123,7 @@ pub(super) async fn check_room(client: &Client, args: &CreateArgs, pageservers: 
         "max_replication_slots is {slots_max}, {slots} are taken by others, and a timeline needs 2: raise it and \
          restart PostgreSQL, or remove slots that nobody needs"
     );
-    let wanted = 1 + if args.import { pageservers } else { 0 };
+    let wanted = 1 + importing;
     ensure!(
         senders + wanted <= senders_max,
         "max_wal_senders is {senders_max}, {senders} are at work, and {wanted} more are needed (one for the shim, \
@@ -144,11 +145,11 @@ pub(super) async fn check_alive(http: &Http, kind: &str, nodes: &[NodeRecord]) -
 /// The pageservers can copy the cluster: it admits a replication connection from each of them.
 pub(super) async fn check_import(
     http: &Http,
-    args: &CreateArgs,
-    primary: &Primary,
+    conninfo: &str,
+    system_id: SystemId,
     pageservers: &[NodeRecord],
 ) -> Result<()> {
-    let request = ImportCheckRequest { from: args.primary.clone(), system_id: primary.system_id };
+    let request = ImportCheckRequest { from: conninfo.to_owned(), system_id };
     let body = serde_json::to_vec(&request)?;
     for node in pageservers {
         let sent = http.post(&node.http, "/v1/import/check", body.clone(), "application/json").await;

@@ -6,7 +6,7 @@ use proto::broker::records::NodeRecord;
 use proto::id::TenantTimelineId;
 use tokio_postgres::Client;
 
-use super::timeline_path;
+use super::records::timeline_path;
 use crate::http::Http;
 
 /// Made by this run, in this order.
