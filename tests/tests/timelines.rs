@@ -1,9 +1,11 @@
 //! Creation and deletion of timelines on a real fabric: a failure leaves nothing behind, and a deletion is complete.
 
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use broker::Broker;
+use harness::{Bounded as _, PATIENCE};
 use proto::api::AttachRequest;
 use proto::id::TenantTimelineId;
 use tests::fabric::TestFabric;
@@ -69,6 +71,41 @@ async fn traces(fabric: &Fabric, ttid: TenantTimelineId) -> Result<Vec<String>> 
     Ok(found)
 }
 
+/// Runs `timeline create` as people do.
+fn create_by_command(fabric: &TestFabric, primary: &str) -> Result<Output> {
+    let broker = fabric.read()?.broker;
+    let mut command = Command::new(fabric.binary());
+    command.args(["timeline", "create", "--primary", primary, "--broker", &broker.endpoint]);
+    Ok(command.args(["--broker-prefix", &broker.prefix]).output_within(PATIENCE)?)
+}
+
+/// Goal: the printed line for `protect` is of a role that may run it, although the timeline is a lesser role's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_line_protects() -> Result<()> {
+    let fabric = TestFabric::up(&[])?;
+    let conninfo = fabric.read()?.postgres.context("postgres")?.conninfo();
+    let client = sql::connect(&conninfo).await?;
+    client.batch_execute("CREATE ROLE lesser LOGIN REPLICATION; GRANT pg_monitor TO lesser").await?;
+    let printed = |user: &str| -> Result<String> {
+        let created = create_by_command(&fabric, &conninfo.replace("user=postgres", &format!("user={user}")))?;
+        let text = String::from_utf8(created.stdout)?;
+        ensure!(created.status.success(), "{text}{}", String::from_utf8_lossy(&created.stderr));
+        let line = text.lines().find(|line| line.contains("walfabric timeline protect"));
+        Ok(line.with_context(|| format!("no line for protect: {text}"))?.to_owned())
+    };
+    let line = printed("lesser")?;
+    assert!(line.contains("user=postgres") && line.contains("dbname="), "{line}");
+    client
+        .batch_execute(
+            "GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO lesser; \
+             GRANT EXECUTE ON FUNCTION pg_reload_conf() TO lesser",
+        )
+        .await?;
+    let line = printed("lesser")?;
+    assert!(line.contains("user=lesser"), "it may now: {line}");
+    Ok(())
+}
+
 /// Goal: a creation that fails, before or in the middle, leaves no trace; a whole one is listed, and deleted without a
 /// trace; one in use is not deleted unasked.
 #[tokio::test(flavor = "multi_thread")]
@@ -82,6 +119,10 @@ async fn what_fails_or_is_deleted_leaves_nothing_behind() -> Result<()> {
     let refused = timeline::create(&args(&described, ttid, false)?).await.expect_err("a member is dead");
     assert!(format!("{refused:#}").contains("safekeeper 3"), "{refused:#}");
     assert_eq!(traces(&described, ttid).await?, Vec::<String>::new());
+    let refused = create_by_command(&fabric, "host=127.0.0.1 port=1 user=nobody dbname=postgres")?;
+    assert!(!refused.status.success(), "no such primary");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!said.contains("retry") && !said.contains("continues"), "nothing was made: {said}");
     fabric.ok(&["start", "safekeeper-3"])?;
 
     // In the middle: the pageserver has the timeline with other parameters, which only shows at the last step.
@@ -123,7 +164,11 @@ async fn what_fails_or_is_deleted_leaves_nothing_behind() -> Result<()> {
     inventory::delete(&deletion(&described, ttid)?, &mut |_| {}).await?;
     let gone = async || traces(&described, ttid).await.is_ok_and(|t| t.is_empty()).then_some(());
     tests::wait::until("every trace is gone", Duration::from_secs(30), gone).await;
-    assert!(inventory::delete(&deletion(&described, ttid)?, &mut |_| {}).await.is_err(), "known to nobody");
+    for force in [false, true] {
+        let unknown = inventory::DeleteArgs { force, ..deletion(&described, ttid)? };
+        let refused = inventory::delete(&unknown, &mut |_| {}).await.expect_err("known to nobody");
+        assert!(format!("{refused:#}").contains("known to nobody"), "{refused:#}");
+    }
 
     // In use: refused, and it goes on.
     let used = TenantTimelineId::new(described.tenant_id, described.timeline_id);

@@ -198,6 +198,32 @@ async fn may_alter(client: &Client, otherwise: &str) -> Result<()> {
         "synchronous_standby_names is given on the server's command line, where ALTER SYSTEM has no effect: change it \
          there, {otherwise}"
     );
+    let (alter, reload, role) = rights(client).await?;
+    ensure!(
+        alter && reload,
+        "role {role} may not change synchronous_standby_names: connect as a superuser, or let one GRANT ALTER SYSTEM \
+         ON PARAMETER synchronous_standby_names TO {role} (PostgreSQL 15 and later) and GRANT EXECUTE ON FUNCTION \
+         pg_reload_conf() TO {role}, {otherwise}"
+    );
+    Ok(())
+}
+
+/// The role that can protect this primary: the one that is connected when it may change the setting, else a superuser.
+///
+/// # Errors
+/// When the primary does not say, or no superuser can log in.
+pub(crate) async fn role_for(client: &Client) -> Result<String> {
+    let (alter, reload, role) = rights(client).await?;
+    if alter && reload {
+        return Ok(role);
+    }
+    // The oldest is the one that initdb made.
+    let superuser = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
+    sql::text(client, superuser).await
+}
+
+/// Whether this role may alter the setting, whether it may reload the configuration, and its name.
+async fn rights(client: &Client) -> Result<(bool, bool, String)> {
     let version: u32 = sql::text(client, "SHOW server_version_num").await?.parse()?;
     let alter = if version >= 150_000 {
         "rolsuper OR has_parameter_privilege('synchronous_standby_names', 'ALTER SYSTEM')"
@@ -211,14 +237,7 @@ async fn may_alter(client: &Client, otherwise: &str) -> Result<()> {
     let answer = sql::text(client, &query).await?;
     let mut words = answer.splitn(3, ' ');
     let (alter, reload) = (words.next() == Some("true"), words.next() == Some("true"));
-    let role = words.next().unwrap_or_default();
-    ensure!(
-        alter && reload,
-        "role {role} may not change synchronous_standby_names: connect as a superuser, or let one GRANT ALTER SYSTEM \
-         ON PARAMETER synchronous_standby_names TO {role} (PostgreSQL 15 and later) and GRANT EXECUTE ON FUNCTION \
-         pg_reload_conf() TO {role}, {otherwise}"
-    );
-    Ok(())
+    Ok((alter, reload, words.next().unwrap_or_default().to_owned()))
 }
 
 /// Sets the value, keeps the one before, and waits until it is in force.

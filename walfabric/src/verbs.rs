@@ -67,6 +67,9 @@ pub enum Verb {
 /// How long the shim may take to say why commits wait.
 const SHIM_LIMIT: Duration = Duration::from_millis(500);
 
+/// Between two looks at the shim while a stop takes its time: a quorum that has just gone is missed after seconds only.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Runs a verb; the exit code is 2 for an unknown name, 1 when a stop was not clean. `patience_s`: how long each step
 /// of a stop may take.
 ///
@@ -93,13 +96,15 @@ pub async fn run(dir: &Path, verb: Verb, name: &str, patience_s: u64) -> Result<
         up::start(&dir, &name).await?;
         return Ok(exit::OK);
     }
-    let waits = if verb == Verb::Stop && name == "postgres" { why_commits_wait(&dir).await } else { None };
+    let hears = verb == Verb::Stop && name == "postgres";
     let request = if verb == Verb::Stop {
         SupervisorRequest::Stop { name, patience_s }
     } else {
         SupervisorRequest::Kill { name }
     };
-    let reply = client.context("the supervisor is gone")?.ask(&request)?;
+    let mut client = client.context("the supervisor is gone")?;
+    let look = async || if hears { why_commits_wait(&dir).await } else { None };
+    let (reply, waits) = hearing(move || client.ask(&request), look).await?;
     Ok(told(&reply, waits))
 }
 
@@ -116,14 +121,30 @@ pub async fn down(dir: &Path, patience_s: u64) -> Result<u8> {
         forget_pids(&dir)?;
         return Ok(exit::OK);
     };
-    let waits = why_commits_wait(&dir).await;
-    let reply = client.down(patience_s)?;
+    let (reply, waits) = hearing(move || client.down(patience_s), async || why_commits_wait(&dir).await).await?;
     Ok(told(&reply, waits))
 }
 
-/// What the shim says before PostgreSQL is stopped: a fast shutdown waits for the same as commits do.
+/// Has something stopped, and looks before and meanwhile why that may wait; gives the last reason found.
+async fn hearing(
+    stop: impl FnOnce() -> Result<SupervisorReply> + Send + 'static,
+    mut look: impl AsyncFnMut() -> Option<String>,
+) -> Result<(SupervisorReply, Option<String>)> {
+    let mut waits = look().await;
+    let mut stopped = tokio::task::spawn_blocking(stop);
+    loop {
+        tokio::select! {
+            reply = &mut stopped => return Ok((reply.context("the stop panicked")??, waits)),
+            () = tokio::time::sleep(LOOK_AGAIN) => waits = look().await.or(waits),
+        }
+    }
+}
+
+/// What the shim says while PostgreSQL is being stopped: a fast shutdown waits for the same as commits do.
 async fn why_commits_wait(dir: &FabricDir) -> Option<String> {
-    let shim = dir.read_fabric().ok()?.shim.filter(|shim| shim.pid.is_some())?;
+    let fabric = dir.read_fabric().ok()?;
+    fabric.postgres.filter(|postgres| postgres.pid.is_some())?;
+    let shim = fabric.shim.filter(|shim| shim.pid.is_some())?;
     let status: ShimStatus = Http::new(SHIM_LIMIT).ok()?.get(&shim.http, "/v1/status").await.ok()?;
     (!status.reasons.is_empty()).then(|| status.reasons.join("; "))
 }
@@ -132,7 +153,7 @@ async fn why_commits_wait(dir: &FabricDir) -> Option<String> {
 fn told(reply: &SupervisorReply, waits: Option<String>) -> u8 {
     if let Some(error) = &reply.error {
         eprintln!("{error}");
-        waits.iter().for_each(|why| eprintln!("before that, the shim said: {why}"));
+        waits.iter().for_each(|why| eprintln!("meanwhile the shim said: {why}"));
     }
     reply.code
 }
@@ -143,4 +164,31 @@ fn forget_pids(dir: &FabricDir) -> Result<()> {
         fabric.set_pid(&name, None);
     }
     dir.write_fabric(&fabric)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Goal: the reason for a stop that waits is told although nobody knew it when the stop began.
+    #[tokio::test]
+    async fn what_the_shim_says_during_a_stop_is_heard() {
+        let (seen, stop) = mpsc::channel();
+        let mut looks = 0;
+        let look = async || {
+            looks += 1;
+            if looks == 3 {
+                seen.send(()).expect("the stop waits for it");
+            }
+            (looks == 2).then(|| "no quorum".to_owned())
+        };
+        let stop = move || {
+            stop.recv_timeout(Duration::from_secs(20))?;
+            Ok(SupervisorReply { code: 1, error: Some("killed".to_owned()), pid: None, ended: None })
+        };
+        let (reply, waits) = hearing(stop, look).await.expect("it ends");
+        assert_eq!((reply.code, waits.as_deref()), (1, Some("no quorum")));
+    }
 }

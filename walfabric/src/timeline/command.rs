@@ -4,15 +4,16 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use libpq::ConnectOptions;
 use node::exit;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 
 use super::create::{CreateArgs, create, random_ttid};
 use super::inventory;
 use crate::env;
-use crate::protect::{ProtectOptions, UnprotectOptions};
+use crate::protect::{self, ProtectOptions, UnprotectOptions};
 use crate::readmit::ReadmitOptions;
-use crate::sql::primary;
+use crate::sql::{self, primary};
 
 /// What `walfabric timeline` can do.
 #[derive(Subcommand)]
@@ -98,11 +99,9 @@ impl CreateOptions {
             import,
             interrupted: node::shutdown_on_signals()?,
         };
-        // First of all: a retry with them continues what an interrupted one has begun.
+        // First of all: a retry with them continues what a killed one has begun.
         println!("tenant {}, timeline {}", ttid.tenant_id, ttid.timeline_id);
-        let created = create(&args).await.with_context(|| {
-            format!("a retry with --tenant-id {} --timeline-id {} continues", ttid.tenant_id, ttid.timeline_id)
-        })?;
+        let created = create(&args).await?;
         let addresses: Vec<_> = created.safekeepers.iter().map(|(_, pg)| pg.as_str()).collect();
         println!(
             "timeline {ttid} {}, starts at {}",
@@ -120,8 +119,11 @@ impl CreateOptions {
             args.broker
         );
         println!("  {shim}");
-        println!("and last, make commits wait for the quorum:");
-        println!("  walfabric timeline protect --primary {shown} --timeline-id {}", ttid.timeline_id);
+        let by = protector(&primary).await;
+        let why = if by.user == primary.user { "" } else { " (as a superuser: the role above may not)" };
+        println!("and last, make commits wait for the quorum{why}:");
+        let by = env::quoted(&by.shown());
+        println!("  walfabric timeline protect --primary {by} --timeline-id {}", ttid.timeline_id);
         if import {
             // Ending this command does not end the import; given again, it follows on.
             let shim = format!("it comes through the shim, which must run: {shim}");
@@ -134,6 +136,21 @@ impl CreateOptions {
         }
         Ok(exit::OK)
     }
+}
+
+/// How to connect to the primary for `protect`: as before, or as a superuser when that role may not change the setting.
+/// As before, too, when the primary does not say.
+async fn protector(primary: &ConnectOptions) -> ConnectOptions {
+    let mut by = primary.clone();
+    let asked = async { protect::role_for(&sql::connect(&primary.to_conninfo()).await?).await };
+    if let Ok(role) = asked.await
+        && role != primary.user
+    {
+        // Without a name the database is the role's own.
+        by.database.get_or_insert_with(|| "postgres".to_owned());
+        by.user = role;
+    }
+    by
 }
 
 /// A reader that has enough, such as `head`, ends the command without a word.

@@ -79,13 +79,15 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
     match site.make(existing, &mut made).await {
         Ok(created) => Ok(created),
         // What was there before this run holds WAL and pages: nothing of it is ever taken back.
-        Err(e) if existing.is_some() => Err(e.context("the timeline was there before, and stays as it is")),
+        Err(e) if existing.is_some() => {
+            Err(e.context(format!("the timeline was there before, and stays; a retry with {} continues", ids(args))))
+        }
         Err(e) => {
             let left = made.undo(args.ttid, &site.client, &site.http, &site.broker).await;
             if left.is_empty() {
                 return Err(e.context("the timeline is not created, and nothing of it is left behind"));
             }
-            let ids = format!("--tenant-id {} --timeline-id {}", args.ttid.tenant_id, args.ttid.timeline_id);
+            let ids = ids(args);
             Err(e.context(format!(
                 "the timeline is not created; these could not be taken back: {}. Remove them with 'walfabric timeline \
                  delete --force {ids}', or repeat this command with {ids}",
@@ -93,6 +95,11 @@ pub async fn create(args: &CreateArgs) -> Result<Created> {
             )))
         }
     }
+}
+
+/// The options that name the timeline.
+fn ids(args: &CreateArgs) -> String {
+    format!("--tenant-id {} --timeline-id {}", args.ttid.tenant_id, args.ttid.timeline_id)
 }
 
 /// Checks everything that can be known, and makes nothing. Gives the start of a timeline that is there already, too.
@@ -141,7 +148,8 @@ impl Site<'_> {
             None => reserve_slot(&self.client, args.ttid.timeline_id, made).await?,
         };
         let request = request(args, &self.primary, &self.members, start_lsn)?;
-        let mut changed = create_on_members(http, &args.primary, &args.interrupted, &request, &self.members, made).await?;
+        let mut changed =
+            create_on_members(http, &args.primary, &args.interrupted, &request, &self.members, made).await?;
         go_on(&args.interrupted)?;
         // After the members: a record on the broker fixes the start, so it must not outlive an attempt that failed.
         let is_new = put_conf(&self.broker, args, &request, &self.pageservers).await?;

@@ -144,10 +144,11 @@ pub struct DeleteArgs {
 }
 
 /// Removes a timeline from its members, pageservers, the broker, and the primary's slots. `say` is told each step.
-/// Repeating it is harmless.
+/// One that was cut short can be repeated.
 ///
 /// # Errors
-/// When it is being written, commits of the primary wait for it, or a node is away, unless forced; or a node refuses.
+/// When nobody who can be asked knows it. When it is being written, commits of the primary wait for it, or a node is
+/// away, unless forced; or a node refuses.
 pub async fn delete(args: &DeleteArgs, say: &mut dyn FnMut(&str)) -> Result<()> {
     let broker = Broker::new(&args.broker, &args.broker_prefix)?;
     let known = list(&args.broker, &args.broker_prefix).await?.remove(&args.ttid).unwrap_or_default();
@@ -155,6 +156,7 @@ pub async fn delete(args: &DeleteArgs, say: &mut dyn FnMut(&str)) -> Result<()> 
         Some(conninfo) => Some(sql::connect(conninfo).await?),
         None => None,
     };
+    refuse_unknown(args, &known, client.as_ref()).await?;
     if !args.force {
         refuse_in_use(args, &known, client.as_ref()).await?;
     }
@@ -213,6 +215,15 @@ async fn refuse_in_use(
             args.ttid
         );
     }
+    Ok(())
+}
+
+/// A timeline that nobody knows is more likely a wrong id than one that is gone.
+async fn refuse_unknown(
+    args: &DeleteArgs,
+    known: &KnownTimeline,
+    client: Option<&tokio_postgres::Client>,
+) -> Result<()> {
     // A creation that was cut short may have left nothing but its slots.
     let slot = match client {
         Some(client) => has_slot(client, args.ttid).await?,

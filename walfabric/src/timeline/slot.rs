@@ -10,7 +10,11 @@ use crate::sql;
 
 /// Creates the slot that pins the WAL from the redo pointer of the last checkpoint on; an idle one of an earlier
 /// attempt is taken over.
-pub(super) async fn reserve_slot(client: &tokio_postgres::Client, timeline: TimelineId, made: &mut Made) -> Result<Lsn> {
+pub(super) async fn reserve_slot(
+    client: &tokio_postgres::Client,
+    timeline: TimelineId,
+    made: &mut Made,
+) -> Result<Lsn> {
     let slot = names::slot_name(timeline);
     let query = format!(
         "SELECT coalesce(restart_lsn::text, ''), coalesce(active_pid::text, '') FROM pg_replication_slots \
