@@ -1,4 +1,5 @@
-//! Retry penalties: who failed is left alone for a while, longer each time, until it delivers a record again.
+//! Retry penalties: a safekeeper that failed is left alone for a while, longer each time, until it delivers a record
+//! again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

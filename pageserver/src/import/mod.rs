@@ -1,10 +1,9 @@
 //! Import: a running cluster becomes versions in the page store.
 //!
-//! Its pages are copied by a base backup and stored as versions of the backup's redo position S; WAL from S on comes
-//! from
-//! the safekeepers as ever. Every page that changes while it is copied has an image or an initialisation as its first
-//! record after S (PostgreSQL forces that during a backup), so what was copied torn or too new is replaced. From the
-//! backup's end on everything is consistent; reads below are refused. Pages' own LSNs are never compared.
+//! A base backup copies its pages, and they are stored as versions of the backup's redo position S. WAL from S on comes
+//! from the safekeepers as usual. During a backup PostgreSQL makes sure that the first record after S of each page that
+//! changes is an image or an initialisation, so pages that were copied torn or too new are replaced. From the backup's
+//! end on everything is consistent; reads below it are refused. The LSNs on the pages are never compared.
 //!
 //! A copy that was interrupted begins anew, because the server's backup is gone with its session.
 //!

@@ -5,10 +5,9 @@
 //!
 //! Invariants:
 //! 1. records enter without gap and without overlap, and only after the decoder accepted them;
-//! 2. `last_record_lsn` moves when the records up to it can be read; `disk_consistent_lsn` is a record boundary and
-//!    moves
-//!    only when a manifest that counts lists the layers with everything below it. Nobody waits for that, so layers are
-//!    written beside, seldom;
+//! 2. `last_record_lsn` moves when the records up to it can be read; `disk_consistent_lsn` is a record boundary, and
+//!    moves only when a valid manifest lists the layers with everything below it. Nobody waits for that, so layers are
+//!    written rarely and in the background;
 //! 3. a record that cannot be mapped is not taken, nor any behind it, until a restart: what came before can be read,
 //!    and the safekeepers keep the WAL. One that could not be mapped because storage could not be read is tried again:
 //!    the stream ends, and the next one begins behind what is published.

@@ -1,8 +1,8 @@
 //! Waiting for the next request of a client that asks for one page after the other.
 //!
-//! To fall asleep and be woken takes longer than to answer from memory. So a client that asked again
-//! quickly is waited for awake for a moment, as long as there is a processor for it: with more such clients than
-//! processors, to stay awake would take the time of those that are waited for.
+//! Sleeping and waking up takes longer than an answer from memory. So when a client has asked again quickly, its
+//! session stays awake for a moment. It does so only while a processor is free: with more such clients than
+//! processors, staying awake would take time from the very clients that it waits for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

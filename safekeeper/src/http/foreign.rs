@@ -1,7 +1,8 @@
 //! The creation body of the existing control plane, read as ours.
 //!
 //! It names fewer things: its walproposers greet with the system identifier and never start in the middle of a record
-//! that somebody else wrote, so there is no prehistory, and no epoch. What it says and we do not understand is refused.
+//! that somebody else wrote, so there is no prehistory, and no epoch. A request with anything that we do not understand
+//! is refused.
 
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{CreateTimelineRequest, PgHistoryEntry, TimelineSource};

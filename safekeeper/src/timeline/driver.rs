@@ -1,9 +1,9 @@
 //! One task per timeline: feeds the acceptor, runs its effects, publishes positions.
 //!
 //! Owner of acceptor, storage and connections. While the disk works on one group of effects, inputs go on and gather
-//! into the next: a group commit without timers. What is gathered, and in which order it is done, says
-//! [`Gathering`]; this task does it. No timer runs while WAL flows or while nothing happens; timers serve lazy
-//! persistence of the commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
+//! into the next: a group commit without timers. [`Gathering`] decides what is gathered and in which order it is done;
+//! this task does it. No timer runs while WAL flows or while nothing happens; timers serve lazy persistence of the
+//! commit position, retries after a full disk or a failure, and putting an idle timeline to rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Which files the catalogs of a stopped cluster name, so that those which a crash left behind are known as such.
 //!
 //! A server that is killed during CREATE INDEX, REINDEX, VACUUM FULL or CREATE DATABASE leaves files of a transaction
-//! that never committed. Recovery does not remove them, and their pages can be such whose WAL was never flushed. No
+//! that never committed. Recovery does not remove them, and the WAL of their pages may never have been flushed. No
 //! catalog names them: rows of `pg_class` and `pg_database` that do were inserted by that transaction.
 //!
-//! Every doubt is for "named": a row counts unless `pg_xact` says that its inserter did not commit; deleted rows count;
-//! where a catalog cannot be read, all files of its database count.
+//! In doubt a file counts as named: a row counts unless `pg_xact` says that its inserter did not commit; deleted rows
+//! count; where a catalog cannot be read, all files of its database count.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,8 +2,8 @@
 //! user that it runs as, which is not root.
 //!
 //! Plain threads, no runtime: one thread reaps (`wait` for any child), one accepts requests on `supervisor.sock`, each
-//! request is answered by a thread of its own. [`table::Table`] owns the state behind one lock; nothing blocks while
-//! holding it except the spawn itself, so that a child cannot be reaped before its pid is known.
+//! request is answered by a thread of its own. `table::ProcessTable` owns the state behind one lock; nothing blocks
+//! while holding it except the spawn itself, so that a child cannot be reaped before its pid is known.
 //!
 //! It never restarts what a test killed unless asked to (`--supervise`), and keeps `fabric.json` true.
 

@@ -1,8 +1,8 @@
-//! How long to wait before the next attempt, and what an operator is told about a row of them.
+//! How long to wait before the next attempt, and what an operator is told when many fail in a row.
 //!
-//! Pure: the caller brings the time and the jitter. A primary that starts is looked at every moment; a proposer that is
-//! deposed again and again waits longer each time, so that a duel ends with one winner; and since every election may
-//! add an entry to a history of limited length, many of them in a row are slowed down.
+//! Pure: the caller brings the time and the jitter. While a primary starts, it is tried again very soon. A proposer
+//! that is deposed again and again waits longer each time, so that a duel ends with one winner. Many elections in a row
+//! are slowed down, because each may add an entry to a history of limited length.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Whether synchronous commits really wait for the quorum, checked over SQL every few seconds, and the pin slot's
 //! upkeep.
 //!
-//! Owner of the SQL connection. [`judge`] is pure. The guard refuses nothing: it says what is wrong, and who opens the
-//! gates to clients decides. What must never be attached at all is refused before the proof.
+//! Owner of the SQL connection. [`judge`] is pure. The guard refuses nothing: it says what is wrong, and whoever lets
+//! clients in decides. A primary that must never be attached is refused earlier, before the proof.
 
 mod pin;
 pub mod sync_names;

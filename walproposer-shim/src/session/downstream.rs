@@ -1,11 +1,11 @@
 //! One task per safekeeper address: dials when told to, carries messages both ways, fetches a laggard's WAL from a
 //! donor, or once more from the primary.
 //!
-//! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing here
-//! decides: what is sent, and when, comes from the core. Reading never waits for writing.
+//! The task owns its connection; the driver owns everything else and talks to it through a bounded queue. Nothing is
+//! decided here: what is sent, and when, comes from the core. Reading never waits for writing.
 //!
-//! A session is numbered by the driver. Events carry the number, so that those of a session that was closed are
-//! ignored, and commands of a session that is gone are dropped until the next [`PeerCommand::Dial`].
+//! The session's course numbers the sessions of each address. Events carry the number, so that those of a session that
+//! was closed are ignored, and commands of a session that is gone are dropped until the next [`PeerCommand::Dial`].
 
 use std::future::Future;
 use std::pin::Pin;

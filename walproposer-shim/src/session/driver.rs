@@ -1,8 +1,8 @@
-//! One session: the single owner of the proposer core, of the ring and of the stream from PostgreSQL.
+//! One session: the single owner of its course, of the ring and of the stream from PostgreSQL.
 //!
-//! It tells the session's course what happened and does what follows, on tokio; in which order is decided in
-//! [`super::course`]. One session serves one connection to the primary: when that connection or the term is lost, the
-//! session ends, and everything begins again with a new proof and a new election.
+//! It tells the course what happened, and does what follows on tokio; [`super::course`] decides in which order. One
+//! session serves one connection to the primary: when that connection or the term is lost, the session ends, and
+//! everything begins again with a new proof and a new election.
 //!
 //! Invariant I6: what is reported is [`Proposer::reportable`], and never falls within a session. When deposed, the
 //! connection to PostgreSQL is closed before anything else happens.

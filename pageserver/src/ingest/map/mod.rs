@@ -13,7 +13,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`out`] | where is written |
+//! | [`out`] | where the versions go |
 //! | [`blocks`], [`rels`] | blocks, sizes of forks |
 //! | [`databases`] | databases, their copies, tablespaces |
 //! | [`slrus`], [`xacts`] | SLRU pages, ends of transactions |
