@@ -3,12 +3,42 @@
 //! Source: PostgreSQL 15, `src/common/relpath.c`, `parse_filename_for_nontemp_relation` in `reinit.c`,
 //! `excludeFiles` in `basebackup.c`.
 
+use crate::PgMajor;
 use crate::origins::ORIGINS_FILE_NAME;
 use crate::rel::{BlockNumber, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
 use crate::slru::{Slru, parse_segment_name};
 
 /// Blocks of one file of a relation (`RELSEG_SIZE`): 1 GiB.
-const SEGMENT_BLOCKS: BlockNumber = 131_072;
+pub const SEGMENT_BLOCKS: BlockNumber = 131_072;
+/// Where links to tablespaces are.
+pub const TABLESPACES_DIR: &str = "pg_tblspc";
+/// The file that names the major, in the data directory and in each database's.
+pub const VERSION_FILE_NAME: &str = "PG_VERSION";
+
+const DIRECTORIES: [&str; 22] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_logical/mappings",
+    "pg_logical/snapshots",
+    "pg_multixact",
+    "pg_multixact/members",
+    "pg_multixact/offsets",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    TABLESPACES_DIR,
+    "pg_twophase",
+    "pg_wal",
+    "pg_wal/archive_status",
+    "pg_xact",
+];
 
 /// What a file of a data directory holds, told by its path alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +63,33 @@ pub enum FileKind {
     Origins,
     /// Nothing that pages, backups or branches need.
     Skip,
+}
+
+/// The directory of a database in a tablespace, below the data directory: `base/5`, `global`,
+/// `pg_tblspc/1700/PG_15_202209061/5` (`GetDatabasePath`).
+pub fn database_path(spc: u32, db: u32, version: PgMajor) -> String {
+    match spc {
+        PG_GLOBAL => "global".to_owned(),
+        PG_DEFAULT => format!("base/{db}"),
+        spc => format!("{TABLESPACES_DIR}/{spc}/PG_{version}_{}/{db}", version.catalog_version()),
+    }
+}
+
+/// The file that block `first` of a fork begins, below the data directory; `first` is a multiple of
+/// [`SEGMENT_BLOCKS`] (`GetRelationPath`, and `_mdfd_segpath` for the segment's number).
+pub fn relation_path(fork: RelFork, first: BlockNumber, version: PgMajor) -> String {
+    let directory = database_path(fork.rel.spc, fork.rel.db, version);
+    let name = format!("{directory}/{}{}", fork.rel.rel, fork.fork.suffix());
+    match first / SEGMENT_BLOCKS {
+        0 => name,
+        segment => format!("{name}.{segment}"),
+    }
+}
+
+/// Directories that a data directory has before anything is in it, parents first (`subdirs` of `initdb.c`).
+pub fn directories(version: PgMajor) -> impl Iterator<Item = &'static str> {
+    let summaries = (version.get() >= 17).then_some("pg_wal/summaries");
+    DIRECTORIES.into_iter().chain(summaries)
 }
 
 /// Classifies `path`, relative to the data directory, or inside of tablespace `spc`: there below
@@ -105,6 +162,24 @@ mod tests {
 
     fn rel(spc: u32, db: u32, rel: u32, fork: Fork, first: u32) -> FileKind {
         FileKind::Relation(RelFork { rel: RelFileLocator { spc, db, rel }, fork }, first)
+    }
+
+    #[test]
+    fn paths_are_read_back_as_what_they_were_made_for() {
+        let version = PgMajor::ALL[1];
+        for (spc, db) in [(PG_GLOBAL, 0), (PG_DEFAULT, 5), (1700, 5)] {
+            for fork in Fork::ALL {
+                let fork = RelFork { rel: RelFileLocator { spc, db, rel: 16384 }, fork };
+                for first in [0, SEGMENT_BLOCKS, 3 * SEGMENT_BLOCKS] {
+                    let path = relation_path(fork, first, version);
+                    assert_eq!(classify(&path, None), FileKind::Relation(fork, first), "{path}");
+                }
+            }
+        }
+        assert_eq!(database_path(1700, 5, version), "pg_tblspc/1700/PG_15_202209061/5");
+        let names: Vec<&str> = directories(PgMajor::ALL[3]).collect();
+        assert!(names.iter().all(|n| n.rsplit_once('/').is_none_or(|(parent, _)| names.contains(&parent))));
+        assert_eq!(names.len(), directories(version).count() + 1, "17 has one more");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | [`effect`] | what else a record does |
 //! | [`control`], [`checkpoint`] | the control file |
 //! | [`relmap`], [`twophase`], [`slru`] | relation maps, prepared transactions, the page arrays beside relations |
+//! | [`boot`] | what a server needs to start at an exact LSN |
 //! | [`origins`] | progress of replication origins |
 //! | [`datadir`] | kinds of files in a data directory |
 //! | [`compare`] | compares a page that redo made with PostgreSQL's |
@@ -45,6 +46,7 @@
 //! # Ok::<(), WalError>(())
 //! ```
 
+pub mod boot;
 pub mod catalog;
 pub mod checkpoint;
 pub mod compare;
