@@ -11,6 +11,7 @@ mod tests;
 use pgformat::{Lsn, Tli};
 
 use crate::admission::Statement;
+use crate::backup::BaseBackup;
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::pagestream;
@@ -31,6 +32,8 @@ pub enum Command {
         /// The timeline read from.
         ttid: TenantTimelineId,
     },
+    /// `BASE_BACKUP [(options)]`: a client copies a data directory.
+    BaseBackup(BaseBackup),
     /// `IDENTIFY_SYSTEM`: who the server is, and up to where it has WAL.
     IdentifySystem,
     /// `TIMELINE_STATUS`: where the session's timeline stands.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`admission`] | statements of members, and what they remember of each other |
 //! | [`id`] | tenant, timeline, node, term, generation, epoch |
+//! | [`backup`] | BASE_BACKUP: its options, its messages, its archives |
 //! | [`codec`] | bounded cursor over received bytes, typed errors |
 //! | [`command`] | grammar of the replication commands |
 //! | [`consensus`] | START_WAL_PUSH messages (v3 and v2), member sets, term history, the quorum function |
@@ -41,6 +42,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod backup;
 pub mod broker;
 pub mod codec;
 pub mod command;

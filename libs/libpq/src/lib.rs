@@ -62,5 +62,5 @@ pub use client::{ClientConnection, QueryEvent, QueryResult};
 pub use conninfo::{ConnectOptions, ConninfoError, Environment, PASSWORD_IN_ARGV, holds_password};
 pub use copy::{CopyEvent, CopyReader, CopyWriter};
 pub use error::NetError;
-pub use server::{Auth, ColumnType, ServerConnection};
+pub use server::{AnswerInParts, Auth, ColumnType, ServerConnection};
 pub use socket::tune;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use pgformat::{Lsn, Tli};
 
 use super::{Command, StartPush, StartReplication, StartWalPush};
+use crate::backup::BaseBackup;
 use crate::consensus::ProtoVersion;
 use crate::id::{NodeId, PrimaryEpoch, TenantTimelineId, Term};
 use crate::pagestream::PagestreamVersion;
@@ -41,6 +42,7 @@ fn command(text: &str) -> Result<Command, SqlError> {
         "START_PUSH_REPLICATION" => Tokens::of(first, rest)?.start_push(),
         "PAGESTREAM_V3" => Tokens::of(first, rest)?.pagestream(PagestreamVersion::V3),
         "PAGESTREAM_V2" => Tokens::of(first, rest)?.pagestream(PagestreamVersion::V2),
+        "BASE_BACKUP" => Tokens::of(first, rest)?.base_backup(),
         "IDENTIFY_SYSTEM" => Tokens::of(first, rest)?.end().map(|()| Command::IdentifySystem),
         "TIMELINE_STATUS" => Tokens::of(first, rest)?.end().map(|()| Command::TimelineStatus),
         "TIMELINE_HISTORY" => {
@@ -186,6 +188,36 @@ impl<'a> Tokens<'a> {
         let ttid = TenantTimelineId::new(self.number("a tenant id")?, self.number("a timeline id")?);
         self.end()?;
         Ok(Command::Pagestream { version, ttid })
+    }
+
+    /// `( NAME [value], ... )` of 15 and later; `NAME [value] ...` of 14.
+    fn base_backup(mut self) -> Result<Command, SqlError> {
+        let listed = self.eat_mark('(');
+        let mut options: Vec<(String, Option<String>)> = Vec::new();
+        loop {
+            match self.left.pop() {
+                None if listed => return Err(self.expected(")", None)),
+                None => break,
+                Some(Token::Mark(')')) if listed => break,
+                Some(Token::Mark(',')) if listed => {}
+                Some(Token::Word(name)) => options.push((name.to_ascii_lowercase(), self.backup_value(listed))),
+                other => return Err(self.expected("an option's name", other)),
+            }
+        }
+        self.end()?;
+        BaseBackup::from_options(&options).map(Command::BaseBackup)
+    }
+
+    /// The value behind an option's name; in the grammar of 14 only literals and numbers are values.
+    fn backup_value(&mut self, listed: bool) -> Option<String> {
+        match self.left.pop()? {
+            Token::Literal(text) => Some(text),
+            Token::Word(text) if listed || text.bytes().all(|b| b.is_ascii_digit()) => Some(text),
+            other => {
+                self.left.push(other);
+                None
+            }
+        }
     }
 
     fn start_wal_push(mut self) -> Result<Command, SqlError> {

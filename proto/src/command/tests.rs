@@ -135,3 +135,34 @@ proptest::proptest! {
         let _ = Command::parse(&word);
     }
 }
+
+#[test]
+fn base_backups_of_every_client() {
+    use crate::backup::{BackupForm, ManifestChecksum};
+
+    let new = "BASE_BACKUP ( LABEL 'pg_basebackup base backup',  PROGRESS,  CHECKPOINT 'fast',  WAIT 0,  \
+               MANIFEST 'yes',  MANIFEST_CHECKSUMS 'SHA256', TARGET 'client')";
+    let old = "BASE_BACKUP LABEL 'pg_basebackup base backup' PROGRESS FAST NOWAIT   MANIFEST 'yes' \
+               MANIFEST_CHECKSUMS 'SHA256'";
+    let expected = BaseBackup {
+        label: "pg_basebackup base backup".to_owned(),
+        progress: true,
+        manifest: Some(ManifestChecksum::Sha256),
+        ..BaseBackup::default()
+    };
+    assert_eq!(parse(new), Command::BaseBackup(expected.clone()));
+    assert_eq!(parse(old), Command::BaseBackup(expected));
+    let rest = "BASE_BACKUP (WAL, TABLESPACE_MAP true, MAX_RATE 1000, MANIFEST 'no', BOOT 'fork')";
+    let expected = BaseBackup { wal: true, tablespace_map: true, form: BackupForm::BootFork, ..BaseBackup::default() };
+    assert_eq!(parse(rest), Command::BaseBackup(expected));
+    assert_eq!(parse("BASE_BACKUP"), Command::BaseBackup(BaseBackup::default()));
+    for bad in ["BASE_BACKUP (SNAPSHOT)", "BASE_BACKUP (LABEL 'x'", "BASE_BACKUP ('x')", "BASE_BACKUP (WAL) x"] {
+        assert_eq!(refused(bad), sqlstate::SYNTAX_ERROR, "{bad}");
+    }
+    for bad in ["BASE_BACKUP (WAL 'perhaps')", "BASE_BACKUP (BOOT 'now')", "BASE_BACKUP (MANIFEST_CHECKSUMS 'none')"] {
+        assert_eq!(refused(bad), sqlstate::INVALID_PARAMETER_VALUE, "{bad}");
+    }
+    for bad in ["BASE_BACKUP (TARGET 'server')", "BASE_BACKUP (COMPRESSION 'gzip')", "BASE_BACKUP (INCREMENTAL)"] {
+        assert_eq!(refused(bad), sqlstate::FEATURE_NOT_SUPPORTED, "{bad}");
+    }
+}

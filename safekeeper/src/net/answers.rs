@@ -58,6 +58,8 @@ pub(super) async fn answer(
         Command::Set { .. } => Ok(AnswerRows::new("SET", &[], Vec::new())),
         Command::StartPush(_) => Err(SqlError::unsupported("START_PUSH_REPLICATION goes to a pageserver")
             .with_hint("A safekeeper is read with START_REPLICATION.")),
+        Command::BaseBackup(_) => Err(SqlError::unsupported("a safekeeper has no base backups")
+            .with_hint("A pageserver makes them of its pages.")),
         Command::Pagestream { .. } => {
             Err(SqlError::unsupported("a safekeeper has no pages").with_hint("Pages are read from a pageserver."))
         }

@@ -5,6 +5,7 @@
 
 mod handshake;
 mod options;
+mod parts;
 mod statements;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::link::{Incoming, Outgoing};
 use super::socket::{self, linger};
 use handshake::{SessionRefusal, authenticate, first_packets, welcome};
 pub use options::{Auth, ColumnType};
+pub use parts::AnswerInParts;
 use proto::pg::SqlError;
 use proto::pg::frame::{FROM_CLIENT, put_error, put_frame};
 use proto::pg::startup::StartupParams;
