@@ -11,6 +11,7 @@
 //! | `ingest` | records become versions in the store | mapping: yes |
 //! | `store` | every version of every key, in layers | plans: yes |
 //! | `read` | pages and metadata as of an LSN | rules |
+//! | `backup` | a data directory as of an LSN | plan: yes |
 //! | `timeline` | the handle of one attached timeline | no |
 //! | `process` | what all tasks share, and the registry of timelines | no |
 //! | `attach` | from a request to a timeline that runs, and back | no |
@@ -35,6 +36,7 @@
 //! ```
 
 mod attach;
+mod backup;
 mod choose;
 mod cluster;
 pub mod config;

@@ -139,6 +139,8 @@ impl Postgres {
     /// kill -9 of the postmaster and all its backends.
     pub fn kill(&mut self) {
         let Some(mut process) = self.process.take() else { return };
+        // Halted first: a backend that it forks between the list and its end would live on, and hold shared memory.
+        process.signal(Signal::STOP);
         let family = walfabric::supervisor::descendants(process.child.id());
         process.kill();
         for pid in family.iter().filter_map(|p| Pid::from_raw(p.cast_signed())) {

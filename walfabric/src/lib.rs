@@ -12,12 +12,14 @@
 //! | [`broker`] | the embedded broker as a process |
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
+//! | [`backup`] | a cluster as of an LSN, in a new directory |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
 //! | [`wal`] | a timeline's WAL as segment files |
 //! | [`usage`] | mistakes in what was asked for |
 //! | [`ports`] | free ports for all of them |
 //! | [`ledger`], [`proof`], [`verify`] | what was acknowledged, and whether every copy of the WAL is the same |
 
+pub mod backup;
 pub mod broker;
 pub mod ddl;
 pub mod demo;

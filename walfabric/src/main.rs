@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use node::{exit, server::ServerWords};
+use walfabric::backup::command::BackupOptions;
 use walfabric::broker::BrokerOptions;
 use walfabric::demo::{self, command::DemoOptions};
 use walfabric::env;
@@ -52,6 +53,8 @@ enum WalfabricCommand {
     /// Read pages from a pageserver
     #[command(subcommand)]
     Page(PageCommand),
+    /// Make a data directory as of an LSN, which PostgreSQL starts on without recovery
+    Backup(BackupOptions),
     /// Run the embedded broker (etcd v3 API)
     Broker(BrokerOptions),
     /// Run the main job with kills and prove that nothing was lost
@@ -139,6 +142,7 @@ async fn run(command: WalfabricCommand) -> Result<u8> {
         WalfabricCommand::Timeline(command) => command.run().await,
         WalfabricCommand::Wal(command) => command.run().await,
         WalfabricCommand::Page(command) => command.run().await,
+        WalfabricCommand::Backup(o) => o.run().await,
         WalfabricCommand::Broker(o) => o.run().await,
         WalfabricCommand::Demo(o) => o.run().await,
         WalfabricCommand::Safekeeper(o) => Ok(safekeeper::run(&o.words).await),

@@ -5,11 +5,11 @@
 //! Source: PostgreSQL 14, `perform_base_backup` in `src/backend/replication/basebackup.c`; PostgreSQL 15,
 //! `basebackup_copy.c`; "Streaming Replication Protocol" in the documentation.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use libpq::{ClientConnection, ConnectOptions, Environment, NetError, QueryEvent, QueryResult};
 use pgformat::{Lsn, PgMajor};
-
-use super::tar::{self, EntryKind, TarError};
+use proto::backup::tar::{EntryKind, TarError, TarEvent, TarReader};
+use proto::backup::{BackupMessage, BackupMessageError};
 
 /// Why a backup ended early.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,9 @@ pub(crate) enum BackupError {
     /// An archive in it is malformed.
     #[error(transparent)]
     Tar(#[from] TarError),
+    /// A message around it is.
+    #[error(transparent)]
+    Message(#[from] BackupMessageError),
     /// The server said something that a base backup does not have.
     #[error("the server's base backup is not understood: {0}")]
     Unexpected(String),
@@ -94,7 +97,7 @@ pub(super) struct Backup {
 
 /// Where the copy stands.
 struct Archive {
-    reader: tar::TarReader,
+    reader: TarReader,
     spc: Option<u32>,
     /// Copies begun (14).
     copies: usize,
@@ -136,7 +139,7 @@ impl Backup {
             // In KiB.
             bytes_total += cell(2).and_then(|size| size.parse::<u64>().ok()).unwrap_or(0) << 10;
         }
-        let archive = Archive { reader: tar::TarReader::default(), spc: None, copies: 0, is_archive: true };
+        let archive = Archive { reader: TarReader::default(), spc: None, copies: 0, is_archive: true };
         Ok(Backup { connection, version, start, tablespaces, bytes_total, archive })
     }
 
@@ -177,7 +180,7 @@ impl Backup {
 impl Archive {
     fn begin(&mut self) {
         self.copies += 1;
-        self.reader = tar::TarReader::default();
+        self.reader = TarReader::default();
     }
 
     fn finish(&mut self) -> Result<(), BackupError> {
@@ -185,44 +188,35 @@ impl Archive {
     }
 
     /// A message of 15 and later: its kind, then its payload.
-    fn message(&mut self, mut data: Bytes, tell: &mut (dyn FnMut(BackupEvent) + Send)) -> Result<(), BackupError> {
-        if data.is_empty() {
-            return Err(unexpected("an empty message"));
-        }
-        match data.get_u8() {
-            b'n' => {
+    fn message(&mut self, data: Bytes, tell: &mut (dyn FnMut(BackupEvent) + Send)) -> Result<(), BackupError> {
+        match BackupMessage::decode(data)? {
+            BackupMessage::Archive { name, .. } => {
                 self.finish()?;
-                self.reader = tar::TarReader::default();
+                self.reader = TarReader::default();
                 self.is_archive = true;
-                let name = data.split(|b| *b == 0).next().unwrap_or_default();
-                let name = String::from_utf8_lossy(name);
                 self.spc = match name.strip_suffix(".tar") {
                     Some("base") => None,
                     Some(oid) => Some(oid.parse().map_err(|_| unexpected(format!("archive {name:?}")))?),
                     None => return Err(unexpected(format!("archive {name:?}"))),
                 };
-                Ok(())
             }
-            b'm' => {
-                self.is_archive = false;
-                Ok(())
-            }
-            b'd' if self.is_archive => self.content(data, tell),
-            b'd' | b'p' => Ok(()),
-            other => Err(unexpected(format!("message {:?}", char::from(other)))),
+            BackupMessage::Manifest => self.is_archive = false,
+            BackupMessage::Data(data) if self.is_archive => self.content(data, tell)?,
+            BackupMessage::Data(_) | BackupMessage::Progress(_) => {}
         }
+        Ok(())
     }
 
     fn content(&mut self, data: Bytes, tell: &mut (dyn FnMut(BackupEvent) + Send)) -> Result<(), BackupError> {
         let spc = self.spc;
         self.reader.feed(data, &mut |event| match event {
-            tar::TarEvent::Entry(entry) if entry.kind == EntryKind::File => {
+            TarEvent::Entry(entry) if entry.kind == EntryKind::File => {
                 tell(BackupEvent::File { spc, path: entry.path, len: entry.len });
             }
             // Directories and links count as empty files whose name no file has.
-            tar::TarEvent::Entry(entry) => tell(BackupEvent::File { spc, path: format!("{}/", entry.path), len: 0 }),
-            tar::TarEvent::Content(bytes) => tell(BackupEvent::Content(bytes)),
-            tar::TarEvent::End => tell(BackupEvent::End),
+            TarEvent::Entry(entry) => tell(BackupEvent::File { spc, path: format!("{}/", entry.path), len: 0 }),
+            TarEvent::Content(bytes) => tell(BackupEvent::Content(bytes)),
+            TarEvent::End => tell(BackupEvent::End),
         })?;
         Ok(())
     }

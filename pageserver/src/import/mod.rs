@@ -11,7 +11,6 @@
 //! |---|---|
 //! | `check` | whether a cluster can be copied, asked beforehand |
 //! | `backup` | BASE_BACKUP as a stream of files |
-//! | `tar` | archives |
 //! | `load` | from files to versions |
 //! | `directory` | the files of a cluster that is stopped |
 //! | [`managers`] | clusters that are refused |
@@ -25,7 +24,6 @@ mod load;
 pub mod managers;
 mod request;
 pub(crate) mod state;
-mod tar;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

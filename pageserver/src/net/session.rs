@@ -12,6 +12,7 @@ use proto::pg::{SqlError, StartupParams};
 use tokio::net::TcpStream;
 
 use super::pages::PageSession;
+use crate::backup;
 use crate::process::Pageserver;
 use crate::read::PageReader;
 use crate::receive::push;
@@ -25,7 +26,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const SERVER_VERSION: &str = "15.0";
 
 pub(crate) async fn serve(stream: TcpStream, place: SessionPlace, pageserver: Arc<Pageserver>) {
-    let parameters = |_: &StartupParams| vec![("server_version".to_owned(), SERVER_VERSION.to_owned())];
+    let parameters = |startup: &StartupParams| server_parameters(startup, &pageserver);
     let (shutdown, refusals) = (pageserver.shutdown.clone(), pageserver.refusals.clone());
     let result = match ServerConnection::accept(stream, &Auth::Trust, STARTUP_LIMIT, parameters).await {
         Ok(connection) => commands(connection, place, pageserver).await,
@@ -75,16 +76,44 @@ async fn commands(
                 },
                 Err(error) => refuse(&mut connection, &pageserver, &error).await?,
             },
-            Ok(Command::Show(name)) => match pageserver.table(&name) {
-                Some(table) => send(&mut connection, &table).await?,
-                None => refuse(&mut connection, &pageserver, &unknown_show(&name)).await?,
+            Ok(Command::BaseBackup(request)) => match timeline_of(connection.startup()) {
+                Ok(ttid) => match backup::serve::backup(&pageserver, ttid, connection, request).await? {
+                    Some(done) => connection = done,
+                    None => return Ok(()),
+                },
+                Err(error) => refuse(&mut connection, &pageserver, &error).await?,
             },
+            Ok(Command::IdentifySystem) => match timeline_of(connection.startup()) {
+                Ok(ttid) => connection = backup::serve::identify(&pageserver, ttid, connection).await?,
+                Err(error) => refuse(&mut connection, &pageserver, &error).await?,
+            },
+            Ok(Command::Show(name)) => show(&mut connection, &pageserver, &name).await?,
             // Clients set what they like at start-up; nothing here depends on a setting.
             Ok(Command::Set { .. }) => connection.send_rows(&[], &[], "SET").await?,
             Ok(other) => refuse(&mut connection, &pageserver, &unsupported(&other)).await?,
             Err(error) => refuse(&mut connection, &pageserver, &error).await?,
         }
     }
+}
+
+/// What a client is told about the server: the version of the cluster whose timeline it names, which decides how its
+/// tools speak.
+fn server_parameters(startup: &StartupParams, pageserver: &Pageserver) -> Vec<(String, String)> {
+    let timeline = timeline_of(startup).ok().and_then(|ttid| pageserver.timeline(ttid));
+    let attach = timeline.as_ref().and_then(|t| t.attach.as_ref());
+    let version = attach.map_or_else(
+        || SERVER_VERSION.to_owned(),
+        |a| format!("{}.{}", a.pg_version_num / 10_000, a.pg_version_num % 10_000),
+    );
+    [
+        ("server_version", version.as_str()),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// How long a session may say nothing between commands; in a kept place it has to start its stream at once.
@@ -106,6 +135,18 @@ fn page_session(
         metrics: pageserver.metrics.clone(),
         shutdown: pageserver.shutdown.clone(),
     })
+}
+
+/// A table of ours, or a setting that replication clients ask for.
+async fn show(connection: &mut ServerConnection, pageserver: &Pageserver, name: &str) -> Result<(), NetError> {
+    if let Some(table) = pageserver.table(name) {
+        return send(connection, &table).await;
+    }
+    let ttid = timeline_of(connection.startup()).ok();
+    match ttid.and_then(|ttid| backup::serve::setting(name, pageserver, ttid)) {
+        Some(value) => connection.send_rows(&[(name, ColumnType::Text)], &[vec![Some(value)]], "SHOW").await,
+        None => refuse(connection, pageserver, &unknown_show(name)).await,
+    }
 }
 
 async fn send(connection: &mut ServerConnection, table: &ShowTable) -> Result<(), NetError> {
@@ -141,11 +182,10 @@ fn unknown_show(name: &str) -> SqlError {
 
 fn unsupported(command: &Command) -> SqlError {
     match command {
-        Command::IdentifySystem
-        | Command::StartReplication(_)
-        | Command::TimelineHistory(_)
-        | Command::MemberStatement(_) => SqlError::unsupported("a pageserver does not send WAL")
-            .with_hint("Replication clients connect to a safekeeper."),
+        Command::StartReplication(_) | Command::TimelineHistory(_) | Command::MemberStatement(_) => {
+            SqlError::unsupported("a pageserver does not send WAL")
+                .with_hint("Replication clients connect to a safekeeper.")
+        }
         Command::StartWalPush(_) => {
             SqlError::unsupported("START_WAL_PUSH goes to a safekeeper").with_hint("A pageserver takes no votes.")
         }

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use pgformat::{Lsn, PgMajor};
+use pgformat::{Lsn, PgMajor, SegSize};
 
 use super::store::StoredVersions;
 use super::{Fault, LayerRow, TimelineReads, Versions};
 use crate::cluster::error::LookError;
+use crate::cluster::records::{RecordSpan, floor_record};
 use crate::cluster::state::{ClusterState, STATE_KEY};
 use crate::store::Store;
 use crate::store::pages::Pages;
@@ -26,6 +27,13 @@ impl LiveReads {
     pub(crate) fn new(store: Arc<Store>, version: PgMajor) -> LiveReads {
         let pages = store.pages();
         LiveReads { store, version, pages, has_checksums: OnceLock::new() }
+    }
+}
+
+fn of_look(e: LookError) -> Fault {
+    match e {
+        LookError::Away(text) => Fault::Io(text),
+        other => Fault::Damaged(other.to_string()),
     }
 }
 
@@ -54,10 +62,13 @@ impl TimelineReads for LiveReads {
     fn control(&self, lsn: Lsn) -> Result<ClusterState, Fault> {
         let snapshot = self.store.snapshot();
         let at = |lsn| StateAt { snapshot: &snapshot, lsn, version: self.version };
-        ClusterState::load(&at(lsn), &at(Lsn::MAX), lsn).map_err(|e| match e {
-            LookError::Away(text) => Fault::Io(text),
-            other => Fault::Damaged(other.to_string()),
-        })
+        ClusterState::load(&at(lsn), &at(Lsn::MAX), lsn).map_err(of_look)
+    }
+
+    fn last_record(&self, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, Fault> {
+        let snapshot = self.store.snapshot();
+        let tip = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version };
+        floor_record(&tip, lsn, seg).map_err(of_look)
     }
 
     fn layers(&self) -> Vec<LayerRow> {

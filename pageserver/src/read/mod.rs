@@ -27,10 +27,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pgformat::Lsn;
 use pgformat::page::Page;
+use pgformat::{Lsn, SegSize};
 
 use crate::cluster::key::Key;
+use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
 
 pub(crate) use at::ReadPoint;
@@ -118,6 +119,13 @@ pub(crate) trait TimelineReads: Send + Sync {
     /// # Errors
     /// See [`Fault`].
     fn control(&self, lsn: Lsn) -> Result<ClusterState, Fault>;
+
+    /// The last record that ends at or below `lsn`, in a log of segments of this size; none before the first one that
+    /// is known. Blocks: may read files.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn last_record(&self, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, Fault>;
 
     /// The layers, newest first, for SHOW LAYERS.
     fn layers(&self) -> Vec<LayerRow>;

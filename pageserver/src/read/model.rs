@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
+use pgformat::{Lsn, SegSize};
 
 use super::{Fault, FoundBlob, Io, LayerRow, TimelineReads, Versions};
 use crate::cluster::key::Key;
+use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
 
 /// One version.
@@ -143,6 +144,10 @@ impl TimelineReads for ModelReads {
 
     fn control(&self, _: Lsn) -> Result<ClusterState, Fault> {
         Err(Fault::Damaged("a model has no control state".to_owned()))
+    }
+
+    fn last_record(&self, lsn: Lsn, _: SegSize) -> Result<Option<RecordSpan>, Fault> {
+        Ok(Some(RecordSpan { start: None, end: lsn }))
     }
 
     fn layers(&self) -> Vec<LayerRow> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pgformat::Lsn;
 use pgformat::page::Page;
 use pgformat::rel::BlockNumber;
+use pgformat::{Lsn, SegSize};
 use proto::pagestream::{Ask, Reply};
 use proto::pg::SqlError;
 use proto::pg::sqlstate;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::at::ReadPlan;
 use super::{Fault, Io, Problem, ReadError, ReadPoint, ReadView, Readable, TimelineReads, Versions};
+use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
 use crate::ingest::IngestPosition;
 use crate::timeline::{Timeline, Trouble};
@@ -165,6 +166,23 @@ impl PageReader {
         let loaded = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));
         let problem = |fault| Problem::of_fault(fault, "the control state", lsn);
         loaded.map_err(|fault| ReadError { problem: problem(fault), readable: self.readable() })
+    }
+
+    /// The last record that ends at or below `lsn`, in a log of segments of this size; none before the first one known.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn last_record(&self, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, ReadError> {
+        let reads = self.reads.clone();
+        let ended = tokio::task::spawn_blocking(move || reads.last_record(lsn, seg)).await;
+        let found = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));
+        let problem = |fault| Problem::of_fault(fault, "the list of records", lsn);
+        found.map_err(|fault| ReadError { problem: problem(fault), readable: self.readable() })
+    }
+
+    /// The versions as they are now, for a reader with threads of its own.
+    pub(crate) fn versions(&self) -> Arc<dyn Versions> {
+        self.reads.versions()
     }
 
     /// Answers several requests, in their order: what is in memory on the spot, the rest in one go on another thread.

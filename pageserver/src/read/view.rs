@@ -5,13 +5,14 @@ mod files;
 use std::ops::Range;
 
 use bytes::Bytes;
-use pgformat::Lsn;
 use pgformat::page::{PAGE_SIZE, Page};
+use pgformat::read::Take;
 use pgformat::rel::{BlockNumber, BlockTag, Fork, PG_DEFAULT, PG_GLOBAL, RelFileLocator, RelFork};
 use pgformat::slru::{SEGMENT_PAGES, Slru};
+use pgformat::{Lsn, Tli};
 
 use super::{FoundBlob, Io, Problem, Versions};
-use crate::cluster::database::LOGGED;
+use crate::cluster::database::{LOGGED, ONLY_RELATIONS};
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, KeyKind};
 
@@ -72,6 +73,65 @@ impl ReadView<'_> {
         let mut page = self.stored(Key::block(tag), extent.since(tag.blk), &tag)?;
         page.set_checksum(0);
         Ok(page)
+    }
+
+    /// Pages of a fork from block `first` on, one behind the other, `count` of them; with checksums for a reader that
+    /// has them.
+    ///
+    /// # Errors
+    /// As [`ReadView::page`].
+    pub(crate) fn pages(
+        &self,
+        fork: RelFork,
+        (first, count): (BlockNumber, BlockNumber),
+        checksums: bool,
+    ) -> Result<Vec<u8>, Problem> {
+        let extent = self.extent(fork)?;
+        let end = first.saturating_add(count);
+        if end > extent.blocks {
+            let tag = BlockTag { fork, blk: end.saturating_sub(1) };
+            return Err(Problem::BeyondEnd { tag, lsn: self.lsn, blocks: extent.blocks });
+        }
+        let mut out = Vec::with_capacity(count as usize * PAGE_SIZE);
+        for blk in first..end {
+            let tag = BlockTag { fork, blk };
+            let mut page = self.stored(Key::block(tag), extent.since(blk), &tag)?;
+            page.stamp_checksum(blk, checksums);
+            out.extend_from_slice(&page.0);
+        }
+        Ok(out)
+    }
+
+    /// Directories of databases, and whether each is the database's own one, with a version file: (tablespace,
+    /// database, own).
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn database_dirs(&self) -> Result<Vec<(u32, u32, bool)>, Problem> {
+        let dirs = self.scan(Key::all_of(KeyKind::Database))?.into_iter();
+        Ok(dirs.map(|(key, how)| (key.spc, key.db, how[..] != [ONLY_RELATIONS])).collect())
+    }
+
+    /// Tablespaces beside the two of every cluster, each with its directory on the server that made it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn tablespace_dirs(&self) -> Result<Vec<(u32, String)>, Problem> {
+        let found = self.scan(Key::all_of(KeyKind::Tablespace))?.into_iter();
+        Ok(found.map(|(key, path)| (key.spc, String::from_utf8_lossy(&path).into_owned())).collect())
+    }
+
+    /// Tlis that began in the log, ascending: (tli, its beginning, the one before).
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn tli_switches(&self) -> Result<Vec<(Tli, Lsn, Tli)>, Problem> {
+        let one = |(key, value): (Key, Bytes)| {
+            let mut take = Take::new(&value);
+            let read = take.u64().and_then(|since| Ok((Tli(key.blk), Lsn::new(since), Tli(take.u32()?))));
+            read.map_err(|_| self.malformed(key, format!("a switch of {} bytes", value.len())))
+        };
+        self.scan(Key::all_of(KeyKind::TliHistory))?.into_iter().map(one).collect()
     }
 
     /// Every fork below a database's directories, or of the whole cluster, with its blocks.

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pgformat::datadir::{FileKind, classify};
+use pgformat::datadir::{FileKind, classify, database_path};
 use pgformat::origins::{ORIGINS_FILE_NAME, file_of_origins};
-use pgformat::rel::{PG_DEFAULT, PG_GLOBAL};
 use pgformat::relmap::RELMAP_FILE_NAME;
 use pgformat::twophase::{self, TWO_PHASE_DIR};
 use pgformat::{Lsn, PgMajor};
@@ -81,14 +80,7 @@ impl ReadView<'_> {
 }
 
 fn map_path(key: Key, version: PgMajor) -> String {
-    match key.spc {
-        PG_GLOBAL => format!("global/{RELMAP_FILE_NAME}"),
-        PG_DEFAULT => format!("base/{}/{RELMAP_FILE_NAME}", key.db),
-        spc => {
-            let catalog = version.catalog_version();
-            format!("pg_tblspc/{spc}/PG_{version}_{catalog}/{}/{RELMAP_FILE_NAME}", key.db)
-        }
-    }
+    format!("{}/{RELMAP_FILE_NAME}", database_path(key.spc, key.db, version))
 }
 
 fn two_phase_path(xid: u64, version: PgMajor) -> String {
@@ -98,6 +90,7 @@ fn two_phase_path(xid: u64, version: PgMajor) -> String {
 #[cfg(test)]
 mod tests {
     use pgformat::origins::parse_origins;
+    use pgformat::rel::{PG_DEFAULT, PG_GLOBAL};
 
     use super::*;
     use crate::read::Io;

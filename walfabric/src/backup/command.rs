@@ -1,0 +1,86 @@
+//! The command line of `walfabric backup`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use node::exit;
+use pgformat::Lsn;
+use proto::id::{TenantId, TenantTimelineId, TimelineId};
+
+use super::BackupRequest;
+use crate::fabric::FabricDir;
+use crate::page::find_server;
+use crate::usage::UsageError;
+
+/// What `walfabric backup` takes.
+#[derive(Args)]
+pub struct BackupOptions {
+    /// A local fabric, whose pageserver and timeline are taken where none is named
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The pageserver, host:port; its HTTP and its libpq port will do (each tells the other)
+    #[arg(long)]
+    pageserver: Option<String>,
+    /// Tenant, 32 hex digits
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// Timeline, 32 hex digits
+    #[arg(long)]
+    timeline: Option<TimelineId>,
+    /// As of this LSN: everything that the log has up to there [default: the latest that the pageserver has]
+    #[arg(long)]
+    lsn: Option<Lsn>,
+    /// The directory to make; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Where a tablespace goes, as in pg_basebackup [default: TO_tablespaces/OID]
+    #[arg(short = 'T', long, value_name = "OLD=NEW", value_parser = mapping)]
+    tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    /// Stay on the log's own tli: only for the one server that goes on with this log, when no other will
+    #[arg(long)]
+    same_tli: bool,
+}
+
+fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (old, new) = text.split_once('=').ok_or("write OLD=NEW, two directories")?;
+    let absolute = |p: &str| Some(PathBuf::from(p)).filter(|p| p.is_absolute());
+    absolute(old).zip(absolute(new)).ok_or_else(|| "both directories must be absolute paths".to_owned())
+}
+
+impl BackupOptions {
+    /// Makes the directory, and says how to start a server on it.
+    ///
+    /// # Errors
+    /// See [`super::run`].
+    pub async fn run(self) -> Result<u8> {
+        let fabric = self.dir.as_deref().map(|dir| FabricDir::new(dir)?.read_fabric()).transpose()?;
+        let missing = |what: &str| UsageError(format!("which {what}? Name it, or a local fabric with --dir"));
+        let address = match (&self.pageserver, &fabric) {
+            (Some(address), _) => address.clone(),
+            (None, Some(fabric)) => fabric.pageservers.first().context("the fabric has no pageserver")?.http.clone(),
+            (None, None) => return Err(missing("pageserver").into()),
+        };
+        let tenant = self.tenant.or(fabric.as_ref().map(|f| f.tenant_id)).ok_or_else(|| missing("tenant"))?;
+        let timeline = self.timeline.or(fabric.as_ref().map(|f| f.timeline_id)).ok_or_else(|| missing("timeline"))?;
+        let request = BackupRequest {
+            pageserver: find_server(&address).await?.pg,
+            ttid: TenantTimelineId::new(tenant, timeline),
+            lsn: self.lsn,
+            same_tli: self.same_tli,
+            to: self.to,
+            tablespaces: self.tablespace_mapping,
+        };
+        let started = std::time::Instant::now();
+        let made = super::run(&request).await?;
+        let seconds = started.elapsed().as_secs_f64().max(1e-3);
+        let mib = made.bytes as f64 / f64::from(1 << 20);
+        println!("{}: everything up to {}, on tli {}", request.to.display(), made.lsn, made.tli);
+        println!("{mib:.0} MiB in {seconds:.1} s, {:.0} MiB/s", mib / seconds);
+        for space in &made.tablespaces {
+            println!("tablespace in {}", space.display());
+        }
+        println!("pg_hba.conf lets only local users in. Start it: pg_ctl -D {} start", request.to.display());
+        Ok(exit::OK)
+    }
+}
