@@ -64,8 +64,9 @@ const STEPS: [&str; 10] = [
     "INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(20001, 24000) g",
 ];
 
-/// Goal: a cluster that is made at any past LSN has exactly what was committed there, of every kind; it survives a kill,
-/// and its log goes on. Method: the state after each step is noted with its LSN; then a backup is started at each.
+/// Goal: a cluster that is made at any past LSN has exactly what was committed there, of every kind; it survives a
+/// kill, and its log goes on. Method: the state after each step is noted with its LSN; then a backup is started at
+/// each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_starts_at_any_lsn_with_what_was_committed_there() -> Result<()> {
     let fabric = TestFabric::up(&["--initdb-option=--data-checksums"])?;

@@ -28,7 +28,7 @@ pub(crate) enum FileContent {
         fork: RelFork,
         /// The first block.
         first: BlockNumber,
-        /// How many.
+        /// How many blocks, at most those of a file.
         blocks: BlockNumber,
     },
     /// A segment of an SLRU, of so many pages.

@@ -75,3 +75,56 @@ fn tlis_at(state: &ClusterState, known: &[(Tli, Lsn)], switches: &[(Tli, Lsn, Tl
     }
     tlis
 }
+
+#[cfg(test)]
+mod tests {
+    use pgformat::checkpoint::CheckPoint;
+    use pgformat::control::{ControlFile, DbState};
+    use pgformat::effect::Parameters;
+    use pgformat::{PgMajor, SegSize};
+
+    use super::*;
+
+    fn state(tli: u32) -> ClusterState {
+        let version = PgMajor::ALL[1];
+        let copy = CheckPoint { tli: Tli(tli), ..CheckPoint::parse(&[0; 88], version) };
+        let file = ControlFile {
+            version,
+            system_id: 7,
+            state: DbState::Production,
+            time: 0,
+            checkpoint: Lsn::new(8),
+            checkpoint_copy: copy,
+            unlogged_lsn: Lsn::new(1000),
+            min_recovery_point: Lsn::new(0),
+            min_recovery_point_tli: Tli(0),
+            backup_start: Lsn::new(0),
+            backup_end: Lsn::new(0),
+            backup_end_required: false,
+            parameters: Parameters::default(),
+            seg_size: SegSize::DEFAULT,
+            float8_by_val: true,
+            data_checksum_version: 0,
+            char_signed: true,
+            mock_nonce: [0; 32],
+        };
+        ClusterState::of_file(file, false)
+    }
+
+    /// Goal: the history file of the new server names every tli once, with where it began. Method: logs that began on
+    /// tli 1 or later, with and without switches, looked at before, between and behind them.
+    #[test]
+    fn tlis_are_those_that_had_begun_by_then() {
+        let lsn = Lsn::new;
+        let switches = [(Tli(4), lsn(400), Tli(3)), (Tli(5), lsn(500), Tli(4))];
+        let known = [(Tli(1), lsn(0)), (Tli(3), lsn(300))];
+        let at = |tli, l| tlis_at(&state(tli), &known, &switches, lsn(l));
+        assert_eq!(at(3, 350), known);
+        assert_eq!(at(4, 450), [known[0], known[1], (Tli(4), lsn(400))]);
+        assert_eq!(at(5, 600).last(), Some(&(Tli(5), lsn(500))));
+        // The switch lies exactly there, and the record that tells of it behind.
+        assert_eq!(at(3, 400), known);
+        // A log of which nothing is known but its tli.
+        assert_eq!(tlis_at(&state(7), &[], &[], lsn(100)), [(Tli(7), lsn(0))]);
+    }
+}

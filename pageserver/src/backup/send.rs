@@ -54,7 +54,7 @@ pub(crate) enum SendError {
 }
 
 /// A piece of the stream.
-enum Piece {
+enum BackupPiece {
     /// A message that is none of content.
     Message(BackupMessage),
     /// Bytes of the archive.
@@ -119,11 +119,11 @@ impl BackupSource {
                 match pieces.next() {
                     None => break,
                     Some(Err(e)) => return Err(SendError::Refused(Box::new(e))),
-                    Some(Ok(Piece::Message(message))) => coming.push_back(Coming::Ready(message)),
-                    Some(Ok(Piece::Bytes(bytes))) => {
+                    Some(Ok(BackupPiece::Message(message))) => coming.push_back(Coming::Ready(message)),
+                    Some(Ok(BackupPiece::Bytes(bytes))) => {
                         coming.push_back(Coming::Ready(BackupMessage::Data(bytes)));
                     }
-                    Some(Ok(Piece::Range(content, range))) => {
+                    Some(Ok(BackupPiece::Range(content, range))) => {
                         coming.push_back(Coming::Read(self.read(content, range)));
                         reading += 1;
                     }
@@ -170,25 +170,25 @@ async fn flush(out: &mut AnswerInParts) -> Result<(), SendError> {
 }
 
 /// An archive piece by piece.
-fn pieces(archive: PlannedArchive, time: u64) -> impl Iterator<Item = Result<Piece, SqlError>> {
+fn pieces(archive: PlannedArchive, time: u64) -> impl Iterator<Item = Result<BackupPiece, SqlError>> {
     let (name, path) = match &archive.tablespace {
         None => ("base.tar".to_owned(), String::new()),
         Some((oid, path)) => (format!("{oid}.tar"), path.clone()),
     };
-    let head = std::iter::once(Ok(Piece::Message(BackupMessage::Archive { name, path })));
+    let head = std::iter::once(Ok(BackupPiece::Message(BackupMessage::Archive { name, path })));
     let entries = archive.entries.into_iter().flat_map(move |entry| entry_pieces(entry, time));
-    head.chain(entries).chain(std::iter::once(Ok(Piece::Bytes(Bytes::from_static(&ARCHIVE_END)))))
+    head.chain(entries).chain(std::iter::once(Ok(BackupPiece::Bytes(Bytes::from_static(&ARCHIVE_END)))))
 }
 
-fn entry_pieces(entry: PlannedEntry, time: u64) -> impl Iterator<Item = Result<Piece, SqlError>> {
+fn entry_pieces(entry: PlannedEntry, time: u64) -> impl Iterator<Item = Result<BackupPiece, SqlError>> {
     let len = entry.content.as_ref().map_or(0, FileContent::len);
     let named = if entry.content.is_some() { TarEntry::file(entry.path, len) } else { TarEntry::directory(entry.path) };
-    let header = named.header(time).map(|h| Piece::Bytes(Bytes::copy_from_slice(&h)));
+    let header = named.header(time).map(|h| BackupPiece::Bytes(Bytes::copy_from_slice(&h)));
     let header = header.map_err(|e| SqlError::new(sqlstate::INTERNAL_ERROR, e.to_string()));
     let ranges = (0..len.div_ceil(RANGE_BYTES)).filter_map(move |n| {
         let content = entry.content.clone()?;
-        Some(Ok(Piece::Range(content, n * RANGE_BYTES..len.min((n + 1) * RANGE_BYTES))))
+        Some(Ok(BackupPiece::Range(content, n * RANGE_BYTES..len.min((n + 1) * RANGE_BYTES))))
     });
-    let fill = (padding(len) > 0).then(|| Ok(Piece::Bytes(Bytes::from_static(&ARCHIVE_END[..padding(len)]))));
+    let fill = (padding(len) > 0).then(|| Ok(BackupPiece::Bytes(Bytes::from_static(&ARCHIVE_END[..padding(len)]))));
     std::iter::once(header).chain(ranges).chain(fill)
 }

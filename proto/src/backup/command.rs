@@ -17,7 +17,7 @@ pub enum BackupForm {
 /// How files are summed in the manifest (`MANIFEST_CHECKSUMS`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ManifestChecksum {
-    /// No sums.
+    /// Files are listed without sums.
     None,
     /// CRC-32C, the default of PostgreSQL.
     #[default]
@@ -40,7 +40,7 @@ pub struct BaseBackup {
     pub tablespace_map: bool,
     /// `MANIFEST`, with its sums; none when the client wants no manifest.
     pub manifest: Option<ManifestChecksum>,
-    /// `BOOT`.
+    /// `BOOT`: whether the cluster starts at the LSN itself, and on which tli.
     pub form: BackupForm,
 }
 

@@ -1,8 +1,8 @@
 //! The tar archives of a base backup: ustar headers as PostgreSQL writes and reads them.
 //!
 //! A [`TarReader`] is fed pieces of any length and tells entries and their content in order. It owns at most one
-//! header's bytes. Everything that PostgreSQL does not write (pax records, sparse files) is refused. [`TarEntry::header`]
-//! writes.
+//! header's bytes. Everything that PostgreSQL does not write (pax records, sparse files) is refused.
+//! [`TarEntry::header`] writes.
 //!
 //! Source: PostgreSQL 15, `tarCreateHeader` in `src/port/tar.c`; POSIX ustar.
 
@@ -49,7 +49,7 @@ impl TarEntry {
         TarEntry { path: path.into(), kind: EntryKind::File, len, target: String::new() }
     }
 
-    /// A directory.
+    /// The entry of a directory, whose parent comes before it.
     pub fn directory(path: impl Into<String>) -> TarEntry {
         TarEntry { path: path.into(), kind: EntryKind::Directory, len: 0, target: String::new() }
     }

@@ -10,7 +10,7 @@ use pgformat::control::CONTROL_FILE_NAME;
 use pgformat::datadir::TABLESPACES_DIR;
 use proto::backup::tar::{EntryKind, TarEntry};
 
-use super::receive::BackupEvent;
+use super::receive::DirectoryEvent;
 use crate::usage::UsageError;
 
 /// PostgreSQL starts on no directory that others can read.
@@ -65,12 +65,12 @@ impl NewDirectory {
     ///
     /// # Errors
     /// When a path leads elsewhere, or the disk does not take it.
-    pub fn take(&mut self, event: BackupEvent) -> Result<()> {
+    pub fn take(&mut self, event: DirectoryEvent) -> Result<()> {
         match event {
-            BackupEvent::Base => self.at.clone_from(&self.root),
-            BackupEvent::Tablespace(oid, former) => self.tablespace(oid, &former)?,
-            BackupEvent::Entry(entry) => self.entry(&entry)?,
-            BackupEvent::Content(bytes) => {
+            DirectoryEvent::Base => self.at.clone_from(&self.root),
+            DirectoryEvent::Tablespace(oid, former) => self.tablespace(oid, &former)?,
+            DirectoryEvent::Entry(entry) => self.entry(&entry)?,
+            DirectoryEvent::Content(bytes) => {
                 self.bytes += bytes.len() as u64;
                 match (&mut self.open, &mut self.control) {
                     (Some(file), _) => file.write_all(&bytes).context("a file of the backup cannot be written")?,
@@ -78,7 +78,7 @@ impl NewDirectory {
                     _ => bail!("the backup has content outside of a file"),
                 }
             }
-            BackupEvent::End => {
+            DirectoryEvent::End => {
                 self.open = None;
                 self.is_control = false;
             }

@@ -21,7 +21,7 @@ use pgformat::{Lsn, Tli};
 use proto::id::TenantTimelineId;
 
 use directory::NewDirectory;
-use receive::{BackupEvent, BackupStream};
+use receive::{BackupStream, DirectoryEvent};
 
 /// Events between the connection and the thread that writes: each of a megabyte at most.
 const QUEUE: usize = 8;
@@ -31,7 +31,7 @@ const QUEUE: usize = 8;
 pub struct BackupRequest {
     /// Address of the pageserver's libpq port.
     pub pageserver: String,
-    /// The timeline.
+    /// The timeline whose cluster is copied.
     pub ttid: TenantTimelineId,
     /// As of here; the last record at or below it. None: the last that the pageserver has.
     pub lsn: Option<Lsn>,
@@ -66,7 +66,7 @@ pub async fn run(request: &BackupRequest) -> Result<BackupMade> {
     let mut directory = NewDirectory::make(&request.to, &request.tablespaces)?;
     let mut stream = BackupStream::begin(request).await?;
     let (lsn, tli) = (stream.lsn, stream.tli);
-    let (events, mut queue) = tokio::sync::mpsc::channel::<BackupEvent>(QUEUE);
+    let (events, mut queue) = tokio::sync::mpsc::channel::<DirectoryEvent>(QUEUE);
     let writer = tokio::task::spawn_blocking(move || {
         while let Some(event) = queue.blocking_recv() {
             directory.take(event)?;
@@ -81,3 +81,6 @@ pub async fn run(request: &BackupRequest) -> Result<BackupMade> {
     let (bytes, tablespaces) = tokio::task::spawn_blocking(move || directory.finish()).await.context("the end")??;
     Ok(BackupMade { lsn, end, tli, bytes, tablespaces })
 }
+
+#[cfg(test)]
+mod tests;

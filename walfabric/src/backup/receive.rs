@@ -12,7 +12,7 @@ use super::BackupRequest;
 
 /// What the stream tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BackupEvent {
+pub enum DirectoryEvent {
     /// A tablespace's entries follow, of this oid, which was in this directory.
     Tablespace(u32, String),
     /// The data directory's entries follow.
@@ -60,7 +60,7 @@ impl BackupStream {
     ///
     /// # Errors
     /// When the pageserver breaks off, or says what is not understood.
-    pub async fn copy(&mut self, events: &Sender<BackupEvent>) -> Result<Lsn> {
+    pub async fn copy(&mut self, events: &Sender<DirectoryEvent>) -> Result<Lsn> {
         let mut reader = TarReader::default();
         let mut told = Vec::new();
         loop {
@@ -74,9 +74,9 @@ impl BackupStream {
                     }
                     BackupMessage::Data(bytes) => reader.feed(bytes, &mut |event| {
                         told.push(match event {
-                            TarEvent::Entry(entry) => BackupEvent::Entry(entry),
-                            TarEvent::Content(bytes) => BackupEvent::Content(bytes),
-                            TarEvent::End => BackupEvent::End,
+                            TarEvent::Entry(entry) => DirectoryEvent::Entry(entry),
+                            TarEvent::Content(bytes) => DirectoryEvent::Content(bytes),
+                            TarEvent::End => DirectoryEvent::End,
                         });
                     })?,
                     BackupMessage::Manifest | BackupMessage::Progress(_) => {}
@@ -101,13 +101,13 @@ fn whole(reader: &TarReader) -> Result<()> {
     if reader.is_complete() { Ok(()) } else { bail!("an archive of the backup is cut off") }
 }
 
-fn archive(name: &str, path: String) -> Result<BackupEvent> {
+fn archive(name: &str, path: String) -> Result<DirectoryEvent> {
     let oid = name.strip_suffix(".tar").with_context(|| format!("the backup has an archive {name:?}"))?;
     if oid == "base" {
-        return Ok(BackupEvent::Base);
+        return Ok(DirectoryEvent::Base);
     }
     let oid = oid.parse().with_context(|| format!("the backup has an archive {name:?}"))?;
-    Ok(BackupEvent::Tablespace(oid, path))
+    Ok(DirectoryEvent::Tablespace(oid, path))
 }
 
 async fn result(connection: &mut ClientConnection) -> Result<QueryResult> {

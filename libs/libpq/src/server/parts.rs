@@ -38,7 +38,7 @@ impl AnswerInParts {
         self.connection.outgoing.put_frame(b'd', head, body);
     }
 
-    /// Queues CopyDone.
+    /// Queues CopyDone: the copy is whole.
     pub fn end_copy(&mut self) {
         self.connection.outgoing.put_frame(b'c', &[], Bytes::new());
     }
