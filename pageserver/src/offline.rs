@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 
-use blobs::{BlobError, Blobs, RealDisk, Storage};
+use blobs::{BlobError, Blobs, Storage};
 use bytes::Bytes;
-use node::datadir::create_dir_durably;
+use disk::FsDisk;
 use pgformat::control::{ControlError, ControlFile, DbState};
 use pgformat::page::Page;
 use pgformat::rel::RelFork;
@@ -344,6 +344,6 @@ fn shared() -> Shared {
 }
 
 fn blobs(storage: &Path, id: TenantTimelineId) -> Result<Arc<dyn Blobs>, Cause> {
-    create_dir_durably(storage).map_err(|e| Cause::Io(storage.to_owned(), e))?;
-    Ok(crate::store::storage::timeline(&Storage::local(storage.to_owned(), Arc::new(RealDisk)), id)?)
+    disk::create_dir_durably(&FsDisk, storage).map_err(|e| Cause::Io(storage.to_owned(), e))?;
+    Ok(crate::store::storage::timeline(&Storage::local(storage.to_owned(), Arc::new(FsDisk)), id)?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blobs::Storage;
 use broker::{Broker, one_process};
-use node::datadir::create_dir_durably;
+use disk::{Disk, FsDisk};
 use node::parts::Part;
 use node::server::{LastStep, OpenNode, RunningServer, StartError, open_node};
 use node::{BoundHttp, SessionPlaces, exit, serve_sessions};
@@ -35,14 +35,14 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// See [`StartError`].
 pub async fn start(config: PageserverSettings, cancel: CancellationToken) -> Result<RunningServer, StartError> {
-    start_parts(config, cancel, Arc::new(blobs::RealDisk), |parts| parts).await.map(|(server, _)| server)
+    start_parts(config, cancel, Arc::new(FsDisk), |parts| parts).await.map(|(server, _)| server)
 }
 
 /// `disk` and `change` are for tests: the second one sees the parts before they start.
 pub(crate) async fn start_parts(
     config: PageserverSettings,
     cancel: CancellationToken,
-    disk: Arc<dyn blobs::BlobDisk>,
+    disk: Arc<dyn Disk>,
     change: impl FnOnce(Vec<Part>) -> Vec<Part>,
 ) -> Result<(RunningServer, Arc<Pageserver>), StartError> {
     let broker = Broker::new(&config.process.broker, &config.process.broker_prefix);
@@ -108,11 +108,11 @@ async fn stop_jobs(node: Arc<Pageserver>) {
 }
 
 /// Where pages are stored, and how.
-fn storage(config: &PageserverSettings, disk: Arc<dyn blobs::BlobDisk>) -> Result<(Storage, Shared), StartError> {
+fn storage(config: &PageserverSettings, disk: Arc<dyn Disk>) -> Result<(Storage, Shared), StartError> {
     let unusable = |problem: String| StartError::own(exit::ERROR, format!("storage: {problem}"));
     let url = config.storage_url();
     if let Some(dir) = url.strip_prefix("file://") {
-        create_dir_durably(Path::new(dir)).map_err(|e| unusable(format!("{dir}: {e}")))?;
+        disk::create_dir_durably(&*disk, Path::new(dir)).map_err(|e| unusable(format!("{dir}: {e}")))?;
     }
     let runtime = tokio::runtime::Handle::current();
     let storage = Storage::from_url(&url, std::env::vars(), disk, runtime);

@@ -1,7 +1,6 @@
 //! The whole server over real sockets, with a real broker and scripted safekeepers.
 
 mod fabric;
-mod faulty;
 mod handshake;
 mod life;
 mod pages;

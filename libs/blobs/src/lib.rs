@@ -10,12 +10,13 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
-//! use blobs::{BlobErrorKind, Creation, RealDisk, Storage};
+//! use blobs::{BlobErrorKind, Creation, Storage};
 //! use bytes::Bytes;
+//! use disk::FsDisk;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let dir = tempfile::tempdir()?;
-//! let storage = Storage::local(dir.path().to_owned(), Arc::new(RealDisk));
+//! let storage = Storage::local(dir.path().to_owned(), Arc::new(FsDisk));
 //! let blobs = storage.blobs(&["some-tenant", "some-timeline"], &["layers"])?;
 //!
 //! // The first creation wins, and its bytes stay.
@@ -34,9 +35,7 @@
 //! ```
 
 mod contract;
-mod disk;
 mod error;
-mod fake;
 mod local;
 mod memory;
 mod names;
@@ -44,9 +43,7 @@ mod s3;
 mod storage;
 
 pub use contract::{BlobEntry, Blobs, Creation, ReadAt};
-pub use disk::{BlobDisk, NewFile, OldFile, RealDisk};
 pub use error::{BlobError, BlobErrorKind};
-pub use fake::{FakeDisk, Lies};
 pub use local::LocalBlobs;
 pub use memory::MemoryBlobs;
 pub use storage::{BadStorageUrl, Storage};

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, DiskFile, OpenMode};
 
 use crate::contract::{BlobEntry, Blobs, Creation, ReadAt};
-use crate::disk::{BlobDisk, OldFile};
 use crate::error::BlobError;
 use crate::names::{is_part, split};
 
@@ -28,7 +28,7 @@ const TEMPORARY: &str = ".tmp-";
 #[derive(Debug)]
 pub struct LocalBlobs {
     root: PathBuf,
-    disk: Arc<dyn BlobDisk>,
+    disk: Arc<dyn Disk>,
 }
 
 impl LocalBlobs {
@@ -36,18 +36,18 @@ impl LocalBlobs {
     ///
     /// # Errors
     /// When the directories cannot be made.
-    pub fn new(
-        disk: Arc<dyn BlobDisk>,
-        base: &Path,
-        below: &[&str],
-        folders: &[&str],
-    ) -> Result<LocalBlobs, BlobError> {
+    pub fn new(disk: Arc<dyn Disk>, base: &Path, below: &[&str], folders: &[&str]) -> Result<LocalBlobs, BlobError> {
+        let missing = |e| BlobError::io("look for", base.display(), &e);
+        // A base that is gone, such as a volume that is not mounted, is not made up.
+        if !disk.exists(base).map_err(missing)? {
+            return Err(missing(io::ErrorKind::NotFound.into()));
+        }
         let mut root = base.to_owned();
         let make = |parent: &Path, name: &str| {
             let path = parent.join(name);
-            disk.create_dir(&path).map_err(|e| BlobError::io("create directory", path.display(), &e))?;
+            disk.create_dir_all(&path).map_err(|e| BlobError::io("create directory", path.display(), &e))?;
             // Also for one that was there: its creator may have died before it was durable.
-            disk.sync_dir(parent).map_err(|e| BlobError::unsynced(parent.display(), &e))?;
+            disk.fsync_dir(parent).map_err(|e| BlobError::unsynced(parent.display(), &e))?;
             Ok(path)
         };
         for name in below {
@@ -71,27 +71,27 @@ impl LocalBlobs {
 
     fn write(&self, path: &Path, parts: &[Bytes]) -> Result<(), BlobError> {
         let error = |e| BlobError::io("write", path.display(), &e);
-        let mut file = self.disk.create(path).map_err(error)?;
-        let mut buffer = Vec::new();
+        let file = self.disk.open(path, OpenMode::CreateNew).map_err(error)?;
+        let (mut end, mut group, mut bytes) = (0, Vec::new(), 0);
         for part in parts {
-            // Small parts are gathered, large ones are written as they are.
-            for piece in part.chunks(WRITE_BYTES) {
-                if buffer.len() + piece.len() > WRITE_BYTES {
-                    file.write(&buffer).map_err(error)?;
-                    buffer.clear();
+            // Small parts are written together, large ones in pieces.
+            for piece in pieces(part) {
+                if bytes + piece.len() > WRITE_BYTES {
+                    file.write_at(end, &group).map_err(error)?;
+                    (end, bytes) = (end + bytes as u64, 0);
+                    group.clear();
                 }
-                if piece.len() == WRITE_BYTES {
-                    file.write(piece).map_err(error)?;
-                } else {
-                    buffer.extend_from_slice(piece);
-                }
+                bytes += piece.len();
+                group.push(piece);
             }
         }
-        if !buffer.is_empty() {
-            file.write(&buffer).map_err(error)?;
-        }
-        file.sync().map_err(|e| BlobError::io("fsync of", path.display(), &e))
+        file.write_at(end, &group).map_err(error)?;
+        file.fsync().map_err(|e| BlobError::io("fsync of", path.display(), &e))
     }
+}
+
+fn pieces(part: &Bytes) -> impl Iterator<Item = Bytes> {
+    (0..part.len()).step_by(WRITE_BYTES).map(|from| part.slice(from..part.len().min(from + WRITE_BYTES)))
 }
 
 impl Blobs for LocalBlobs {
@@ -105,7 +105,7 @@ impl Blobs for LocalBlobs {
             Err(e) => Err(BlobError::io("create", path.display(), &e)),
         });
         if !matches!(linked, Err(_) | Ok(Creation::AlreadyExists)) {
-            self.disk.sync_dir(&dir).map_err(|e| BlobError::unsynced(dir.display(), &e))?;
+            self.disk.fsync_dir(&dir).map_err(|e| BlobError::unsynced(dir.display(), &e))?;
         }
         if let Err(e) = self.disk.remove(&temporary)
             && e.kind() != io::ErrorKind::NotFound
@@ -119,7 +119,7 @@ impl Blobs for LocalBlobs {
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>, BlobError> {
         let path = self.path(name)?.0;
         let error = |e| BlobError::io("open", path.display(), &e);
-        let file = self.disk.open(&path).map_err(error)?;
+        let file = self.disk.open(&path, OpenMode::Read).map_err(error)?;
         let len = file.len().map_err(error)?;
         Ok(Arc::new(LocalBlob { name: path.display().to_string(), len, file }))
     }
@@ -133,9 +133,9 @@ impl Blobs for LocalBlobs {
     fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         let dir = self.folder(folder)?;
         let found = self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))?;
-        let ours = found.into_iter().filter(|(name, _)| is_part(name));
+        let ours = found.into_iter().filter(|entry| !entry.is_dir && is_part(&entry.name));
         let mut entries: Vec<BlobEntry> =
-            ours.map(|(name, len)| BlobEntry { name: format!("{folder}/{name}"), len }).collect();
+            ours.map(|entry| BlobEntry { name: format!("{folder}/{}", entry.name), len: entry.len }).collect();
         entries.sort();
         Ok(entries)
     }
@@ -150,9 +150,9 @@ impl Blobs for LocalBlobs {
 
     fn clean(&self, folder: &str) -> Result<(), BlobError> {
         let dir = self.folder(folder)?;
-        for (name, _) in self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))? {
-            if name.starts_with(TEMPORARY) {
-                let path = dir.join(name);
+        for entry in self.disk.list(&dir).map_err(|e| BlobError::io("list", dir.display(), &e))? {
+            if !entry.is_dir && entry.name.starts_with(TEMPORARY) {
+                let path = dir.join(entry.name);
                 self.disk.remove(&path).map_err(|e| BlobError::io("delete", path.display(), &e))?;
             }
         }
@@ -165,14 +165,14 @@ impl Blobs for LocalBlobs {
 struct LocalBlob {
     name: String,
     len: u64,
-    file: Arc<dyn OldFile>,
+    file: Arc<dyn DiskFile>,
 }
 
 impl ReadAt for LocalBlob {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut buf = vec![0; len];
-        self.file.read_exact_at(&mut buf, offset)?;
-        Ok(buf.into())
+        let found = self.file.read_at(offset, &mut buf)?;
+        if found < len { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(buf.into()) }
     }
 
     fn len(&self) -> u64 {

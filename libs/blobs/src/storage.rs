@@ -1,15 +1,15 @@
 //! A place for many sets of blobs: a local directory or `s3://bucket/prefix`, from a URL.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::Disk;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use tokio::runtime::Handle;
 
 use crate::contract::Blobs;
-use crate::disk::BlobDisk;
 use crate::error::BlobError;
 use crate::local::LocalBlobs;
 use crate::names::is_part;
@@ -30,7 +30,7 @@ pub struct Storage(StoragePlace);
 
 #[derive(Clone, Debug)]
 enum StoragePlace {
-    Local { root: PathBuf, disk: Arc<dyn BlobDisk> },
+    Local { root: PathBuf, disk: Arc<dyn Disk> },
     S3 { store: Arc<dyn ObjectStore>, bucket: String, prefix: String, runtime: Handle },
 }
 
@@ -46,7 +46,7 @@ pub struct BadStorageUrl {
 
 impl Storage {
     /// Storage below a local directory, which must exist.
-    pub fn local(root: PathBuf, disk: Arc<dyn BlobDisk>) -> Storage {
+    pub fn local(root: PathBuf, disk: Arc<dyn Disk>) -> Storage {
         Storage(StoragePlace::Local { root, disk })
     }
 
@@ -58,7 +58,7 @@ impl Storage {
     pub fn from_url(
         url: &str,
         variables: impl IntoIterator<Item = (String, String)>,
-        disk: Arc<dyn BlobDisk>,
+        disk: Arc<dyn Disk>,
         runtime: Handle,
     ) -> Result<Storage, BadStorageUrl> {
         let bad = |problem: String| BadStorageUrl { url: url.to_owned(), problem };
@@ -90,9 +90,7 @@ impl Storage {
             return Err(BlobError::bad_name(bad));
         }
         match &self.0 {
-            StoragePlace::Local { root, disk } => {
-                Ok(Arc::new(LocalBlobs::new(disk.clone(), Path::new(root), below, folders)?))
-            }
+            StoragePlace::Local { root, disk } => Ok(Arc::new(LocalBlobs::new(disk.clone(), root, below, folders)?)),
             StoragePlace::S3 { store, bucket, prefix, runtime } => {
                 let parts = Some(prefix.as_str()).into_iter().filter(|p| !p.is_empty()).chain(below.iter().copied());
                 let prefix = parts.collect::<Vec<_>>().join("/");
@@ -114,13 +112,13 @@ impl Storage {
                 blobs.delete(&entry.name)?;
             }
         }
-        if let StoragePlace::Local { root, .. } = &self.0 {
+        if let StoragePlace::Local { root, disk } = &self.0 {
             let dir = below.iter().fold(root.clone(), |dir, part| dir.join(part));
             for folder in folders {
                 // Empty folders do no harm: one that cannot be removed stays.
-                let _ = std::fs::remove_dir(dir.join(folder));
+                let _ = disk.remove_dir(&dir.join(folder));
             }
-            let _ = std::fs::remove_dir(dir);
+            let _ = disk.remove_dir(&dir);
         }
         Ok(())
     }

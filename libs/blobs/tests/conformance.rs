@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 
-use blobs::{BlobError, BlobErrorKind, Blobs, Creation, FakeDisk, Lies, LocalBlobs, MemoryBlobs, RealDisk, Storage};
+use blobs::{BlobError, BlobErrorKind, Blobs, Creation, LocalBlobs, MemoryBlobs, Storage};
 use bytes::Bytes;
+use disk::{FakeDisk, FsDisk, IoFault, Lie};
 use s3_server::{S3Server, variables};
 
 const BELOW: [&str; 2] = ["tenant", "timeline"];
 const FOLDERS: [&str; 2] = ["manifest", "layers"];
 
 fn local(dir: &Path) -> Arc<dyn Blobs> {
-    Storage::local(dir.to_owned(), Arc::new(RealDisk)).blobs(&BELOW, &FOLDERS).expect("directories")
+    Storage::local(dir.to_owned(), Arc::new(FsDisk)).blobs(&BELOW, &FOLDERS).expect("directories")
 }
 
 fn fake(disk: &FakeDisk) -> LocalBlobs {
@@ -23,7 +24,7 @@ fn fake(disk: &FakeDisk) -> LocalBlobs {
 fn s3(server: &S3Server, prefix: &str) -> Arc<dyn Blobs> {
     let url = format!("s3://bucket/{prefix}{:016x}", fastrand::u64(..));
     let runtime = server.runtime.handle().clone();
-    let storage = Storage::from_url(&url, variables(&server.url), Arc::new(RealDisk), runtime).expect("a good URL");
+    let storage = Storage::from_url(&url, variables(&server.url), Arc::new(FsDisk), runtime).expect("a good URL");
     storage.blobs(&BELOW, &FOLDERS).expect("nothing to make")
 }
 
@@ -106,7 +107,7 @@ fn wrong_rounds(blobs: &dyn Blobs, rounds: u32) -> u32 {
 fn every_implementation_conforms() {
     let dir = tempfile::tempdir().expect("a directory");
     conforms(&*local(dir.path()));
-    conforms(&fake(&FakeDisk::new(Lies::None)));
+    conforms(&fake(&FakeDisk::new(1)));
     conforms(&MemoryBlobs::default());
     for server in S3Server::all() {
         conforms(&*s3(&server, "deep/prefix/"));
@@ -125,7 +126,7 @@ fn exactly_one_creation_wins() {
 
 #[test]
 fn the_race_test_notices_creations_that_replace() {
-    assert!(wrong_rounds(&fake(&FakeDisk::new(Lies::LinkReplaces)), 50) > 0);
+    assert!(wrong_rounds(&fake(&FakeDisk::lying(1, &[Lie::LinkReplaces])), 50) > 0);
     let server = S3Server::start();
     server.objects.races.store(true, Ordering::Relaxed);
     assert!(wrong_rounds(&*s3(&server, "race/"), 150) > 0);
@@ -143,19 +144,19 @@ fn a_lost_answer_shows_as_existing_with_our_bytes() {
 
 #[test]
 fn what_was_created_survives_every_power_loss() {
-    assert_eq!(lost_after_power_loss(Lies::None), 0);
-    assert!(lost_after_power_loss(Lies::NoSync) > 0);
-    assert!(lost_after_power_loss(Lies::NoDirSync) > 0);
+    assert_eq!(lost_after_power_loss(&[]), 0);
+    assert!(lost_after_power_loss(&[Lie::NoFsync]) > 0);
+    assert!(lost_after_power_loss(&[Lie::NoDirSync]) > 0);
 }
 
 /// Power losses, at every point and in several ways, after which something that was created is not there, or something
 /// that is there is not whole.
-fn lost_after_power_loss(lies: Lies) -> u32 {
+fn lost_after_power_loss(lies: &[Lie]) -> u32 {
     let names = ["layers/a", "manifest/1", "layers/b"];
     let mut bad = 0;
     let mut point = 0;
     loop {
-        let disk = FakeDisk::new(lies);
+        let disk = FakeDisk::lying(1, lies);
         disk.die_at(point);
         let blobs = LocalBlobs::new(Arc::new(disk.clone()), Path::new("/data"), &["t", "l"], &FOLDERS);
         let created: Vec<&str> = match &blobs {
@@ -182,23 +183,26 @@ fn lost_after_power_loss(lies: Lies) -> u32 {
 
 #[test]
 fn errors_say_what_to_do() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let blobs = fake(&disk);
-    disk.set_room(Some(3));
+    disk.limit(Some(3));
     let full = blobs.create("layers/a", &one("12345")).expect_err("no room");
     assert_eq!(full.kind, BlobErrorKind::Full);
     assert!(full.to_string().contains("/data/tenant/timeline/layers/"), "{full}");
     assert!(disk.files().is_empty(), "what does not fit is removed");
-    disk.set_room(None);
+    disk.limit(None);
     for (operation, kind) in [
-        ("write", BlobErrorKind::Retryable),
-        ("sync", BlobErrorKind::Retryable),
-        ("link", BlobErrorKind::Retryable),
-        ("sync_dir", BlobErrorKind::Terminal),
+        (IoFault::Write, BlobErrorKind::Retryable),
+        (IoFault::Sync, BlobErrorKind::Retryable),
+        (IoFault::Link, BlobErrorKind::Retryable),
+        (IoFault::SyncDir, BlobErrorKind::Terminal),
     ] {
-        disk.fail(operation);
-        assert_eq!(blobs.create("layers/b", &one("x")).expect_err("injected").kind, kind, "{operation}");
-        assert_eq!(disk.files().contains(&PathBuf::from("/data/tenant/timeline/layers/b")), operation == "sync_dir");
+        disk.fail_next(operation);
+        assert_eq!(blobs.create("layers/b", &one("x")).expect_err("injected").kind, kind, "{operation:?}");
+        assert_eq!(
+            disk.files().contains(&PathBuf::from("/data/tenant/timeline/layers/b")),
+            operation == IoFault::SyncDir
+        );
     }
 }
 
@@ -207,7 +211,7 @@ fn a_url_says_where() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let parse = |url: &str| {
         let variables = variables("http://127.0.0.1:1");
-        Storage::from_url(url, variables, Arc::new(RealDisk), runtime.handle().clone())
+        Storage::from_url(url, variables, Arc::new(FsDisk), runtime.handle().clone())
     };
     for good in ["file:///tmp/x", "s3://bucket", "s3://bucket/", "s3://bucket/a/b/"] {
         assert!(parse(good).is_ok(), "{good}");
@@ -221,7 +225,7 @@ fn a_url_says_where() {
 #[test]
 fn a_removed_set_leaves_nothing_and_touches_no_other() {
     let dir = tempfile::tempdir().expect("a directory");
-    let storage = Storage::local(dir.path().to_owned(), Arc::new(RealDisk));
+    let storage = Storage::local(dir.path().to_owned(), Arc::new(FsDisk));
     let (gone, kept) = (["tenant", "gone"], ["tenant", "kept"]);
     for below in [gone, kept] {
         let blobs = storage.blobs(&below, &FOLDERS).expect("directories");
@@ -235,4 +239,14 @@ fn a_removed_set_leaves_nothing_and_touches_no_other() {
     }
     assert_eq!(storage.blobs(&kept, &FOLDERS).expect("directories").get("layers/a").expect("there"), "x");
     assert_eq!(storage.blobs(&["..", "x"], &FOLDERS).expect_err("no name").kind, BlobErrorKind::Terminal);
+}
+
+/// Goal: a volume that is not mounted is no empty storage. Method: a base directory that is not there.
+#[test]
+fn a_base_that_is_gone_is_not_made_up() {
+    let disk = FakeDisk::new(1);
+    let gone = Path::new("/data/volume");
+    let error = LocalBlobs::new(Arc::new(disk.clone()), gone, &BELOW, &FOLDERS).expect_err("refused");
+    assert_eq!(error.kind, BlobErrorKind::NotFound);
+    assert!(!disk::Disk::exists(&disk, gone).expect("known"));
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::{DirEntry, Disk, OpenMode};
+use crate::{DirEntry, Disk, OpenMode, create_dir_durably, read, write_durably};
 
 /// Runs every check.
 ///
@@ -20,6 +20,7 @@ pub fn check(disk: &dyn Disk, dir: &Path) {
     check_names(disk, &dir.join("names"));
     check_links(disk, &dir.join("links"));
     check_directories(disk, &dir.join("directories"));
+    check_durable(disk, &dir.join("durable/deep"));
     disk.sync_all(dir).expect("everything can be synced");
     assert!(disk.free(dir).expect("the space is known") > 0);
 }
@@ -36,11 +37,8 @@ fn put(disk: &dyn Disk, path: &Path, bytes: &'static [u8]) {
     file.fsync().expect("synced");
 }
 
-fn read(disk: &dyn Disk, path: &Path) -> Vec<u8> {
-    let file = disk.open(path, OpenMode::Read).expect("it is there");
-    let mut bytes = vec![0; usize::try_from(file.len().expect("a length")).expect("small")];
-    assert_eq!(file.read_at(0, &mut bytes).expect("readable"), bytes.len());
-    bytes
+fn content(disk: &dyn Disk, path: &Path) -> Vec<u8> {
+    read(disk, path).expect("it is there")
 }
 
 fn check_opening(disk: &dyn Disk, dir: &Path) {
@@ -54,7 +52,7 @@ fn check_opening(disk: &dyn Disk, dir: &Path) {
     put(disk, &path, b"first");
     let taken = disk.open(&path, OpenMode::CreateNew).expect_err("an existing file is not taken over");
     assert_eq!(taken.kind(), AlreadyExists);
-    assert_eq!(read(disk, &path), b"first");
+    assert_eq!(content(disk, &path), b"first");
 }
 
 fn check_bytes(disk: &dyn Disk, dir: &Path) {
@@ -109,7 +107,7 @@ fn check_names(disk: &dyn Disk, dir: &Path) {
     put(disk, &b, b"second");
     disk.rename(&a, &b).expect("a file takes another one's name");
     assert!(!disk.exists(&a).expect("known") && disk.exists(&b).expect("known"));
-    assert_eq!(read(disk, &b), b"first");
+    assert_eq!(content(disk, &b), b"first");
     assert_eq!(disk.rename(&a, &c).expect_err("it is gone").kind(), NotFound);
     let open = disk.open(&b, OpenMode::Read).expect("it is there");
     disk.remove(&b).expect("removed");
@@ -129,7 +127,7 @@ fn check_links(disk: &dyn Disk, dir: &Path) {
     assert_eq!(disk.link(&a, &c).expect_err("it has one").kind(), AlreadyExists);
     assert_eq!(disk.link(&dir.join("missing"), &dir.join("d")).expect_err("nothing to name").kind(), NotFound);
     disk.remove(&a).expect("removed");
-    assert_eq!((read(disk, &b), read(disk, &c)), (b"first".to_vec(), b"other".to_vec()));
+    assert_eq!((content(disk, &b), content(disk, &c)), (b"first".to_vec(), b"other".to_vec()));
 }
 
 fn check_directories(disk: &dyn Disk, dir: &Path) {
@@ -145,7 +143,23 @@ fn check_directories(disk: &dyn Disk, dir: &Path) {
     made(disk, &old.join("full"));
     let onto = disk.rename(&new, &old).expect_err("a directory with content is not replaced");
     assert_eq!(onto.kind(), DirectoryNotEmpty);
+    assert_eq!(disk.remove_dir(&new).expect_err("it is not empty").kind(), DirectoryNotEmpty);
+    disk.remove_dir(&new.join("deep/deeper")).expect("removed");
+    assert!(!disk.exists(&new.join("deep/deeper")).expect("known") && disk.exists(&new.join("deep")).expect("known"));
+    assert_eq!(disk.remove_dir(&new.join("none")).expect_err("no such directory").kind(), NotFound);
     disk.remove_dir_all(&new).expect("removed with everything in it");
     disk.remove_dir_all(&new).expect("no error when it is gone");
     assert_eq!(disk.list(&new).expect_err("it is gone").kind(), NotFound);
+}
+
+fn check_durable(disk: &dyn Disk, dir: &Path) {
+    create_dir_durably(disk, dir).expect("created with its parent");
+    create_dir_durably(disk, dir).expect("no error when it is there");
+    let (path, left_over) = (dir.join("file"), dir.join("file.tmp"));
+    put(disk, &left_over, b"of a process that was killed");
+    for bytes in [&b"first, and longer"[..], b"second", b""] {
+        write_durably(disk, &path, bytes).expect("written");
+        assert_eq!(content(disk, &path), bytes);
+    }
+    assert!(!disk.exists(&left_over).expect("known"));
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +18,11 @@ const SLICES_MAX: usize = 1024;
 /// Zeros for file systems that cannot zero a range by themselves.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The real disk: the operating system with all its caches.
+/// Modes of what is created: for this user only, whatever the umask.
+const PRIVATE_DIR: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+
+/// The real disk: the operating system with all its caches. What it creates is for its user only (0700, 0600).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FsDisk;
 
@@ -27,7 +31,7 @@ struct FsFile(File);
 
 impl Disk for FsDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path)
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
@@ -36,7 +40,7 @@ impl Disk for FsDisk {
         match mode {
             OpenMode::Read => {}
             OpenMode::Write => drop(options.write(true)),
-            OpenMode::CreateNew => drop(options.write(true).create_new(true)),
+            OpenMode::CreateNew => drop(options.write(true).create_new(true).mode(PRIVATE_FILE)),
         }
         Ok(Arc::new(FsFile(options.open(path)?)))
     }
@@ -55,6 +59,10 @@ impl Disk for FsDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {

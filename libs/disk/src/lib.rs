@@ -5,6 +5,7 @@
 //! | module | what |
 //! |---|---|
 //! | `fs` | [`FsDisk`], the operating system's files |
+//! | `durable` | [`write_durably`] for small files, [`create_dir_durably`], [`read`] |
 //! | `fake` | `FakeDisk`, files in memory that lose power, tear, fail and lie (feature `fake`) |
 //! | `conformance` | what both of them do alike, checked (feature `fake`) |
 //!
@@ -14,7 +15,8 @@
 //! after [`DiskFile::fsync`]. After a failed sync nothing written since the last good one counts.
 //!
 //! # Example
-//! A new file that is there after a power loss, under the name that was asked for or not at all:
+//! A new file that is there after a power loss, under the name that was asked for or not at all (what
+//! [`write_durably`] does, call by call):
 //!
 //! ```
 //! use std::path::Path;
@@ -43,10 +45,12 @@ use bytes::Bytes;
 
 #[cfg(any(test, feature = "fake"))]
 pub mod conformance;
+mod durable;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 mod fs;
 
+pub use durable::{TEMPORARY, create_dir_durably, parent_of, read, write_durably};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::{DiskImage, FakeDisk, IoFault, Lie};
 pub use fs::FsDisk;
@@ -88,6 +92,8 @@ pub trait Disk: Send + Sync + Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes the name of a file; who has it open reads on.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory that is empty; `DirectoryNotEmpty` when it is not.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a directory with everything in it; no error when it is not there.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Entries of a directory, in no order. One that is removed meanwhile may be missing.

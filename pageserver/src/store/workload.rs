@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use blobs::{BlobError, Blobs, FakeDisk, LocalBlobs};
+use blobs::{BlobError, Blobs, LocalBlobs};
 use bytes::Bytes;
+use disk::FakeDisk;
 use pgformat::page::Page;
 use pgformat::redo::{Change, rmid};
 use pgformat::rel::Fork;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::{BlobDisk, RealDisk};
 use broker::{Broker, Session};
 use bytes::{Bytes, BytesMut};
+use disk::{Disk, FsDisk};
 use libpq::{ClientConnection, ConnectOptions, CopyEvent, CopyReader, CopyWriter, NetError};
 use pgformat::wal::WalBuilder;
 use pgformat::{Lsn, SegSize, Tli};
@@ -108,7 +108,7 @@ pub(super) fn config(broker: SocketAddr, data_dir: PathBuf) -> PageserverSetting
 }
 
 impl TestPageserver {
-    pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn BlobDisk>) -> TestPageserver {
+    pub(super) async fn start(config: PageserverSettings, disk: Arc<dyn Disk>) -> TestPageserver {
         let cancel = CancellationToken::new();
         let started = start_parts(config, cancel.clone(), disk, |parts| parts).await;
         let (server, node) = started.expect("the pageserver starts");
@@ -172,19 +172,16 @@ pub(super) struct Fabric {
 
 impl Fabric {
     pub(super) async fn start() -> Fabric {
-        Fabric::start_with(Arc::new(RealDisk), |_| {}).await
+        Fabric::start_with(Arc::new(FsDisk), |_| {}).await
     }
 
-    pub(super) async fn start_with(disk: Arc<dyn BlobDisk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
+    pub(super) async fn start_with(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
         let f = Fabric::start_unattached(disk, adjust).await;
         assert_eq!(f.ps.attach().await, 201);
         f
     }
 
-    pub(super) async fn start_unattached(
-        disk: Arc<dyn BlobDisk>,
-        adjust: impl FnOnce(&mut PageserverSettings),
-    ) -> Fabric {
+    pub(super) async fn start_unattached(disk: Arc<dyn Disk>, adjust: impl FnOnce(&mut PageserverSettings)) -> Fabric {
         let tmp = tempfile::tempdir().expect("temp dir");
         let any = "127.0.0.1:0".parse().expect("an address");
         let broker = BrokerProcess::start(tmp.path().join("broker"), any).await;

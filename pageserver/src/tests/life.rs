@@ -1,11 +1,10 @@
 //! Failover, restarts, a broker that goes and comes back empty, disks that fail.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use blobs::RealDisk;
 use bytes::Bytes;
+use disk::{FakeDisk, FsDisk, IoFault};
 use libpq::{Auth, CopyEvent, ServerConnection};
 use node::exit;
 use node::server::StartError;
@@ -22,13 +21,12 @@ use proto::replication::{ReceiverMessage, SenderMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::fabric::*;
-use super::faulty::FaultyDisk;
 use crate::config::PageserverSettings;
 use crate::server::start;
 
 #[tokio::test]
 async fn a_timeline_attached_when_the_broker_has_nothing_new_to_show_gets_its_choice() {
-    let f = Fabric::start_unattached(Arc::new(RealDisk), |_| {}).await;
+    let f = Fabric::start_unattached(Arc::new(FsDisk), |_| {}).await;
     let one = f.safekeeper(1, START.add(8));
     eventually("the safekeeper is seen", || async {
         let (_, table) = f.ps.get("/v1/show/safekeepers").await;
@@ -76,7 +74,7 @@ async fn a_restart_goes_on_from_the_durable_position_and_attaches_nothing_anew()
     let Fabric { tmp, broker, ps } = f;
     ps.stop().await;
     drop(pusher);
-    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(RealDisk)).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(FsDisk)).await;
     let status = ps.status().await;
     assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (b.position(), b.position()));
     let (pusher, next) = sk.push_after(first.choice_seq).await;
@@ -159,7 +157,7 @@ async fn serve_pull(listener: tokio::net::TcpListener, wal: Bytes) {
 
 #[tokio::test]
 async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() {
-    let disk = Arc::new(RealDisk);
+    let disk = Arc::new(FsDisk);
     let f = Fabric::start_with(disk, |c| {
         c.choice.dial_timeout = Duration::from_millis(150);
         c.choice.hold = Duration::from_millis(500);
@@ -189,8 +187,8 @@ async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() 
 
 #[tokio::test]
 async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
-    let disk = Arc::new(FaultyDisk::default());
-    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let disk = FakeDisk::new(1);
+    let f = Fabric::start_with(Arc::new(disk.clone()), |_| {}).await;
     let sk = f.safekeeper(1, START);
     let (mut pusher, choice) = sk.push_after(0).await;
     let mut b = builder();
@@ -200,7 +198,7 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     pusher.wal(at, wal).await;
     pusher.until_durable(good).await;
     f.ps.until("the position is saved", |s| s.state == PageserverTimelineState::Pushed).await;
-    disk.next_sync_fails.store(true, Ordering::Relaxed);
+    disk.fail_next(IoFault::SyncDir);
     b.noop(1000);
     let (at, wal) = b.take();
     pusher.wal(at, wal.clone()).await;
@@ -221,7 +219,7 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     assert_eq!(refused.server_error().expect("a code").code, sqlstate::TIMELINE_STOPPED);
     let Fabric { tmp, broker, ps } = f;
     ps.stop().await;
-    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(disk)).await;
     let (mut pusher, _) = sk.push_after(0).await;
     if pusher.start == good {
         pusher.wal(at, wal).await;
@@ -236,7 +234,7 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
 
 /// A pageserver that was stopped with everything durable.
 struct Stopped {
-    disk: Arc<FaultyDisk>,
+    disk: FakeDisk,
     tmp: tempfile::TempDir,
     broker: BrokerProcess,
     sk: Safekeeper,
@@ -250,8 +248,8 @@ struct Stopped {
 
 impl Stopped {
     async fn after(fill: impl FnOnce(&mut WalBuilder)) -> Stopped {
-        let disk = Arc::new(FaultyDisk::default());
-        let f = Fabric::start_with(disk.clone(), |_| {}).await;
+        let disk = FakeDisk::new(1);
+        let f = Fabric::start_with(Arc::new(disk.clone()), |_| {}).await;
         let sk = f.safekeeper(1, START);
         let (mut pusher, first) = sk.push_after(0).await;
         let mut b = builder();
@@ -269,8 +267,8 @@ impl Stopped {
 #[tokio::test]
 async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
-    disk.full.store(true, Ordering::Relaxed);
-    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    disk.limit(Some(0));
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(disk.clone())).await;
     let status = ps.status().await;
     assert_ne!(status.state, PageserverTimelineState::Stopped);
     // What was read is not promised before this process has written something itself.
@@ -284,17 +282,17 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     pusher.wal(at, wal).await;
     ps.until("it is not taken in", |s| s.lag_bytes > Some(0) && s.stopped.is_some()).await;
     assert_eq!(ps.status().await.last_record_lsn, good);
-    disk.full.store(false, Ordering::Relaxed);
+    disk.limit(None);
     pusher.until_durable(b.position()).await;
     eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
     ps.stop().await;
     // Without a stream it heals as well.
-    disk.full.store(true, Ordering::Relaxed);
+    disk.limit(Some(0));
     drop(pusher);
     sk.session.close(Duration::from_secs(2)).await;
-    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(disk.clone())).await;
     assert_eq!(ps.get("/readyz").await.0, 503);
-    disk.full.store(false, Ordering::Relaxed);
+    disk.limit(None);
     eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
     ps.stop().await;
     broker.stop().await;
@@ -303,15 +301,15 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
 #[tokio::test]
 async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
     let Stopped { disk, tmp, broker, sk, first, mut b, good } = Stopped::after(|b| _ = b.noop(1000)).await;
-    disk.unreadable.store(true, Ordering::Relaxed);
-    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), disk.clone()).await;
+    disk.fail_times(IoFault::Read, u32::MAX);
+    let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(disk.clone())).await;
     let status = ps.status().await;
     assert!(
         status.state == PageserverTimelineState::Stopped
             && status.stopped.is_some_and(|why| why.contains("tried again"))
     );
     assert_eq!(ps.attach().await, 409, "it is here");
-    disk.unreadable.store(false, Ordering::Relaxed);
+    disk.no_faults();
     ps.until("it is open", |s| s.state != PageserverTimelineState::Stopped && s.disk_consistent_lsn == good).await;
     let (mut pusher, _) = sk.push_after(first.choice_seq).await;
     assert_eq!(pusher.start, good);
@@ -335,9 +333,9 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
         Stopped::after(|b| (0..100).for_each(|rel| create_relation(b, 16384 + rel))).await;
     let mut without_cache = config(broker.address, tmp.path().join("ps"));
     without_cache.cache_bytes = 0;
-    let ps = TestPageserver::start(without_cache, disk.clone()).await;
+    let ps = TestPageserver::start(without_cache, Arc::new(disk.clone())).await;
     let (mut pusher, mut choice) = sk.push_after(first.choice_seq).await;
-    disk.unreadable.store(true, Ordering::Relaxed);
+    disk.fail_times(IoFault::Read, u32::MAX);
     // The first one needs nothing of storage; it comes with the one that does, and is thrown away with it.
     b.noop(50);
     create_relation(&mut b, 16400);
@@ -364,7 +362,7 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
     };
     assert_eq!(error.expect("told why").code, sqlstate::IO_ERROR);
     assert_eq!(ps.status().await.last_record_lsn, good);
-    disk.unreadable.store(false, Ordering::Relaxed);
+    disk.no_faults();
     choice = next;
     let mut pusher = eventually("a stream begins", || async {
         let (next, token) = sk.choice_after(choice.choice_seq).await;
@@ -390,11 +388,11 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
 
 #[tokio::test]
 async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
-    let disk = Arc::new(FaultyDisk::default());
-    let f = Fabric::start_with(disk.clone(), |_| {}).await;
+    let disk = FakeDisk::new(1);
+    let f = Fabric::start_with(Arc::new(disk.clone()), |_| {}).await;
     let sk = f.safekeeper(1, START);
     let (mut pusher, choice) = sk.push_after(0).await;
-    disk.full.store(true, Ordering::Relaxed);
+    disk.limit(Some(0));
     let mut b = builder();
     b.noop(3 << 20);
     let (at, wal) = b.take();
@@ -406,7 +404,7 @@ async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
     .await;
     assert!(String::from_utf8_lossy(&body).contains("space"), "{code} {body:?}");
     assert!(f.ps.status().await.disk_consistent_lsn < b.position());
-    disk.full.store(false, Ordering::Relaxed);
+    disk.limit(None);
     pusher.until_durable(b.position()).await;
     eventually("ready again", || async { (f.ps.get("/readyz").await.0 == 200).then_some(()) }).await;
     assert_eq!(f.ps.status().await.choice.expect("a choice").choice_seq, choice.choice_seq, "the same stream");

@@ -20,7 +20,7 @@ use crate::read::tests::{LATE, REL, VM, cleared, model, position, tag};
 async fn serving(mut model: ModelVersions) -> Fabric {
     // One page comes from a file, so that both ways are taken.
     model.cool(Key::block(tag(REL, 0)));
-    let f = Fabric::start_with(Arc::new(blobs::RealDisk), |c| c.lsn_wait = Duration::from_millis(50)).await;
+    let f = Fabric::start_with(Arc::new(disk::FsDisk), |c| c.lsn_wait = Duration::from_millis(50)).await;
     let timeline = f.ps.node.timeline(ttid()).expect("attached");
     let reads = ModelReads { from: Some(Lsn::new(100)), checksums: true, model: Mutex::new(model) };
     timeline.set_reads(Arc::new(reads));
@@ -166,7 +166,7 @@ async fn the_lsns_of_a_request_decide_what_is_read() {
 
 #[tokio::test]
 async fn wal_that_comes_in_time_is_waited_for() {
-    let f = Fabric::start_with(Arc::new(blobs::RealDisk), |_| {}).await;
+    let f = Fabric::start_with(Arc::new(disk::FsDisk), |_| {}).await;
     let timeline = f.ps.node.timeline(ttid()).expect("attached");
     let reads = ModelReads { from: Some(Lsn::new(100)), checksums: true, model: Mutex::new(model()) };
     timeline.set_reads(Arc::new(reads));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use blobs::RealDisk;
+use disk::FsDisk;
 use node::exit;
 use node::parts::Part;
 use proto::api::AttachRequest;
@@ -27,7 +27,7 @@ async fn a_panic_in_any_part_ends_the_process_with_an_error() {
         };
         let nowhere = "127.0.0.1:1".parse().expect("an address");
         let (config, cancel) = (config(nowhere, dir.path().join("ps")), CancellationToken::new());
-        let (server, _) = start_parts(config, cancel, Arc::new(RealDisk), plant).await.expect("it starts");
+        let (server, _) = start_parts(config, cancel, Arc::new(FsDisk), plant).await.expect("it starts");
         let code = tokio::time::timeout(Duration::from_secs(20), server.stopped()).await.expect("it ends");
         assert_eq!(code, exit::ERROR, "part {planted}");
     }

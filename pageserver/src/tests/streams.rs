@@ -229,7 +229,7 @@ async fn an_oversized_frame_is_refused_before_it_is_read() {
 
 #[tokio::test]
 async fn silence_ends_a_stream() {
-    let disk = std::sync::Arc::new(blobs::RealDisk);
+    let disk = std::sync::Arc::new(disk::FsDisk);
     let f = Fabric::start_with(disk, |c| c.choice.silence_limit = Duration::from_millis(300)).await;
     let sk = f.safekeeper(1, START);
     let (pusher, choice) = sk.push_after(0).await;

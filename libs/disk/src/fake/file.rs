@@ -104,6 +104,9 @@ impl DiskFile for FakeFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if self.lock().strikes(IoFault::Read) {
+            return Err(injected("read"));
+        }
         self.look(|file| {
             let n = usize::try_from(file.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
             copy_out(&file.cache, offset, &mut buf[..n]);

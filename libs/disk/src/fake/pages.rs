@@ -1,13 +1,15 @@
 //! The two contents of a file or directory: that of the page cache and that of the medium.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fastrand::Rng;
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
-type Page = Box<[u8; PAGE]>;
+/// Shared by cache and medium, and by copies of a disk, until one of them writes.
+type Page = Arc<[u8; PAGE]>;
 
 #[derive(Clone, Default)]
 pub(super) struct FileData {
@@ -49,8 +51,8 @@ impl FileData {
             let at = offset + done as u64;
             let (page, from) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let n = (PAGE - from).min(data.len() - done);
-            let target = self.cache.entry(page).or_insert_with(|| Box::new([0; PAGE]));
-            target[from..from + n].copy_from_slice(&data[done..done + n]);
+            let target = self.cache.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+            Arc::make_mut(target)[from..from + n].copy_from_slice(&data[done..done + n]);
             self.dirty.insert(page);
             self.phantom.remove(&page);
             done += n;
@@ -70,7 +72,7 @@ impl FileData {
         let (page, at) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
         for side in [&mut self.cache, &mut self.medium] {
             if let Some(data) = side.get_mut(&page) {
-                data[at] ^= 0x10;
+                Arc::make_mut(data)[at] ^= 0x10;
             }
         }
     }
@@ -83,7 +85,7 @@ impl FileData {
             let n = (PAGE as u64 - at % PAGE as u64).min(end - at);
             if let Some(target) = self.cache.get_mut(&page) {
                 let from = (at % PAGE as u64) as usize;
-                target[from..from + n as usize].fill(0);
+                Arc::make_mut(target)[from..from + n as usize].fill(0);
                 self.dirty.insert(page);
                 self.phantom.remove(&page);
             }
@@ -160,8 +162,8 @@ impl FileData {
 
     /// Some sectors of the page reach the medium, others do not.
     fn tear(&mut self, page: u64, rng: &mut Rng) {
-        let new = self.cache.get(&page).cloned().unwrap_or_else(|| Box::new([0; PAGE]));
-        let old = self.medium.entry(page).or_insert_with(|| Box::new([0; PAGE]));
+        let new = self.cache.get(&page).cloned().unwrap_or_else(|| Arc::new([0; PAGE]));
+        let old = Arc::make_mut(self.medium.entry(page).or_insert_with(|| Arc::new([0; PAGE])));
         for sector in 0..PAGE / SECTOR {
             if rng.bool() {
                 let range = sector * SECTOR..(sector + 1) * SECTOR;

@@ -96,6 +96,17 @@ impl Disk for FakeDisk {
         if state.dir_mut(parent)?.take(&name) { Ok(()) } else { Err(not_found(path)) }
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.change()?;
+        if !state.dir(state.resolve(path)?)?.names.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+        }
+        let (parent, name) = state.parent_of(path)?;
+        state.dir_mut(parent)?.take(&name);
+        Ok(())
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.change()?;

@@ -8,8 +8,9 @@
 
 use std::sync::Mutex;
 
-use blobs::{BlobEntry, BlobError, Creation, FakeDisk, Lies, ReadAt};
+use blobs::{BlobEntry, BlobError, Creation, ReadAt};
 use bytes::Bytes;
+use disk::{FakeDisk, Lie};
 
 use super::super::manifest::{Importing, Lease};
 use super::super::workload::{HandClock, Record, START, Workload, empty, feed, on, shared, small};
@@ -367,14 +368,14 @@ impl Life for Import {
 }
 
 /// Problems over all crash points (every `step`-th), and the number of points.
-fn cut_everywhere(life: &dyn Life, lies: Lies, bug: Bug, step: u64) -> (Vec<String>, u64) {
-    let disk = FakeDisk::new(lies);
+fn cut_everywhere(life: &dyn Life, lies: &[Lie], bug: Bug, step: u64) -> (Vec<String>, u64) {
+    let disk = FakeDisk::lying(1, lies);
     let promised = run(life, &disk, bug);
     assert!(life.is_over(&promised), "without a crash the run gets to its end: {promised:?}");
     let points = disk.operations();
     let mut problems = Vec::new();
     for point in (0..points).step_by(usize::try_from(step).expect("small")) {
-        let disk = FakeDisk::new(lies);
+        let disk = FakeDisk::lying(point, lies);
         disk.die_at(point);
         let promised = run(life, &disk, bug);
         let mut rng = fastrand::Rng::with_seed(point);
@@ -391,12 +392,12 @@ fn cut_everywhere(life: &dyn Life, lies: Lies, bug: Bug, step: u64) -> (Vec<Stri
         // Opened after a kill, with space or without, and the power goes at once.
         for room in [None, Some(0)] {
             let disk = disk.after_kill();
-            disk.set_room(room);
+            disk.limit(room);
             if let Ok((store, _)) = open(&disk, bug, None) {
                 let mut promised = promised;
                 life.note(&store, &mut promised);
                 let disk = disk.after_power_loss(&mut rng);
-                disk.set_room(None);
+                disk.limit(None);
                 if let Err(e) = check(life, &disk, bug, promised) {
                     problems.push(format!("killed, opened with room {room:?}, power lost at operation {point}: {e}"));
                 }
@@ -407,7 +408,7 @@ fn cut_everywhere(life: &dyn Life, lies: Lies, bug: Bug, step: u64) -> (Vec<Stri
 }
 
 fn lose_nothing(life: &dyn Life) {
-    let (problems, points) = cut_everywhere(life, Lies::None, Bug::None, 1);
+    let (problems, points) = cut_everywhere(life, &[], Bug::None, 1);
     assert!(problems.is_empty(), "{} problems, the first: {}", problems.len(), problems[0]);
     assert!(points > 200, "only {points} operations");
 }
@@ -424,11 +425,11 @@ fn an_import_is_whole_or_begins_anew_at_any_crash_point() {
 
 #[test]
 fn the_crash_test_notices_planted_bugs() {
-    let bugs = [
-        (Lies::NoSync, Bug::None),
-        (Lies::NoDirSync, Bug::None),
-        (Lies::None, Bug::LateManifest),
-        (Lies::None, Bug::EarlyDelete),
+    let bugs: [(&[Lie], Bug); 4] = [
+        (&[Lie::NoFsync], Bug::None),
+        (&[Lie::NoDirSync], Bug::None),
+        (&[], Bug::LateManifest),
+        (&[], Bug::EarlyDelete),
     ];
     let lives: [&dyn Life; 2] = [&Scenario::new(), &Import::new()];
     for (lies, bug) in bugs {

@@ -1,7 +1,8 @@
 //! One timeline's store: bounds, errors, restart, import.
 
-use blobs::{FakeDisk, Lies, MemoryBlobs, RealDisk, Storage};
+use blobs::{MemoryBlobs, Storage};
 use bytes::Bytes;
+use disk::{FakeDisk, FsDisk, IoFault};
 use s3_server::{S3Server, variables};
 
 use super::super::config::StoreConfig;
@@ -45,13 +46,13 @@ fn lives(blobs: &Arc<dyn Blobs>) {
 #[test]
 fn a_timeline_lives_in_every_backend() {
     let dir = tempfile::tempdir().expect("a directory");
-    let storage = Storage::local(dir.path().to_owned(), Arc::new(RealDisk));
+    let storage = Storage::local(dir.path().to_owned(), Arc::new(FsDisk));
     lives(&storage::timeline(&storage, empty().id()).expect("directories"));
     lives(&(Arc::new(MemoryBlobs::default()) as Arc<dyn Blobs>));
     for server in S3Server::all() {
         let url = format!("s3://bucket/{:016x}", fastrand::u64(..));
         let runtime = server.runtime.handle().clone();
-        let storage = Storage::from_url(&url, variables(&server.url), Arc::new(RealDisk), runtime).expect("a good URL");
+        let storage = Storage::from_url(&url, variables(&server.url), Arc::new(FsDisk), runtime).expect("a good URL");
         lives(&storage::timeline(&storage, empty().id()).expect("nothing to make"));
     }
 }
@@ -152,13 +153,13 @@ fn little_memory_for_all_makes_small_layers() {
 
 #[test]
 fn a_full_disk_stops_ingest_until_there_is_space() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (shared, _) = shared(small());
     let store = Store::create(shared, on(&disk).expect("directories"), empty()).expect("creates");
     let work = Workload::new(4, 100, 20);
     let (first, rest) = work.records.split_at(80);
     feed(&store, first).expect("takes them");
-    disk.set_room(Some(1000));
+    disk.limit(Some(1000));
     let error = store.flush().expect_err("full");
     assert_eq!(error.kind(), BlobErrorKind::Full);
     assert!(matches!(&*store.intake().borrow(), Intake::Full(why) if why.contains("layers")), "{error}");
@@ -166,10 +167,10 @@ fn a_full_disk_stops_ingest_until_there_is_space() {
     assert_eq!(durable(&store), Lsn::new(START));
     assert_eq!(whole(&store, &work, first[79].position.end), None);
     // Room for the layer, not for the manifest.
-    disk.set_room(Some(error_free_layer_bytes(&store) + 100));
+    disk.limit(Some(error_free_layer_bytes(&store) + 100));
     assert_eq!(store.flush_one().expect_err("full").kind(), BlobErrorKind::Full);
     assert_eq!(durable(&store), Lsn::new(START));
-    disk.set_room(None);
+    disk.limit(None);
     while store.flush_one().expect("writes") {}
     assert_eq!(*store.intake().borrow(), Intake::Open);
     feed(&store, rest).expect("takes them");
@@ -179,14 +180,14 @@ fn a_full_disk_stops_ingest_until_there_is_space() {
 
 /// A timeline on a disk that is full from then on, its records and how many of them are durable.
 fn on_a_full_disk() -> (FakeDisk, Store, Workload) {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let store = Store::create(shared(small()).0, on(&disk).expect("directories"), empty()).expect("creates");
     let work = Workload::new(13, 100, 20);
     for chunk in work.records[..60].chunks(20) {
         feed(&store, chunk).expect("takes them");
         store.flush().expect("writes");
     }
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     (disk, store, work)
 }
 
@@ -196,9 +197,9 @@ fn a_timeline_opens_on_a_full_disk_and_is_claimed_when_there_is_space() {
     drop(old);
     let blobs = on(&disk).expect("directories");
     // What a writer left that was killed.
-    disk.set_room(Some(10));
+    disk.limit(Some(10));
     blobs.create("layers/stray", &[Bytes::from_static(b"left over")]).expect("fits");
-    disk.set_room(Some(0));
+    disk.limit(Some(0));
     let before = disk.files();
     let flushed = work.records[59].position.end;
     let (shared, hand) = shared(small());
@@ -215,7 +216,7 @@ fn a_timeline_opens_on_a_full_disk_and_is_claimed_when_there_is_space() {
         // Of what was read nothing is in doubt: only the claim waits.
         assert_eq!(store.manifest().disk_consistent_lsn, flushed);
     }
-    disk.set_room(None);
+    disk.limit(None);
     assert!(!store.flush_one().expect("claims"));
     assert_eq!((durable(&store), store.intake().borrow().clone()), (flushed, Intake::Open));
     feed(&store, &work.records[60..]).expect("takes them");
@@ -230,7 +231,7 @@ fn a_timeline_opens_on_a_full_disk_and_is_claimed_when_there_is_space() {
 fn who_writes_on_while_another_opening_has_no_space_keeps_the_timeline() {
     let (disk, old, work) = on_a_full_disk();
     let new = Store::open(shared(small()).0, on(&disk).expect("directories")).expect("opens");
-    disk.set_room(None);
+    disk.limit(None);
     feed(&old, &work.records[60..80]).expect("takes them");
     let end = old.flush().expect("is not fenced").lsn();
     let error = new.claim().expect_err("its manifest is not the newest any more");
@@ -249,10 +250,10 @@ fn who_writes_on_while_another_opening_has_no_space_keeps_the_timeline() {
 fn storage_that_is_away_at_the_opening_is_claimed_later() {
     let (disk, old, work) = on_a_full_disk();
     drop(old);
-    disk.set_room(None);
-    for operation in ["write", "link"] {
+    disk.limit(None);
+    for operation in [IoFault::Write, IoFault::Link] {
         let blobs = on(&disk).expect("directories");
-        disk.fail(operation);
+        disk.fail_next(operation);
         let store = Store::open(shared(small()).0, blobs).expect("opens");
         assert!(matches!(&*store.intake().borrow(), Intake::Full(why) if why.contains("injected")));
         assert_eq!(whole(&store, &work, work.records[59].position.end), None);
@@ -291,12 +292,12 @@ fn who_lost_the_timeline_stops_and_can_be_read() {
 
 #[test]
 fn a_failed_sync_of_names_stops_the_timeline() {
-    let disk = FakeDisk::new(Lies::None);
+    let disk = FakeDisk::new(1);
     let (shared, _) = shared(small());
     let store = Store::create(shared, on(&disk).expect("directories"), empty()).expect("creates");
     let work = Workload::new(6, 40, 10);
     feed(&store, &work.records).expect("takes them");
-    disk.fail("sync_dir");
+    disk.fail_next(IoFault::SyncDir);
     assert_eq!(store.flush().expect_err("injected").kind(), BlobErrorKind::Terminal);
     assert!(matches!(&*store.intake().borrow(), Intake::Stopped(_)));
     assert_eq!(durable(&store), Lsn::new(START));
