@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use blobs::Storage;
 use broker::{Broker, Session};
+use disk::Disk;
 use node::{RepeatLogs, parts};
 use proto::api::{PageserverTimelineStatus, Readiness};
 use proto::broker::records::{NodeRecord, SCHEMA};
@@ -59,6 +60,8 @@ pub(crate) struct Pageserver {
     pub(crate) refusals: RepeatLogs,
     /// WAL streams that ended as they should not, by timeline and safekeeper.
     pub(crate) stream_ends: RepeatLogs,
+    /// The files of this machine.
+    pub(crate) disk: Arc<dyn Disk>,
     /// Whether quick clients are waited for awake.
     pub(crate) awake: Arc<Awake>,
     storage: Storage,
@@ -74,11 +77,12 @@ impl Pageserver {
         &self.shared
     }
 
-    /// A node without timelines. `pages` are where they are stored and how; `advertise` are the addresses of its
-    /// libpq and HTTP ports.
+    /// A node without timelines. `disk` has its data directory; `pages` are where they are stored and how; `advertise`
+    /// are the addresses of its libpq and HTTP ports.
     pub(crate) fn new(
         config: PageserverSettings,
         broker: Broker,
+        disk: Arc<dyn Disk>,
         pages: (Storage, Shared),
         advertise: (String, String),
         shutdown: CancellationToken,
@@ -90,6 +94,7 @@ impl Pageserver {
             config,
             metrics: Arc::new(Metrics::new()),
             broker,
+            disk,
             session,
             shutdown,
             tasks: TaskTracker::new(),

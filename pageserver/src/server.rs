@@ -52,9 +52,9 @@ pub(crate) async fn start_parts(
     let OpenNode { data_dir, pg, pg_address, advertise_pg, http, advertise_http } =
         open_node(KIND, (&config.node, &config.process), alone).await?;
     let http_address = http.address();
-    let pages = storage(&config, disk)?;
+    let pages = storage(&config, Arc::clone(&disk))?;
     let advertise = (advertise_pg, advertise_http);
-    let node = Pageserver::new(config, broker, pages, advertise, cancel.clone());
+    let node = Pageserver::new(config, broker, disk, pages, advertise, cancel.clone());
     let unread = |e| StartError::own(exit::ERROR, format!("data directory cannot be read: {e}"));
     attach::open::open_all(&node).await.map_err(unread)?;
     node.publish();

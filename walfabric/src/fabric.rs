@@ -3,10 +3,10 @@
 //! never sees half a file.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use disk::FsDisk;
 use proto::id::{TenantId, TimelineId};
 use serde::{Deserialize, Serialize};
 
@@ -213,7 +213,7 @@ impl FabricDir {
     /// # Errors
     /// When it cannot be written.
     pub fn write_fabric(&self, fabric: &Fabric) -> Result<()> {
-        replace(&self.fabric_json(), &serde_json::to_vec_pretty(fabric)?)
+        replace(&self.fabric_json(), serde_json::to_vec_pretty(fabric)?)
     }
 
     /// Replaces `plan.json`.
@@ -221,31 +221,13 @@ impl FabricDir {
     /// # Errors
     /// When it cannot be written.
     pub fn write_plan(&self, plan: &FabricPlan) -> Result<()> {
-        replace(&self.plan_json(), &serde_json::to_vec_pretty(plan)?)
+        replace(&self.plan_json(), serde_json::to_vec_pretty(plan)?)
     }
 }
 
-/// Makes a new or renamed directory entry durable.
-pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(parent) => std::fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = path.with_extension("json.new");
-    let write = || -> std::io::Result<()> {
-        // Not through a link that somebody put there, and not into a file with another mode.
-        let _ = std::fs::remove_file(&tmp);
-        let mut file = std::fs::File::create_new(&tmp)?;
-        file.write_all(bytes)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&tmp, path)?;
-        sync_parent(path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+fn replace(path: &Path, mut json: Vec<u8>) -> Result<()> {
+    json.push(b'\n');
+    disk::write_durably(&FsDisk, path, &json).with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Fabric {

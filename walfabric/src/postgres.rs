@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use disk::{Disk, FsDisk, parent_of};
 use node::users;
 
 pub use initdb::InitdbOptions;
-
-use crate::fabric::sync_parent;
 
 /// User and group to run processes as; `None`: the caller's.
 pub type RunAs = Option<(u32, u32)>;
@@ -138,9 +137,9 @@ pub fn create_cluster(bin_dir: &Path, data_dir: &Path, port: u16, user: RunAs, o
         let mut conf = OpenOptions::new().append(true).open(new.join("postgresql.conf"))?;
         conf.write_all(settings.as_bytes())?;
         conf.sync_all()?;
-        sync_parent(&new.join("postgresql.conf"))?;
+        FsDisk.fsync_dir(&new)?;
         std::fs::rename(&new, data_dir)?;
-        sync_parent(data_dir)
+        FsDisk.fsync_dir(parent_of(data_dir))
     };
     configure().with_context(|| format!("cannot configure {}", data_dir.display()))
 }

@@ -5,9 +5,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use disk::{FsDisk, create_dir_durably, write_durably};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +114,7 @@ impl DataDir {
     /// # Errors
     /// See [`DataDirError`].
     pub fn open(path: &Path, kind: &str, id: NodeId) -> Result<DataDir, DataDirError> {
-        create_dir_durably(path).map_err(|source| DataDirError::Io { path: path.to_owned(), source })?;
+        create_dir_durably(&FsDisk, path).map_err(|source| DataDirError::Io { path: path.to_owned(), source })?;
         check_user(path)?;
         if !path.join(ID_FILE).exists() {
             refuse_foreign(path, kind)?;
@@ -197,7 +198,7 @@ fn check_owner(dir: &Path, kind: &str, id: NodeId) -> Result<(), DataDirError> {
             let record = IdFile { schema: ID_SCHEMA, kind: kind.to_owned(), id };
             let text = serde_json::to_vec(&record)
                 .map_err(|e| DataDirError::Io { path: file.clone(), source: io::Error::other(e) })?;
-            return write_durably(&file, &text).map_err(|source| DataDirError::Io { path: file, source });
+            return write_durably(&FsDisk, &file, &text).map_err(|source| DataDirError::Io { path: file, source });
         }
         Err(source) => return Err(DataDirError::Io { path: file, source }),
     };
@@ -212,54 +213,6 @@ fn check_owner(dir: &Path, kind: &str, id: NodeId) -> Result<(), DataDirError> {
         return Err(DataDirError::OtherNode { dir: dir.to_owned(), found, wanted });
     }
     Ok(())
-}
-
-/// Creates `path` and its parents where they are missing, for this user only (0700), each made durable in its parent.
-///
-/// # Errors
-/// What the operating system says.
-pub fn create_dir_durably(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = parent_of(path);
-    create_dir_durably(parent)?;
-    match fs::DirBuilder::new().mode(PRIVATE).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    sync_dir(parent)
-}
-
-/// Replaces `path` by a file that holds `bytes`: written beside it, synced, renamed, directory synced.
-///
-/// # Errors
-/// What the operating system says; the old file is then still there.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
-    name.push(".tmp");
-    let tmp = path.with_file_name(name);
-    let mut file = File::create(&tmp)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&tmp, path)?;
-    sync_dir(parent_of(path))
-}
-
-/// Makes the names in `dir` durable.
-///
-/// # Errors
-/// What the operating system says.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        Some(_) => Path::new("."),
-        None => path,
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 //! Layout: `docs/formats.md`. The new record is durable before the old file goes. WAL that the version before that one
 //! kept in `wal/` goes with it: it had reported nothing as stored elsewhere, so that the safekeepers have it all.
 
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use node::datadir::sync_dir;
+use disk::{Disk, OpenMode};
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{AttachRequest, PgHistoryEntry};
 use proto::codec::{DecodeError, Reader};
@@ -33,26 +32,26 @@ const SPOOL_DIR: &str = "wal";
 ///
 /// # Errors
 /// A file that is damaged or of another version, and those of the file system.
-pub(super) fn rewrite(dir: &Path) -> Result<(), RecordError> {
+pub(super) fn rewrite(disk: &dyn Disk, dir: &Path) -> Result<(), RecordError> {
     let path = dir.join(FILE_NAME);
-    if !path.exists() {
+    let error = |e: io::Error| RecordError { path: path.clone(), problem: e.into() };
+    if !disk.exists(&path).map_err(error)? {
         return Ok(());
     }
     // After a crash between the new file and the end of the old one the new one counts.
-    if !dir.join(record::FILE_NAME).exists() {
-        let record = read(&path).map_err(|problem| RecordError { path: path.clone(), problem })?;
-        forget_spool(dir, record.ttid());
-        record.write(dir)?;
+    if !disk.exists(&dir.join(record::FILE_NAME)).map_err(error)? {
+        let record = read(disk, &path).map_err(|problem| RecordError { path: path.clone(), problem })?;
+        forget_spool(disk, dir, record.ttid());
+        record.write(disk, dir)?;
         tracing::info!(timeline = %record.ttid(), "its attach record is {} from now on", record::FILE_NAME);
     }
-    let removed = fs::remove_file(&path).and_then(|()| sync_dir(dir));
-    removed.map_err(|e| RecordError { path, problem: e.into() })
+    disk.remove(&path).and_then(|()| disk.fsync_dir(dir)).map_err(error)
 }
 
 /// Removes WAL that the version before this form kept.
-fn forget_spool(dir: &Path, ttid: TenantTimelineId) {
+fn forget_spool(disk: &dyn Disk, dir: &Path, ttid: TenantTimelineId) {
     let spool = dir.join(SPOOL_DIR);
-    if !spool.exists() {
+    if !disk.exists(&spool).unwrap_or(false) {
         return;
     }
     tracing::warn!(
@@ -61,14 +60,14 @@ fn forget_spool(dir: &Path, ttid: TenantTimelineId) {
          the safekeepers: the directory is removed. To serve pages, import the cluster (walfabric timeline import)",
         spool.display()
     );
-    if let Err(e) = fs::remove_dir_all(&spool) {
+    if let Err(e) = disk.remove_dir_all(&spool) {
         tracing::warn!(timeline = %ttid, "{} cannot be removed: {e}", spool.display());
     }
 }
 
 /// What the newer good slot of the file holds.
-fn read(path: &Path) -> Result<AttachRecord, RecordProblem> {
-    let all = read_slots(path)?;
+fn read(disk: &dyn Disk, path: &Path) -> Result<AttachRecord, RecordProblem> {
+    let all = read_slots(disk, path)?;
     let slots = [all.slice(..SLOT_LEN.min(all.len())), all.slice(SLOT_LEN.min(all.len())..)];
     let mut best: Option<(u64, AttachRecord)> = None;
     let mut problems = Vec::new();
@@ -84,9 +83,10 @@ fn read(path: &Path) -> Result<AttachRecord, RecordProblem> {
 }
 
 /// Both slots, as far as the file has them.
-fn read_slots(path: &Path) -> io::Result<Bytes> {
-    let mut all = Vec::new();
-    fs::File::open(path)?.take(2 * SLOT_LEN as u64).read_to_end(&mut all)?;
+fn read_slots(disk: &dyn Disk, path: &Path) -> io::Result<Bytes> {
+    let mut all = vec![0; 2 * SLOT_LEN];
+    let found = disk.open(path, OpenMode::Read)?.read_at(0, &mut all)?;
+    all.truncate(found);
     Ok(all.into())
 }
 
@@ -145,6 +145,10 @@ fn read_slot(slot: Bytes) -> Result<(u64, AttachRecord), SlotProblem> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use disk::FsDisk;
+
     use super::super::record::tests::{names, sample};
     use super::*;
 
@@ -172,7 +176,7 @@ mod tests {
         let tmp = tempfile::tempdir().expect("temp dir");
         let path = tmp.path().join(FILE_NAME);
         fs::write(&path, bytes).expect("written");
-        read(&path)
+        read(&FsDisk, &path)
     }
 
     /// Goal: a torn write takes nothing but itself. Method: every byte of the newer slot is flipped in turn.
@@ -199,8 +203,8 @@ mod tests {
 
     /// The record after an opening.
     fn rewritten(dir: &Path) -> AttachRecord {
-        rewrite(dir).expect("rewritten");
-        AttachRecord::read(dir).expect("read")
+        rewrite(&FsDisk, dir).expect("rewritten");
+        AttachRecord::read(&FsDisk, dir).expect("read")
     }
 
     /// Goal: a directory of an earlier version opens, once from the old form, then from the new one. Method: a file

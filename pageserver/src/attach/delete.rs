@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blobs::Storage;
-use node::datadir::sync_dir;
+use disk::Disk;
 use proto::id::TenantTimelineId;
 
 use super::files;
@@ -33,24 +33,24 @@ pub(crate) async fn delete(pageserver: &Pageserver, ttid: TenantTimelineId) -> R
     // A stream brings what it holds to storage before it gives the writer back.
     let writer = tokio::time::timeout(STOP_LIMIT, timeline.slot.take_away()).await;
     drop(writer.map_err(|_| stuck("stream"))?);
-    let (storage, dir) = (pageserver.storage().clone(), pageserver.dir_of(ttid));
-    let removed = tokio::task::spawn_blocking(move || remove(&storage, ttid, &dir)).await;
+    let (disk, storage, dir) = (pageserver.disk.clone(), pageserver.storage().clone(), pageserver.dir_of(ttid));
+    let removed = tokio::task::spawn_blocking(move || remove(&*disk, &storage, ttid, &dir)).await;
     removed.map_err(|e| e.to_string())??;
     pageserver.forget(ttid);
     tracing::info!(timeline = %ttid, "deleted");
     Ok(true)
 }
 
-fn remove(storage: &Storage, ttid: TenantTimelineId, dir: &Path) -> Result<(), String> {
+fn remove(disk: &dyn Disk, storage: &Storage, ttid: TenantTimelineId, dir: &Path) -> Result<(), String> {
     storage::remove_timeline(storage, ttid).map_err(|e| e.to_string())?;
     let error = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut unfinished = dir.as_os_str().to_owned();
     unfinished.push(files::UNFINISHED);
     let unfinished = PathBuf::from(unfinished);
-    std::fs::rename(dir, &unfinished).map_err(error)?;
-    sync_dir(dir.parent().unwrap_or(Path::new("."))).map_err(error)?;
+    disk.rename(dir, &unfinished).map_err(error)?;
+    disk.fsync_dir(dir.parent().unwrap_or(Path::new("."))).map_err(error)?;
     // The next start removes what is left under that name.
-    if let Err(e) = std::fs::remove_dir_all(&unfinished) {
+    if let Err(e) = disk.remove_dir_all(&unfinished) {
         tracing::warn!(timeline = %ttid, "files of a deleted timeline stay until the next start: {e}");
     }
     Ok(())

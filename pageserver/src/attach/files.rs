@@ -2,13 +2,12 @@
 //!
 //! The directory says which timelines this pageserver has attached; pages and positions are in storage, and only there.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use blobs::{BlobError, BlobErrorKind, Storage};
-use node::datadir::{create_dir_durably, sync_dir};
+use disk::{Disk, create_dir_durably};
 use pgformat::wal::{StreamConfig, synthetic_prehistory};
 
 use super::control_v1;
@@ -56,6 +55,7 @@ impl TimelineOpenError {
             TimelineOpenError::Storage(e) => passes(e.kind),
             TimelineOpenError::Store(e) => passes(e.kind()),
             TimelineOpenError::Engine(e) => e.may_pass(),
+            TimelineOpenError::Record(e) => e.may_pass(),
             _ => false,
         }
     }
@@ -76,7 +76,7 @@ fn config(record: &AttachRecord) -> Result<StreamConfig, TimelineOpenError> {
 }
 
 /// Creates the directory of a timeline: all of it or nothing, also across a crash.
-pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), TimelineOpenError> {
+pub(super) fn create(disk: &dyn Disk, dir: &Path, record: &AttachRecord) -> Result<(), TimelineOpenError> {
     let cfg = config(record)?;
     synthetic_prehistory(&cfg, record.attach.start_lsn).map_err(|e| TimelineOpenError::Invalid(e.to_string()))?;
     let parent = dir.parent().unwrap_or(Path::new("."));
@@ -87,20 +87,22 @@ pub(super) fn create(dir: &Path, record: &AttachRecord) -> Result<(), TimelineOp
         let what = format!("{what} {}", dir.display());
         move |source| TimelineOpenError::Io { what, source }
     };
-    create_dir_durably(parent).map_err(io_error("create parent of"))?;
-    if tmp.exists() {
-        fs::remove_dir_all(tmp).map_err(io_error("remove an unfinished attach of"))?;
-    }
-    create_dir_durably(tmp).map_err(io_error("create"))?;
-    record.write(tmp)?;
-    sync_dir(tmp).map_err(io_error("sync"))?;
-    fs::rename(tmp, dir).and_then(|()| sync_dir(parent)).map_err(io_error("rename into"))
+    create_dir_durably(disk, parent).map_err(io_error("create parent of"))?;
+    disk.remove_dir_all(tmp).map_err(io_error("remove an unfinished attach of"))?;
+    create_dir_durably(disk, tmp).map_err(io_error("create"))?;
+    record.write(disk, tmp)?;
+    disk.rename(tmp, dir).and_then(|()| disk.fsync_dir(parent)).map_err(io_error("rename into"))
 }
 
 /// Opens a timeline; in storage it begins as an empty one when it is not there.
-pub(super) fn open(dir: &Path, storage: &Storage, shared: &Shared) -> Result<OpenedFiles, TimelineOpenError> {
-    control_v1::rewrite(dir)?;
-    let record = AttachRecord::read(dir)?;
+pub(super) fn open(
+    disk: &dyn Disk,
+    dir: &Path,
+    storage: &Storage,
+    shared: &Shared,
+) -> Result<OpenedFiles, TimelineOpenError> {
+    control_v1::rewrite(disk, dir)?;
+    let record = AttachRecord::read(disk, dir)?;
     config(&record)?;
     let blobs = storage::timeline(storage, record.ttid())?;
     let store = match Store::open(shared.clone(), blobs.clone()) {

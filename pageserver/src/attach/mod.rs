@@ -82,8 +82,8 @@ pub(crate) async fn attach(
     }
     let record = AttachRecord::new(ttid, pageserver.config.node.id, request);
     let dir = pageserver.dir_of(ttid);
-    let create_in = dir.clone();
-    tokio::task::spawn_blocking(move || files::create(&create_in, &record))
+    let (disk, create_in) = (pageserver.disk.clone(), dir.clone());
+    tokio::task::spawn_blocking(move || files::create(&*disk, &create_in, &record))
         .await
         .map_err(|e| AttachError::Disk(e.to_string()))?
         .map_err(|e| AttachError::Disk(e.to_string()))?;
@@ -121,8 +121,8 @@ pub(crate) async fn import(
         return Ok(attached);
     }
     let (dir, request) = (pageserver.dir_of(ttid), import::KeptImport { from });
-    let kept = request.clone();
-    tokio::task::spawn_blocking(move || import::write(&dir, &kept))
+    let (disk, kept) = (pageserver.disk.clone(), request.clone());
+    tokio::task::spawn_blocking(move || import::write(&*disk, &dir, &kept))
         .await
         .map_err(|e| AttachError::Disk(e.to_string()))?
         .map_err(|e| AttachError::Disk(format!("the request cannot be kept: {e}")))?;

@@ -55,20 +55,19 @@ pub(crate) async fn open_all(pageserver: &Arc<Pageserver>) -> std::io::Result<()
 
 fn list_dirs(pageserver: &Pageserver) -> std::io::Result<Vec<(TenantTimelineId, PathBuf)>> {
     let mut found = Vec::new();
-    let tenants = match std::fs::read_dir(pageserver.config.node.data_dir.join(TENANTS)) {
+    let (disk, base) = (&pageserver.disk, pageserver.config.node.data_dir.join(TENANTS));
+    let tenants = match disk.list(&base) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
         other => other?,
     };
     for tenant in tenants {
-        let tenant = tenant?;
-        let Some(tenant_id) = tenant.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-        for timeline in std::fs::read_dir(tenant.path())? {
-            let timeline = timeline?;
-            let name = timeline.file_name().into_string().unwrap_or_default();
-            if name.ends_with(files::UNFINISHED) {
-                std::fs::remove_dir_all(timeline.path())?;
-            } else if let Ok(timeline_id) = name.parse() {
-                found.push((TenantTimelineId::new(tenant_id, timeline_id), timeline.path()));
+        let Ok(tenant_id) = tenant.name.parse() else { continue };
+        for timeline in disk.list(&base.join(&tenant.name))? {
+            let dir = base.join(&tenant.name).join(&timeline.name);
+            if timeline.name.ends_with(files::UNFINISHED) {
+                disk.remove_dir_all(&dir)?;
+            } else if let Ok(timeline_id) = timeline.name.parse() {
+                found.push((TenantTimelineId::new(tenant_id, timeline_id), dir));
             }
         }
     }
@@ -128,13 +127,13 @@ async fn open_files(
     ttid: TenantTimelineId,
     dir: PathBuf,
 ) -> Result<TimelineToStart, NotOpened> {
-    let (storage, shared) = (pageserver.storage().clone(), pageserver.shared().clone());
+    let (disk, storage, shared) = (pageserver.disk.clone(), pageserver.storage().clone(), pageserver.shared().clone());
     let (metrics, me, is_remote) =
         (pageserver.metrics.clone(), pageserver.config.node.id, pageserver.config.is_remote());
     let open = move || {
-        let request = import::read(&dir);
+        let request = import::read(&*disk, &dir);
         let request = request.map_err(|e| NotOpened::for_good(format!("the import's request: {e}")))?;
-        let opened = files::open(&dir, &storage, &shared)?;
+        let opened = files::open(&*disk, &dir, &storage, &shared)?;
         let (record, store) = (opened.record, opened.store);
         if record.ttid() != ttid || record.pageserver_id != me {
             let (other, node) = (record.ttid(), record.pageserver_id);

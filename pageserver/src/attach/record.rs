@@ -3,11 +3,10 @@
 //! A JSON file in the timeline's directory, written at the attach and replaced as a whole, so that it is there or not.
 //! Positions and the number of the last choice are in storage, with the pages.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use node::datadir::write_durably;
+use disk::{Disk, write_durably};
 use proto::api::AttachRequest;
 use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -48,6 +47,14 @@ pub(super) struct RecordError {
     pub(super) problem: RecordProblem,
 }
 
+impl RecordError {
+    /// Whether trying again may help: the disk does not give what is there.
+    pub(super) fn may_pass(&self) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied};
+        matches!(&self.problem, RecordProblem::Io(e) if !matches!(e.kind(), NotFound | PermissionDenied))
+    }
+}
+
 /// What is wrong with it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecordProblem {
@@ -83,19 +90,19 @@ impl AttachRecord {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn write(&self, dir: &Path) -> Result<(), RecordError> {
+    pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), RecordError> {
         let path = dir.join(FILE_NAME);
         let json = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        json.and_then(|json| write_durably(&path, &json)).map_err(|e| RecordError { path, problem: e.into() })
+        json.and_then(|json| write_durably(disk, &path, &json)).map_err(|e| RecordError { path, problem: e.into() })
     }
 
     /// The record in a timeline's directory.
     ///
     /// # Errors
     /// A file that is missing, damaged or of another version, and those of the file system.
-    pub(super) fn read(dir: &Path) -> Result<AttachRecord, RecordError> {
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<AttachRecord, RecordError> {
         let path = dir.join(FILE_NAME);
-        let parsed = fs::read(&path).map_err(RecordProblem::from).and_then(|bytes| parse(&bytes));
+        let parsed = disk::read(disk, &path).map_err(RecordProblem::from).and_then(|bytes| parse(&bytes));
         parsed.map_err(|problem| RecordError { path, problem })
     }
 }
@@ -116,6 +123,9 @@ fn parse(bytes: &[u8]) -> Result<AttachRecord, RecordProblem> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
+
+    use disk::FsDisk;
     use pgformat::{Lsn, SegSize, Tli};
     use proto::api::PgHistoryEntry;
     use proto::id::SystemId;
@@ -150,8 +160,8 @@ pub(super) mod tests {
     fn a_record_reads_as_it_was_written() {
         let dir = tempfile::tempdir().expect("a directory");
         for record in [sample(), AttachRecord { choice_seq: 0, ..sample() }] {
-            record.write(dir.path()).expect("written");
-            assert_eq!(AttachRecord::read(dir.path()).expect("read"), record);
+            record.write(&FsDisk, dir.path()).expect("written");
+            assert_eq!(AttachRecord::read(&FsDisk, dir.path()).expect("read"), record);
         }
         assert_eq!(names(dir.path()), [FILE_NAME]);
         // The form, as docs/formats.md has it: what is written today must be read for ever.
@@ -168,13 +178,13 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let refused = |bytes: &[u8]| {
             fs::write(dir.path().join(FILE_NAME), bytes).expect("written");
-            AttachRecord::read(dir.path()).expect_err("refused").to_string()
+            AttachRecord::read(&FsDisk, dir.path()).expect_err("refused").to_string()
         };
         assert!(refused(b"").contains("attach.json is damaged: "));
         assert!(refused(br#"{"schema":1}"#).contains("missing field"));
         assert!(refused(br#"{"schema":2,"who":"knows"}"#).contains("has version 2, this program knows 1"));
         fs::remove_file(dir.path().join(FILE_NAME)).expect("removed");
-        let missing = AttachRecord::read(dir.path()).expect_err("refused").to_string();
+        let missing = AttachRecord::read(&FsDisk, dir.path()).expect_err("refused").to_string();
         assert!(missing.contains("cannot be read or written"), "{missing}");
     }
 }

@@ -108,8 +108,8 @@ async fn work(pageserver: &Arc<Pageserver>, timeline: &Arc<Timeline>, request: &
     }
     timeline.import.send_modify(|i| i.stage = Some(ImportStage::Done));
     tracing::info!(timeline = %timeline.ttid, from = %shown(store.readable_from()), "imported: pages can be read");
-    let dir = pageserver.dir_of(timeline.ttid);
-    if let Err(e) = parts::blocking(move || remove(&dir)).await {
+    let (disk, dir) = (pageserver.disk.clone(), pageserver.dir_of(timeline.ttid));
+    if let Err(e) = parts::blocking(move || remove(&*disk, &dir)).await {
         tracing::warn!(timeline = %timeline.ttid, "the request of the finished import stays: {e}");
     }
 }

@@ -2,16 +2,13 @@
 //!
 //! It holds a connection string, maybe with a password: nobody else may read it.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
-use node::datadir::sync_dir;
+use disk::{Disk, write_durably};
 use serde::{Deserialize, Serialize};
 
 const FILE_NAME: &str = "import.json";
-const TMP_NAME: &str = "import.json.tmp";
 
 /// The request as it is kept.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,21 +27,16 @@ impl std::fmt::Debug for KeptImport {
 ///
 /// # Errors
 /// Those of the file system.
-pub(crate) fn write(dir: &Path, request: &KeptImport) -> io::Result<()> {
-    let tmp = dir.join(TMP_NAME);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
-    file.write_all(&serde_json::to_vec(request)?)?;
-    file.sync_all()?;
-    fs::rename(&tmp, dir.join(FILE_NAME))?;
-    sync_dir(dir)
+pub(crate) fn write(disk: &dyn Disk, dir: &Path, request: &KeptImport) -> io::Result<()> {
+    write_durably(disk, &dir.join(FILE_NAME), &serde_json::to_vec(request)?)
 }
 
 /// The request that is not done, if there is one.
 ///
 /// # Errors
 /// Those of the file system, and a file that is no request.
-pub(crate) fn read(dir: &Path) -> io::Result<Option<KeptImport>> {
-    match fs::read(dir.join(FILE_NAME)) {
+pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> io::Result<Option<KeptImport>> {
+    match disk::read(disk, &dir.join(FILE_NAME)) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -55,9 +47,9 @@ pub(crate) fn read(dir: &Path) -> io::Result<Option<KeptImport>> {
 ///
 /// # Errors
 /// Those of the file system.
-pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    fs::remove_file(dir.join(FILE_NAME))?;
-    sync_dir(dir)
+pub(crate) fn remove(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.remove(&dir.join(FILE_NAME))?;
+    disk.fsync_dir(dir)
 }
 
 #[cfg(test)]
@@ -66,15 +58,19 @@ mod tests {
 
     #[test]
     fn a_request_is_kept_until_it_is_done() {
+        use std::fs;
         use std::os::unix::fs::PermissionsExt;
+
+        use disk::FsDisk;
+
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(read(dir.path()).expect("read"), None);
+        assert_eq!(read(&FsDisk, dir.path()).expect("read"), None);
         let request = KeptImport { from: "host=a password=b".to_owned() };
-        write(dir.path(), &request).expect("written");
-        assert_eq!(read(dir.path()).expect("read"), Some(request));
+        write(&FsDisk, dir.path(), &request).expect("written");
+        assert_eq!(read(&FsDisk, dir.path()).expect("read"), Some(request));
         let mode = fs::metadata(dir.path().join(FILE_NAME)).expect("there").permissions().mode();
         assert_eq!(mode & 0o077, 0, "for nobody else's eyes");
-        remove(dir.path()).expect("removed");
-        assert_eq!(read(dir.path()).expect("read"), None);
+        remove(&FsDisk, dir.path()).expect("removed");
+        assert_eq!(read(&FsDisk, dir.path()).expect("read"), None);
     }
 }

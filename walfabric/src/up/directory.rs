@@ -19,8 +19,18 @@ pub(super) const LOGS: &str = "log";
 const PRIVATE: u32 = 0o700;
 
 /// What an interrupted or failed `up` leaves behind, and the root of a file system: no hindrance to a new fabric.
-const NO_HINDRANCE: [&str; 7] =
-    [LOGS, "plan.json", "plan.json.new", "fabric.json.new", "supervisor.lock", "supervisor.sock", "lost+found"];
+const NO_HINDRANCE: [&str; 9] = [
+    LOGS,
+    "plan.json",
+    "plan.json.tmp",
+    "fabric.json.tmp",
+    // As versions before this one named them.
+    "plan.json.new",
+    "fabric.json.new",
+    "supervisor.lock",
+    "supervisor.sock",
+    "lost+found",
+];
 
 /// Makes the directory where it is missing, and closes it to others.
 ///

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use disk::{Disk, FsDisk, parent_of};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -57,8 +58,8 @@ impl Target {
         self.file.sync_all().with_context(broken)?;
         fs::rename(&self.beside, &self.path).with_context(broken)?;
         self.done = true;
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        node::datadir::sync_dir(dir).with_context(|| format!("{} cannot be synced", dir.display()))
+        let dir = parent_of(&self.path);
+        FsDisk.fsync_dir(dir).with_context(|| format!("{} cannot be synced", dir.display()))
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use self::format::{FRAME_HEADER_LEN, FileHeader, HEADER_LEN, LogRecord};
 use super::history::EventHistory;
 use super::store::{Identity, KeyStore, Millis, ReplayError, StoreChange};
-use node::datadir::sync_dir;
+use disk::{Disk, FsDisk};
 
 /// A file is rewritten when the changes in it outgrow both the first of these and twice its snapshot, or the second: so
 /// that a full store has not three times its quota on disk.
@@ -147,7 +147,7 @@ impl StoreLog {
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             fs::rename(&tmp, &path)?;
-            sync_dir(dir)?;
+            FsDisk.fsync_dir(dir)?;
             Ok(file)
         };
         let file = write().map_err(|source| io_error(&tmp, source))?;
