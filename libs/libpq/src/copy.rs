@@ -142,14 +142,9 @@ impl CopyWriter {
         self.outgoing.put_frame(b'd', head, body);
     }
 
-    /// Queues one CopyData frame whose payload is `head` followed by every one of `bodies`; none of them is copied.
+    /// Queues one CopyData frame whose payload is `head` followed by every one of `bodies`; long ones are not copied.
     pub fn queue_slices(&mut self, head: &[u8], bodies: Vec<Bytes>) {
         self.outgoing.put_frame_slices(b'd', head, bodies);
-    }
-
-    /// Queues one CopyData frame whose payload is `head` followed by all of `parts`; long parts are not copied.
-    pub fn queue_parts(&mut self, head: &[u8], parts: Vec<Bytes>) {
-        self.outgoing.put_frame_parts(b'd', head, parts);
     }
 
     /// Bytes queued and not yet handed to the socket.

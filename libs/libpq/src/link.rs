@@ -193,24 +193,6 @@ impl Outgoing {
         }
     }
 
-    /// Appends one frame whose body lies in several pieces; long pieces are queued as they are.
-    pub(crate) fn put_frame_parts(&mut self, tag: u8, head: &[u8], parts: Vec<Bytes>) {
-        let body: usize = parts.iter().map(Bytes::len).sum();
-        let len = u32::try_from(4 + head.len() + body).expect("messages are far below 4 GiB");
-        self.tail.put_u8(tag);
-        self.tail.put_u32(len);
-        self.tail.put_slice(head);
-        self.queued += HEADER + head.len() + body;
-        for part in parts {
-            if part.len() <= INLINE_MAX {
-                self.tail.put_slice(&part);
-            } else {
-                self.segments.push_back(self.tail.split().freeze());
-                self.segments.push_back(part);
-            }
-        }
-    }
-
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued
     }

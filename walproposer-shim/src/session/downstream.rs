@@ -294,7 +294,7 @@ impl PeerTask {
             PeerCommand::Send(message) => open.writer.queue(&message, Bytes::new()),
             PeerCommand::Wal { head, parts, end } => {
                 open.donor = None; // caught up
-                open.writer.queue_parts(&head, parts);
+                open.writer.queue_slices(&head, parts);
                 open.unwritten = Some(end);
             }
             PeerCommand::Fetch { head, source } => {
@@ -340,7 +340,7 @@ impl OpenSession {
                 let same = self.lent.filter(|lent| lent.donor == donor && lent.to == begin);
                 self.lent = Some(Lent { donor, from: same.map_or(begin, |lent| lent.from), to: end });
             }
-            self.writer.queue_parts(&encode_head(head), parts);
+            self.writer.queue_slices(&encode_head(head), parts);
             self.unwritten = Some(end);
         }
     }
