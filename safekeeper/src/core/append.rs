@@ -4,7 +4,7 @@ use pgformat::Lsn;
 use proto::consensus::{AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, MAX_SEND_SIZE};
 
 use super::Acceptor;
-use super::effect::{ConnId, Effect, Refusal};
+use super::effect::{ConnId, DiskOp, Effect, Refusal};
 
 impl Acceptor {
     pub(super) fn on_append(
@@ -29,7 +29,7 @@ impl Acceptor {
         check_shape(&append, log.write_lsn)?;
         if !append.wal.is_empty() {
             log.extend(&append.wal).map_err(|e| Refusal::BadWal(e.to_string()))?;
-            effects.push(Effect::Write { begin: append.begin_lsn, wal: append.wal });
+            effects.push(Effect::Disk(DiskOp::Write { begin: append.begin_lsn, wal: append.wal }));
         }
         self.leader_commit = self.leader_commit.max(append.commit_lsn);
         self.advance_commit(now, effects);

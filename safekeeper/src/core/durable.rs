@@ -4,7 +4,7 @@
 use pgformat::Lsn;
 
 use super::Acceptor;
-use super::effect::{ConnId, Effect, Refusal, WriteId};
+use super::effect::{ConnId, DiskOp, Effect, Refusal, WriteId};
 use super::log::Log;
 use super::pending::Pending;
 use super::state::LogEnd;
@@ -45,7 +45,7 @@ impl Acceptor {
         let log = self.log.as_mut().expect("only a log can be uncovered");
         log.covered_lsn = log.write_lsn;
         self.pending.push_back(Pending::Flush { write, end: Some(log.written) });
-        effects.push(Effect::Flush(write));
+        effects.push(Effect::Disk(DiskOp::Flush(write)));
     }
 
     /// Answers every append so far. All written bytes are covered by emitted flushes; the answer waits for the last
@@ -78,7 +78,7 @@ impl Acceptor {
         self.state.standing.acked_lsn = acked;
         self.heard.started.get_or_insert(write);
         self.pending.push_back(Pending::Persist { write, commit_lsn: self.state.commit_lsn });
-        effects.push(Effect::Persist { write, state: Box::new(self.state.clone()) });
+        effects.push(Effect::Disk(DiskOp::Persist { write, state: Box::new(self.state.clone()) }));
         write
     }
 

@@ -50,9 +50,9 @@ pub enum Input {
     FlushNow,
     /// Time passed; see [`Acceptor::next_timeout`](super::Acceptor::next_timeout).
     Tick,
-    /// The [`Effect::Flush`] or [`Effect::Persist`] of this name is durable, and so is everything emitted before it.
+    /// The [`DiskOp::Flush`] or [`DiskOp::Persist`] of this name is durable, and so is everything emitted before it.
     Done(WriteId),
-    /// The [`Effect::Truncate`] of this name is durable; the log now ends so.
+    /// The [`DiskOp::Truncate`] of this name is durable; the log now ends so.
     Truncated {
         /// The truncation that is done.
         write: WriteId,
@@ -82,15 +82,9 @@ pub enum Input {
     },
 }
 
-/// What is to be done.
-///
-/// # Order
-/// `Write`, `Flush`, `Truncate` and `Persist` form one queue: each starts when those before it are finished, except
-/// that a `Write` may run beside an unfinished `Flush`. After a failure nothing later is started. A `Reply` is sent
-/// when the effect named in `after` is done; for one connection `after` never falls, so that replies keep their
-/// order. Replies that still wait when an effect fails are dropped.
+/// What is to be done to the disk.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Effect {
+pub enum DiskOp {
     /// Write WAL into the log. Not durable yet; no completion is reported.
     Write {
         /// Position of the first byte.
@@ -117,6 +111,26 @@ pub enum Effect {
         /// The whole state.
         state: Box<ControlState>,
     },
+}
+
+impl DiskOp {
+    /// Bytes of WAL that it carries.
+    pub fn wal_len(&self) -> usize {
+        if let DiskOp::Write { wal, .. } = self { wal.len() } else { 0 }
+    }
+}
+
+/// What is to be done.
+///
+/// # Order
+/// [`Effect::Disk`] fills one queue: each operation starts when those before it are finished, except that a
+/// [`DiskOp::Write`] may run beside an unfinished [`DiskOp::Flush`]. After a failure nothing later is started. A
+/// `Reply` is sent when the effect named in `after` is done; for one connection `after` never falls, so that replies
+/// keep their order. Replies that still wait when an effect fails are dropped.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Do something to the disk.
+    Disk(DiskOp),
     /// Send a message to a proposer.
     Reply {
         /// On this connection.

@@ -9,7 +9,7 @@ use proto::api::TimelineSource;
 use proto::consensus::{ProposerElected, divergence_point};
 use proto::id::SystemId;
 
-use super::effect::{ConnId, Effect, Refusal};
+use super::effect::{ConnId, DiskOp, Effect, Refusal};
 use super::heard::Parted;
 use super::log::Log;
 use super::pending::Pending;
@@ -118,7 +118,7 @@ impl Acceptor {
         self.log = Some(Log::at(LogEnd { flush_lsn: to, last_record_start: None }));
         let write = self.next_write();
         self.pending.push_back(Pending::Truncate { write, to });
-        effects.push(Effect::Truncate { write, to });
+        effects.push(Effect::Disk(DiskOp::Truncate { write, to }));
     }
 
     /// Takes over the history and what follows from it. True when anything changed.

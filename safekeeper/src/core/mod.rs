@@ -36,7 +36,7 @@
 //!     AcceptorMessage, Member, MemberConf, ProposerGreeting, ProposerMessage, ProtoVersion, VoteRequest,
 //! };
 //! use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
-//! use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, LogEnd};
+//! use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, DiskOp, Effect, Input, LogEnd};
 //!
 //! // A timeline of one member that was just created: its log is empty and ends where it starts.
 //! let ttid = TenantTimelineId::new(TenantId::new([1; 16]), TimelineId::new([2; 16]));
@@ -60,7 +60,7 @@
 //! acceptor.step(0, Input::Message { conn, message: ProposerMessage::VoteRequest(request) }, &mut effects);
 //!
 //! // The new term is persisted first, and the vote waits for just that.
-//! let Some(Effect::Persist { write, state }) = effects.first() else { panic!("{effects:?}") };
+//! let Some(Effect::Disk(DiskOp::Persist { write, state })) = effects.first() else { panic!("{effects:?}") };
 //! assert_eq!(state.term, Term(1));
 //! let Some(Effect::Reply { message: AcceptorMessage::VoteResponse(vote), after, .. }) = effects.last() else {
 //!     panic!("{effects:?}")
@@ -97,7 +97,7 @@ use pending::Pending;
 
 pub use admission::Admission;
 pub use bounds::{FENCE_JUMP_MAX, FENCE_STEP, check_statement};
-pub use effect::{AskId, ConnId, Effect, Input, NextAction, OpenError, Refusal, WriteId};
+pub use effect::{AskId, ConnId, DiskOp, Effect, Input, NextAction, OpenError, Refusal, WriteId};
 pub use state::{
     BAR_REASON_MAX, Bar, ControlState, HISTORY_ENTRIES_MAX, LogEnd, PG_HISTORY_ENTRIES_MAX, Positions, Standing,
 };

@@ -1,4 +1,4 @@
-//! What an acceptor must not forget: [`ControlState`], written by [`Effect::Persist`](super::Effect) and given back to
+//! What an acceptor must not forget: [`ControlState`], written by [`DiskOp::Persist`](super::DiskOp) and given back to
 //! [`Acceptor::open`](super::Acceptor::open). Owner of the live value: the acceptor; the driver only stores bytes.
 
 use std::collections::BTreeMap;

@@ -25,7 +25,7 @@ pub mod timeline;
 pub mod wal;
 
 pub use error::StorageError;
-pub use ops::{Op, run_group};
+pub use ops::run_group;
 pub use timeline::TimelineStorage;
 
 #[cfg(test)]

@@ -563,7 +563,7 @@ fn segments_are_named_for_the_tli_of_their_first_byte() {
 
 #[test]
 fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
-    use crate::core::{Input, WriteId};
+    use crate::core::{DiskOp, Input, WriteId};
     use std::collections::VecDeque;
     let mut rng = fastrand::Rng::with_seed(2);
     let log = Log::new(&mut rng);
@@ -571,15 +571,15 @@ fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
     create(&disk).expect("created");
     let (mut storage, control, _) = open(&disk).expect("opened");
     let at = |i: usize| log.boundaries[i];
-    let write = |from: Lsn, to: Lsn| Op::Write { begin: from, wal: log.slice(from, to) };
-    let mut ops: VecDeque<Op> = [
+    let write = |from: Lsn, to: Lsn| DiskOp::Write { begin: from, wal: log.slice(from, to) };
+    let mut ops: VecDeque<DiskOp> = [
         write(at(0), at(1)),
-        Op::Flush(WriteId(1)),
+        DiskOp::Flush(WriteId(1)),
         write(at(1), at(2)),
-        Op::Flush(WriteId(2)),
-        Op::Persist { write: WriteId(3), state: Box::new(control) },
+        DiskOp::Flush(WriteId(2)),
+        DiskOp::Persist { write: WriteId(3), state: Box::new(control) },
         write(at(2), at(4)),
-        Op::Truncate { write: WriteId(4), to: at(1) },
+        DiskOp::Truncate { write: WriteId(4), to: at(1) },
     ]
     .into();
     let before = disk.operations();
@@ -590,9 +590,9 @@ fn groups_complete_in_order_and_a_full_disk_leaves_them_queued() {
     assert_eq!(run_group(&mut storage, &mut ops).expect("run"), []);
     let done = run_group(&mut storage, &mut ops).expect("run");
     assert!(matches!(done[..], [Input::Truncated { write: WriteId(4), end }] if end.flush_lsn == at(1)));
-    let far = Op::Write { begin: at(1), wal: log.slice(at(1), Lsn::new(7 * u64::from(SEG))) };
+    let far = DiskOp::Write { begin: at(1), wal: log.slice(at(1), Lsn::new(7 * u64::from(SEG))) };
     disk.limit(Some(0));
-    ops.extend([far, Op::Flush(WriteId(5))]);
+    ops.extend([far, DiskOp::Flush(WriteId(5))]);
     assert!(run_group(&mut storage, &mut ops).expect_err("no room").is_no_space());
     assert_eq!(ops.len(), 2);
     disk.limit(None);

@@ -24,8 +24,8 @@ use super::metrics::StorageMetrics;
 use super::positions::{Stopped, TimelinePositions};
 use super::shared::TimelineShared;
 use super::worker::{DiskTurn, DiskTurnResult, OpenFailure, OpenedTimeline, TimelineHome};
-use crate::core::{Acceptor, Admission, Effect, Input};
-use crate::storage::{Op, StorageError, TimelineStorage};
+use crate::core::{Acceptor, Admission, DiskOp, Effect, Input};
+use crate::storage::{StorageError, TimelineStorage};
 
 mod asks;
 mod backoff;
@@ -274,7 +274,7 @@ impl TimelineDriver {
     }
 
     /// Gives the free disk its work; true when it is done already.
-    fn work(&mut self, ops: VecDeque<Op>, rest: bool) -> bool {
+    fn work(&mut self, ops: VecDeque<DiskOp>, rest: bool) -> bool {
         let on_the_spot = !rest && self.may_sync_on_the_spot(&ops);
         let DiskState::Ready(storage) = std::mem::replace(&mut self.disk, DiskState::Dead) else {
             unreachable!("it gets its turn when it is free");
@@ -292,11 +292,11 @@ impl TimelineDriver {
 
     /// Whether the next group is run without waking another thread: two wake-ups cost as much as a fast disk's sync.
     /// Only for a small group of a timeline that has the disk to itself, and only while the disk is fast.
-    fn may_sync_on_the_spot(&self, ops: &VecDeque<Op>) -> bool {
+    fn may_sync_on_the_spot(&self, ops: &VecDeque<DiskOp>) -> bool {
         let alone = self.home.alone_since(self.shared.ttid, ALONE_AFTER);
-        let appends = ops.iter().all(|op| matches!(op, Op::Write { .. } | Op::Flush(_)));
+        let appends = ops.iter().all(|op| matches!(op, DiskOp::Write { .. } | DiskOp::Flush(_)));
         let fast = self.last_took.is_some_and(|took| took < ON_THE_SPOT_MAX);
-        let bytes: usize = ops.iter().map(Op::wal_len).sum();
+        let bytes: usize = ops.iter().map(DiskOp::wal_len).sum();
         alone && appends && fast && bytes <= ON_THE_SPOT_BYTES
     }
 

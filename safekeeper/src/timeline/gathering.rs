@@ -15,8 +15,7 @@ use pgformat::Lsn;
 use proto::admission::AdmissionAnswer;
 use proto::consensus::AcceptorMessage;
 
-use crate::core::{Acceptor, AskId, ConnId, Effect, Refusal, WriteId};
-use crate::storage::Op;
+use crate::core::{Acceptor, AskId, ConnId, DiskOp, Effect, Refusal, WriteId};
 
 /// How much is gathered at a time.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +56,7 @@ pub enum DriverAction {
     /// The disk does these effects next, in order.
     Work {
         /// Disk effects, oldest first.
-        ops: VecDeque<Op>,
+        ops: VecDeque<DiskOp>,
         /// And gives back what only an active timeline needs.
         rest: bool,
     },
@@ -95,7 +94,7 @@ pub enum DriverAction {
 #[derive(Debug)]
 pub struct Gathering<P> {
     limits: GatherLimits,
-    ops: VecDeque<Op>,
+    ops: VecDeque<DiskOp>,
     /// Bytes of WAL in `ops`.
     bytes: usize,
     /// Budgets of what is gathered.
@@ -136,7 +135,7 @@ impl<P> Gathering<P> {
     }
 
     /// Disk effects that wait, oldest first.
-    pub fn ops(&self) -> &VecDeque<Op> {
+    pub fn ops(&self) -> &VecDeque<DiskOp> {
         &self.ops
     }
 
@@ -168,22 +167,18 @@ impl<P> Gathering<P> {
                 self.replies.remove(&conn);
                 self.actions.push_back(DriverAction::Close { conn, refusal });
             }
-            effect => {
-                if let Ok(op) = Op::from_effect(effect) {
-                    self.disk_effect(op);
-                }
-            }
+            Effect::Disk(op) => self.disk_op(op),
         }
     }
 
-    fn disk_effect(&mut self, op: Op) {
+    fn disk_op(&mut self, op: DiskOp) {
         match &op {
-            Op::Write { begin, wal } => {
+            DiskOp::Write { begin, wal } => {
                 self.bytes += wal.len();
                 self.actions.push_back(DriverAction::Remember { begin: *begin, wal: wal.clone() });
             }
-            Op::Truncate { to, .. } => self.actions.push_back(DriverAction::Forget { to: *to }),
-            Op::Flush(_) | Op::Persist { .. } => {}
+            DiskOp::Truncate { to, .. } => self.actions.push_back(DriverAction::Forget { to: *to }),
+            DiskOp::Flush(_) | DiskOp::Persist { .. } => {}
         }
         self.ops.push_back(op);
     }
@@ -218,13 +213,13 @@ impl<P> Gathering<P> {
     }
 
     /// A turn of the disk ended and left these effects undone; `well`: nothing failed.
-    pub fn turn_done(&mut self, mut left: VecDeque<Op>, well: bool) {
+    pub fn turn_done(&mut self, mut left: VecDeque<DiskOp>, well: bool) {
         if well && left.iter().all(|op| op.wal_len() == 0) {
             self.working.clear();
         }
         left.append(&mut self.ops);
         self.ops = left;
-        self.bytes = self.ops.iter().map(Op::wal_len).sum();
+        self.bytes = self.ops.iter().map(DiskOp::wal_len).sum();
     }
 
     /// Everything up to `write` is durable, and the acceptor knows it.

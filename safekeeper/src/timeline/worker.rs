@@ -10,10 +10,10 @@ use disk::Disk;
 use proto::id::{NodeId, TenantTimelineId};
 
 use super::metrics::StorageMetrics;
-use crate::core::{Acceptor, AcceptorConfig, ControlState, Input, OpenError};
+use crate::core::{Acceptor, AcceptorConfig, ControlState, DiskOp, Input, OpenError};
 use crate::storage::timeline::FoundTimeline;
 use crate::storage::wal::SpareJob;
-use crate::storage::{Op, StorageError, TimelineStorage, run_group};
+use crate::storage::{StorageError, TimelineStorage, run_group};
 
 /// Where a timeline is, and whose it is.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl TimelineHome {
 #[derive(Debug)]
 pub(super) struct DiskTurn {
     pub(super) storage: TimelineStorage,
-    pub(super) ops: VecDeque<Op>,
+    pub(super) ops: VecDeque<DiskOp>,
     /// Give back what only an active timeline needs.
     pub(super) rest: bool,
 }
@@ -83,7 +83,7 @@ pub(super) struct DiskTurn {
 #[derive(Debug)]
 pub(super) struct DiskTurnResult {
     pub(super) storage: TimelineStorage,
-    pub(super) ops: VecDeque<Op>,
+    pub(super) ops: VecDeque<DiskOp>,
     pub(super) completions: Vec<Input>,
     /// Newly persisted state, when there is one.
     pub(super) persisted: Option<Arc<ControlState>>,
@@ -112,11 +112,11 @@ impl DiskTurn {
             tracing::debug!(error = %e, "prepared segment not removed");
         }
         let started = Instant::now();
-        let persists = matches!(self.ops.front(), Some(Op::Persist { .. }));
-        let before: usize = self.ops.iter().map(Op::wal_len).sum();
+        let persists = matches!(self.ops.front(), Some(DiskOp::Persist { .. }));
+        let before: usize = self.ops.iter().map(DiskOp::wal_len).sum();
         match run_group(&mut result.storage, &mut self.ops) {
             Ok(completions) => {
-                let after: usize = self.ops.iter().map(Op::wal_len).sum();
+                let after: usize = self.ops.iter().map(DiskOp::wal_len).sum();
                 metrics.group((before - after) as u64, started.elapsed());
                 result.completions = completions;
                 result.persisted = persists.then(|| Arc::new(result.storage.persisted().clone()));

@@ -8,7 +8,7 @@ use proto::consensus::{
     ProtoVersion, TermHistory, TermLsn, VoteRequest,
 };
 use proto::id::{Generation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId};
-use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, Effect, Input, LogEnd, WriteId};
+use safekeeper::core::{Acceptor, AcceptorConfig, ConnId, ControlState, DiskOp, Effect, Input, LogEnd, WriteId};
 
 use super::{Load, wal};
 
@@ -98,11 +98,11 @@ impl Rig {
         let mut finished = |write: WriteId| self.io.insert(0, Input::Done(write));
         for effect in self.effects.drain(..) {
             match effect {
-                Effect::Flush(write) => finished(write),
-                Effect::Persist { write, .. } => finished(write),
+                Effect::Disk(DiskOp::Flush(write)) => finished(write),
+                Effect::Disk(DiskOp::Persist { write, .. }) => finished(write),
                 Effect::Reply { message: AcceptorMessage::Append(reply), .. } => acknowledged = reply.flush_lsn,
-                Effect::Write { .. } | Effect::Reply { .. } | Effect::Answer { .. } => {}
-                Effect::Truncate { .. } | Effect::Close { .. } | Effect::Doubted { .. } => {
+                Effect::Disk(DiskOp::Write { .. }) | Effect::Reply { .. } | Effect::Answer { .. } => {}
+                Effect::Disk(DiskOp::Truncate { .. }) | Effect::Close { .. } | Effect::Doubted { .. } => {
                     panic!("not part of this path: {effect:?}")
                 }
             }

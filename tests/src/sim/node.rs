@@ -15,11 +15,11 @@ use proto::admission::{AdmissionAnswer, Statement};
 use proto::consensus::AcceptorMessage;
 use proto::id::NodeId;
 use safekeeper::core::{
-    Acceptor, AcceptorConfig, AskId, ConnId, ControlState, Effect, Input, Positions, Refusal, WriteId,
+    Acceptor, AcceptorConfig, AskId, ConnId, ControlState, DiskOp, Effect, Input, Positions, Refusal, WriteId,
 };
 use safekeeper::storage::shared_dir::SharedDir;
 use safekeeper::storage::timeline::FoundTimeline;
-use safekeeper::storage::{Op, StorageError, TimelineStorage, run_group};
+use safekeeper::storage::{StorageError, TimelineStorage, run_group};
 use safekeeper::timeline::gathering::{DriverAction, GatherLimits, Gathering};
 use safekeeper::timeline::ring::WalRing;
 
@@ -52,7 +52,7 @@ pub(crate) struct Live {
     pub(crate) inbox: VecDeque<Input>,
     gathering: Gathering<()>,
     /// What the disk works on.
-    pub(crate) work: VecDeque<Op>,
+    pub(crate) work: VecDeque<DiskOp>,
     /// The disk was full; it gets its turn again with the next look.
     full: bool,
     ring: WalRing,
@@ -282,7 +282,7 @@ impl Node {
             out.extend(self.settle());
         }
         let Some(live) = &mut self.live else { return Ok(out) };
-        if let (Some(Bug::CutTooLow), Some(Op::Truncate { to, .. })) = (self.bug, live.work.front_mut()) {
+        if let (Some(Bug::CutTooLow), Some(DiskOp::Truncate { to, .. })) = (self.bug, live.work.front_mut()) {
             *to = live.acceptor.positions().timeline_start_lsn.unwrap_or(*to);
         }
         let outcome = run_group(&mut live.storage, &mut live.work);
@@ -347,7 +347,7 @@ impl Live {
     }
 
     /// Disk operations that are not done.
-    pub(crate) fn ops(&self) -> impl Iterator<Item = &Op> {
+    pub(crate) fn ops(&self) -> impl Iterator<Item = &DiskOp> {
         self.work.iter().chain(self.gathering.ops())
     }
 
@@ -356,7 +356,7 @@ impl Live {
         match &mut effect {
             Effect::Reply { message, after, .. } => {
                 let early = bug == Some(Bug::VoteBeforePersist) && matches!(message, AcceptorMessage::VoteResponse(_));
-                let unflushed = self.ops().any(|o| matches!(o, Op::Flush(_)));
+                let unflushed = self.ops().any(|o| matches!(o, DiskOp::Flush(_)));
                 let early = early
                     || (bug == Some(Bug::AckBeforeHistory)
                         && !unflushed
@@ -366,8 +366,8 @@ impl Live {
             Effect::Doubted { refusal, .. } => {
                 assert!(bug.is_some(), "what an honest member says is refused: {refusal}")
             }
-            Effect::Flush(write)
-                if bug == Some(Bug::AckBeforeSync) && self.ops().all(|o| matches!(o, Op::Write { .. })) =>
+            Effect::Disk(DiskOp::Flush(write))
+                if bug == Some(Bug::AckBeforeSync) && self.ops().all(|o| matches!(o, DiskOp::Write { .. })) =>
             {
                 self.pretended = Some(*write);
                 inputs.push_back(Input::Done(*write));
@@ -393,7 +393,7 @@ impl Live {
                 self.work = ops;
                 let relied_on = self.published.flush_lsn;
                 let cut = self.work.iter().find_map(|op| match op {
-                    Op::Truncate { to, .. } if Some(*to) < relied_on => Some(*to),
+                    DiskOp::Truncate { to, .. } if Some(*to) < relied_on => Some(*to),
                     _ => None,
                 });
                 return cut.map(|to| format!("the log is cut at {to} while readers read up to {relied_on:?}"));
@@ -424,12 +424,12 @@ fn misplace_last_term(state: &mut ControlState) {
 }
 
 /// An operation on one line, without the WAL it carries.
-pub(crate) fn shown(op: &Op) -> String {
+pub(crate) fn shown(op: &DiskOp) -> String {
     match op {
-        Op::Write { begin, wal } => format!("write {begin}+{}", wal.len()),
-        Op::Flush(write) => format!("flush {}", write.0),
-        Op::Truncate { write, to } => format!("truncate {} to {to}", write.0),
-        Op::Persist { write, state } => {
+        DiskOp::Write { begin, wal } => format!("write {begin}+{}", wal.len()),
+        DiskOp::Flush(write) => format!("flush {}", write.0),
+        DiskOp::Truncate { write, to } => format!("truncate {} to {to}", write.0),
+        DiskOp::Persist { write, state } => {
             format!(
                 "persist {} term {} commit {:?} history {:?}",
                 write.0,

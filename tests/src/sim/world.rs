@@ -14,8 +14,7 @@ use proto::feedback::PageserverFeedback;
 use proto::id::{
     Generation, Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
 };
-use safekeeper::core::{ConnId, ControlState, Input as NodeInput};
-use safekeeper::storage::Op;
+use safekeeper::core::{ConnId, ControlState, DiskOp, Input as NodeInput};
 
 use super::amnesia::Amnesia;
 use super::bug::Bug;
@@ -452,7 +451,7 @@ impl World {
             job.run();
         }
         let cut = match live.ops().next() {
-            Some(Op::Truncate { to, .. }) => Some(*to),
+            Some(DiskOp::Truncate { to, .. }) => Some(*to),
             _ => None,
         };
         let id = self.nodes[node].id;

@@ -20,7 +20,7 @@ fn an_acknowledgement_waits_for_its_flush_and_flushes_gather() {
         rig.append(conn, 1, at, bytes, None);
         rig.step(Input::FlushNow);
     }
-    let flushes = |rig: &Rig| rig.io.iter().filter(|e| matches!(e, Effect::Flush(_))).count();
+    let flushes = |rig: &Rig| rig.io.iter().filter(|e| matches!(e, Effect::Disk(DiskOp::Flush(_)))).count();
     assert_eq!(flushes(&rig), 1);
     rig.complete_one();
     assert_eq!(rig.last_ack(conn).and_then(|a| a.flush_lsn), Some(first));

@@ -28,9 +28,9 @@ fn a_vote_waits_for_all_wal_and_the_term_to_be_durable() {
         .io
         .iter()
         .map(|e| match e {
-            Effect::Write { .. } => "write",
-            Effect::Flush(_) => "flush",
-            Effect::Persist { .. } => "persist",
+            Effect::Disk(DiskOp::Write { .. }) => "write",
+            Effect::Disk(DiskOp::Flush(_)) => "flush",
+            Effect::Disk(DiskOp::Persist { .. }) => "persist",
             _ => "other",
         })
         .collect();
@@ -78,7 +78,8 @@ fn a_divergent_tail_is_cut_before_the_first_append_of_the_new_term() {
     let (at, bytes) = b.take();
     rig.append(conn, 2, at, bytes, None);
     rig.step(Input::FlushNow);
-    let order: Vec<bool> = rig.io.iter().map(|e| matches!(e, Effect::Truncate { to, .. } if *to == one)).collect();
+    let order: Vec<bool> =
+        rig.io.iter().map(|e| matches!(e, Effect::Disk(DiskOp::Truncate { to, .. }) if *to == one)).collect();
     assert_eq!(
         order,
         [false, true, false],

@@ -137,12 +137,12 @@ impl Rig {
     pub(super) fn complete_one(&mut self) {
         loop {
             let input = match self.io.pop_front().expect("something is unfinished") {
-                Effect::Flush(write) => Input::Done(write),
-                Effect::Persist { write, state } => {
+                Effect::Disk(DiskOp::Flush(write)) => Input::Done(write),
+                Effect::Disk(DiskOp::Persist { write, state }) => {
                     self.disk = *state;
                     Input::Done(write)
                 }
-                Effect::Truncate { write, to } => {
+                Effect::Disk(DiskOp::Truncate { write, to }) => {
                     Input::Truncated { write, end: LogEnd { flush_lsn: to, last_record_start: None } }
                 }
                 _ => continue,
@@ -159,7 +159,7 @@ impl Rig {
     }
 
     pub(super) fn complete(&mut self) {
-        while self.io.iter().any(|e| !matches!(e, Effect::Write { .. })) {
+        while self.io.iter().any(|e| !matches!(e, Effect::Disk(DiskOp::Write { .. }))) {
             self.complete_one();
         }
         self.io.clear();
