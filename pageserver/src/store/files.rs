@@ -1,8 +1,8 @@
-//! The layer files of a timeline: writing, opening, and deleting what nothing names any more.
+//! The layer files of a timeline: writing, opening, and which may be deleted since nothing names them any more.
 //!
 //! Owner of the map from names to open layers and of the list of files that are to go. A name is never used twice. A
-//! file is deleted when no manifest that counts names it, no reader of this process holds it, and the grace period is
-//! over.
+//! file may be deleted when no manifest that counts names it, no reader of this process holds it, and the grace period
+//! is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -104,15 +104,14 @@ impl fmt::Debug for File {
 }
 
 /// A file that is to go.
-struct Garbage {
+pub(super) struct Garbage {
     layer: Weak<Layer>,
     since: Duration,
 }
 
-/// Files of one timeline.
+/// Files of one timeline; a list, which asks storage for nothing once it is there.
+#[derive(Default)]
 pub(crate) struct Files {
-    blobs: Arc<dyn Blobs>,
-    shared: Shared,
     /// By name: what the manifest lists.
     live: BTreeMap<String, File>,
     garbage: BTreeMap<String, Garbage>,
@@ -217,40 +216,26 @@ fn damaged(shared: &Shared, entry: &LayerEntry, error: FileError) -> Result<Arc<
 }
 
 impl Files {
-    /// No files.
-    pub(crate) fn new(blobs: Arc<dyn Blobs>, shared: Shared) -> Files {
-        Files { blobs, shared, live: BTreeMap::new(), garbage: BTreeMap::new(), damaged: BTreeSet::new() }
-    }
-
     /// Opens every layer of a manifest.
     ///
     /// # Errors
     /// Those of storage. Of a layer that is lost or damaged the rest is opened all the same.
-    pub(crate) fn open(blobs: Arc<dyn Blobs>, shared: Shared, manifest: &Manifest) -> Result<Files, FileError> {
-        let mut files = Files::new(blobs, shared);
+    pub(crate) fn open(blobs: &dyn Blobs, shared: &Shared, manifest: &Manifest) -> Result<Files, FileError> {
+        let mut files = Files::default();
         for entry in &manifest.layers {
-            let layer = open_entry(&*files.blobs, &files.shared, entry);
-            let layer = layer.or_else(|e| damaged(&files.shared, entry, e))?;
+            let layer = open_entry(blobs, shared, entry).or_else(|e| damaged(shared, entry, e))?;
             files.live.insert(entry.name.clone(), File { entry: entry.clone(), layer });
         }
         Ok(files)
     }
 
-    /// Removes what interrupted writes left and takes note of the files that the manifest does not list. Other writers
-    /// are fenced, and none of our own files is being written.
-    ///
-    /// # Errors
-    /// Those of storage.
-    pub(crate) fn take_stock(&mut self) -> Result<(), FileError> {
-        self.blobs.clean(LAYERS)?;
-        let since = self.shared.clock.now();
-        for found in self.blobs.list(LAYERS)? {
-            let name = found.name.split_once('/').map_or("", |(_, name)| name);
+    /// Of the names that storage has, takes note of those that the manifest does not list.
+    pub(crate) fn note_strays<'a>(&mut self, names: impl Iterator<Item = &'a str>, since: Duration) {
+        for name in names {
             if !self.live.contains_key(name) {
                 self.garbage.entry(name.to_owned()).or_insert(Garbage { layer: Weak::new(), since });
             }
         }
-        Ok(())
     }
 
     /// Every file that the manifest lists.
@@ -277,8 +262,7 @@ impl Files {
     }
 
     /// After a manifest counts that does not list these any more.
-    pub(crate) fn drop_files(&mut self, files: &[File]) {
-        let since = self.shared.clock.now();
+    pub(crate) fn drop_files(&mut self, files: &[File], since: Duration) {
         for file in files {
             if let Some(gone) = self.live.remove(&file.entry.name) {
                 self.garbage.insert(gone.entry.name, Garbage { layer: Arc::downgrade(&gone.layer), since });
@@ -287,27 +271,24 @@ impl Files {
     }
 
     /// Files that were written and that no manifest will ever list.
-    pub(crate) fn abandon(&mut self, files: &[File]) {
-        let since = self.shared.clock.now();
+    pub(crate) fn abandon(&mut self, files: &[File], since: Duration) {
         for file in files {
             self.garbage.insert(file.entry.name.clone(), Garbage { layer: Arc::downgrade(&file.layer), since });
         }
     }
 
-    /// Deletes what may go; returns how many files went.
-    ///
-    /// # Errors
-    /// Those of storage; the rest is tried again.
-    pub(crate) fn collect(&mut self) -> Result<usize, BlobError> {
-        let now = self.shared.clock.now();
-        let grace = self.shared.config.grace;
+    /// Takes off the list what may be deleted at `now`: the caller deletes it.
+    pub(super) fn take_due(&mut self, now: Duration, grace: Duration) -> BTreeMap<String, Garbage> {
         let due = |g: &Garbage| now.saturating_sub(g.since) > grace && g.layer.strong_count() == 0;
-        let names: Vec<String> = self.garbage.iter().filter(|(_, g)| due(g)).map(|(name, _)| name.clone()).collect();
-        for name in &names {
-            assert!(!self.live.contains_key(name), "a name is never used twice");
-            self.blobs.delete(&format!("{LAYERS}/{name}"))?;
-            self.garbage.remove(name);
-        }
-        Ok(names.len())
+        let (due, stays) = std::mem::take(&mut self.garbage).into_iter().partition(|(_, garbage)| due(garbage));
+        self.garbage = stays;
+        let listed = |due: &BTreeMap<String, Garbage>| due.keys().any(|name| self.live.contains_key(name));
+        assert!(!listed(&due), "a name is never used twice");
+        due
+    }
+
+    /// Puts back what could not be deleted.
+    pub(super) fn put_back(&mut self, due: BTreeMap<String, Garbage>) {
+        self.garbage.extend(due);
     }
 }

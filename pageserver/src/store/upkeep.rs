@@ -10,7 +10,7 @@ use blobs::BlobErrorKind;
 use node::parts::blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::timeline::Store;
+use super::timeline_store::Store;
 
 /// Looked at so often without being told that something was flushed: a horizon moves too, and files grow old.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
     loop {
         let due = async {
             tokio::select! {
-                () = store.flushed.notified() => {}
+                () = store.compaction.flushed.notified() => {}
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         };
@@ -49,7 +49,7 @@ pub(crate) async fn run(store: Arc<Store>, cancel: CancellationToken) {
             done = &mut once => done,
             () = cancel.cancelled() => {
                 // It notices at its next version.
-                store.stop_compaction.store(true, Ordering::Relaxed);
+                store.compaction.stop.store(true, Ordering::Relaxed);
                 once.await
             }
         };

@@ -19,8 +19,7 @@ use super::config::{Shared, StoreConfig};
 use super::manifest::{Clock, FOLDER, Manifest};
 use super::redo::materialise;
 use super::testing::Model;
-use super::timeline::{AppendError, Position, Store};
-use super::{Batch, BlockCache, History, LAYERS, Snapshot, WriteOptions};
+use super::{AppendError, Batch, BlockCache, History, LAYERS, Position, Snapshot, Store, WriteOptions};
 use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::{ValueKind, encode_page};
 

@@ -7,6 +7,7 @@
 
 mod plan;
 mod retain;
+pub(super) mod swap;
 #[cfg(test)]
 mod tests;
 
@@ -16,44 +17,20 @@ use pgformat::page::Page;
 use pgformat::slru::SEGMENT_PAGES;
 use pgformat::{Lsn, PgMajor};
 
+use super::catalogue::WriteError;
 use super::files::{self, File, FileError, Parts, Place};
 use super::layer::Through;
 use super::manifest::Manifest;
 use super::merge::{LayerIter, merge};
 use super::redo::materialise_into;
-use super::timeline::{Store, WriteError, lock};
+use super::timeline_store::Store;
 use super::{History, LayerWriter, Snapshot, StoreError, Version};
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::encode_page;
-use plan::{Rules, plan};
+use plan::{Job, Rules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
-
-pub(crate) use plan::{Job, Reason};
-
-/// Files that take the place of others, until the manifest that says so is known to count.
-pub(crate) struct Swap {
-    inputs: Vec<File>,
-    outputs: Vec<File>,
-    done: Compacted,
-}
-
-/// What a compaction did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Compacted {
-    /// Why.
-    pub(crate) reason: Reason,
-    /// Files read.
-    pub(crate) inputs: usize,
-    /// Files written.
-    pub(crate) outputs: usize,
-    /// Bytes read.
-    pub(crate) bytes_in: u64,
-    /// Bytes written.
-    pub(crate) bytes_out: u64,
-    /// Images made.
-    pub(crate) images: u64,
-}
+use swap::{Compacted, Swap};
 
 impl Store {
     /// Does one job; none when there is nothing to do. Repeated after an error, it goes on where it was.
@@ -62,21 +39,25 @@ impl Store {
     /// By [`WriteError::kind`]. Nothing is lost and reads go on; ingest is not stopped.
     pub(crate) fn compact_one(&self) -> Result<Option<Compacted>, WriteError> {
         self.claim()?;
-        let mut swap = lock(&self.swap);
+        let mut swap = self.compaction.turn.take();
         if swap.is_none() {
             *swap = self.compact_planned()?;
         }
         let Some(Swap { inputs, outputs, done }) = &*swap else { return Ok(None) };
+        let now = self.shared.clock.now();
         // As long as it is unknown whether this manifest counts, both sides stay, and this is tried again.
-        self.edit(|manifest| {
-            manifest.layers.retain(|l| !inputs.iter().chain(outputs).any(|f| f.entry.name == l.name));
-            manifest.layers.extend(outputs.iter().map(|f| f.entry.clone()));
-        })?;
+        self.edit(
+            |manifest| {
+                manifest.layers.retain(|l| !inputs.iter().chain(outputs).any(|f| f.entry.name == l.name));
+                manifest.layers.extend(outputs.iter().map(|f| f.entry.clone()));
+            },
+            |files| {
+                files.add(outputs);
+                files.drop_files(inputs, now);
+            },
+        )?;
         let gone: Vec<_> = inputs.iter().map(|f| f.layer.clone()).collect();
-        self.map.replace(&gone, outputs.iter().map(|f| f.layer.clone()).collect());
-        let mut files = lock(&self.files);
-        files.add(outputs);
-        files.drop_files(inputs);
+        self.reader.layers().replace(&gone, outputs.iter().map(|f| f.layer.clone()).collect());
         let done = *done;
         *swap = None;
         Ok(Some(done))
@@ -86,24 +67,27 @@ impl Store {
         let manifest = self.manifest();
         let rules = Rules { fanout: self.shared.config.fanout, horizon: manifest.horizon };
         let mut layers = manifest.layers.clone();
-        lock(&self.files).retain_whole(&mut layers);
+        self.catalogue.files(|files| files.retain_whole(&mut layers));
         let Some(job) = plan(&layers, rules) else { return Ok(None) };
+        let all: Vec<File> = self.catalogue.files(|files| files.live().cloned().collect());
         let (inputs, others): (Vec<File>, Vec<File>) =
-            lock(&self.files).live().cloned().partition(|f| job.inputs.contains(&f.entry.name));
+            all.into_iter().partition(|f| job.inputs.contains(&f.entry.name));
         if inputs.len() < job.inputs.len() {
-            // A flush is between its manifest and its files.
+            // A flush did not learn yet that its manifest counts.
             return Ok(None);
         }
         let mut run = Run::new(self, &manifest, &others, &job);
         match run.all(&inputs) {
             Ok(()) => {}
             Err(e) => {
-                let mut files = lock(&self.files);
-                files.abandon(&run.outputs);
-                if let FileError::Store(StoreError::Damaged(damage)) = &e {
-                    // Its readers get the error; the others are compacted without it.
-                    files.leave_alone(&damage.file);
-                }
+                let now = self.shared.clock.now();
+                self.catalogue.files(|files| {
+                    files.abandon(&run.outputs, now);
+                    if let FileError::Store(StoreError::Damaged(damage)) = &e {
+                        // Its readers get the error; the others are compacted without it.
+                        files.leave_alone(&damage.file);
+                    }
+                });
                 return Err(e.into());
             }
         }
@@ -150,7 +134,7 @@ impl<'a> Run<'a> {
         let mut out = Vec::new();
         for next in merge(iters) {
             let (key, version) = next?;
-            if self.store.stop_compaction.load(Ordering::Relaxed) || self.store.is_stopping() {
+            if self.store.compaction.stop.load(Ordering::Relaxed) || self.store.is_stopping() {
                 return Err(FileError::Stopped);
             }
             if retain.as_ref().is_none_or(|(k, _)| *k != key) {

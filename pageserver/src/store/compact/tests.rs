@@ -9,8 +9,8 @@ use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{Slru, XidStatus};
 
 use super::super::manifest::Lease;
-use super::super::timeline::Store;
 use super::super::workload::{Workload, empty, feed, shared, small};
+use super::plan::Reason;
 use super::*;
 use crate::cluster::extent::Reach;
 use crate::cluster::value::ValueKind;
@@ -31,7 +31,7 @@ struct Flaky {
 impl Flaky {
     fn fate(&self) -> u32 {
         let one_in = self.one_in.load(std::sync::atomic::Ordering::Relaxed);
-        if one_in == 0 { 0 } else { lock(&self.rng).u32(..one_in * 3) + 1 }
+        if one_in == 0 { 0 } else { plain(&self.rng).u32(..one_in * 3) + 1 }
     }
 
     fn error(name: &str) -> BlobError {
@@ -40,8 +40,8 @@ impl Flaky {
     }
 
     fn carry_out_late(&self) {
-        let mut late = lock(&self.late);
-        if !late.is_empty() && lock(&self.rng).u8(..4) == 0 {
+        let mut late = plain(&self.late);
+        if !late.is_empty() && plain(&self.rng).u8(..4) == 0 {
             let (name, bytes) = late.remove(0);
             drop(self.inner.create(&name, &[bytes]));
         }
@@ -55,7 +55,7 @@ impl Blobs for Flaky {
             1 => Err(Flaky::error(name)),
             2 => self.inner.create(name, parts).and(Err(Flaky::error(name))),
             3 => {
-                lock(&self.late).push((name.to_owned(), parts.concat().into()));
+                plain(&self.late).push((name.to_owned(), parts.concat().into()));
                 Err(Flaky::error(name))
             }
             _ => self.inner.create(name, parts),
@@ -81,6 +81,10 @@ impl Blobs for Flaky {
     fn clean(&self, folder: &str) -> Result<(), BlobError> {
         self.inner.clean(folder)
     }
+}
+
+fn plain<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
 }
 
 fn lease(name: &str, lsn: Lsn) -> Lease {
@@ -117,7 +121,7 @@ fn run(seed: u64, one_in: u32) -> Result<u64, String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let work = Workload::new(seed, 300, rng.u32(3..40));
     let flaky = Arc::new(Flaky::default());
-    lock(&flaky.rng).seed(seed);
+    plain(&flaky.rng).seed(seed);
     let blobs: Arc<dyn Blobs> = flaky.clone();
     let (shared, hand) = shared(small());
     let mut store = Store::create(shared.clone(), blobs.clone(), empty()).expect("creates");
@@ -153,7 +157,7 @@ fn run(seed: u64, one_in: u32) -> Result<u64, String> {
         return Err(format!("seed {seed}, at the end: {problem}"));
     }
     let left = blobs.list("layers").map_err(|e| e.to_string())?;
-    if lock(&flaky.late).is_empty() && left.len() != store.manifest().layers.len() {
+    if plain(&flaky.late).is_empty() && left.len() != store.manifest().layers.len() {
         return Err(format!("seed {seed}: {} files for {} layers", left.len(), store.manifest().layers.len()));
     }
     Ok(left.iter().map(|e| e.len).sum())

@@ -18,12 +18,15 @@
 //!    nothing is durable but that the timeline begins;
 //! 4. a creation whose outcome is unknown (a lost answer, a crash of the service) is repeated with the same bytes
 //!    before anything else is created: it may still take effect, at any later time, and then means the same;
-//! 5. [`Durable`] is made here only, from a manifest that counts.
+//! 5. [`Durable`] is made here only, from a manifest that counts;
+//! 6. a writer that is fenced does not have its [`Manifests`] any more ([`Ownership::Lost`]): it cannot try again.
 
 mod document;
 mod file;
 #[cfg(test)]
 mod model;
+mod ownership;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +43,8 @@ use pgformat::Lsn;
 pub(crate) use document::Lease;
 pub(crate) use document::{HexKey, Importing, LayerEntry, Manifest};
 pub(crate) use file::FileError;
+pub(crate) use ownership::Ownership;
+pub(crate) use sweep::Sweep;
 
 /// The folder of manifests.
 pub(crate) const FOLDER: &str = "manifest";
@@ -85,6 +90,14 @@ impl Durable {
     }
 }
 
+/// Another writer has the timeline, for good: this one has nothing left to write with, see [`Ownership`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("another writer has the timeline: manifest {number:016x} is not ours; this one stops")]
+pub(crate) struct Fenced {
+    /// The manifest that was found in the place of ours, or above it.
+    pub(crate) number: u64,
+}
+
 /// Why a timeline's manifest cannot be read or advanced.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ManifestError {
@@ -106,11 +119,8 @@ pub(crate) enum ManifestError {
     #[error("the timeline does not exist in storage")]
     Missing,
     /// Another writer has taken over.
-    #[error("another writer has the timeline: manifest {number:016x} is not ours; this one stops")]
-    Fenced {
-        /// Its manifest.
-        number: u64,
-    },
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
     /// Storage is so slow that a listing proves nothing.
     #[error("listing the manifests took {0:?}, longer than half of the grace period")]
     Slow(Duration),
@@ -142,7 +152,6 @@ pub(crate) struct Manifests {
     unknown: Option<(u64, Manifest, Bytes)>,
     /// Older numbers, and since when they are known to be replaced.
     replaced: BTreeMap<u64, Duration>,
-    fenced: Option<u64>,
     /// Why the claim of the opening does not count yet.
     unclaimed: Option<ManifestError>,
 }
@@ -174,7 +183,7 @@ impl Manifests {
             return Err(ManifestError::Exists(*number));
         }
         match manifests.write(first) {
-            Err(ManifestError::Fenced { number }) => Err(ManifestError::Exists(number)),
+            Err(ManifestError::Fenced(Fenced { number })) => Err(ManifestError::Exists(number)),
             other => other.map(|()| manifests),
         }
     }
@@ -195,7 +204,7 @@ impl Manifests {
             blobs.clean(FOLDER)?;
             match manifests.write(manifest) {
                 // Another opening, or the former writer's last step: its manifest is the one to continue.
-                Err(e @ ManifestError::Fenced { .. }) => lost = e,
+                Err(e @ ManifestError::Fenced(_)) => lost = e,
                 Err(e) if matches!(e.kind(), BlobErrorKind::Full | BlobErrorKind::Retryable) => {
                     // The claim is an unknown creation now: whatever comes next repeats it before anything else.
                     manifests.unclaimed = Some(e);
@@ -218,7 +227,6 @@ impl Manifests {
             current,
             unknown: None,
             replaced: BTreeMap::new(),
-            fenced: None,
             unclaimed: None,
         }
     }
@@ -250,12 +258,10 @@ impl Manifests {
     /// `edit` meets a manifest in which it has been made already or not, and must give the same then.
     ///
     /// # Errors
-    /// [`ManifestError::Fenced`] for good; by [`ManifestError::kind`] otherwise. What was written may come to count
-    /// later: until a later call succeeds, everything that either manifest names must stay.
-    pub(crate) fn advance(&mut self, edit: impl FnOnce(&mut Manifest)) -> Result<(), ManifestError> {
-        if let Some(number) = self.fenced {
-            return Err(ManifestError::Fenced { number });
-        }
+    /// [`ManifestError::Fenced`], after which this is not to be called: see [`Ownership::advance`]. By
+    /// [`ManifestError::kind`] otherwise. What was written may come to count later: until a later call succeeds,
+    /// everything that either manifest names must stay.
+    fn advance(&mut self, edit: impl FnOnce(&mut Manifest)) -> Result<(), ManifestError> {
         if let Some((number, manifest, bytes)) = self.unknown.take() {
             self.create_number(number, manifest, bytes)?;
         }
@@ -283,7 +289,7 @@ impl Manifests {
                 self.current = manifest;
                 self.unclaimed = None;
             }
-            Err(ManifestError::Fenced { number }) => self.fenced = Some(number),
+            Err(ManifestError::Fenced(_)) => {}
             Err(_) => self.unknown = Some((number, manifest, bytes)),
         }
         done
@@ -294,17 +300,17 @@ impl Manifests {
             // Ours, when the answer to an earlier request was lost.
             match self.blobs.get(&name(number)) {
                 Ok(found) if found == *bytes => {}
-                Ok(_) => return Err(ManifestError::Fenced { number }),
+                Ok(_) => return Err(Fenced { number }.into()),
                 Err(e) if e.kind != BlobErrorKind::NotFound => return Err(e.into()),
                 // Deleted since, so that there are higher ones; or a creation that failed made ours fail too.
                 Err(e) => match self.list()?.last() {
-                    Some(highest) if *highest >= number => return Err(ManifestError::Fenced { number: *highest }),
+                    Some(highest) if *highest >= number => return Err(Fenced { number: *highest }.into()),
                     _ => return Err(BlobError { kind: BlobErrorKind::Retryable, ..e }.into()),
                 },
             }
         }
         match self.list()?.last() {
-            Some(highest) if *highest > number => Err(ManifestError::Fenced { number: *highest }),
+            Some(highest) if *highest > number => Err(Fenced { number: *highest }.into()),
             _ => Ok(()),
         }
     }
@@ -314,36 +320,22 @@ impl Manifests {
         list(&self.blobs, &self.clock, self.grace)
     }
 
-    /// Deletes manifests that were replaced longer than the grace period ago. What fails is tried again next time.
-    ///
-    /// # Errors
-    /// Those of storage; nothing is deleted while it is unknown which manifest is the highest.
-    pub(crate) fn collect(&mut self) -> Result<usize, ManifestError> {
-        if self.fenced.is_some() || self.unknown.is_some() {
-            return Ok(0);
+    /// What it takes to delete old manifests; none while the outcome of the last change is unknown.
+    fn begin_sweep(&mut self) -> Option<Sweep> {
+        if self.unknown.is_some() {
+            return None;
         }
-        let numbers = self.list()?;
-        let now = self.clock.now();
-        let mut deleted = 0;
-        for old in numbers.into_iter().filter(|n| *n < self.number) {
-            let since = *self.replaced.entry(old).or_insert(now);
-            if now.saturating_sub(since) > self.grace {
-                self.blobs.delete(&name(old))?;
-                self.replaced.remove(&old);
-                deleted += 1;
-            }
-        }
-        Ok(deleted)
+        let Manifests { blobs, clock, grace, number, .. } = self;
+        let replaced = std::mem::take(&mut self.replaced);
+        Some(Sweep { blobs: blobs.clone(), clock: clock.clone(), grace: *grace, number: *number, replaced })
     }
 
-    /// Whether another writer took over, as far as this one knows.
-    pub(crate) fn is_fenced(&self) -> bool {
-        self.fenced.is_some()
-    }
-
-    /// Whether the outcome of the last change is unknown, so that nothing may be deleted.
-    pub(crate) fn is_unknown(&self) -> bool {
-        self.unknown.is_some()
+    /// Takes back what a sweep knows of the numbers that it left.
+    fn end_sweep(&mut self, sweep: Sweep) {
+        // Of a sweep beside this one the earlier sight counts.
+        for (number, since) in sweep.replaced {
+            self.replaced.entry(number).and_modify(|s| *s = since.min(*s)).or_insert(since);
+        }
     }
 }
 

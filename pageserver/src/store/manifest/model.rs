@@ -1,6 +1,8 @@
 //! Several writers of one timeline, paused anywhere for any time, on storage that loses answers and carries requests
 //! out late: no number has two winners, and what was acknowledged is in every manifest that is read afterwards.
 //!
+//! Each writer deletes old manifests beside what else it does, also after it was fenced.
+//!
 //! Writers are threads of which one runs at a time: every call to storage hands the turn to a writer that the seed
 //! chooses, so a seed is one schedule. Planted bugs in storage show that the checks notice.
 
@@ -210,13 +212,24 @@ fn writer(world: &Arc<World>, me: usize) {
     let mut manifests = None;
     let blobs = || -> Arc<dyn Blobs> { Arc::new(Stepped { world: world.clone(), me, created: Mutex::default() }) };
     let mut token = format!("{me}-first");
+    // Begun with what counted then; it runs after other actions, as it may beside them.
+    let mut sweep: Option<Sweep> = None;
     for action in 0..ACTIONS {
         let Some(mine) = &mut manifests else {
-            manifests = Manifests::open(blobs(), world.hand.clock(), GRACE).ok();
+            if let Some(mut begun) = sweep.take() {
+                drop(begun.run());
+            }
+            manifests = Manifests::open(blobs(), world.hand.clock(), GRACE).ok().map(Ownership::Held);
             continue;
         };
         match world.random(10) {
-            0 => drop(mine.collect()),
+            0 => match sweep.take() {
+                None => sweep = mine.begin_sweep(),
+                Some(mut begun) => {
+                    drop(begun.run());
+                    mine.end_sweep(begun);
+                }
+            },
             1 => check_read(world, &blobs()),
             2 => manifests = None,
             _ => {
@@ -226,12 +239,13 @@ fn writer(world: &Arc<World>, me: usize) {
                 }
                 match mine.advance(|m| add_token(m, &token)) {
                     Ok(()) => {
-                        let number = mine.number();
+                        let Ownership::Held(held) = mine else { continue };
+                        let number = held.number();
                         world.winners.lock().expect("not poisoned").entry(number).or_default().push(me);
                         world.acknowledged.lock().expect("not poisoned").push(token.clone());
                         token = format!("{me}-{action}-next");
                     }
-                    Err(ManifestError::Fenced { .. }) => manifests = None,
+                    Err(ManifestError::Fenced(_)) => manifests = None,
                     Err(_) => {}
                 }
             }

@@ -28,7 +28,7 @@ async fn it_compacts_what_was_flushed_and_stops() {
     let waited = Clock::monotonic();
     while store.manifest().layers.iter().filter(|l| l.level == 0).count() > 1 {
         assert!(waited.now() < Duration::from_secs(60), "layers are still not merged");
-        store.flushed.notify_one();
+        store.compaction.flushed.notify_one();
         tokio::task::yield_now().await;
     }
     assert_eq!(work.difference(&store.snapshot(), Lsn::new(0), end, &[]), None);
@@ -46,9 +46,9 @@ fn a_job_that_is_told_to_stop_leaves_everything_as_it_was() {
         store.flush().expect("writes");
     }
     let before = store.manifest();
-    store.stop_compaction.store(true, Ordering::Relaxed);
+    store.compaction.stop.store(true, Ordering::Relaxed);
     assert_eq!(store.compact_one().expect_err("stopped").kind(), BlobErrorKind::Retryable);
     assert_eq!(store.manifest(), before);
-    store.stop_compaction.store(false, Ordering::Relaxed);
+    store.compaction.stop.store(false, Ordering::Relaxed);
     assert!(store.compact_one().expect("works").is_some());
 }
