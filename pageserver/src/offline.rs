@@ -30,7 +30,7 @@ use crate::import::directory::{self, LoadError};
 use crate::ingest::engine::{Piece, Taken};
 use crate::ingest::{Engine, EngineError};
 use crate::store::layer::Through;
-use crate::store::manifest::{Importing, Manifest};
+use crate::store::manifest::{Importing, Lease, Manifest};
 use crate::store::merge::merge;
 use crate::store::redo::materialise_into;
 use crate::store::{BlockCache, History, Shared, Snapshot, Store, StoreConfig, StoreError, WriteError};
@@ -139,6 +139,33 @@ impl Offline {
             images += done.images;
         }
         Ok(images)
+    }
+
+    /// Gives up what is older than `horizon`, but for what is leased: later compactions remove it, and nothing below can
+    /// be read again. False, and nothing changes, when the timeline has not come as far.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub fn set_horizon(&self, horizon: Lsn) -> Result<bool, OfflineError> {
+        Ok(self.store.set_horizon(horizon).map_err(WriteError::from).map_err(Cause::from)?)
+    }
+
+    /// Keeps the state at `lsn` below the horizon too, under a name that is used once. False when it can be gone
+    /// already.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub fn put_lease(&self, name: &str, lsn: Lsn) -> Result<bool, OfflineError> {
+        let lease = Lease { name: name.to_owned(), lsn, until: None, rest: Default::default() };
+        Ok(self.store.put_lease(lease).map_err(WriteError::from).map_err(Cause::from)?)
+    }
+
+    /// Gives up what only the lease of this name keeps; none is no error.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub fn drop_lease(&self, name: &str) -> Result<(), OfflineError> {
+        Ok(self.store.drop_lease(name).map_err(WriteError::from).map_err(Cause::from)?)
     }
 
     /// Up to where it is.

@@ -56,7 +56,7 @@ async fn equal(offline: &Offline, data_dir: &Path) -> Result<PageReport> {
 
 /// Goal: a cluster that is loaded offline, and the WAL that it writes afterwards, come to the pages of its own files.
 /// Method: work, shut down, load; work of other kinds on the same tables, shut down, replay; compare every page, SLRU
-/// segment and the control file; again after a compaction, and after opening anew.
+/// segment and the control file; again after a compaction, after opening anew, and below a horizon.
 #[tokio::test]
 async fn a_loaded_cluster_and_its_wal_come_to_the_clusters_own_pages() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -107,5 +107,18 @@ async fn a_loaded_cluster_and_its_wal_come_to_the_clusters_own_pages() -> Result
     let offline = Offline::open(&storage, id)?;
     ensure!(offline.position() == end, "{} is durable, not {end}", offline.position());
     equal(&offline, &postgres.data_dir).await?;
+
+    // What is below the horizon goes, but for a lease; nothing of now does.
+    ensure!(!offline.set_horizon(end.add(1))?, "a horizon above the end");
+    ensure!(offline.put_lease("load", before)?, "everything is readable yet");
+    ensure!(offline.set_horizon(end)?, "the horizon is the end");
+    let all = offline.stored_bytes();
+    offline.compact()?;
+    ensure!(offline.stored_bytes() < all, "{} bytes are left of {all}", offline.stored_bytes());
+    equal(&offline, &postgres.data_dir).await?;
+    ensure!(offline.put_lease("again", before)?, "the first lease keeps it");
+    offline.drop_lease("load")?;
+    offline.drop_lease("again")?;
+    ensure!(!offline.put_lease("late", before)?, "nothing keeps what is below the horizon");
     Ok(())
 }

@@ -29,7 +29,7 @@
 //! | [`flush`] | from memory to storage |
 //! | [`compact`] | what to rewrite and what may go |
 //! | [`edits`] | other changes of the manifest: choices, imports |
-//! | `retention` | horizon and leases: which old versions are kept; nothing but tests sets them yet |
+//! | [`retention`] | horizon and leases: which old versions are kept |
 //! | [`order`] | the order of locks, and turns to ask storage |
 //! | [`upkeep`] | the task that compacts and deletes |
 //! | [`config`] | sizes and bounds |
@@ -52,7 +52,6 @@ mod order;
 pub(crate) mod pages;
 mod reader;
 pub(crate) mod redo;
-#[cfg(test)]
 mod retention;
 pub(crate) mod set;
 pub(crate) mod snapshot;

@@ -39,9 +39,7 @@ use blobs::{BlobError, BlobErrorKind, Blobs, Creation};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-#[cfg(test)]
-pub(crate) use document::Lease;
-pub(crate) use document::{HexKey, Importing, LayerEntry, Manifest};
+pub(crate) use document::{HexKey, Importing, LayerEntry, Lease, Manifest};
 pub(crate) use file::FileError;
 pub(crate) use ownership::Ownership;
 pub(crate) use sweep::Sweep;
