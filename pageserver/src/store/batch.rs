@@ -12,7 +12,7 @@ use crate::cluster::value::{VALUE_BYTES_MAX, ValueKind};
 /// One version; its value is `buf[at..at + len]` of the batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct BatchEntry {
-    /// What changed.
+    /// The key whose state it changes.
     pub(crate) key: Key,
     /// End of the record that changed it.
     pub(crate) lsn: Lsn,

@@ -33,7 +33,7 @@ impl Weighter<Id, Arc<Block>> for ByMemory {
     }
 }
 
-/// The cache.
+/// Blocks of layer files that were decoded lately, of all timelines of the process.
 pub(crate) struct BlockCache {
     blocks: Cache<Id, Arc<Block>, ByMemory>,
     layers: AtomicU64,

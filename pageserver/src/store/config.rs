@@ -63,9 +63,9 @@ impl Default for StoreConfig {
 /// What all timelines of a process share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    /// Settings.
+    /// Settings of the store, the same for all timelines.
     pub(crate) config: Arc<StoreConfig>,
-    /// Decoded blocks.
+    /// Decoded blocks of layer files.
     pub(crate) cache: Arc<BlockCache>,
     /// Pages that took long to build.
     pub(crate) pages: Arc<PageCache>,
@@ -110,7 +110,7 @@ impl Shared {
 pub(crate) struct MemoryUse(AtomicUsize);
 
 impl MemoryUse {
-    /// Bytes now.
+    /// Bytes that all timelines together have now.
     pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

@@ -10,9 +10,9 @@ use crate::cluster::key::Key;
 /// Keys from the first to the last, both included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct KeyBounds {
-    /// Smallest key.
+    /// The smallest of the keys.
     pub(crate) first: Key,
-    /// Largest key.
+    /// The largest of the keys.
     pub(crate) last: Key,
 }
 
@@ -79,19 +79,19 @@ pub(crate) enum StoreError {
     /// A key was read as metadata that holds pages, or the other way round.
     #[error("{key} at {lsn} is a version of a page, not metadata")]
     NotABlob {
-        /// Which key.
+        /// The key that was read or written.
         key: Key,
-        /// Its version.
+        /// The version that was met.
         lsn: Lsn,
     },
     /// A batch does not fit to what is there.
     #[error("{key} at {lsn}: {why}")]
     Order {
-        /// Which key.
+        /// The key that was read or written.
         key: Key,
         /// The version that does not fit.
         lsn: Lsn,
-        /// Why.
+        /// What is wrong with its order.
         why: &'static str,
     },
 }

@@ -26,7 +26,7 @@ const PART_BYTES: usize = 1 << 20;
 /// Why a layer was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// Storage failed.
+    /// Storage gave an error for the file.
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// Compaction was told to stop.
@@ -85,7 +85,7 @@ impl Write for Parts {
 pub(crate) struct File {
     /// In the manifest.
     pub(crate) entry: LayerEntry,
-    /// For reading.
+    /// The open file, for those who read it.
     pub(crate) layer: Arc<Layer>,
 }
 
@@ -122,9 +122,9 @@ pub(crate) struct Files {
 /// Where a file belongs: see [`LayerEntry`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
-    /// Level.
+    /// How often its versions were merged.
     pub(crate) level: u32,
-    /// Run.
+    /// Shared by the files that were written together.
     pub(crate) run: u64,
 }
 

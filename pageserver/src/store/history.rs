@@ -21,7 +21,7 @@ pub(crate) struct Version {
 /// All that decides a key's state at an LSN.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct History {
-    /// Which key.
+    /// The key that was asked for.
     pub(crate) key: Key,
     /// The LSN asked for.
     pub(crate) lsn: Lsn,
@@ -65,7 +65,7 @@ impl Gather {
         Gather { key, hash: KeyHash::of(key), lsn, base: above, versions: Vec::new() }
     }
 
-    /// Which key.
+    /// The key whose versions are gathered.
     pub(super) const fn key(&self) -> Key {
         self.key
     }

@@ -64,7 +64,7 @@ impl Ord for Head {
     }
 }
 
-/// See [`merge`].
+/// The versions of several layers in order: made by [`merge`].
 pub(crate) struct Merge {
     layers: Vec<LayerIter>,
     heads: BinaryHeap<Head>,

@@ -21,9 +21,9 @@ const PAGE_MEMORY: u64 = PAGE_SIZE as u64 + 128;
 
 /// A page as it was after its version `lsn`.
 pub(crate) struct Built {
-    /// Which version.
+    /// The newest version that is in it.
     pub(crate) lsn: Lsn,
-    /// The page.
+    /// The page, ready to be given out or built on.
     pub(crate) page: Page,
 }
 
@@ -39,7 +39,7 @@ impl Weighter<Id, Arc<Built>> for ByMemory {
     }
 }
 
-/// The cache.
+/// Pages with long chains that were built lately, of all timelines of the process.
 pub(crate) struct PageCache {
     pages: Cache<Id, Arc<Built>, ByMemory>,
     timelines: AtomicU64,

@@ -26,7 +26,7 @@ impl Snapshot {
         Snapshot { set }
     }
 
-    /// The layers.
+    /// The layers themselves, in memory and in files.
     pub(crate) fn set(&self) -> &LayerSet {
         &self.set
     }

@@ -16,9 +16,9 @@ use crate::cluster::look::Look;
 
 /// The state that a snapshot of the store shows at an LSN.
 pub(crate) struct StateAt<'a> {
-    /// The layers.
+    /// The layers that have the state.
     pub(crate) snapshot: &'a Snapshot,
-    /// Which state.
+    /// Where in the log the state is.
     pub(crate) lsn: Lsn,
     /// Whose pages these are.
     pub(crate) version: PgMajor,

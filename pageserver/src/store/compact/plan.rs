@@ -13,10 +13,10 @@ use pgformat::Lsn;
 use crate::cluster::key::Key;
 use crate::store::manifest::LayerEntry;
 
-/// What decides.
+/// The settings, and the state of the timeline, that decide what is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rules {
-    /// See [`crate::store::config::StoreConfig::fanout`].
+    /// So many layers that overlap are merged: [`crate::store::config::StoreConfig::fanout`].
     pub(crate) fanout: usize,
     /// Below it only leases keep versions; none: everything is kept.
     pub(crate) horizon: Option<Lsn>,
@@ -29,7 +29,7 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<String>,
     /// Of what comes out.
     pub(crate) level: u32,
-    /// Why.
+    /// Why it is worth the work.
     pub(crate) reason: Reason,
 }
 

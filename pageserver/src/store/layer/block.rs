@@ -148,7 +148,7 @@ impl Directory<'_> {
         Ok(*first)
     }
 
-    /// LEB128.
+    /// A number in LEB128: seven bits a byte, the lowest first.
     fn number(&mut self) -> Result<u64, &'static str> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {

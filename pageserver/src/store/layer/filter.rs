@@ -43,7 +43,7 @@ const fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// A filter.
+/// Tells most keys that a layer does not have from those that it may have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Filter(Vec<[u32; 8]>);
 

@@ -14,9 +14,9 @@ type Rest = Map<String, Value>;
 /// The one document of a timeline: everything that is needed to open it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    /// Tenant.
+    /// The tenant that has the timeline.
     pub(crate) tenant_id: TenantId,
-    /// Timeline.
+    /// The timeline itself, unique in its tenant.
     pub(crate) timeline_id: TimelineId,
     /// Who wrote this number: random for every opening. Two writers never write the same bytes.
     pub(crate) writer: String,
@@ -46,7 +46,7 @@ pub(crate) struct Manifest {
     /// A size in a layer says that pages need not be stored: in the file a required feature.
     #[serde(skip)]
     pub(crate) has_steps: bool,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -56,15 +56,15 @@ pub(crate) struct Manifest {
 pub(crate) struct Origin {
     /// Where WAL starts.
     pub(crate) start_lsn: Lsn,
-    /// PG_VERSION_NUM.
+    /// PG_VERSION_NUM of the cluster, such as 160004.
     pub(crate) pg_version_num: u32,
-    /// The cluster.
+    /// The identifier that initdb gave the cluster.
     pub(crate) system_id: SystemId,
     /// Size of a WAL segment in bytes.
     pub(crate) wal_seg_size: SegSize,
     /// PostgreSQL's timeline history up to `start_lsn`.
     pub(crate) pg_history: Vec<TliStart>,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -76,7 +76,7 @@ pub(crate) struct TliStart {
     pub(crate) tli: Tli,
     /// From here on.
     pub(crate) start_lsn: Lsn,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -88,17 +88,17 @@ pub(crate) struct Importing {
     pub(crate) pages_at: Lsn,
     /// End of the backup, once it is known.
     pub(crate) end: Option<Lsn>,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
 
-/// A layer.
+/// What is known of a layer without opening its file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct LayerEntry {
     /// Name in the folder of layers; never used twice.
     pub(crate) name: String,
-    /// Length.
+    /// Length of the file in bytes.
     pub(crate) bytes: u64,
     /// Smallest and largest key, 36 hexadecimal digits each.
     pub(crate) keys: [HexKey; 2],
@@ -117,7 +117,7 @@ pub(crate) struct LayerEntry {
     /// The horizon for which a compaction has removed what was not needed any more; null: none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cleaned_to: Option<Lsn>,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -127,11 +127,11 @@ pub(crate) struct LayerEntry {
 pub(crate) struct Lease {
     /// Who asked, unique in the list.
     pub(crate) name: String,
-    /// The position.
+    /// Versions that decide the state here are kept.
     pub(crate) lsn: Lsn,
     /// Seconds since 1970 (UTC) when it ends; null: never.
     pub(crate) until: Option<u64>,
-    /// Unknown fields.
+    /// What a newer program wrote besides.
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

@@ -29,9 +29,9 @@ pub(crate) enum FileError {
     /// Not what was written.
     #[error("is damaged at offset {offset}: {problem}")]
     Damaged {
-        /// Where.
+        /// In bytes from the beginning of the file.
         offset: usize,
-        /// What.
+        /// What was found there, or was not.
         problem: String,
     },
     /// Written by a newer program.

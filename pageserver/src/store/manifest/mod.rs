@@ -65,7 +65,7 @@ impl Clock {
         Clock(Arc::new(now))
     }
 
-    /// The time.
+    /// The time that has passed since that moment.
     pub(crate) fn now(&self) -> Duration {
         (self.0)()
     }
@@ -82,7 +82,7 @@ impl fmt::Debug for Clock {
 pub(crate) struct Durable(Lsn);
 
 impl Durable {
-    /// The position.
+    /// The end of the last record that is durable.
     pub(crate) fn lsn(self) -> Lsn {
         self.0
     }
@@ -99,15 +99,15 @@ pub(crate) struct Fenced {
 /// Why a timeline's manifest cannot be read or advanced.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ManifestError {
-    /// Storage failed.
+    /// Storage gave an error for a manifest.
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// A file cannot be used.
     #[error("manifest {number:016x} {problem}")]
     File {
-        /// Which.
+        /// The number in its name.
         number: u64,
-        /// Why.
+        /// What keeps it from being used.
         problem: FileError,
     },
     /// There is a timeline already.
