@@ -30,10 +30,10 @@ use crate::import::directory::{self, LoadError};
 use crate::ingest::engine::{Piece, Taken};
 use crate::ingest::{Engine, EngineError};
 use crate::store::layer::Through;
-use crate::store::manifest::{Importing, Lease, Manifest};
+use crate::store::manifest::{Importing, Manifest, VersionLease};
 use crate::store::merge::merge;
 use crate::store::redo::materialise_into;
-use crate::store::{BlockCache, History, Shared, Snapshot, Store, StoreConfig, StoreError, WriteError};
+use crate::store::{BlockCache, History, Snapshot, Store, StoreConfig, StoreError, StoreShared, WriteError};
 
 /// Memory for decoded blocks.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -156,7 +156,7 @@ impl Offline {
     /// # Errors
     /// Those of storage.
     pub fn put_lease(&self, name: &str, lsn: Lsn) -> Result<bool, OfflineError> {
-        let lease = Lease { name: name.to_owned(), lsn, until: None, rest: Default::default() };
+        let lease = VersionLease { name: name.to_owned(), lsn, until: None, rest: Default::default() };
         Ok(self.store.put_lease(lease).map_err(WriteError::from).map_err(Cause::from)?)
     }
 
@@ -366,8 +366,8 @@ impl Rebuild<'_> {
     }
 }
 
-fn shared() -> Shared {
-    Shared::new(StoreConfig::default(), BlockCache::new(CACHE_BYTES))
+fn shared() -> StoreShared {
+    StoreShared::new(StoreConfig::default(), BlockCache::new(CACHE_BYTES))
 }
 
 fn blobs(storage: &Path, id: TenantTimelineId) -> Result<Arc<dyn Blobs>, Cause> {

@@ -22,7 +22,7 @@ use crate::config::PageserverSettings;
 use crate::manager::directory::BrokerDirectory;
 use crate::metrics::{Levels, Metrics};
 use crate::net::pace::Awake;
-use crate::store::Shared;
+use crate::store::StoreShared;
 use crate::timeline::{Timeline, Trouble};
 
 /// Version of this program, from its manifest.
@@ -65,7 +65,7 @@ pub(crate) struct Pageserver {
     /// Whether quick clients are waited for awake.
     pub(crate) awake: Arc<Awake>,
     storage: Storage,
-    shared: Shared,
+    shared: StoreShared,
     timelines: Mutex<BTreeMap<TenantTimelineId, Arc<Timeline>>>,
     attaching: tokio::sync::Mutex<()>,
     started: Instant,
@@ -73,7 +73,7 @@ pub(crate) struct Pageserver {
 
 impl Pageserver {
     /// What its timelines' stores share: sizes, caches, memory.
-    pub(crate) const fn shared(&self) -> &Shared {
+    pub(crate) const fn shared(&self) -> &StoreShared {
         &self.shared
     }
 
@@ -83,7 +83,7 @@ impl Pageserver {
         config: PageserverSettings,
         broker: Broker,
         disk: Arc<dyn Disk>,
-        pages: (Storage, Shared),
+        pages: (Storage, StoreShared),
         advertise: (String, String),
         shutdown: CancellationToken,
     ) -> Arc<Pageserver> {

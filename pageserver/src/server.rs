@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::PageserverSettings;
 use crate::manager;
 use crate::process::Pageserver;
-use crate::store::{BlockCache, Shared};
+use crate::store::{BlockCache, StoreShared};
 use crate::{attach, http, net};
 
 /// What it is called, in its directory, on the broker and in the log.
@@ -108,7 +108,7 @@ async fn stop_jobs(node: Arc<Pageserver>) {
 }
 
 /// Where pages are stored, and how.
-fn storage(config: &PageserverSettings, disk: Arc<dyn Disk>) -> Result<(Storage, Shared), StartError> {
+fn storage(config: &PageserverSettings, disk: Arc<dyn Disk>) -> Result<(Storage, StoreShared), StartError> {
     let unusable = |problem: String| StartError::own(exit::ERROR, format!("storage: {problem}"));
     let url = config.storage_url();
     if let Some(dir) = url.strip_prefix("file://") {
@@ -120,5 +120,5 @@ fn storage(config: &PageserverSettings, disk: Arc<dyn Disk>) -> Result<(Storage,
     tracing::info!(%url, "pages are stored");
     // The fourth part is for built pages.
     let cache = BlockCache::new(config.cache_bytes as u64 / 4 * 3);
-    Ok((storage, Shared::new(config.store(), cache)))
+    Ok((storage, StoreShared::new(config.store(), cache)))
 }

@@ -14,7 +14,7 @@ use super::control_v1;
 use super::record::{AttachRecord, RecordError};
 use crate::ingest::{EngineError, stream_config};
 use crate::store::manifest::{Importing, Manifest, ManifestError};
-use crate::store::{Shared, Store, WriteError, storage};
+use crate::store::{Store, StoreShared, WriteError, storage};
 
 /// Ending of the name of a directory whose attach was not finished.
 pub(super) const UNFINISHED: &str = ".attaching";
@@ -99,7 +99,7 @@ pub(super) fn open(
     disk: &dyn Disk,
     dir: &Path,
     storage: &Storage,
-    shared: &Shared,
+    shared: &StoreShared,
 ) -> Result<OpenedFiles, TimelineOpenError> {
     control_v1::rewrite(disk, dir)?;
     let record = AttachRecord::read(disk, dir)?;

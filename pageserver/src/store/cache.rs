@@ -17,7 +17,7 @@ use super::layer::Block;
 pub(crate) struct LayerId(u64);
 
 /// Which block: layer, and number in it.
-type Id = (LayerId, u32);
+type BlockId = (LayerId, u32);
 
 /// Bytes of an entry besides the block: key, pointers, the cache's own list.
 const ENTRY_OVERHEAD: usize = 64;
@@ -25,17 +25,17 @@ const ENTRY_OVERHEAD: usize = 64;
 const BLOCK_TYPICAL: u64 = 48 * 1024;
 
 #[derive(Clone)]
-struct ByMemory;
+struct BlockWeight;
 
-impl Weighter<Id, Arc<Block>> for ByMemory {
-    fn weight(&self, _: &Id, block: &Arc<Block>) -> u64 {
+impl Weighter<BlockId, Arc<Block>> for BlockWeight {
+    fn weight(&self, _: &BlockId, block: &Arc<Block>) -> u64 {
         (block.memory() + ENTRY_OVERHEAD) as u64
     }
 }
 
 /// Blocks of layer files that were decoded lately, of all timelines of the process.
 pub(crate) struct BlockCache {
-    blocks: Cache<Id, Arc<Block>, ByMemory>,
+    blocks: Cache<BlockId, Arc<Block>, BlockWeight>,
     layers: AtomicU64,
 }
 
@@ -57,7 +57,7 @@ impl BlockCache {
     /// A cache of at most `capacity` bytes. A block that does not fit into its shard is not kept.
     pub(crate) fn new(capacity: u64) -> Arc<BlockCache> {
         let blocks = (capacity / BLOCK_TYPICAL).max(16) as usize;
-        Arc::new(BlockCache { blocks: Cache::with_weighter(blocks, capacity, ByMemory), layers: AtomicU64::new(0) })
+        Arc::new(BlockCache { blocks: Cache::with_weighter(blocks, capacity, BlockWeight), layers: AtomicU64::new(0) })
     }
 
     /// Bytes that may be held.

@@ -19,8 +19,8 @@ use pgformat::Lsn;
 use tokio::sync::watch;
 
 use super::LAYERS;
-use super::config::Shared;
-use super::files::{FileError, Files};
+use super::config::StoreShared;
+use super::files::{LayerFileError, LayerFiles};
 use super::manifest::{Durable, Manifest, ManifestError, Manifests, Ownership};
 use super::order::{Lock, Rank, Turn};
 
@@ -29,7 +29,7 @@ use super::order::{Lock, Rank, Turn};
 pub(crate) enum WriteError {
     /// A layer is missing.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] LayerFileError),
     /// A manifest is missing.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -48,12 +48,12 @@ impl WriteError {
 /// What counted last.
 struct Listing {
     manifest: Arc<Manifest>,
-    files: Files,
+    files: LayerFiles,
 }
 
 /// The manifest and the files of one timeline.
 pub(super) struct Catalogue {
-    shared: Shared,
+    shared: StoreShared,
     blobs: Arc<dyn Blobs>,
     ownership: Turn<Ownership>,
     listing: Lock<Listing>,
@@ -67,9 +67,9 @@ impl Catalogue {
     ///
     /// # Errors
     /// When it exists, and those of storage.
-    pub(super) fn create(shared: Shared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Catalogue, WriteError> {
+    pub(super) fn create(shared: StoreShared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Catalogue, WriteError> {
         let manifests = Manifests::create(blobs.clone(), shared.clock.clone(), shared.config.grace, first)?;
-        let catalogue = Catalogue::new(shared, blobs, manifests, Files::default());
+        let catalogue = Catalogue::new(shared, blobs, manifests, LayerFiles::default());
         catalogue.is_claimed.store(true, Ordering::Release);
         Ok(catalogue)
     }
@@ -80,16 +80,16 @@ impl Catalogue {
     /// # Errors
     /// When it does not exist or is damaged, and those of storage when it cannot be read.
     pub(super) fn open(
-        shared: Shared,
+        shared: StoreShared,
         blobs: Arc<dyn Blobs>,
     ) -> Result<(Catalogue, Option<ManifestError>), WriteError> {
         let manifests = Manifests::open(blobs.clone(), shared.clock.clone(), shared.config.grace)?;
-        let files = Files::open(&*blobs, &shared, manifests.current())?;
+        let files = LayerFiles::open(&*blobs, &shared, manifests.current())?;
         let unclaimed = manifests.unclaimed().cloned();
         Ok((Catalogue::new(shared, blobs, manifests, files), unclaimed))
     }
 
-    fn new(shared: Shared, blobs: Arc<dyn Blobs>, manifests: Manifests, files: Files) -> Catalogue {
+    fn new(shared: StoreShared, blobs: Arc<dyn Blobs>, manifests: Manifests, files: LayerFiles) -> Catalogue {
         let (manifest, durable) = (manifests.current().clone(), manifests.durable());
         let start = manifest.last_record_start;
         Catalogue {
@@ -108,7 +108,7 @@ impl Catalogue {
     }
 
     /// Asks or tells something about the files; a few steps.
-    pub(super) fn files<T>(&self, about: impl FnOnce(&mut Files) -> T) -> T {
+    pub(super) fn files<T>(&self, about: impl FnOnce(&mut LayerFiles) -> T) -> T {
         about(&mut self.listing.lock().files)
     }
 
@@ -150,7 +150,7 @@ impl Catalogue {
 
     /// Removes what interrupted writes left and takes note of the files that the manifest does not list. Other writers
     /// are fenced, and none of our own files is being written.
-    fn take_stock(&self) -> Result<(), FileError> {
+    fn take_stock(&self) -> Result<(), LayerFileError> {
         self.blobs.clean(LAYERS)?;
         let since = self.shared.clock.now();
         let found = self.blobs.list(LAYERS)?;
@@ -167,7 +167,7 @@ impl Catalogue {
     pub(super) fn edit(
         &self,
         edit: impl FnOnce(&mut Manifest),
-        files: impl FnOnce(&mut Files),
+        files: impl FnOnce(&mut LayerFiles),
     ) -> Result<(), ManifestError> {
         let mut ownership = self.ownership.take();
         let result = ownership.advance(edit);
@@ -180,7 +180,7 @@ impl Catalogue {
     }
 
     /// Makes public what counts now, before anybody else changes it.
-    fn show(&self, ownership: &Ownership, change: impl FnOnce(&mut Files)) {
+    fn show(&self, ownership: &Ownership, change: impl FnOnce(&mut LayerFiles)) {
         let Some((manifest, durable)) = ownership.counting() else { return };
         let now = (durable, manifest.last_record_start);
         let manifest = Arc::new(manifest.clone());

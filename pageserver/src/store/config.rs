@@ -62,7 +62,7 @@ impl Default for StoreConfig {
 
 /// What all timelines of a process share. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct StoreShared {
     /// Settings of the store, the same for all timelines.
     pub(crate) config: Arc<StoreConfig>,
     /// Decoded blocks of layer files.
@@ -85,14 +85,14 @@ pub(crate) struct Shared {
 /// PostgreSQL can write, or several shorter ones.
 pub(crate) const RECORDS_BYTES: usize = 1 << 30;
 
-impl Shared {
+impl StoreShared {
     /// With the system's clock. For every three bytes of blocks there may be one of pages.
-    pub(crate) fn new(config: StoreConfig, cache: Arc<BlockCache>) -> Shared {
+    pub(crate) fn new(config: StoreConfig, cache: Arc<BlockCache>) -> StoreShared {
         let pages = PageCache::new(cache.capacity() / 3);
         let memory = Arc::new(MemoryUse::default());
         let compactions = Arc::new(Semaphore::new(config.compactions.max(1)));
         let records = Arc::new(Semaphore::new(RECORDS_BYTES));
-        Shared {
+        StoreShared {
             config: Arc::new(config),
             cache,
             pages,

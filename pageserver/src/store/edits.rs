@@ -3,7 +3,7 @@
 use pgformat::Lsn;
 
 use super::catalogue::WriteError;
-use super::files::File;
+use super::files::LayerFile;
 use super::manifest::ManifestError;
 use super::timeline_store::Store;
 use super::writer::Position;
@@ -46,7 +46,7 @@ impl Store {
         let mut written = self.flusher.take();
         let mut swap = self.compaction.turn.take();
         let outputs = swap.iter().flat_map(|swap| &swap.outputs);
-        let unlisted: Vec<File> = written.iter().chain(outputs).cloned().collect();
+        let unlisted: Vec<LayerFile> = written.iter().chain(outputs).cloned().collect();
         let now = self.shared.clock.now();
         self.edit(
             |m| {
@@ -60,7 +60,7 @@ impl Store {
                 }
             },
             |files| {
-                let all: Vec<File> = files.live().cloned().collect();
+                let all: Vec<LayerFile> = files.live().cloned().collect();
                 files.drop_files(&all, now);
                 files.abandon(&unlisted, now);
             },

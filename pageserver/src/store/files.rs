@@ -14,7 +14,7 @@ use blobs::{BlobError, BlobErrorKind, Blobs};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-use super::config::Shared;
+use super::config::StoreShared;
 use super::error::{Damage, KeyBounds};
 use super::manifest::{HexKey, LayerEntry, Manifest};
 use super::{LAYERS, Layer, LayerSummary, LayerWriter, StoreError};
@@ -25,7 +25,7 @@ const PART_BYTES: usize = 1 << 20;
 
 /// Why a layer was not written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub(crate) enum LayerFileError {
     /// Storage gave an error for the file.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -40,32 +40,32 @@ pub(crate) enum FileError {
     Store(#[from] StoreError),
 }
 
-impl FileError {
+impl LayerFileError {
     /// What to do about it.
     pub(crate) fn kind(&self) -> BlobErrorKind {
         match self {
-            FileError::Blob(e) => e.kind,
-            FileError::Stopped | FileError::Store(StoreError::Io { .. }) => BlobErrorKind::Retryable,
-            FileError::Store(_) | FileError::Writer(_) => BlobErrorKind::Terminal,
+            LayerFileError::Blob(e) => e.kind,
+            LayerFileError::Stopped | LayerFileError::Store(StoreError::Io { .. }) => BlobErrorKind::Retryable,
+            LayerFileError::Store(_) | LayerFileError::Writer(_) => BlobErrorKind::Terminal,
         }
     }
 }
 
 /// A file in memory that is being written.
 #[derive(Default)]
-pub(crate) struct Parts {
+pub(crate) struct FileParts {
     full: Vec<Bytes>,
     last: Vec<u8>,
 }
 
-impl Parts {
+impl FileParts {
     fn finish(mut self) -> Vec<Bytes> {
         self.full.push(self.last.into());
         self.full
     }
 }
 
-impl Write for Parts {
+impl Write for FileParts {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.last.len() == PART_BYTES {
             self.full.push(std::mem::take(&mut self.last).into());
@@ -82,14 +82,14 @@ impl Write for Parts {
 
 /// An open layer file and what the manifest says about it.
 #[derive(Clone)]
-pub(crate) struct File {
+pub(crate) struct LayerFile {
     /// In the manifest.
     pub(crate) entry: LayerEntry,
     /// The open file, for those who read it.
     pub(crate) layer: Arc<Layer>,
 }
 
-impl File {
+impl LayerFile {
     /// Whether a version of `key` with an LSN in `[from, to]` may be in it.
     pub(crate) fn may_have(&self, key: Key, from: Lsn, to: Lsn) -> bool {
         let ([first, last], [oldest, newest]) = (self.entry.keys, self.entry.lsns);
@@ -97,7 +97,7 @@ impl File {
     }
 }
 
-impl fmt::Debug for File {
+impl fmt::Debug for LayerFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.entry.name)
     }
@@ -111,9 +111,9 @@ pub(super) struct Garbage {
 
 /// Files of one timeline; a list, which asks storage for nothing once it is there.
 #[derive(Default)]
-pub(crate) struct Files {
+pub(crate) struct LayerFiles {
     /// By name: what the manifest lists.
-    live: BTreeMap<String, File>,
+    live: BTreeMap<String, LayerFile>,
     garbage: BTreeMap<String, Garbage>,
     /// Names of files that are damaged inside.
     damaged: BTreeSet<String>,
@@ -121,23 +121,23 @@ pub(crate) struct Files {
 
 /// Where a file belongs: see [`LayerEntry`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct LayerPlace {
     /// How often its versions were merged.
     pub(crate) level: u32,
     /// Shared by the files that were written together.
     pub(crate) run: u64,
 }
 
-impl Place {
+impl LayerPlace {
     /// A new run of a level.
-    pub(crate) fn new_run(level: u32) -> Place {
-        Place { level, run: fastrand::u64(..) }
+    pub(crate) fn new_run(level: u32) -> LayerPlace {
+        LayerPlace { level, run: fastrand::u64(..) }
     }
 }
 
 /// A writer of a layer.
-pub(crate) fn writer(shared: &Shared) -> io::Result<LayerWriter<Parts>> {
-    LayerWriter::new(Parts::default(), shared.config.write)
+pub(crate) fn writer(shared: &StoreShared) -> io::Result<LayerWriter<FileParts>> {
+    LayerWriter::new(FileParts::default(), shared.config.write)
 }
 
 /// Ends a layer, stores it durably under a new name, and opens it.
@@ -146,10 +146,10 @@ pub(crate) fn writer(shared: &Shared) -> io::Result<LayerWriter<Parts>> {
 /// After an error a file may be there that no manifest names; the next opening finds it.
 pub(crate) fn store(
     blobs: &dyn Blobs,
-    shared: &Shared,
-    writer: LayerWriter<Parts>,
-    place: Place,
-) -> Result<File, FileError> {
+    shared: &StoreShared,
+    writer: LayerWriter<FileParts>,
+    place: LayerPlace,
+) -> Result<LayerFile, LayerFileError> {
     let (summary, parts) = writer.finish()?;
     let (first, last) = (summary.first_lsn.get(), summary.last_lsn.get());
     let name = format!("{first:016x}-{last:016x}-{:016x}", fastrand::u64(..));
@@ -159,10 +159,10 @@ pub(crate) fn store(
     blobs.create(&path, &parts.finish())?;
     let entry = entry(name, &summary, place);
     let layer = open_entry(blobs, shared, &entry)?;
-    Ok(File { entry, layer })
+    Ok(LayerFile { entry, layer })
 }
 
-fn entry(name: String, summary: &LayerSummary, place: Place) -> LayerEntry {
+fn entry(name: String, summary: &LayerSummary, place: LayerPlace) -> LayerEntry {
     LayerEntry {
         name,
         bytes: summary.file_bytes,
@@ -179,7 +179,7 @@ fn entry(name: String, summary: &LayerSummary, place: Place) -> LayerEntry {
 }
 
 /// Opens a layer that a manifest lists, and checks that it is the one that the manifest means.
-fn open_entry(blobs: &dyn Blobs, shared: &Shared, wanted: &LayerEntry) -> Result<Arc<Layer>, FileError> {
+fn open_entry(blobs: &dyn Blobs, shared: &StoreShared, wanted: &LayerEntry) -> Result<Arc<Layer>, LayerFileError> {
     let layer = Layer::open(blobs.open(&format!("{LAYERS}/{}", wanted.name))?, &shared.cache)?;
     let s = layer.summary();
     if (s.crc, s.file_bytes) != (wanted.checksum, wanted.bytes) {
@@ -191,12 +191,14 @@ fn open_entry(blobs: &dyn Blobs, shared: &Shared, wanted: &LayerEntry) -> Result
 }
 
 /// A layer that is lost or damaged leaves the rest readable; other errors may go away.
-fn damaged(shared: &Shared, entry: &LayerEntry, error: FileError) -> Result<Arc<Layer>, FileError> {
+fn damaged(shared: &StoreShared, entry: &LayerEntry, error: LayerFileError) -> Result<Arc<Layer>, LayerFileError> {
     let keys = KeyBounds { first: entry.keys[0].0, last: entry.keys[1].0 };
     let file = format!("{LAYERS}/{}", entry.name);
     let damage = match error {
-        FileError::Store(StoreError::Damaged(damage)) => Damage { keys: Some(damage.keys.unwrap_or(keys)), ..damage },
-        FileError::Blob(e) if e.kind == BlobErrorKind::NotFound => {
+        LayerFileError::Store(StoreError::Damaged(damage)) => {
+            Damage { keys: Some(damage.keys.unwrap_or(keys)), ..damage }
+        }
+        LayerFileError::Blob(e) if e.kind == BlobErrorKind::NotFound => {
             Damage { file, offset: 0, keys: Some(keys), what: "the file is lost" }
         }
         other => return Err(other),
@@ -215,16 +217,20 @@ fn damaged(shared: &Shared, entry: &LayerEntry, error: FileError) -> Result<Arc<
     Ok(Layer::damaged(damage, summary, &shared.cache))
 }
 
-impl Files {
+impl LayerFiles {
     /// Opens every layer of a manifest.
     ///
     /// # Errors
     /// Those of storage. Of a layer that is lost or damaged the rest is opened all the same.
-    pub(crate) fn open(blobs: &dyn Blobs, shared: &Shared, manifest: &Manifest) -> Result<Files, FileError> {
-        let mut files = Files::default();
+    pub(crate) fn open(
+        blobs: &dyn Blobs,
+        shared: &StoreShared,
+        manifest: &Manifest,
+    ) -> Result<LayerFiles, LayerFileError> {
+        let mut files = LayerFiles::default();
         for entry in &manifest.layers {
             let layer = open_entry(blobs, shared, entry).or_else(|e| damaged(shared, entry, e))?;
-            files.live.insert(entry.name.clone(), File { entry: entry.clone(), layer });
+            files.live.insert(entry.name.clone(), LayerFile { entry: entry.clone(), layer });
         }
         Ok(files)
     }
@@ -239,7 +245,7 @@ impl Files {
     }
 
     /// Every file that the manifest lists.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &File> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = &LayerFile> {
         self.live.values()
     }
 
@@ -255,14 +261,14 @@ impl Files {
     }
 
     /// After a manifest counts that lists these.
-    pub(crate) fn add(&mut self, files: &[File]) {
+    pub(crate) fn add(&mut self, files: &[LayerFile]) {
         for file in files {
             self.live.insert(file.entry.name.clone(), file.clone());
         }
     }
 
     /// After a manifest counts that does not list these any more.
-    pub(crate) fn drop_files(&mut self, files: &[File], since: Duration) {
+    pub(crate) fn drop_files(&mut self, files: &[LayerFile], since: Duration) {
         for file in files {
             if let Some(gone) = self.live.remove(&file.entry.name) {
                 self.garbage.insert(gone.entry.name, Garbage { layer: Arc::downgrade(&gone.layer), since });
@@ -271,7 +277,7 @@ impl Files {
     }
 
     /// Files that were written and that no manifest will ever list.
-    pub(crate) fn abandon(&mut self, files: &[File], since: Duration) {
+    pub(crate) fn abandon(&mut self, files: &[LayerFile], since: Duration) {
         for file in files {
             self.garbage.insert(file.entry.name.clone(), Garbage { layer: Arc::downgrade(&file.layer), since });
         }

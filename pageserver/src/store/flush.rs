@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::catalogue::WriteError;
-use super::files::{self, File, FileError, Place};
+use super::files::{self, LayerFile, LayerFileError, LayerPlace};
 use super::manifest::Durable;
 use super::open::OpenLayer;
 use super::timeline_store::Store;
@@ -31,7 +31,7 @@ impl Store {
         Ok(self.catalogue.durable_now())
     }
 
-    fn flush_oldest(&self, written: &mut Option<File>) -> Result<bool, WriteError> {
+    fn flush_oldest(&self, written: &mut Option<LayerFile>) -> Result<bool, WriteError> {
         let Some(FrozenLayer { layer, end, .. }) = self.writer.oldest() else { return Ok(false) };
         if let (Some(layer), None) = (&layer, &written) {
             *written = Some(self.write_layer(layer)?);
@@ -60,9 +60,9 @@ impl Store {
         Ok(true)
     }
 
-    pub(super) fn write_layer(&self, layer: &Arc<OpenLayer>) -> Result<File, FileError> {
+    pub(super) fn write_layer(&self, layer: &Arc<OpenLayer>) -> Result<LayerFile, LayerFileError> {
         let mut writer = files::writer(&self.shared)?;
         layer.visit(|key, lsn, kind, value| writer.push(key, lsn, kind, value))?;
-        files::store(&*self.blobs, &self.shared, writer, Place::new_run(0))
+        files::store(&*self.blobs, &self.shared, writer, LayerPlace::new_run(0))
     }
 }

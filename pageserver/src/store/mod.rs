@@ -64,7 +64,7 @@ mod writer;
 pub(crate) use batch::Batch;
 pub(crate) use cache::BlockCache;
 pub(crate) use catalogue::WriteError;
-pub(crate) use config::{Shared, StoreConfig};
+pub(crate) use config::{StoreConfig, StoreShared};
 pub(crate) use error::StoreError;
 pub(crate) use history::{History, Version};
 #[cfg(test)]

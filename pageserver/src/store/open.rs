@@ -31,7 +31,7 @@ const GROUP: usize = 64;
 
 /// A version in memory.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct OpenEntry {
     lsn: Lsn,
     /// The version before, or [`NONE`].
     before: u32,
@@ -57,7 +57,7 @@ struct Chain {
 #[derive(Default, Debug)]
 struct Inner {
     chunks: Vec<Bytes>,
-    entries: Vec<Entry>,
+    entries: Vec<OpenEntry>,
     index: FxHashMap<Key, Chain>,
     /// Keys by their numbers.
     keys: Vec<Key>,
@@ -120,7 +120,7 @@ impl OpenLayer {
     pub(crate) fn size(&self) -> OpenSize {
         let inner = self.read();
         let (versions, chains) = (inner.entries.len(), inner.keys.len());
-        let memory = inner.value_bytes + inner.entries.capacity() * size_of::<Entry>() + chains * KEY_MEMORY;
+        let memory = inner.value_bytes + inner.entries.capacity() * size_of::<OpenEntry>() + chains * KEY_MEMORY;
         OpenSize { versions, chains, value_bytes: inner.value_bytes, memory, lsns: inner.lsns }
     }
 
@@ -193,7 +193,7 @@ impl Inner {
                     (new.number, NONE, true)
                 }
             };
-            self.entries.push(Entry { lsn: e.lsn, before, chain, chunk, at: e.at, len: e.len, kind: e.kind });
+            self.entries.push(OpenEntry { lsn: e.lsn, before, chain, chunk, at: e.at, len: e.len, kind: e.kind });
             if !fits {
                 self.unlink(start, &batch[..=i]);
                 let why = "the key has a version at or after this LSN already";
@@ -219,7 +219,7 @@ impl Inner {
                     self.keys.pop();
                 }
                 before => {
-                    let Entry { chain, lsn, .. } = self.entries[before as usize];
+                    let OpenEntry { chain, lsn, .. } = self.entries[before as usize];
                     self.index.insert(e.key, Chain { number: chain, newest: before, lsn });
                 }
             }
@@ -227,11 +227,11 @@ impl Inner {
         self.entries.truncate(start);
     }
 
-    fn value(&self, e: &Entry) -> &[u8] {
+    fn value(&self, e: &OpenEntry) -> &[u8] {
         &self.chunks[e.chunk as usize][e.at as usize..e.at as usize + e.len as usize]
     }
 
-    fn version(&self, e: &Entry) -> Version {
+    fn version(&self, e: &OpenEntry) -> Version {
         let at = e.at as usize;
         let value = self.chunks[e.chunk as usize].slice(at..at + e.len as usize);
         Version { lsn: e.lsn, kind: e.kind, value }
@@ -239,7 +239,7 @@ impl Inner {
 
     /// Reads up to [`GROUP`] of the versions `order[start..]`, and one more, by which [`replaced`] goes; gives their
     /// number without that one.
-    fn fetch(&self, order: &[u32], start: usize, group: &mut Vec<Entry>) -> usize {
+    fn fetch(&self, order: &[u32], start: usize, group: &mut Vec<OpenEntry>) -> usize {
         let numbers = &order[start..(start + GROUP + 1).min(order.len())];
         group.clear();
         group.extend(numbers.iter().map(|n| self.entries[*n as usize]));
@@ -315,7 +315,7 @@ pub(crate) struct OpenIter {
     /// How many of them were read.
     next: usize,
     /// The versions of the group being read.
-    group: Vec<Entry>,
+    group: Vec<OpenEntry>,
     /// What was read and not given out, in reverse.
     ready: Vec<(Key, Version)>,
 }
@@ -334,7 +334,7 @@ impl OpenIter {
 
 /// Whether the next version of a group stands for this one, which then does not count: a base may stand in front of
 /// what it replaced.
-fn replaced(group: &[Entry], i: usize) -> bool {
+fn replaced(group: &[OpenEntry], i: usize) -> bool {
     group.get(i + 1).is_some_and(|after| (after.chain, after.lsn) == (group[i].chain, group[i].lsn))
 }
 

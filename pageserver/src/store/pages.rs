@@ -20,7 +20,7 @@ const LONG_CHAIN: usize = 8;
 const PAGE_MEMORY: u64 = PAGE_SIZE as u64 + 128;
 
 /// A page as it was after its version `lsn`.
-pub(crate) struct Built {
+pub(crate) struct KeptPage {
     /// The newest version that is in it.
     pub(crate) lsn: Lsn,
     /// The page, ready to be given out or built on.
@@ -28,20 +28,20 @@ pub(crate) struct Built {
 }
 
 /// The newest build of a page: which timeline's, which page.
-type Id = (u64, Key);
+type PageId = (u64, Key);
 
 #[derive(Clone)]
-struct ByMemory;
+struct PageWeight;
 
-impl Weighter<Id, Arc<Built>> for ByMemory {
-    fn weight(&self, _: &Id, _: &Arc<Built>) -> u64 {
+impl Weighter<PageId, Arc<KeptPage>> for PageWeight {
+    fn weight(&self, _: &PageId, _: &Arc<KeptPage>) -> u64 {
         PAGE_MEMORY
     }
 }
 
 /// Pages with long chains that were built lately, of all timelines of the process.
 pub(crate) struct PageCache {
-    pages: Cache<Id, Arc<Built>, ByMemory>,
+    pages: Cache<PageId, Arc<KeptPage>, PageWeight>,
     timelines: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl PageCache {
     /// A cache of at most `capacity` bytes.
     pub(crate) fn new(capacity: u64) -> Arc<PageCache> {
         let pages = (capacity / PAGE_MEMORY).max(16) as usize;
-        Arc::new(PageCache { pages: Cache::with_weighter(pages, capacity, ByMemory), timelines: AtomicU64::new(0) })
+        Arc::new(PageCache { pages: Cache::with_weighter(pages, capacity, PageWeight), timelines: AtomicU64::new(0) })
     }
 
     /// The pages of a timeline that was just opened. What was kept of the same one before is not found any more.
@@ -67,7 +67,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// A page to begin with when it is read at `lsn`.
-    pub(crate) fn at(&self, key: Key, lsn: Lsn) -> Option<Arc<Built>> {
+    pub(crate) fn at(&self, key: Key, lsn: Lsn) -> Option<Arc<KeptPage>> {
         self.cache.pages.get(&(self.timeline, key)).filter(|built| built.lsn <= lsn)
     }
 
@@ -75,7 +75,7 @@ impl Pages {
     pub(crate) fn keep(&self, key: Key, lsn: Lsn, changes: usize, page: &Page) {
         let id = (self.timeline, key);
         if changes >= LONG_CHAIN && self.cache.pages.peek(&id).is_none_or(|kept| kept.lsn < lsn) {
-            self.cache.pages.insert(id, Arc::new(Built { lsn, page: page.clone() }));
+            self.cache.pages.insert(id, Arc::new(KeptPage { lsn, page: page.clone() }));
         }
     }
 }

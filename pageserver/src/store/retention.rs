@@ -4,7 +4,7 @@
 
 use pgformat::Lsn;
 
-use super::manifest::{Lease, ManifestError};
+use super::manifest::{ManifestError, VersionLease};
 use super::timeline_store::Store;
 
 impl Store {
@@ -34,7 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of storage.
-    pub(crate) fn put_lease(&self, lease: Lease) -> Result<bool, ManifestError> {
+    pub(crate) fn put_lease(&self, lease: VersionLease) -> Result<bool, ManifestError> {
         let mut is_readable = false;
         self.edit(
             |m| {

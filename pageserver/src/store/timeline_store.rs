@@ -23,8 +23,8 @@ use super::Snapshot;
 use super::batch::Batch;
 use super::catalogue::{Catalogue, WriteError};
 use super::compact::swap::CompactionState;
-use super::config::Shared;
-use super::files::{File, Files};
+use super::config::StoreShared;
+use super::files::{LayerFile, LayerFiles};
 use super::manifest::{Durable, Manifest, ManifestError};
 use super::order::{Rank, Turn};
 use super::pages::Pages;
@@ -34,13 +34,13 @@ use super::writer::{AppendError, Intake, Position, StoreWriter};
 
 /// The store of one timeline.
 pub(crate) struct Store {
-    pub(super) shared: Shared,
+    pub(super) shared: StoreShared,
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) reader: StoreReader,
     pub(super) writer: StoreWriter,
     pub(super) catalogue: Catalogue,
     /// The file of the oldest frozen layer, once it is written and until a manifest that lists it is known to count.
-    pub(super) flusher: Turn<Option<File>>,
+    pub(super) flusher: Turn<Option<LayerFile>>,
     pub(super) compaction: CompactionState,
 }
 
@@ -49,7 +49,7 @@ impl Store {
     ///
     /// # Errors
     /// When it exists, and those of storage.
-    pub(crate) fn create(shared: Shared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Store, WriteError> {
+    pub(crate) fn create(shared: StoreShared, blobs: Arc<dyn Blobs>, first: Manifest) -> Result<Store, WriteError> {
         let blobs = asked_without_locks(blobs);
         let catalogue = Catalogue::create(shared.clone(), blobs.clone(), first)?;
         Ok(Store::new(shared, blobs, catalogue))
@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// When it does not exist or is damaged, and those of storage when it cannot be read.
-    pub(crate) fn open(shared: Shared, blobs: Arc<dyn Blobs>) -> Result<Store, WriteError> {
+    pub(crate) fn open(shared: StoreShared, blobs: Arc<dyn Blobs>) -> Result<Store, WriteError> {
         let blobs = asked_without_locks(blobs);
         let (catalogue, unclaimed) = Catalogue::open(shared.clone(), blobs.clone())?;
         let store = Store::new(shared, blobs, catalogue);
@@ -74,7 +74,7 @@ impl Store {
         Ok(store)
     }
 
-    fn new(shared: Shared, blobs: Arc<dyn Blobs>, catalogue: Catalogue) -> Store {
+    fn new(shared: StoreShared, blobs: Arc<dyn Blobs>, catalogue: Catalogue) -> Store {
         let manifest = catalogue.manifest();
         let published = Position { end: manifest.disk_consistent_lsn, start: manifest.last_record_start };
         let layers = catalogue.files(|files| files.live().map(|f| f.layer.clone()).collect());
@@ -199,7 +199,7 @@ impl Store {
     pub(super) fn edit(
         &self,
         edit: impl FnOnce(&mut Manifest),
-        files: impl FnOnce(&mut Files),
+        files: impl FnOnce(&mut LayerFiles),
     ) -> Result<(), ManifestError> {
         let result = self.catalogue.edit(edit, files);
         if let Err(ManifestError::Fenced(fenced)) = &result {

@@ -15,7 +15,7 @@ use pgformat::{Lsn, PgMajor, SegSize};
 use proto::api::AttachRequest;
 use proto::id::{SystemId, TenantId, TenantTimelineId, TimelineId};
 
-use super::config::{Shared, StoreConfig};
+use super::config::{StoreConfig, StoreShared};
 use super::manifest::{Clock, FOLDER, Manifest};
 use super::redo::materialise;
 use super::testing::Model;
@@ -256,10 +256,10 @@ pub(crate) fn small() -> StoreConfig {
 }
 
 /// What a store needs, with a clock of its own.
-pub(crate) fn shared(config: StoreConfig) -> (Shared, HandClock) {
+pub(crate) fn shared(config: StoreConfig) -> (StoreShared, HandClock) {
     let hand = HandClock::default();
     let clock = hand.clock();
-    (Shared { clock, ..Shared::new(config, BlockCache::new(1 << 20)) }, hand)
+    (StoreShared { clock, ..StoreShared::new(config, BlockCache::new(1 << 20)) }, hand)
 }
 
 /// A timeline of PostgreSQL 15 without anything in it.

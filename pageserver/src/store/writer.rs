@@ -18,7 +18,7 @@ use pgformat::Lsn;
 use tokio::sync::{Notify, watch};
 
 use super::batch::Batch;
-use super::config::Shared;
+use super::config::StoreShared;
 use super::open::OpenLayer;
 use super::order::{Lock, Rank};
 use super::{LayerMap, StoreError};
@@ -78,7 +78,7 @@ struct Unwritten {
 
 /// The side of a store that takes versions in.
 pub(super) struct StoreWriter {
-    shared: Shared,
+    shared: StoreShared,
     /// The open layer is in it, and the frozen ones are for readers.
     layers: Arc<LayerMap>,
     unwritten: Lock<Unwritten>,
@@ -89,7 +89,7 @@ pub(super) struct StoreWriter {
 
 impl StoreWriter {
     /// For a store that has everything up to `published` in storage.
-    pub(super) fn new(shared: Shared, layers: Arc<LayerMap>, published: Position) -> StoreWriter {
+    pub(super) fn new(shared: StoreShared, layers: Arc<LayerMap>, published: Position) -> StoreWriter {
         let open_since = shared.clock.now();
         let unwritten = Unwritten { published, frozen: VecDeque::new(), counted: 0, open_since };
         StoreWriter {

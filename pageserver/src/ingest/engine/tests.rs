@@ -9,13 +9,13 @@ use super::*;
 use crate::ingest::stream_config;
 use crate::store::manifest::{Importing, Manifest};
 use crate::store::workload::{empty, shared};
-use crate::store::{Shared, StoreConfig};
+use crate::store::{StoreConfig, StoreShared};
 
 /// Transactions of one commit, each on a page of its own.
 const PAGES: u32 = 10_000;
 
 /// An engine of an empty timeline, and what it shares.
-fn engine(config: StoreConfig) -> (Engine, Arc<Store>, Shared) {
+fn engine(config: StoreConfig) -> (Engine, Arc<Store>, StoreShared) {
     let (shared, _) = shared(config);
     let first = empty();
     let importing = Some(Importing { pages_at: first.origin.start_lsn, end: None, rest: Default::default() });

@@ -18,7 +18,7 @@ use pgformat::slru::SEGMENT_PAGES;
 use pgformat::{Lsn, PgMajor};
 
 use super::catalogue::WriteError;
-use super::files::{self, File, FileError, Parts, Place};
+use super::files::{self, FileParts, LayerFile, LayerFileError, LayerPlace};
 use super::layer::Through;
 use super::manifest::Manifest;
 use super::merge::{LayerIter, merge};
@@ -28,16 +28,16 @@ use super::{History, LayerWriter, Snapshot, StoreError, Version};
 use crate::cluster::extent::Extent;
 use crate::cluster::key::{Key, KeyKind};
 use crate::cluster::value::encode_page;
-use plan::{Job, Rules, plan};
+use plan::{CompactionJob, CompactionRules, plan};
 use retain::{ChainLimit, Retain, Surroundings};
-use swap::{Compacted, Swap};
+use swap::{CompactionReport, Swap};
 
 impl Store {
     /// Does one job; none when there is nothing to do. Repeated after an error, it goes on where it was.
     ///
     /// # Errors
     /// By [`WriteError::kind`]. Nothing is lost and reads go on; ingest is not stopped.
-    pub(crate) fn compact_one(&self) -> Result<Option<Compacted>, WriteError> {
+    pub(crate) fn compact_one(&self) -> Result<Option<CompactionReport>, WriteError> {
         self.claim()?;
         let mut swap = self.compaction.turn.take();
         if swap.is_none() {
@@ -65,12 +65,12 @@ impl Store {
 
     fn compact_planned(&self) -> Result<Option<Swap>, WriteError> {
         let manifest = self.manifest();
-        let rules = Rules { fanout: self.shared.config.fanout, horizon: manifest.horizon };
+        let rules = CompactionRules { fanout: self.shared.config.fanout, horizon: manifest.horizon };
         let mut layers = manifest.layers.clone();
         self.catalogue.files(|files| files.retain_whole(&mut layers));
         let Some(job) = plan(&layers, rules) else { return Ok(None) };
-        let all: Vec<File> = self.catalogue.files(|files| files.live().cloned().collect());
-        let (inputs, others): (Vec<File>, Vec<File>) =
+        let all: Vec<LayerFile> = self.catalogue.files(|files| files.live().cloned().collect());
+        let (inputs, others): (Vec<LayerFile>, Vec<LayerFile>) =
             all.into_iter().partition(|f| job.inputs.contains(&f.entry.name));
         if inputs.len() < job.inputs.len() {
             // A flush did not learn yet that its manifest counts.
@@ -83,7 +83,7 @@ impl Store {
                 let now = self.shared.clock.now();
                 self.catalogue.files(|files| {
                     files.abandon(&run.outputs, now);
-                    if let FileError::Store(StoreError::Damaged(damage)) = &e {
+                    if let LayerFileError::Store(StoreError::Damaged(damage)) = &e {
                         // Its readers get the error; the others are compacted without it.
                         files.leave_alone(&damage.file);
                     }
@@ -91,8 +91,8 @@ impl Store {
                 return Err(e.into());
             }
         }
-        let bytes = |files: &[File]| files.iter().map(|f| f.entry.bytes).sum();
-        let done = Compacted {
+        let bytes = |files: &[LayerFile]| files.iter().map(|f| f.entry.bytes).sum();
+        let done = CompactionReport {
             reason: job.reason,
             inputs: inputs.len(),
             outputs: run.outputs.len(),
@@ -109,23 +109,23 @@ struct Run<'a> {
     store: &'a Store,
     points: Vec<Lsn>,
     horizon: Option<Lsn>,
-    place: Place,
+    place: LayerPlace,
     around: Around<'a>,
-    writer: Option<LayerWriter<Parts>>,
-    outputs: Vec<File>,
+    writer: Option<LayerWriter<FileParts>>,
+    outputs: Vec<LayerFile>,
 }
 
 impl<'a> Run<'a> {
-    fn new(store: &'a Store, manifest: &Manifest, others: &'a [File], job: &Job) -> Run<'a> {
+    fn new(store: &'a Store, manifest: &Manifest, others: &'a [LayerFile], job: &CompactionJob) -> Run<'a> {
         let points = points(manifest);
         let version = PgMajor::from_version_num(manifest.origin.pg_version_num);
         let extents = Extents { points: points.clone(), last: None };
         let around = Around { snapshot: store.snapshot(), others, version, extents, page: Page::zeroed(), images: 0 };
-        let (horizon, place) = (manifest.horizon, Place::new_run(job.level));
+        let (horizon, place) = (manifest.horizon, LayerPlace::new_run(job.level));
         Run { store, points, horizon, place, around, writer: None, outputs: Vec::new() }
     }
 
-    fn all(&mut self, inputs: &[File]) -> Result<(), FileError> {
+    fn all(&mut self, inputs: &[LayerFile]) -> Result<(), LayerFileError> {
         let config = self.store.shared.config.clone();
         let limit = ChainLimit { versions: config.chain_versions, bytes: config.chain_bytes };
         let points = self.points.clone();
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
         for next in merge(iters) {
             let (key, version) = next?;
             if self.store.compaction.stop.load(Ordering::Relaxed) || self.store.is_stopping() {
-                return Err(FileError::Stopped);
+                return Err(LayerFileError::Stopped);
             }
             if retain.as_ref().is_none_or(|(k, _)| *k != key) {
                 if let Some((key, ended)) = retain.take() {
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes all but the last `keep` of the versions that stay.
-    fn write(&mut self, key: Key, out: &mut Vec<Version>, keep: usize) -> Result<(), FileError> {
+    fn write(&mut self, key: Key, out: &mut Vec<Version>, keep: usize) -> Result<(), LayerFileError> {
         if out.len() <= keep {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ends the file when it has so many bytes.
-    fn cut(&mut self, bytes: u64) -> Result<(), FileError> {
+    fn cut(&mut self, bytes: u64) -> Result<(), LayerFileError> {
         if let Some(writer) = self.writer.take_if(|w| w.written() >= bytes) {
             let mut file = files::store(&*self.store.blobs, &self.store.shared, writer, self.place)?;
             file.entry.cleaned_to = self.horizon;
@@ -228,7 +228,7 @@ impl Extents {
 /// What is around the layers that are merged.
 struct Around<'a> {
     snapshot: Snapshot,
-    others: &'a [File],
+    others: &'a [LayerFile],
     version: Option<PgMajor>,
     extents: Extents,
     page: Box<Page>,

@@ -1,10 +1,11 @@
 //! Which layers to rewrite together: a function of the manifest. Pure.
 //!
 //! Any set of layers may be merged: reads do not depend on order or disjoint ranges. So a plan is only about cost.
-//! Layers have levels: 0 from a flush, n+1 from merging level n. Where [`Rules::fanout`] layers of one level overlap,
-//! those are merged, so that a version is rewritten once per level and a read meets fewer than that many layers per
-//! level; layers that do not overlap (an import, a log of inserts) are never merged at all. What the horizon has made
-//! superfluous goes when its layers are merged anyway, or, where enough of it has gathered, on its own account.
+//! Layers have levels: 0 from a flush, n+1 from merging level n. Where [`CompactionRules::fanout`] layers of one level
+//! overlap, those are merged, so that a version is rewritten once per level and a read meets fewer than that many
+//! layers per level; layers that do not overlap (an import, a log of inserts) are never merged at all. What the horizon
+//! has made superfluous goes when its layers are merged anyway, or, where enough of it has gathered, on its own
+//! account.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::store::manifest::LayerEntry;
 
 /// The settings, and the state of the timeline, that decide what is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct CompactionRules {
     /// So many layers that overlap are merged: [`crate::store::config::StoreConfig::fanout`].
     pub(crate) fanout: usize,
     /// Below it only leases keep versions; none: everything is kept.
@@ -24,18 +25,18 @@ pub(crate) struct Rules {
 
 /// What is rewritten.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Job {
+pub(crate) struct CompactionJob {
     /// Names of the layers.
     pub(crate) inputs: Vec<String>,
     /// Of what comes out.
     pub(crate) level: u32,
     /// Why it is worth the work.
-    pub(crate) reason: Reason,
+    pub(crate) reason: CompactionReason,
 }
 
 /// Why something is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reason {
+pub(crate) enum CompactionReason {
     /// Too many layers of one level overlap.
     Overlap,
     /// Much of it is below the horizon and not needed any more.
@@ -43,24 +44,24 @@ pub(crate) enum Reason {
 }
 
 /// The next job, or none.
-pub(crate) fn plan(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
+pub(crate) fn plan(layers: &[LayerEntry], rules: CompactionRules) -> Option<CompactionJob> {
     let levels = layers.iter().map(|l| l.level).max()?;
     (0..=levels).find_map(|level| overlap(layers, level, rules)).or_else(|| clean(layers, rules))
 }
 
-fn overlap(layers: &[LayerEntry], level: u32, rules: Rules) -> Option<Job> {
+fn overlap(layers: &[LayerEntry], level: u32, rules: CompactionRules) -> Option<CompactionJob> {
     let of_level: Vec<&LayerEntry> = layers.iter().filter(|l| l.level == level).collect();
     let (key, depth) = deepest(&of_level)?;
     if depth < rules.fanout.max(2) {
         return None;
     }
     let inputs = oldest(of_level.into_iter().filter(|l| contains(l, key)).collect(), rules);
-    Some(Job { inputs, level: level + 1, reason: Reason::Overlap })
+    Some(CompactionJob { inputs, level: level + 1, reason: CompactionReason::Overlap })
 }
 
 /// The oldest of these, as many runs as one job takes: a backlog is worked off piece by piece. Of a run, all or none:
 /// the pieces of one long key are merged with something else, never among themselves.
-fn oldest(mut layers: Vec<&LayerEntry>, rules: Rules) -> Vec<String> {
+fn oldest(mut layers: Vec<&LayerEntry>, rules: CompactionRules) -> Vec<String> {
     layers.sort_by_key(|l| (l.lsns, l.name.clone()));
     let mut runs: Vec<u64> = Vec::new();
     for layer in &layers {
@@ -103,7 +104,7 @@ fn deepest(layers: &[&LayerEntry]) -> Option<(Key, usize)> {
 
 /// A layer below the horizon that was not cleaned since, with the others below the horizon that it overlaps; when what
 /// is new among them is worth the work.
-fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
+fn clean(layers: &[LayerEntry], rules: CompactionRules) -> Option<CompactionJob> {
     let horizon = rules.horizon?;
     let below: Vec<&LayerEntry> = layers.iter().filter(|l| l.lsns[1] <= horizon).collect();
     let dirty = |l: &LayerEntry| l.cleaned_to.is_none_or(|to| to < l.lsns[1]);
@@ -120,7 +121,7 @@ fn clean(layers: &[LayerEntry], rules: Rules) -> Option<Job> {
             return None;
         }
         let level = group.iter().map(|l| l.level).max()?;
-        Some(Job { inputs: oldest(group, rules), level, reason: Reason::Clean })
+        Some(CompactionJob { inputs: oldest(group, rules), level, reason: CompactionReason::Clean })
     })
 }
 
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    const RULES: Rules = Rules { fanout: 3, horizon: None };
+    const RULES: CompactionRules = CompactionRules { fanout: 3, horizon: None };
 
     #[test]
     fn layers_that_overlap_are_merged_and_others_are_not() {
@@ -185,11 +186,11 @@ mod tests {
 
     #[test]
     fn what_the_horizon_frees_is_cleaned_once() {
-        let rules = |horizon| Rules { horizon: Some(Lsn::new(horizon)), ..RULES };
+        let rules = |horizon| CompactionRules { horizon: Some(Lsn::new(horizon)), ..RULES };
         let mut layers = vec![layer("a", [0, 9], [1, 5], 1), layer("b", [20, 29], [3, 8], 0)];
         assert_eq!(plan(&layers, rules(4)), None, "both reach above");
         let job = plan(&layers, rules(5)).expect("a is below");
-        assert_eq!((job.inputs, job.level, job.reason), (vec!["a".to_owned()], 1, Reason::Clean));
+        assert_eq!((job.inputs, job.level, job.reason), (vec!["a".to_owned()], 1, CompactionReason::Clean));
         layers[0].cleaned_to = Some(Lsn::new(5));
         assert_eq!(plan(&layers, rules(7)), None);
         layers[1].versions = layers[1].chains;

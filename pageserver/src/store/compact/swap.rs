@@ -4,15 +4,15 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Notify;
 
-use super::plan::Reason;
-use crate::store::files::File;
+use super::plan::CompactionReason;
+use crate::store::files::LayerFile;
 use crate::store::order::{Rank, Turn};
 
 /// What a compaction did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Compacted {
+pub(crate) struct CompactionReport {
     /// Why its layers were rewritten.
-    pub(crate) reason: Reason,
+    pub(crate) reason: CompactionReason,
     /// Number of files that were read.
     pub(crate) inputs: usize,
     /// Number of files that were written.
@@ -27,9 +27,9 @@ pub(crate) struct Compacted {
 
 /// Files that take the place of others, until the manifest that says so is known to count.
 pub(in crate::store) struct Swap {
-    pub(super) inputs: Vec<File>,
-    pub(in crate::store) outputs: Vec<File>,
-    pub(super) done: Compacted,
+    pub(super) inputs: Vec<LayerFile>,
+    pub(in crate::store) outputs: Vec<LayerFile>,
+    pub(super) done: CompactionReport,
 }
 
 /// The compactions of one timeline.

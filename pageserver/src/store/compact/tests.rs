@@ -8,9 +8,9 @@ use pgformat::Lsn;
 use pgformat::redo::slru::SlruChange;
 use pgformat::slru::{Slru, XidStatus};
 
-use super::super::manifest::Lease;
+use super::super::manifest::VersionLease;
 use super::super::workload::{Workload, empty, feed, shared, small};
-use super::plan::Reason;
+use super::plan::CompactionReason;
 use super::*;
 use crate::cluster::extent::Reach;
 use crate::cluster::value::ValueKind;
@@ -87,8 +87,8 @@ fn plain<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("nobody panics with it")
 }
 
-fn lease(name: &str, lsn: Lsn) -> Lease {
-    Lease { name: name.into(), lsn, until: None, rest: serde_json::Map::new() }
+fn lease(name: &str, lsn: Lsn) -> VersionLease {
+    VersionLease { name: name.into(), lsn, until: None, rest: serde_json::Map::new() }
 }
 
 /// Does one thing; errors are those of storage, after which the same or another thing is tried.
@@ -177,7 +177,7 @@ fn reads_are_the_same_when_storage_fails_at_any_call() {
     }
 }
 
-fn compacted(work: &Workload, horizon: Option<Lsn>, leases: &[Lsn]) -> (Store, Vec<Compacted>) {
+fn compacted(work: &Workload, horizon: Option<Lsn>, leases: &[Lsn]) -> (Store, Vec<CompactionReport>) {
     let (shared, _) = shared(small());
     let store = Store::create(shared, Arc::new(MemoryBlobs::default()), empty()).expect("creates");
     for chunk in work.records.chunks(50) {
@@ -202,7 +202,10 @@ fn versions(store: &Store) -> u64 {
 fn long_chains_get_images_and_nothing_goes_without_a_horizon() {
     let work = Workload::new(21, 800, 30);
     let (store, done) = compacted(&work, None, &[]);
-    assert!(done.iter().all(|d| d.reason == Reason::Overlap) && done.iter().any(|d| d.images > 0), "{done:?}");
+    assert!(
+        done.iter().all(|d| d.reason == CompactionReason::Overlap) && done.iter().any(|d| d.images > 0),
+        "{done:?}"
+    );
     assert_eq!(versions(&store), work.model.0.len() as u64);
     let end = work.records[799].position.end;
     let longest = work.keys().into_iter().map(|k| store.snapshot().history(k, end).expect("reads").versions.len());

@@ -15,7 +15,7 @@ const KIND_BITS: u32 = 3;
 
 /// A version in a decoded block.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct BlockEntry {
     lsn: Lsn,
     at: u32,
     len: u32,
@@ -30,14 +30,14 @@ pub(crate) struct Block {
     /// Each key with the number of its first entry, ascending.
     chains: Vec<(Key, u32)>,
     /// Versions by (key, LSN).
-    entries: Vec<Entry>,
+    entries: Vec<BlockEntry>,
 }
 
 impl Block {
     /// Decodes the uncompressed bytes; the error says what is wrong with them.
     pub(super) fn decode(raw: Bytes) -> Result<Block, &'static str> {
         let mut chains = Vec::new();
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<BlockEntry> = Vec::new();
         let mut dir = Directory(&raw);
         let base = dir.number()?;
         let count = dir.number()?;
@@ -60,7 +60,7 @@ impl Block {
                 let number = dir.number()?;
                 let len = small(number >> KIND_BITS)?;
                 let kind = ValueKind::new((number & ((1 << KIND_BITS) - 1)) as u8).ok_or("unknown kind of value")?;
-                entries.push(Entry { lsn: Lsn::new(lsn), at: small(values)?, len, kind });
+                entries.push(BlockEntry { lsn: Lsn::new(lsn), at: small(values)?, len, kind });
                 values += u64::from(len);
             }
             if entries.len() == first {
@@ -81,7 +81,7 @@ impl Block {
     pub(crate) fn memory(&self) -> usize {
         self.raw.len()
             + self.chains.capacity() * size_of::<(Key, u32)>()
-            + self.entries.capacity() * size_of::<Entry>()
+            + self.entries.capacity() * size_of::<BlockEntry>()
             + size_of::<Block>()
     }
 
@@ -128,7 +128,7 @@ impl Block {
         (self.chains[i].1 as usize, end)
     }
 
-    fn version(&self, e: &Entry) -> Version {
+    fn version(&self, e: &BlockEntry) -> Version {
         let at = e.at as usize;
         Version { lsn: e.lsn, kind: e.kind, value: self.raw.slice(at..at + e.len as usize) }
     }

@@ -31,16 +31,16 @@ const CONTINUED: u8 = 1;
 
 /// Why header, index or footer is refused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum LayerRefusal {
     /// Damaged: what is wrong.
     Damaged(&'static str),
     /// From another version of this program.
     Unsupported(String),
 }
 
-impl From<&'static str> for Refusal {
-    fn from(what: &'static str) -> Refusal {
-        Refusal::Damaged(what)
+impl From<&'static str> for LayerRefusal {
+    fn from(what: &'static str) -> LayerRefusal {
+        LayerRefusal::Damaged(what)
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn header(features: u32) -> [u8; HEADER_BYTES] {
 }
 
 /// Checks a header and returns its CRC.
-pub(super) fn check_header(bytes: &[u8]) -> Result<u32, Refusal> {
+pub(super) fn check_header(bytes: &[u8]) -> Result<u32, LayerRefusal> {
     let b: &[u8; HEADER_BYTES] = bytes.try_into().map_err(|_| "the header is cut off")?;
     let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
     if &b[..8] != MAGIC {
@@ -66,17 +66,19 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<u32, Refusal> {
         return Err("the header's checksum is wrong".into());
     }
     if word(8) != VERSION {
-        return Err(Refusal::Unsupported(format!("layer format version {}, known is {VERSION}", word(8))));
+        return Err(LayerRefusal::Unsupported(format!("layer format version {}, known is {VERSION}", word(8))));
     }
     match word(12) & !FEATURES {
         0 => Ok(word(16)),
-        unknown => Err(Refusal::Unsupported(format!("needs features {unknown:#x}, which this version does not have"))),
+        unknown => {
+            Err(LayerRefusal::Unsupported(format!("needs features {unknown:#x}, which this version does not have")))
+        }
     }
 }
 
 /// Where a block is and what it begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct BlockRef {
+pub(super) struct LayerBlockRef {
     /// Its first version.
     pub(super) first: (Key, Lsn),
     /// Where it is in the file.
@@ -91,7 +93,7 @@ pub(super) struct BlockRef {
     pub(super) continued: bool,
 }
 
-impl BlockRef {
+impl LayerBlockRef {
     /// Appends the index entry.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.first.0.to_bytes());
@@ -102,7 +104,7 @@ impl BlockRef {
         out.push(if self.continued { CONTINUED } else { 0 });
     }
 
-    fn decode(mut b: Bytes, offset: u64) -> Result<BlockRef, Refusal> {
+    fn decode(mut b: Bytes, offset: u64) -> Result<LayerBlockRef, LayerRefusal> {
         use bytes::Buf as _;
         let mut key = [0; KEY_LEN];
         b.copy_to_slice(&mut key);
@@ -113,19 +115,19 @@ impl BlockRef {
         if flags & !CONTINUED != 0 || stored > raw || raw > BLOCK_BYTES_MAX {
             return Err("an index entry contradicts itself".into());
         }
-        Ok(BlockRef { first, offset, stored, raw, crc, continued: flags & CONTINUED != 0 })
+        Ok(LayerBlockRef { first, offset, stored, raw, crc, continued: flags & CONTINUED != 0 })
     }
 }
 
 /// Reads the index, whose blocks begin behind the header and end at `end`.
-pub(super) fn index(bytes: &Bytes, crc: u32, end: u64) -> Result<Vec<BlockRef>, Refusal> {
+pub(super) fn index(bytes: &Bytes, crc: u32, end: u64) -> Result<Vec<LayerBlockRef>, LayerRefusal> {
     if crc32c::crc32c(bytes) != crc {
         return Err("the index's checksum is wrong".into());
     }
     let mut offset = HEADER_BYTES as u64;
-    let mut blocks: Vec<BlockRef> = Vec::with_capacity(bytes.len() / INDEX_ENTRY_BYTES);
+    let mut blocks: Vec<LayerBlockRef> = Vec::with_capacity(bytes.len() / INDEX_ENTRY_BYTES);
     for at in (0..bytes.len()).step_by(INDEX_ENTRY_BYTES) {
-        let block = BlockRef::decode(bytes.slice(at..at + INDEX_ENTRY_BYTES), offset)?;
+        let block = LayerBlockRef::decode(bytes.slice(at..at + INDEX_ENTRY_BYTES), offset)?;
         if blocks.last().is_some_and(|before| before.first >= block.first) {
             return Err("the index is out of order".into());
         }
@@ -172,7 +174,7 @@ impl Footer {
     }
 
     /// Reads the footer of a file of `file_bytes` bytes.
-    pub(super) fn decode(bytes: &[u8], file_bytes: u64) -> Result<Footer, Refusal> {
+    pub(super) fn decode(bytes: &[u8], file_bytes: u64) -> Result<Footer, LayerRefusal> {
         let b: &[u8; FOOTER_BYTES] = bytes.try_into().map_err(|_| "the file is shorter than a footer")?;
         if &b[FOOTER_BYTES - 8..] != END_MAGIC {
             return Err("the file does not end as a layer does".into());

@@ -92,7 +92,7 @@ impl FileIter {
     fn read_ahead(&self) -> Result<Bytes, StoreError> {
         let blocks = &self.layer.index[self.next..];
         let start = blocks[0].offset;
-        let wanted = |b: &&super::BlockRef| {
+        let wanted = |b: &&super::LayerBlockRef| {
             b.offset == start
                 || not_behind(self.range.1, b.first.0) && b.offset + u64::from(b.stored) - start <= READ_AHEAD_BYTES
         };

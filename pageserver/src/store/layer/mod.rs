@@ -26,7 +26,7 @@ pub(crate) use writer::Compression;
 pub(crate) use writer::{LayerWriter, WriteOptions};
 
 use self::filter::Filter;
-use self::format::{BlockRef, FOOTER_BYTES, Footer, HEADER_BYTES, Refusal};
+use self::format::{FOOTER_BYTES, Footer, HEADER_BYTES, LayerBlockRef, LayerRefusal};
 use super::cache::{BlockCache, LayerId};
 use super::error::{Damage, KeyBounds, StoreError};
 use super::history::Gather;
@@ -63,7 +63,7 @@ pub(crate) struct Layer {
     cache: Arc<BlockCache>,
     id: LayerId,
     summary: LayerSummary,
-    index: Vec<BlockRef>,
+    index: Vec<LayerBlockRef>,
     filter: Filter,
     /// Why nothing of it can be read.
     damage: Option<Damage>,
@@ -93,14 +93,14 @@ impl Layer {
     /// Damage, an unknown version or feature, or what reading says.
     pub(crate) fn open(source: Arc<dyn ReadAt>, cache: &Arc<BlockCache>) -> Result<Arc<Layer>, StoreError> {
         let file_bytes = source.len();
-        let refuse = |offset: u64, refusal: Refusal| match refusal {
-            Refusal::Damaged(what) => {
+        let refuse = |offset: u64, refusal: LayerRefusal| match refusal {
+            LayerRefusal::Damaged(what) => {
                 StoreError::Damaged(Damage { file: source.name().to_owned(), offset, keys: None, what })
             }
-            Refusal::Unsupported(what) => StoreError::Unsupported { file: source.name().to_owned(), what },
+            LayerRefusal::Unsupported(what) => StoreError::Unsupported { file: source.name().to_owned(), what },
         };
         if file_bytes < (HEADER_BYTES + FOOTER_BYTES) as u64 {
-            return Err(refuse(file_bytes, Refusal::Damaged("the file is shorter than header and footer")));
+            return Err(refuse(file_bytes, LayerRefusal::Damaged("the file is shorter than header and footer")));
         }
         let header = read(&*source, 0, HEADER_BYTES)?;
         let header_crc = format::check_header(&header).map_err(|r| refuse(0, r))?;
@@ -111,7 +111,7 @@ impl Layer {
         let footer =
             Footer::decode(&tail[tail.len() - FOOTER_BYTES..], file_bytes).map_err(|r| refuse(footer_at, r))?;
         if footer.header_crc != header_crc {
-            return Err(refuse(footer_at, Refusal::Damaged("the footer belongs to another header")));
+            return Err(refuse(footer_at, LayerRefusal::Damaged("the footer belongs to another header")));
         }
         let start = file_bytes - footer.tail_bytes();
         tail = if footer.tail_bytes() > guess {
@@ -124,7 +124,7 @@ impl Layer {
         let index = format::index(&tail.slice(..tail.len() - FOOTER_BYTES), footer.index_crc, start)
             .map_err(|r| refuse(index_at, r))?;
         if crc32c::crc32c(&filter) != footer.filter_crc {
-            return Err(refuse(start, Refusal::Damaged("the filter's checksum is wrong")));
+            return Err(refuse(start, LayerRefusal::Damaged("the filter's checksum is wrong")));
         }
         Ok(Arc::new(Layer {
             filter: Filter::decode(&filter),

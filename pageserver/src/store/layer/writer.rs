@@ -8,7 +8,7 @@ use super::super::error::KeyBounds;
 use super::LayerSummary;
 use super::block::BlockBuilder;
 use super::filter::{Filter, KeyHash};
-use super::format::{self, BlockRef, FEATURE_LZ4, Footer, HEADER_BYTES};
+use super::format::{self, FEATURE_LZ4, Footer, HEADER_BYTES, LayerBlockRef};
 use crate::cluster::key::Key;
 use crate::cluster::value::{VALUE_BYTES_MAX, ValueKind};
 
@@ -46,7 +46,7 @@ pub(crate) struct LayerWriter<W: Write> {
     header_crc: u32,
     block: BlockBuilder,
     /// Blocks written so far.
-    index: Vec<BlockRef>,
+    index: Vec<LayerBlockRef>,
     keys: Vec<KeyHash>,
     first_key: Option<Key>,
     /// The last version taken.
@@ -168,7 +168,7 @@ impl<W: Write> LayerWriter<W> {
         };
         self.out.write_all(stored)?;
         let small = |n: usize| u32::try_from(n).map_err(|_| refused("a block is too large"));
-        self.index.push(BlockRef {
+        self.index.push(LayerBlockRef {
             first,
             offset: self.written,
             stored: small(stored.len())?,

@@ -23,7 +23,7 @@ pub(crate) struct Manifest {
     /// Counts this writer's changes, so that it never writes the same bytes twice either.
     pub(crate) change: u64,
     /// What the timeline was attached with.
-    pub(crate) origin: Origin,
+    pub(crate) origin: TimelineOrigin,
     /// While the pages of a running cluster are copied in; absent or null: the timeline is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) importing: Option<Importing>,
@@ -38,7 +38,7 @@ pub(crate) struct Manifest {
     /// No read, branch or backup below; only leases keep older versions. Null: everything is kept.
     pub(crate) horizon: Option<Lsn>,
     /// Positions below the horizon whose versions are kept.
-    pub(crate) leases: Vec<Lease>,
+    pub(crate) leases: Vec<VersionLease>,
     /// Refuses deletion of the timeline.
     pub(crate) protected: bool,
     /// Number of the last choice of a safekeeper that was published.
@@ -53,7 +53,7 @@ pub(crate) struct Manifest {
 
 /// What the timeline was attached with.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Origin {
+pub(crate) struct TimelineOrigin {
     /// Where WAL starts.
     pub(crate) start_lsn: Lsn,
     /// PG_VERSION_NUM of the cluster, such as 160004.
@@ -124,7 +124,7 @@ pub(crate) struct LayerEntry {
 
 /// A position whose versions are kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Lease {
+pub(crate) struct VersionLease {
     /// Who asked, unique in the list.
     pub(crate) name: String,
     /// Versions that decide the state here are kept.
@@ -182,7 +182,7 @@ impl Manifest {
             timeline_id: id.timeline_id,
             writer: String::new(),
             change: 0,
-            origin: Origin {
+            origin: TimelineOrigin {
                 start_lsn: attach.start_lsn,
                 pg_version_num: attach.pg_version_num,
                 system_id: attach.system_id,
@@ -206,7 +206,7 @@ impl Manifest {
 
     /// What the timeline was attached with.
     pub(crate) fn attach(&self) -> AttachRequest {
-        let Origin { start_lsn, pg_version_num, system_id, wal_seg_size, ref pg_history, .. } = self.origin;
+        let TimelineOrigin { start_lsn, pg_version_num, system_id, wal_seg_size, ref pg_history, .. } = self.origin;
         let entry = |e: &TliStart| PgHistoryEntry { tli: e.tli, start_lsn: e.start_lsn };
         let pg_history = pg_history.iter().map(entry).collect();
         AttachRequest { start_lsn, pg_version_num, system_id, wal_seg_size, pg_history }

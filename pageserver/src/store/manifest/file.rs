@@ -25,7 +25,7 @@ const CRC_LEN: usize = 4;
 
 /// Why bytes are no manifest.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub(crate) enum ManifestFileError {
     /// Not what was written.
     #[error("is damaged at offset {offset}: {problem}")]
     Damaged {
@@ -60,8 +60,8 @@ pub(crate) fn encode(manifest: &Manifest, number: u64) -> Bytes {
 ///
 /// # Errors
 /// When the bytes are not a manifest of that number, or a newer program's.
-pub(crate) fn decode(bytes: &[u8], number: u64) -> Result<Manifest, FileError> {
-    let damaged = |offset: usize, problem: &str| FileError::Damaged { offset, problem: problem.to_owned() };
+pub(crate) fn decode(bytes: &[u8], number: u64) -> Result<Manifest, ManifestFileError> {
+    let damaged = |offset: usize, problem: &str| ManifestFileError::Damaged { offset, problem: problem.to_owned() };
     if bytes.get(..8) != Some(MAGIC) {
         return Err(damaged(0, "no magic number"));
     }
@@ -75,10 +75,10 @@ pub(crate) fn decode(bytes: &[u8], number: u64) -> Result<Manifest, FileError> {
     let word = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().expect("four bytes of the head"));
     let long = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes of the head"));
     if word(8) != VERSION {
-        return Err(FileError::Version(word(8)));
+        return Err(ManifestFileError::Version(word(8)));
     }
     if word(12) & !FEATURES != 0 {
-        return Err(FileError::Features(word(12) & !FEATURES));
+        return Err(ManifestFileError::Features(word(12) & !FEATURES));
     }
     if long(16) != number {
         return Err(damaged(16, &format!("is manifest {:016x} under another name", long(16))));

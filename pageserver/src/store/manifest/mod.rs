@@ -39,8 +39,8 @@ use blobs::{BlobError, BlobErrorKind, Blobs, Creation};
 use bytes::Bytes;
 use pgformat::Lsn;
 
-pub(crate) use document::{HexKey, Importing, LayerEntry, Lease, Manifest};
-pub(crate) use file::FileError;
+pub(crate) use document::{HexKey, Importing, LayerEntry, Manifest, VersionLease};
+pub(crate) use file::ManifestFileError;
 pub(crate) use ownership::Ownership;
 pub(crate) use sweep::Sweep;
 
@@ -108,7 +108,7 @@ pub(crate) enum ManifestError {
         /// The number in its name.
         number: u64,
         /// What keeps it from being used.
-        problem: FileError,
+        problem: ManifestFileError,
     },
     /// There is a timeline already.
     #[error("the timeline exists in storage already (manifest {0:016x})")]

@@ -202,7 +202,7 @@ impl Blobs for Stepped {
 
 fn add_token(manifest: &mut Manifest, token: &str) {
     if !manifest.leases.iter().any(|l| l.name == token) {
-        let lease = Lease { name: token.into(), lsn: Lsn::new(1), until: None, rest: serde_json::Map::new() };
+        let lease = VersionLease { name: token.into(), lsn: Lsn::new(1), until: None, rest: serde_json::Map::new() };
         manifest.leases.push(lease);
     }
 }

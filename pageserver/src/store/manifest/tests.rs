@@ -60,7 +60,7 @@ fn full() -> Manifest {
         rest: rest.clone(),
     };
     let importing = Importing { pages_at: Lsn::new(5), end: None, rest: rest.clone() };
-    let lease = Lease { name: "backup".into(), lsn: Lsn::new(6), until: Some(u64::MAX), rest };
+    let lease = VersionLease { name: "backup".into(), lsn: Lsn::new(6), until: Some(u64::MAX), rest };
     Manifest { layers: vec![layer], importing: Some(importing), leases: vec![lease], ..first() }
 }
 
@@ -93,7 +93,7 @@ fn every_flipped_bit_is_noticed() {
     for len in 0..bytes.len() {
         assert!(file::decode(&bytes[..len], 0x1234).is_err(), "{len} bytes");
     }
-    assert!(matches!(file::decode(&bytes, 0x1235), Err(FileError::Damaged { offset: 16, .. })));
+    assert!(matches!(file::decode(&bytes, 0x1235), Err(ManifestFileError::Damaged { offset: 16, .. })));
     let changed = |at: usize, value: u32| {
         let mut bytes = bytes.to_vec();
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -102,9 +102,9 @@ fn every_flipped_bit_is_noticed() {
         bytes[body..].copy_from_slice(&crc.to_le_bytes());
         file::decode(&bytes, 0x1234)
     };
-    assert_eq!(changed(8, 2), Err(FileError::Version(2)));
-    assert_eq!(changed(12, 0x5), Err(FileError::Features(0x4)));
-    assert!(matches!(changed(24, 1), Err(FileError::Damaged { offset: 24, .. })));
+    assert_eq!(changed(8, 2), Err(ManifestFileError::Version(2)));
+    assert_eq!(changed(12, 0x5), Err(ManifestFileError::Features(0x4)));
+    assert!(matches!(changed(24, 1), Err(ManifestFileError::Damaged { offset: 24, .. })));
 }
 
 fn set_choice(manifests: &mut Manifests, choice: u64) -> Result<(), ManifestError> {

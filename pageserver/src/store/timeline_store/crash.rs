@@ -12,7 +12,7 @@ use blobs::{BlobEntry, BlobError, Creation, ReadAt};
 use bytes::Bytes;
 use disk::{FakeDisk, Lie};
 
-use super::super::manifest::{Importing, Lease};
+use super::super::manifest::{Importing, VersionLease};
 use super::super::workload::{HandClock, Record, START, Workload, empty, feed, on, shared, small};
 use super::*;
 
@@ -157,8 +157,8 @@ impl Scenario {
         Scenario { lease: at(25), horizons: [at(45), at(80)], work }
     }
 
-    fn a_lease(&self) -> Lease {
-        Lease { name: "backup".into(), lsn: self.lease, until: None, rest: serde_json::Map::new() }
+    fn a_lease(&self) -> VersionLease {
+        VersionLease { name: "backup".into(), lsn: self.lease, until: None, rest: serde_json::Map::new() }
     }
 
     fn compare(&self, store: &Store, promised: Promised, end: Lsn) -> Result<(), String> {
