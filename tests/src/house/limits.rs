@@ -24,6 +24,6 @@ pub(crate) const LONG_ROWS_MAX: usize = 0;
 /// Paths and links of Markdown that lead nowhere.
 pub(crate) const BROKEN_LINKS_MAX: usize = 0;
 /// Doc comments of two words or fewer.
-pub(crate) const SHORT_DOCS_MAX: usize = 60;
+pub(crate) const SHORT_DOCS_MAX: usize = 0;
 /// Library crates with an example that runs.
 pub(crate) const EXAMPLES_MIN: usize = 12;
