@@ -141,8 +141,8 @@ impl Offline {
         Ok(images)
     }
 
-    /// Gives up what is older than `horizon`, but for what is leased: later compactions remove it, and nothing below can
-    /// be read again. False, and nothing changes, when the timeline has not come as far.
+    /// Gives up what is older than `horizon`, but for what is leased: later compactions remove it, and nothing below
+    /// can be read again. False, and nothing changes, when the timeline has not come as far.
     ///
     /// # Errors
     /// Those of storage.

@@ -163,7 +163,8 @@ impl Catalogue {
     /// [`Ownership::advance`].
     ///
     /// # Errors
-    /// Those of storage. The manifest may come to count later, then without the change of files: repeated, both are made.
+    /// Those of storage. The manifest may come to count later, then without the change of files: repeated, both are
+    /// made.
     pub(super) fn edit(
         &self,
         edit: impl FnOnce(&mut Manifest),

@@ -1,4 +1,4 @@
-//! Whether a timeline's manifests are this process's to write. To be fenced is a state that holds nothing to write with.
+//! Whether a timeline's manifests are this process's to write. To be fenced is a state with nothing to write by.
 
 use super::{Durable, Fenced, Manifest, ManifestError, Manifests, Sweep};
 
