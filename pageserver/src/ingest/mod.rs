@@ -1,7 +1,7 @@
 //! Taking WAL in: every record is decoded, checked and mapped to versions in the page store.
 //!
 //! An [`Ingest`] is the only writer of its timeline. It travels by value: a stream takes it out of the timeline's
-//! [`lease::Slot`], feeds it, and gives it back, so two streams can never write at once (I7).
+//! [`lease::IngestSlot`], feeds it, and gives it back, so two streams can never write at once (I7).
 //!
 //! Invariants:
 //! 1. records enter without gap and without overlap, and only after the decoder accepted them;

@@ -95,7 +95,7 @@ impl Catalogue {
         Catalogue {
             shared,
             blobs,
-            ownership: Turn::new(Rank::Manifest, Ownership::Held(manifests)),
+            ownership: Turn::new(Rank::Manifest, Ownership::Held(Box::new(manifests))),
             listing: Lock::new(Rank::Listing, Listing { manifest: Arc::new(manifest), files }),
             durable: watch::Sender::new((durable, start)),
             is_claimed: AtomicBool::new(false),

@@ -8,7 +8,7 @@
 //! 1. a manifest counts (is published, makes what it dropped deletable) only when its creation succeeded *and* a
 //!    listing that began afterwards shows no higher number. Old numbers are deleted, so that a writer which slept can
 //!    create one of them again: the listing tells it;
-//! 2. the highest manifest is never deleted, and older ones stay for [`Limits::grace`] after they were seen to be
+//! 2. the highest manifest is never deleted, and older ones stay for the grace period after they were seen to be
 //!    replaced. A listing is no snapshot: while it runs, a higher manifest can appear behind it and the one it would
 //!    have met can be deleted before it gets there. Nothing that was the highest during a listing is deleted before
 //!    it ends, provided that it takes less than the grace period; one that takes longer than half of it does not count;

@@ -219,7 +219,7 @@ fn writer(world: &Arc<World>, me: usize) {
             if let Some(mut begun) = sweep.take() {
                 drop(begun.run());
             }
-            manifests = Manifests::open(blobs(), world.hand.clock(), GRACE).ok().map(Ownership::Held);
+            manifests = Manifests::open(blobs(), world.hand.clock(), GRACE).ok().map(|m| Ownership::Held(Box::new(m)));
             continue;
         };
         match world.random(10) {

@@ -6,7 +6,7 @@ use super::{Durable, Fenced, Manifest, ManifestError, Manifests, Sweep};
 #[derive(Debug)]
 pub(crate) enum Ownership {
     /// This process, with what it writes them by.
-    Held(Manifests),
+    Held(Box<Manifests>),
     /// Another one, for good.
     Lost(Fenced),
 }

@@ -118,7 +118,7 @@ fn a_timeline_is_created_once_and_opened_by_one() {
     let open = || Manifests::open(memory.clone(), clock.clone(), GRACE);
     assert!(matches!(open(), Err(ManifestError::Missing)));
     let a = Manifests::create(memory.clone(), clock.clone(), GRACE, first()).expect("creates");
-    let mut a = Ownership::Held(a);
+    let mut a = Ownership::Held(Box::new(a));
     let second = Manifests::create(memory.clone(), clock.clone(), GRACE, first());
     assert!(matches!(second, Err(ManifestError::Exists(1))));
     let mut choose = |choice| a.advance(|m| m.choice_seq = choice);
