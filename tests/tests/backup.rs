@@ -1,6 +1,7 @@
 //! `walfabric backup`: clusters that start at an LSN out of pages alone.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -112,7 +113,7 @@ async fn a_cluster_starts_at_any_lsn_with_what_was_committed_there() -> Result<(
 
     for (n, (step, lsn, expected)) in points.iter().enumerate() {
         let to = dir.path().join(format!("at-{n}"));
-        let made = backup(&binary, &described, &to, &["--lsn", lsn])?;
+        let made = backup(&binary, &described, &to, &["--at", lsn])?;
         ensure!(made.status.success(), "{step}: {}", String::from_utf8_lossy(&made.stderr));
         let own = fs::read_dir(dir.path().join(format!("at-{n}_tablespaces")))?.count();
         ensure!(own == 1, "{step}: {own} tablespaces beside the directory");
@@ -166,8 +167,11 @@ async fn what_is_refused_leaves_nothing() -> Result<()> {
         ensure!(made.status.code() == Some(code) && said.contains(text), "{options:?}: {}: {said}", made.status);
         Ok(())
     };
-    refused(&described, &["--lsn", "0/100"], 1, "WF015")?;
-    refused(&described, &["--lsn", "x"], 2, "--lsn")?;
+    refused(&described, &["--at", "0/100"], 1, "WF015")?;
+    refused(&described, &["--at", "x"], 2, "minutes ago")?;
+    refused(&described, &["--at", "2000-01-01"], 1, "WF015")?;
+    refused(&described, &["--at", "2100-01-01"], 1, "lies in the future")?;
+    refused(&described, &["--at", "xid:3"], 1, "42704")?;
     refused(&described, &["-T", "relative=/x"], 2, "absolute")?;
     let mut other = described.clone();
     other.timeline_id = proto::id::TimelineId::new([7; 16]);
@@ -183,5 +187,37 @@ async fn what_is_refused_leaves_nothing() -> Result<()> {
     ensure!(to.exists(), "an empty directory that was there stays");
     let made = backup(&binary, &described, &to, &[])?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}
+
+/// Goal: who dropped that table is answered by one command, and nothing of it stays. Method: a table is dropped; psql
+/// sees it as of the LSN, the time and the transaction before, and not as of now; pg_dump has it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_look_at_a_past_moment() -> Result<()> {
+    let fabric = TestFabric::up(&[])?;
+    let pg = fabric.read()?.postgres.context("postgres")?;
+    let client = sql::connect(&pg.conninfo()).await?;
+    client.batch_execute("CREATE TABLE t AS SELECT generate_series(1, 1234) AS a").await?;
+    let xid = sql::text(&client, "SELECT xmin FROM pg_class WHERE relname = 't'").await?;
+    let lsn = sql::text(&client, "SELECT pg_current_wal_insert_lsn()").await?;
+    let time = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let time = sql::text(&client, time).await?;
+    client.batch_execute("DROP TABLE t").await?;
+    let after = sql::text(&client, "SELECT pg_current_wal_insert_lsn()").await?;
+
+    let scratch = tempfile::Builder::new().prefix("walfabric-look-").tempdir()?;
+    std::os::unix::fs::chown(scratch.path(), Some(fs::metadata(fabric.path())?.uid()), None)?;
+    let place = scratch.path().to_string_lossy().into_owned();
+    let count = ["-Atc", "SELECT count(*) FROM t"];
+    for at in [lsn.clone(), time, format!("xid:{xid}")] {
+        let seen = fabric.ok(&[&["psql", "--scratch", &place, "--at", &at, "--"][..], &count].concat());
+        assert_eq!(seen.with_context(|| at.clone())?.trim(), "1234", "{at}");
+    }
+    let now = fabric.run(&[&["psql", "--scratch", &place, "--at", &after, "--"][..], &count].concat())?;
+    ensure!(now.status.code() == Some(1), "psql's own exit code: {}", now.status);
+    ensure!(String::from_utf8_lossy(&now.stderr).contains("does not exist"), "{now:?}");
+    let dump = fabric.ok(&["dump", "--scratch", &place, "--at", &lsn, "--", "--table", "t"])?;
+    ensure!(dump.contains("CREATE TABLE public.t") && dump.contains("1234"), "{dump}");
+    ensure!(fs::read_dir(scratch.path())?.count() == 0, "nothing stays");
     Ok(())
 }

@@ -13,6 +13,7 @@
 //! | [`demo`] | the main job, with kills, and the proof afterwards |
 //! | [`page`] | one page of a pageserver; whether all of them are those of a stopped cluster |
 //! | [`backup`] | a cluster as of an LSN, in a new directory |
+//! | [`look`] | a server for one look at a past moment |
 //! | [`ddl`] | a client that changes the schema, for the demo and for chaos |
 //! | [`wal`] | a timeline's WAL as segment files |
 //! | [`usage`] | mistakes in what was asked for |
@@ -28,6 +29,7 @@ pub mod fabric;
 pub mod http;
 pub mod import;
 pub mod ledger;
+pub mod look;
 pub mod page;
 pub mod ports;
 pub mod postgres;

@@ -10,6 +10,7 @@ use walfabric::broker::BrokerOptions;
 use walfabric::demo::{self, command::DemoOptions};
 use walfabric::env;
 use walfabric::fabric::FabricDir;
+use walfabric::look::LookOptions;
 use walfabric::page::command::PageCommand;
 use walfabric::root;
 use walfabric::status::command::StatusOptions;
@@ -53,8 +54,12 @@ enum WalfabricCommand {
     /// Read pages from a pageserver
     #[command(subcommand)]
     Page(PageCommand),
-    /// Make a data directory as of an LSN, which PostgreSQL starts on without recovery
+    /// Make a data directory as of any moment, which PostgreSQL starts on without recovery
     Backup(BackupOptions),
+    /// psql on the cluster as of a past moment: a copy with a server of its own, gone at the end
+    Psql(LookOptions),
+    /// pg_dump of the cluster as of a past moment, in the same way
+    Dump(LookOptions),
     /// Run the embedded broker (etcd v3 API)
     Broker(BrokerOptions),
     /// Run the main job with kills and prove that nothing was lost
@@ -118,6 +123,10 @@ fn step_down(command: &WalfabricCommand) -> Result<()> {
         WalfabricCommand::Stop(o) => there(&o.process.dir),
         WalfabricCommand::Down(o) => there(&o.dir),
         WalfabricCommand::Supervise(o) => there(&o.dir),
+        WalfabricCommand::Psql(o) | WalfabricCommand::Dump(o) => match o.dir() {
+            Some(dir) => there(dir),
+            None => return Ok(()),
+        },
         _ => return Ok(()),
     };
     root::step_down(&asked)
@@ -143,6 +152,8 @@ async fn run(command: WalfabricCommand) -> Result<u8> {
         WalfabricCommand::Wal(command) => command.run().await,
         WalfabricCommand::Page(command) => command.run().await,
         WalfabricCommand::Backup(o) => o.run().await,
+        WalfabricCommand::Psql(o) => o.run("psql").await,
+        WalfabricCommand::Dump(o) => o.run("pg_dump").await,
         WalfabricCommand::Broker(o) => o.run().await,
         WalfabricCommand::Demo(o) => o.run().await,
         WalfabricCommand::Safekeeper(o) => Ok(safekeeper::run(&o.words).await),

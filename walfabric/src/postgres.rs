@@ -95,7 +95,10 @@ pub fn command(bin_dir: &Path, program: &str, user: RunAs) -> Command {
 }
 
 /// Major version of the programs in a directory.
-fn major_of(bin_dir: &Path, user: RunAs) -> Result<u32> {
+///
+/// # Errors
+/// When initdb cannot be run there.
+pub(crate) fn major_of(bin_dir: &Path, user: RunAs) -> Result<u32> {
     let output = command(bin_dir, "initdb", user).arg("--version").output().context("cannot run initdb")?;
     ensure!(output.status.success(), "initdb --version failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -9,6 +9,7 @@
 //! | [`content`] | a range of a file | as the versions are |
 //! | [`settings`] | configuration files, which are not in WAL | yes |
 //! | [`point`] | the LSN, and what a server needs to start there | no |
+//! | [`target`] | an LSN, a time or a transaction, as the client says it | no |
 //! | [`send`] | the plan as archives in messages, read ahead | no |
 //! | [`serve`] | IDENTIFY_SYSTEM and BASE_BACKUP on a session | no |
 
@@ -18,5 +19,6 @@ pub(crate) mod point;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod settings;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;

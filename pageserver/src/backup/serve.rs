@@ -1,8 +1,8 @@
 //! Replication commands on a pageserver that name no stream: a client asks which system this is, and copies it.
 //!
-//! The timeline and the LSN come from the startup parameter `options`, never from `dbname`, which clients replace:
-//! `-c tenant_id=T -c timeline_id=L`, and `-c walfabric.lsn=X/X` for another LSN than the last. To such a client this
-//! is a server whose WAL ends there.
+//! The timeline comes from the startup parameter `options`, never from `dbname`, which clients replace:
+//! `-c tenant_id=T -c timeline_id=L`; so does a target ([`super::target`]) for another LSN than the last. To such a
+//! client this is a server whose WAL ends there.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,11 +17,9 @@ use super::plan::{BackupPlan, plan};
 use super::point::{BackupPoint, find};
 use super::send::{BackupSource, SendError};
 use super::settings;
+use super::target::BackupTarget;
 use crate::process::Pageserver;
-use crate::read::{PageReader, ReadPoint};
-
-/// Where the client wants the log to end.
-const LSN_OPTION: &str = "walfabric.lsn";
+use crate::read::PageReader;
 
 /// What `SHOW` tells replication clients before a backup; other names are tables.
 pub(crate) fn setting(name: &str, pageserver: &Pageserver, ttid: TenantTimelineId) -> Option<String> {
@@ -40,15 +38,8 @@ async fn resolve(
     startup: &StartupParams,
 ) -> Result<(PageReader, Lsn, Vec<(Tli, Lsn)>), SqlError> {
     let timeline = pageserver.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
-    let point = match startup.option(LSN_OPTION) {
-        None => ReadPoint::latest(),
-        Some(text) => ReadPoint::exactly(text.parse().map_err(|e| {
-            SqlError::invalid_value(format!("startup option {LSN_OPTION}: {e}"))
-                .with_hint("An LSN looks like 0/16B3748.")
-        })?),
-    };
     let reader = PageReader::of(&timeline)?;
-    let lsn = reader.resolve(point, pageserver.config.lsn_wait).await.map_err(|e| e.to_sql())?;
+    let lsn = BackupTarget::of(startup)?.resolve(&timeline, &reader, pageserver.config.lsn_wait).await?;
     let known = timeline.attach.as_ref().map_or(&[][..], |a| &a.pg_history);
     Ok((reader, lsn, known.iter().map(|e| (e.tli, e.start_lsn)).collect()))
 }

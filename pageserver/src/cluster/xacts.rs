@@ -221,26 +221,60 @@ pub(crate) fn next_xid_at(tip: &dyn Look, since: Lsn, lsn: Lsn) -> Result<Option
     }
 }
 
+/// The first end of a transaction whose record ends in `(from, to]` and is `wanted`, in `tip`, the newest state.
+///
+/// # Errors
+/// As [`next_xid_at`].
+pub(crate) fn first_end(
+    tip: &dyn Look,
+    from: Lsn,
+    to: Lsn,
+    mut wanted: impl FnMut(&XactEntry) -> bool,
+) -> Result<Option<XactEntry>, LookError> {
+    let mut found = None;
+    walk_ends(tip, from, to, &mut |entry| {
+        if wanted(&entry) {
+            found = Some(entry);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
 /// The ends of transactions whose records end in `(from, to]`, in their order, in `tip`, the newest state: at most the
 /// first `max` of them. Memory grows with `max` and not with the range.
 ///
 /// # Errors
 /// As [`next_xid_at`].
 pub(crate) fn ends_between(tip: &dyn Look, from: Lsn, to: Lsn, max: usize) -> Result<Vec<XactEntry>, LookError> {
-    let at = |n: u64| Key::at(KeyKind::XactIndex, n);
     let mut found = Vec::new();
+    if max > 0 {
+        walk_ends(tip, from, to, &mut |entry| {
+            found.push(entry);
+            found.len() < max
+        })?;
+    }
+    Ok(found)
+}
+
+/// Tells the ends of transactions whose records end in `(from, to]`, in their order, as long as `tell` wants more.
+fn walk_ends(tip: &dyn Look, from: Lsn, to: Lsn, tell: &mut dyn FnMut(XactEntry) -> bool) -> Result<(), LookError> {
+    let at = |n: u64| Key::at(KeyKind::XactIndex, n);
     let (mut next, mut reach) = (from.get().saturating_sub(CHUNK_WAL_BYTES_MAX), PIECE_WAL_BYTES);
-    while next < to.get() && found.len() < max {
+    while next < to.get() {
         let end = next.saturating_add(reach).min(to.get());
         let chunks = tip.scan(at(next)..at(end))?;
         // A stretch without any is passed over in larger and larger steps.
         reach = if chunks.is_empty() { reach.saturating_mul(8) } else { PIECE_WAL_BYTES };
         for (key, bytes) in chunks {
             let chunk = XactChunk::decode(key, &bytes).map_err(|Short| LookError::Damaged(key))?;
-            let ends = chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to);
-            found.extend(ends.take(max - found.len()));
+            for entry in chunk.ends.into_iter().filter(|e| from < e.end && e.end <= to) {
+                if !tell(entry) {
+                    return Ok(());
+                }
+            }
         }
         next = end;
     }
-    Ok(found)
+    Ok(())
 }

@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 use pgformat::{Lsn, PgMajor, SegSize};
 
 use super::store::StoredVersions;
-use super::{Fault, LayerRow, TimelineReads, Versions};
+use super::{Fault, LayerRow, TimelineReads, Versions, WantedEnd};
 use crate::cluster::error::LookError;
 use crate::cluster::records::{RecordSpan, floor_record};
 use crate::cluster::state::{ClusterState, STATE_KEY};
+use crate::cluster::xacts::{XactEntry, first_end};
 use crate::store::Store;
 use crate::store::pages::Pages;
 use crate::store::state::StateAt;
@@ -69,6 +70,12 @@ impl TimelineReads for LiveReads {
         let snapshot = self.store.snapshot();
         let tip = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version };
         floor_record(&tip, lsn, seg).map_err(of_look)
+    }
+
+    fn first_end(&self, from: Lsn, to: Lsn, wanted: &mut WantedEnd<'_>) -> Result<Option<XactEntry>, Fault> {
+        let snapshot = self.store.snapshot();
+        let tip = StateAt { snapshot: &snapshot, lsn: Lsn::MAX, version: self.version };
+        first_end(&tip, from, to, wanted).map_err(of_look)
     }
 
     fn layers(&self) -> Vec<LayerRow> {

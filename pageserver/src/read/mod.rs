@@ -33,6 +33,7 @@ use pgformat::{Lsn, SegSize};
 use crate::cluster::key::Key;
 use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
+use crate::cluster::xacts::XactEntry;
 
 pub(crate) use at::ReadPoint;
 pub(crate) use error::{Problem, ReadError, Readable};
@@ -102,6 +103,9 @@ pub(crate) trait Versions: Send + Sync {
     fn scan(&self, keys: Range<Key>, lsn: Lsn) -> Result<Vec<(Key, Bytes)>, Fault>;
 }
 
+/// Whether this is the end of a transaction that is looked for.
+pub(crate) type WantedEnd<'a> = dyn FnMut(&XactEntry) -> bool + 'a;
+
 /// What a timeline offers to readers.
 pub(crate) trait TimelineReads: Send + Sync {
     /// The first LSN at which every page is consistent: the end of the import, or what collection left. None while that
@@ -126,6 +130,12 @@ pub(crate) trait TimelineReads: Send + Sync {
     /// # Errors
     /// See [`Fault`].
     fn last_record(&self, lsn: Lsn, seg: SegSize) -> Result<Option<RecordSpan>, Fault>;
+
+    /// The first end of a transaction whose record ends in `(from, to]` and is `wanted`. Blocks: may read files.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn first_end(&self, from: Lsn, to: Lsn, wanted: &mut WantedEnd<'_>) -> Result<Option<XactEntry>, Fault>;
 
     /// The layers, newest first, for SHOW LAYERS.
     fn layers(&self) -> Vec<LayerRow>;

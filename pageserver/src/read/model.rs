@@ -9,10 +9,11 @@ use pgformat::page::Page;
 use pgformat::rel::{BlockTag, RelFork};
 use pgformat::{Lsn, SegSize};
 
-use super::{Fault, FoundBlob, Io, LayerRow, TimelineReads, Versions};
+use super::{Fault, FoundBlob, Io, LayerRow, TimelineReads, Versions, WantedEnd};
 use crate::cluster::key::Key;
 use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
+use crate::cluster::xacts::XactEntry;
 
 /// One version.
 #[derive(Clone)]
@@ -148,6 +149,10 @@ impl TimelineReads for ModelReads {
 
     fn last_record(&self, lsn: Lsn, _: SegSize) -> Result<Option<RecordSpan>, Fault> {
         Ok(Some(RecordSpan { start: None, end: lsn }))
+    }
+
+    fn first_end(&self, _: Lsn, _: Lsn, _: &mut WantedEnd<'_>) -> Result<Option<XactEntry>, Fault> {
+        Ok(None)
     }
 
     fn layers(&self) -> Vec<LayerRow> {

@@ -16,6 +16,7 @@ use super::at::ReadPlan;
 use super::{Fault, Io, Problem, ReadError, ReadPoint, ReadView, Readable, TimelineReads, Versions};
 use crate::cluster::records::RecordSpan;
 use crate::cluster::state::ClusterState;
+use crate::cluster::xacts::XactEntry;
 use crate::ingest::IngestPosition;
 use crate::timeline::{Timeline, Trouble};
 
@@ -177,6 +178,22 @@ impl PageReader {
         let ended = tokio::task::spawn_blocking(move || reads.last_record(lsn, seg)).await;
         let found = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));
         let problem = |fault| Problem::of_fault(fault, "the list of records", lsn);
+        found.map_err(|fault| ReadError { problem: problem(fault), readable: self.readable() })
+    }
+
+    /// The first end of a transaction whose record ends in `(from, to]` and is `wanted`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn first_end(
+        &self,
+        (from, to): (Lsn, Lsn),
+        mut wanted: impl FnMut(&XactEntry) -> bool + Send + 'static,
+    ) -> Result<Option<XactEntry>, ReadError> {
+        let reads = self.reads.clone();
+        let ended = tokio::task::spawn_blocking(move || reads.first_end(from, to, &mut wanted)).await;
+        let found = ended.unwrap_or_else(|e| Err(Fault::Io(format!("a reading thread ended: {e}"))));
+        let problem = |fault| Problem::of_fault(fault, "the list of transactions", to);
         found.map_err(|fault| ReadError { problem: problem(fault), readable: self.readable() })
     }
 

@@ -1,24 +1,24 @@
-//! The command line of `walfabric backup`.
+//! The command line of `walfabric backup`, and what it shares with other commands that copy a cluster.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use node::exit;
-use pgformat::Lsn;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 
 use super::BackupRequest;
-use crate::fabric::FabricDir;
+use super::when::When;
+use crate::fabric::{Fabric, FabricDir};
 use crate::page::find_server;
 use crate::usage::UsageError;
 
-/// What `walfabric backup` takes.
+/// Which cluster, as of when.
 #[derive(Args)]
-pub struct BackupOptions {
+pub struct BackupSource {
     /// A local fabric, whose pageserver and timeline are taken where none is named
     #[arg(long)]
-    dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// The pageserver, host:port; its HTTP and its libpq port will do (each tells the other)
     #[arg(long)]
     pageserver: Option<String>,
@@ -28,9 +28,16 @@ pub struct BackupOptions {
     /// Timeline, 32 hex digits
     #[arg(long)]
     timeline: Option<TimelineId>,
-    /// As of this LSN: everything that the log has up to there [default: the latest that the pageserver has]
-    #[arg(long)]
-    lsn: Option<Lsn>,
+    /// As of an LSN, a time ('10 minutes ago', 2026-11-29T10:15:00Z) or a transaction (xid:734) [default: now]
+    #[arg(long, value_name = "WHEN")]
+    at: Option<When>,
+}
+
+/// What `walfabric backup` takes.
+#[derive(Args)]
+pub struct BackupOptions {
+    #[command(flatten)]
+    source: BackupSource,
     /// The directory to make; it must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -48,13 +55,25 @@ fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
     absolute(old).zip(absolute(new)).ok_or_else(|| "both directories must be absolute paths".to_owned())
 }
 
-impl BackupOptions {
-    /// Makes the directory, and says how to start a server on it.
+impl BackupSource {
+    fn fabric(&self) -> Result<Option<Fabric>> {
+        self.dir.as_deref().map(|dir| FabricDir::new(dir)?.read_fabric()).transpose()
+    }
+
+    /// Where the fabric's PostgreSQL has its programs.
     ///
     /// # Errors
-    /// See [`super::run`].
-    pub async fn run(self) -> Result<u8> {
-        let fabric = self.dir.as_deref().map(|dir| FabricDir::new(dir)?.read_fabric()).transpose()?;
+    /// When there is no such fabric.
+    pub(crate) fn bin_dir(&self) -> Result<Option<PathBuf>> {
+        Ok(self.fabric()?.and_then(|f| f.postgres).map(|pg| pg.bin_dir))
+    }
+
+    /// A copy of it to `to`.
+    ///
+    /// # Errors
+    /// When no pageserver, tenant or timeline is named, or no pageserver answers.
+    pub(crate) async fn request(&self, to: PathBuf) -> Result<BackupRequest> {
+        let fabric = self.fabric()?;
         let missing = |what: &str| UsageError(format!("which {what}? Name it, or a local fabric with --dir"));
         let address = match (&self.pageserver, &fabric) {
             (Some(address), _) => address.clone(),
@@ -63,13 +82,27 @@ impl BackupOptions {
         };
         let tenant = self.tenant.or(fabric.as_ref().map(|f| f.tenant_id)).ok_or_else(|| missing("tenant"))?;
         let timeline = self.timeline.or(fabric.as_ref().map(|f| f.timeline_id)).ok_or_else(|| missing("timeline"))?;
-        let request = BackupRequest {
+        Ok(BackupRequest {
             pageserver: find_server(&address).await?.pg,
             ttid: TenantTimelineId::new(tenant, timeline),
-            lsn: self.lsn,
+            at: self.at.clone(),
+            same_tli: false,
+            to,
+            tablespaces: Vec::new(),
+        })
+    }
+}
+
+impl BackupOptions {
+    /// Makes the directory, and says how to start a server on it.
+    ///
+    /// # Errors
+    /// See [`super::run`].
+    pub async fn run(self) -> Result<u8> {
+        let request = BackupRequest {
             same_tli: self.same_tli,
-            to: self.to,
             tablespaces: self.tablespace_mapping,
+            ..self.source.request(self.to).await?
         };
         let started = std::time::Instant::now();
         let made = super::run(&request).await?;

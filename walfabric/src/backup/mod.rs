@@ -9,10 +9,12 @@
 //! | [`command`] | the command line |
 //! | [`directory`] | the new directory |
 //! | [`receive`] | the backup's stream |
+//! | [`when`] | the moment that is asked for |
 
 pub mod command;
 pub mod directory;
 pub mod receive;
+pub mod when;
 
 use std::path::PathBuf;
 
@@ -22,6 +24,7 @@ use proto::id::TenantTimelineId;
 
 use directory::NewDirectory;
 use receive::{BackupStream, DirectoryEvent};
+use when::When;
 
 /// Events between the connection and the thread that writes: each of a megabyte at most.
 const QUEUE: usize = 8;
@@ -33,8 +36,8 @@ pub struct BackupRequest {
     pub pageserver: String,
     /// The timeline whose cluster is copied.
     pub ttid: TenantTimelineId,
-    /// As of here; the last record at or below it. None: the last that the pageserver has.
-    pub lsn: Option<Lsn>,
+    /// As of then. None: as of the last record that the pageserver has.
+    pub at: Option<When>,
     /// On the log's own tli, for whoever goes on with that log; else on a new one.
     pub same_tli: bool,
     /// The directory to make.

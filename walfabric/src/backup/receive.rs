@@ -9,6 +9,7 @@ use proto::backup::tar::{TarEntry, TarEvent, TarReader};
 use tokio::sync::mpsc::Sender;
 
 use super::BackupRequest;
+use super::when::When;
 
 /// What the stream tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +46,7 @@ impl BackupStream {
         options.parameters.push(("replication".to_owned(), "true".to_owned()));
         options.options.push(("tenant_id".to_owned(), request.ttid.tenant_id.to_string()));
         options.options.push(("timeline_id".to_owned(), request.ttid.timeline_id.to_string()));
-        options.options.extend(request.lsn.map(|lsn| ("walfabric.lsn".to_owned(), lsn.to_string())));
+        options.options.extend(request.at.as_ref().map(When::option));
         let mut connection = ClientConnection::dial(&options).await?;
         let boot = if request.same_tli { "continue" } else { "fork" };
         connection.start_query(&format!("BASE_BACKUP (LABEL 'walfabric backup', BOOT '{boot}')")).await?;
