@@ -88,14 +88,14 @@ fn timeline_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
         some(s.tenant_id),
         some(s.timeline_id),
         some(s.state),
-        some(s.start_lsn),
-        some(s.last_record_lsn),
-        some(s.disk_consistent_lsn),
-        some(shown(Some(s.remote_consistent_lsn))),
+        some(shown(s.start_lsn)),
+        some(shown(s.last_record_lsn)),
+        some(shown(s.disk_consistent_lsn)),
+        some(shown(s.remote_consistent_lsn)),
         s.choice.as_ref().map(|c| c.safekeeper_id.to_string()),
         s.choice.as_ref().map(|c| c.reason.clone()),
         s.stopped.clone(),
-        some(s.readable_from),
+        some(shown(s.readable_from)),
     ]
 }
 
@@ -138,9 +138,9 @@ fn lag_row(s: &PageserverTimelineStatus) -> Vec<Option<String>> {
         some(s.tenant_id),
         some(s.timeline_id),
         some(s.pageserver_id),
-        some(s.source_commit_lsn),
-        some(s.last_record_lsn),
-        some(s.disk_consistent_lsn),
+        some(shown(s.source_commit_lsn)),
+        some(shown(s.last_record_lsn)),
+        some(shown(s.disk_consistent_lsn)),
         s.lag_bytes.map(|lag| lag.to_string()),
     ]
 }

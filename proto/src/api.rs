@@ -1,4 +1,7 @@
-//! JSON bodies of the HTTP interfaces: one definition for server and client. LSNs are `X/X` text, `0/0` when unknown.
+//! JSON bodies of the HTTP interfaces: one definition for server and client.
+//!
+//! LSNs are `X/X` text. One that is unknown is null since [`SCHEMA`] 2, and was `0/0` before; a reader takes both, and a
+//! missing field, for unknown.
 
 use std::fmt;
 
@@ -7,6 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::consensus::{MemberConf, TermLsn};
 use crate::id::{Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
+
+mod position;
+#[cfg(test)]
+mod tests;
+
+pub use position::{SCHEMA, shown};
+use position::{first_schema, known};
 
 /// Who feeds a timeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,6 +69,9 @@ pub struct CreateTimelineRequest {
 /// `GET /v1/tenant/T/timeline/L` on a safekeeper (and elements of `GET /v1/tenant/timeline`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct SafekeeperTimelineStatus {
+    /// [`SCHEMA`]; 1 when it is missing.
+    #[serde(default = "first_schema")]
+    pub schema: u32,
     /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
     /// Timeline that is shown.
@@ -86,19 +99,26 @@ pub struct SafekeeperTimelineStatus {
     /// Size of a WAL segment in bytes.
     pub wal_seg_size: SegSize,
     /// Start of the log.
-    pub timeline_start_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub timeline_start_lsn: Option<Lsn>,
     /// First byte held here.
-    pub local_start_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub local_start_lsn: Option<Lsn>,
     /// End of the WAL that is durable here.
-    pub flush_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub flush_lsn: Option<Lsn>,
     /// Durable on a quorum, as known here in memory.
-    pub commit_lsn: Lsn,
-    /// Start of the last whole record held here; 0/0 when there is none above start_lsn.
-    pub last_record_start_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub commit_lsn: Option<Lsn>,
+    /// Start of the last whole record held here; none when there is none above start_lsn.
+    #[serde(default, deserialize_with = "known")]
+    pub last_record_start_lsn: Option<Lsn>,
     /// Nobody needs WAL below it for recovery.
-    pub peer_horizon_lsn: Lsn,
-    /// In object storage; 0/0 = unknown.
-    pub remote_consistent_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub peer_horizon_lsn: Option<Lsn>,
+    /// In object storage.
+    #[serde(default, deserialize_with = "known")]
+    pub remote_consistent_lsn: Option<Lsn>,
     /// Bytes of WAL files held.
     pub wal_bytes: u64,
     /// Whether a proposer is connected.
@@ -129,11 +149,14 @@ pub struct PushStatus {
     /// connecting, streaming, backoff.
     pub state: String,
     /// Sent up to here.
-    pub sent_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub sent_lsn: Option<Lsn>,
     /// Receiver's last_record_lsn: end of the last record that it took in.
-    pub last_record_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub last_record_lsn: Option<Lsn>,
     /// Receiver's disk_consistent_lsn: below it a crash there loses nothing.
-    pub disk_consistent_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub disk_consistent_lsn: Option<Lsn>,
     /// Token of the choice.
     pub token: u64,
 }
@@ -239,10 +262,12 @@ pub struct ImportStatus {
     pub bytes_total: u64,
     /// Milliseconds since this attempt began; of a finished copy, how long it took.
     pub elapsed_ms: u64,
-    /// The copied pages are versions of this position; 0/0 = unknown yet.
-    pub start_lsn: Lsn,
-    /// End of the backup: reads below it are refused; 0/0 = unknown yet.
-    pub end_lsn: Lsn,
+    /// The copied pages are versions of this position; none: unknown yet.
+    #[serde(default, deserialize_with = "known")]
+    pub start_lsn: Option<Lsn>,
+    /// End of the backup: reads below it are refused; none: unknown yet.
+    #[serde(default, deserialize_with = "known")]
+    pub end_lsn: Option<Lsn>,
     /// How many attempts were begun, the running one included.
     pub attempts: u32,
     /// Why the last attempt failed.
@@ -295,6 +320,9 @@ impl fmt::Display for PageserverTimelineState {
 /// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PageserverTimelineStatus {
+    /// [`SCHEMA`]; 1 when it is missing.
+    #[serde(default = "first_schema")]
+    pub schema: u32,
     /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
     /// Timeline that is shown.
@@ -302,19 +330,24 @@ pub struct PageserverTimelineStatus {
     /// The pageserver that answers.
     pub pageserver_id: NodeId,
     /// Where it was attached.
-    pub start_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub start_lsn: Option<Lsn>,
     /// End of the last record ingested.
-    pub last_record_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub last_record_lsn: Option<Lsn>,
     /// Durable on this pageserver's disk.
-    pub disk_consistent_lsn: Lsn,
-    /// In object storage; 0/0 = unknown.
-    pub remote_consistent_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub disk_consistent_lsn: Option<Lsn>,
+    /// In object storage.
+    #[serde(default, deserialize_with = "known")]
+    pub remote_consistent_lsn: Option<Lsn>,
     /// The present choice, if any.
     pub choice: Option<ChoiceStatus>,
     /// What this pageserver does about it.
     pub state: PageserverTimelineState,
-    /// The highest commit position that anybody told: the stream, or a safekeeper on the broker; 0/0 = unknown.
-    pub source_commit_lsn: Lsn,
+    /// The highest commit position that anybody told: the stream, or a safekeeper on the broker.
+    #[serde(default, deserialize_with = "known")]
+    pub source_commit_lsn: Option<Lsn>,
     /// For how long nobody confirmed it, in milliseconds; none when it is unknown.
     #[serde(default)]
     pub commit_age_ms: Option<u64>,
@@ -325,9 +358,9 @@ pub struct PageserverTimelineStatus {
     pub reasons: Vec<String>,
     /// Why ingest stopped, when it did.
     pub stopped: Option<String>,
-    /// Pages can be read from here on; 0/0 = not yet, or attached without an import.
-    #[serde(default = "unknown")]
-    pub readable_from: Lsn,
+    /// Pages can be read from here on; none: not yet, or attached without an import.
+    #[serde(default, deserialize_with = "known")]
+    pub readable_from: Option<Lsn>,
     /// How far its import is; none without one.
     #[serde(default)]
     pub import: Option<ImportStatus>,
@@ -417,6 +450,9 @@ pub struct ChoiceStatus {
 /// `GET /v1/status` on the shim.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ShimStatus {
+    /// [`SCHEMA`]; 1 when it is missing.
+    #[serde(default = "first_schema")]
+    pub schema: u32,
     /// Tenant that owns the timeline.
     pub tenant_id: TenantId,
     /// Timeline that is written.
@@ -426,15 +462,20 @@ pub struct ShimStatus {
     /// Term won last; 0 = none.
     pub term: Term,
     /// End of log chosen by the last election.
-    pub elected_at_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub elected_at_lsn: Option<Lsn>,
     /// Durable on a quorum.
-    pub commit_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub commit_lsn: Option<Lsn>,
     /// Received from PostgreSQL.
-    pub received_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub received_lsn: Option<Lsn>,
     /// Reported to PostgreSQL as write and flush.
-    pub reported_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub reported_lsn: Option<Lsn>,
     /// Reported to PostgreSQL as apply.
-    pub reported_apply_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub reported_apply_lsn: Option<Lsn>,
     /// Whether synchronous commits really wait for the quorum.
     pub protected: bool,
     /// Why not, when not.
@@ -456,7 +497,8 @@ pub struct ShimSafekeeperStatus {
     /// offline, connecting, handshake, voting, elected, active.
     pub state: String,
     /// Up to here it has acknowledged WAL as durable.
-    pub flush_lsn: Lsn,
+    #[serde(default, deserialize_with = "known")]
+    pub flush_lsn: Option<Lsn>,
     /// Why no WAL flows to it, while none does and a reason is known.
     #[serde(default)]
     pub problem: Option<String>,
@@ -479,38 +521,4 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not, or what is degraded.
     pub reasons: Vec<String>,
-}
-
-fn unknown() -> Lsn {
-    shown(None)
-}
-
-/// A position for JSON, where unknown is 0/0.
-pub fn shown(lsn: Option<Lsn>) -> Lsn {
-    lsn.unwrap_or(Lsn::new(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: the words of a state are what they were as text, and an older reader lives with a newer word. Method: each
-    /// state through JSON.
-    #[test]
-    fn states_are_words_and_an_unknown_one_is_read() {
-        use PageserverTimelineState::{Idle, Importing, Pulling, Pushed, Stopped, Unknown, WaitingForDial};
-        for state in [Idle, WaitingForDial, Pushed, Pulling, Importing, Stopped, Unknown] {
-            let json = serde_json::to_string(&state).expect("JSON");
-            assert_eq!(json, format!("\"{state}\""));
-            assert_eq!(serde_json::from_str::<PageserverTimelineState>(&json).expect("its own word"), state);
-        }
-        let newer: PageserverTimelineState = serde_json::from_str("\"hibernating\"").expect("a word");
-        assert_eq!(newer, Unknown);
-        let stages = [(ImportStage::Copying, "copying"), (ImportStage::Replaying, "replaying")];
-        for (stage, word) in stages.into_iter().chain([(ImportStage::Done, "done")]) {
-            assert_eq!(serde_json::to_value(stage).expect("JSON"), word);
-            assert_eq!(serde_json::from_value::<ImportStage>(word.into()).expect("its own word"), stage);
-        }
-        assert_eq!(serde_json::from_str::<ImportStage>("\"checking\"").expect("a word"), ImportStage::Unknown);
-    }
 }

@@ -42,7 +42,7 @@ pub(crate) struct SafekeeperContext {
 }
 
 impl SafekeeperContext {
-    /// Everything about a timeline, as HTTP and SHOW TIMELINE give it.
+    /// Everything about a timeline, for HTTP and SHOW TIMELINE.
     pub(crate) fn timeline_status(&self, handle: &TimelineHandle) -> SafekeeperTimelineStatus {
         SafekeeperTimelineStatus { pushes: self.streams.pushes_of(handle.ttid()), ..handle.status() }
     }

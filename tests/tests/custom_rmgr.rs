@@ -210,7 +210,7 @@ async fn an_unknown_record_without_blocks_stops_the_timeline() -> Result<()> {
         })
         .await;
         let reason = status.stopped.clone().unwrap_or_default();
-        let last = status.last_record_lsn;
+        let last = status.last_record_lsn.context("it has a position")?;
         assert!(before <= last && last < stopping, "{round}: {last} is not in front of the record, {stopping}");
         // The record begins where the last one ends; nothing but a page's header may lie between.
         assert!(reason.contains(&format!("the record at {last} ({NUMBER} 0x10)")), "{round}: {reason}");

@@ -188,7 +188,7 @@ async fn an_old_copy_of_a_directory_is_named_and_waits() -> Result<()> {
 async fn a_lost_directory_is_made_anew_from_the_others() -> Result<()> {
     let mut rig = Rig::up().await?;
     rig.commit().await?;
-    let start = rig.status(1).await.context("safekeeper 1")?.timeline_start_lsn;
+    let start = rig.status(1).await.context("safekeeper 1")?.timeline_start_lsn.context("a start")?;
     let below = usize::try_from(start.segment_offset(SegSize::DEFAULT))?;
     rig.fabric.ok(&["kill", "safekeeper-1"])?;
     let mut damaged = std::fs::read(rig.first_segment(1)?)?;

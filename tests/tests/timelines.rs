@@ -134,7 +134,7 @@ async fn what_fails_or_is_deleted_leaves_nothing_behind() -> Result<()> {
         )
         .await?;
     let other = AttachRequest {
-        start_lsn: status.timeline_start_lsn,
+        start_lsn: status.timeline_start_lsn.context("it has a start")?,
         pg_version_num: status.pg_version_num,
         system_id: proto::id::SystemId(7),
         wal_seg_size: status.wal_seg_size,

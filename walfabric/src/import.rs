@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::Lsn;
-use proto::api::{ImportStage, ImportStatus, PageserverTimelineStatus};
+use proto::api::{ImportStage, ImportStatus, PageserverTimelineStatus, shown};
 use proto::id::{NodeId, TenantTimelineId};
 
 use crate::http::Http;
@@ -40,14 +40,14 @@ pub async fn follow(
         loop {
             let status = http.get::<PageserverTimelineStatus>(address, &timeline_path(ttid)).await;
             if let Ok(status) = &status {
-                if status.import.is_none() && status.readable_from.get() != 0 {
+                if status.import.is_none() && status.readable_from.is_some() {
                     // Done by an earlier life of the pageserver.
-                    readable = readable.max(Some(status.readable_from));
+                    readable = readable.max(status.readable_from);
                     break;
                 }
                 let import = status.import.as_ref().with_context(|| format!("pageserver {id} imports nothing"))?;
                 if import.state == ImportStage::Done {
-                    readable = readable.max(Some(status.readable_from));
+                    readable = readable.max(status.readable_from);
                     say(&format!("pageserver {id}: {}", describe(import, position(import, status), shim)));
                     break;
                 }
@@ -101,7 +101,7 @@ impl ImportTold {
 
 /// What matters in its state: where it can be read from when it is done, and before that how far it has come.
 fn position(import: &ImportStatus, status: &PageserverTimelineStatus) -> Lsn {
-    if import.state == ImportStage::Done { status.readable_from } else { status.last_record_lsn }
+    shown(if import.state == ImportStage::Done { status.readable_from } else { status.last_record_lsn })
 }
 
 fn describe(import: &ImportStatus, at: Lsn, shim: &str) -> String {
@@ -114,7 +114,7 @@ fn describe(import: &ImportStatus, at: Lsn, shim: &str) -> String {
             format!("copying, {done} of about {total} MiB, {} MiB/s, {left} s left", mib(rate))
         }
         ImportStage::Replaying => {
-            let end = import.end_lsn;
+            let end = shown(import.end_lsn);
             let shim = if shim.is_empty() { String::new() } else { format!(" ({shim})") };
             format!("copied {} MiB, replays WAL: at {at} of {end}{shim}", mib(import.bytes))
         }
@@ -142,8 +142,8 @@ mod tests {
             bytes: 22 << 20,
             bytes_total: 22 << 20,
             elapsed_ms: 1500,
-            start_lsn: Lsn::new(0x200_0028),
-            end_lsn: Lsn::new(0x200_0100),
+            start_lsn: Some(Lsn::new(0x200_0028)),
+            end_lsn: Some(Lsn::new(0x200_0100)),
             attempts: 1,
             last_error: None,
         };

@@ -11,7 +11,7 @@ use libpq::{ClientConnection, ConnectOptions};
 use node::exit;
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, SegSize};
-use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus};
+use proto::api::{CreateTimelineRequest, SafekeeperTimelineStatus, shown};
 use proto::broker::records::NodeRecord;
 use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
 
@@ -77,7 +77,7 @@ pub async fn run(broker: &str, prefix: &str, ttid: TenantTimelineId, safekeeper:
     let status: SafekeeperTimelineStatus = http.post_for(&node.http, &path, Vec::new(), "application/json").await?;
     match status.not_admitted {
         None => {
-            println!("safekeeper {safekeeper} takes part: term {}, flush {}", status.term, status.flush_lsn);
+            println!("safekeeper {safekeeper} takes part: term {}, flush {}", status.term, shown(status.flush_lsn));
             Ok(exit::OK)
         }
         Some(why) => {
@@ -107,7 +107,7 @@ async fn make_anew(http: &Http, node: &NodeRecord, nodes: &[NodeRecord], ttid: T
     let Some((_, there)) = from_start.first() else {
         bail!("safekeeper {id} does not have timeline {ttid}, and no other one that answers has it from its start")
     };
-    let (cfg, start) = (stream_config(there)?, there.timeline_start_lsn);
+    let (cfg, start) = (stream_config(there)?, shown(there.timeline_start_lsn));
     let mut copies = Vec::new();
     for (other, _) in &from_start {
         match prehistory(other, ttid, start, cfg.seg_size).await {

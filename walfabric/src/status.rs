@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use broker::Broker;
-use proto::Lsn;
 use proto::api::{
-    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus, TimelineSource,
+    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus, TimelineSource, shown,
 };
 use proto::broker::records::PageserverTimelineRecord;
 use proto::id::{NodeId, TenantId, TenantTimelineId, TimelineId};
@@ -110,7 +109,7 @@ impl StatusAnswers {
         sk_rows.iter_mut().filter(|row| !members.contains(&row.id)).for_each(|row| row.problem = None);
         let shim = nodes.shims.iter().zip(&self.shims).find(|((of, _), _)| *of == ttid);
         let shim = shim.and_then(|(_, answer)| answer.as_ref().ok());
-        let told = sk_rows.iter().filter(|r| r.holds).map(|r| r.commit_lsn).chain(shim.map(|s| s.commit_lsn));
+        let told = sk_rows.iter().filter(|r| r.holds).map(|r| r.commit_lsn).chain(shim.map(|s| shown(s.commit_lsn)));
         let commit = told.max();
         let mut ps_rows = Vec::new();
         for ((id, _), answer) in nodes.pageservers.iter().zip(&self.pageservers) {
@@ -205,7 +204,6 @@ async fn silent_pageserver_row(broker: &Broker, ttid: TenantTimelineId, id: Node
     let entry = tokio::time::timeout(PATIENCE, broker.get(&key)).await;
     let entry = entry.ok().and_then(Result::ok).flatten();
     let record = entry.and_then(|e| serde_json::from_slice::<PageserverTimelineRecord>(&e.value).ok());
-    let shown = |lsn: Option<Lsn>| lsn.unwrap_or(Lsn::new(0));
     let last = shown(record.as_ref().and_then(|r| r.last_record_lsn));
     PageserverRow {
         id,

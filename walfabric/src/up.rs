@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use proto::Lsn;
-use proto::api::{PageserverTimelineStatus, ShimStatus};
+use proto::api::{PageserverTimelineStatus, ShimStatus, shown};
 use proto::id::{NodeId, TenantTimelineId};
 use tokio_util::sync::CancellationToken;
 
@@ -189,14 +189,17 @@ async fn wait_pageservers(fabric: &Fabric, lsn: Lsn) -> Result<()> {
     for node in &fabric.pageservers {
         loop {
             let status = http.get::<PageserverTimelineStatus>(&node.http, &path).await;
-            if status.as_ref().is_ok_and(|s| s.last_record_lsn >= lsn) {
+            if status.as_ref().is_ok_and(|s| s.last_record_lsn >= Some(lsn)) {
                 break;
             }
             ensure!(
                 Instant::now() < deadline,
                 "pageserver {} has not ingested {lsn}: {}",
                 node.id,
-                status.map_or_else(|e| format!("{e:#}"), |s| format!("it is at {}, {}", s.last_record_lsn, s.state))
+                status.map_or_else(
+                    |e| format!("{e:#}"),
+                    |s| format!("it is at {}, {}", shown(s.last_record_lsn), s.state)
+                )
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, XactRow};
+use proto::api::{PageserverTimelineStatus, SafekeeperTimelineStatus, XactRow, shown};
 use proto::id::TenantTimelineId;
 use proto::{Lsn, PgMajor};
 
@@ -50,7 +50,7 @@ pub async fn verify(fabric: &Fabric, acked: &[Acked], say: &mut dyn FnMut(&str))
             path: node.data_dir.join(fabric.tenant_id.to_string()).join(fabric.timeline_id.to_string()),
         })
         .collect();
-    let start = first.timeline_start_lsn;
+    let start = shown(first.timeline_start_lsn);
     let proof = proof::compare(&copies, major, first.wal_seg_size, start, end)?;
     say(&format!(
         "{} MiB of WAL [{start}, {end}) are the same, byte by byte, on {} safekeepers; every record's CRC and prev \
@@ -140,16 +140,16 @@ fn compare_with_postgres(
     first: &SafekeeperTimelineStatus,
     end: Lsn,
 ) -> Result<()> {
-    let (path, seg) = (pg.data_dir.join("pg_wal"), first.wal_seg_size);
+    let (path, seg, start) = (pg.data_dir.join("pg_wal"), first.wal_seg_size, shown(first.timeline_start_lsn));
     let mut from = end.segment_start(seg);
-    while from > first.timeline_start_lsn {
+    while from > start {
         let Some(before) = from.get().checked_sub(seg.bytes()).map(Lsn::new) else { break };
         if proof::read_segments(&path, seg, before, before.add(1)).is_err() {
             break;
         }
         from = before;
     }
-    let from = from.max(first.timeline_start_lsn);
+    let from = from.max(start);
     let own = WalCopy { name: "PostgreSQL".to_owned(), path };
     let one = copies.first().cloned().context("no copies")?;
     proof::same_bytes(&[one, own], seg, from, end)?;
@@ -165,11 +165,11 @@ async fn wait_copies(fabric: &Fabric, end: Lsn) -> Result<(SafekeeperTimelineSta
     for node in &fabric.pageservers {
         loop {
             let at = http.get::<PageserverTimelineStatus>(&node.http, &path).await?;
-            if at.last_record_lsn >= end && at.disk_consistent_lsn < end {
+            if at.last_record_lsn >= Some(end) && at.disk_consistent_lsn < Some(end) {
                 // Nobody else waits for that, so it would take its time.
                 http.post(&node.http, &format!("{path}/flush"), Vec::new(), "application/json").await?;
             }
-            let at = at.disk_consistent_lsn;
+            let at = shown(at.disk_consistent_lsn);
             if at >= end {
                 break;
             }
@@ -186,7 +186,7 @@ async fn wait_copies(fabric: &Fabric, end: Lsn) -> Result<(SafekeeperTimelineSta
         let mut status = None;
         for node in &fabric.safekeepers {
             let Ok(s) = http.get::<SafekeeperTimelineStatus>(&node.http, &path).await else { continue };
-            if s.flush_lsn >= end && s.commit_lsn >= end {
+            if s.flush_lsn >= Some(end) && s.commit_lsn >= Some(end) {
                 durable.push(node.clone());
                 status = Some(s);
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
-use proto::api::{ImportStage, ImportStatus, shown};
+use proto::api::{ImportStage, ImportStatus};
 
 /// How far an import is.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +39,8 @@ impl ImportState {
             bytes: self.bytes,
             bytes_total: self.bytes_total,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            start_lsn: shown(self.start),
-            end_lsn: shown(self.end),
+            start_lsn: self.start,
+            end_lsn: self.end,
             attempts: self.attempts,
             last_error: self.last_error.clone(),
         })

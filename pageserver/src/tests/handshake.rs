@@ -36,7 +36,7 @@ async fn only_the_pusher_of_the_last_choice_is_let_in() {
         Pusher::open(&choice, token).await.ok().map(|p| (p, choice))
     })
     .await;
-    assert_eq!(f.ps.until("pushed", |s| s.state == PageserverTimelineState::Pushed).await.last_record_lsn, START);
+    assert_eq!(f.ps.until("pushed", |s| s.state == PageserverTimelineState::Pushed).await.last_record_lsn, Some(START));
     let (_, metrics) = f.ps.get("/metrics").await;
     let metrics = String::from_utf8(metrics.to_vec()).expect("text");
     let stale =
@@ -101,7 +101,7 @@ async fn the_same_choice_dialled_again_takes_over() {
     second.wal(at, wal).await;
     second.until_durable(b.position()).await;
     let status = f.ps.status().await;
-    assert_eq!((status.state, status.last_record_lsn), (PageserverTimelineState::Pushed, b.position()));
+    assert_eq!((status.state, status.last_record_lsn), (PageserverTimelineState::Pushed, Some(b.position())));
     assert_eq!(status.choice.expect("a choice").choice_seq, choice.choice_seq, "no new choice was needed");
     f.ps.stop().await;
 }

@@ -76,7 +76,7 @@ async fn a_restart_goes_on_from_the_durable_position_and_attaches_nothing_anew()
     drop(pusher);
     let ps = TestPageserver::start(config(broker.address, tmp.path().join("ps")), Arc::new(FsDisk)).await;
     let status = ps.status().await;
-    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (b.position(), b.position()));
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (Some(b.position()), Some(b.position())));
     let (pusher, next) = sk.push_after(first.choice_seq).await;
     assert_eq!(pusher.start, b.position());
     assert!(next.choice_seq > first.choice_seq, "choices are counted across restarts");
@@ -170,9 +170,10 @@ async fn nobody_dials_so_the_pageserver_pulls_and_later_asks_for_a_push_again() 
     let (_, wal) = b.take();
     let serving = tokio::spawn(serve_pull(listener, wal));
     let sk = Safekeeper::start(f.broker.client(), NodeId(1), b.position(), address);
-    let status =
-        f.ps.until("pulled", |s| s.state == PageserverTimelineState::Pulling && s.disk_consistent_lsn == b.position())
-            .await;
+    let status = f
+        .ps
+        .until("pulled", |s| s.state == PageserverTimelineState::Pulling && s.disk_consistent_lsn == Some(b.position()))
+        .await;
     let choice = status.choice.expect("a choice");
     assert_eq!((choice.mode.as_str(), choice.reason.as_str()), ("pull", "not_dialled"));
     // When its penalty is over it is asked to push again, and the pull goes on until it does.
@@ -205,7 +206,7 @@ async fn a_failed_sync_of_names_stops_the_timeline_until_a_restart() {
     assert_eq!(pusher.end().await.expect("told why").code, sqlstate::TIMELINE_STOPPED);
     let status = f.ps.until("stopped", |s| s.state == PageserverTimelineState::Stopped).await;
     assert!(status.stopped.expect("a reason").contains("injected"));
-    assert_eq!(status.disk_consistent_lsn, good, "nothing beyond the last good sync");
+    assert_eq!(status.disk_consistent_lsn, Some(good), "nothing beyond the last good sync");
     let (code, body) = f.ps.get("/readyz?verbose").await;
     let readiness: Readiness = serde_json::from_slice(&body).expect("JSON");
     assert_eq!((code, readiness.ready), (503, false));
@@ -272,7 +273,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     let status = ps.status().await;
     assert_ne!(status.state, PageserverTimelineState::Stopped);
     // What was read is not promised before this process has written something itself.
-    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (good, START));
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (Some(good), Some(START)));
     let (code, body) = ps.get("/readyz?verbose").await;
     assert!(code == 503 && String::from_utf8_lossy(&body).contains("waits for storage"), "{code} {body:?}");
     let (mut pusher, _) = sk.push_after(first.choice_seq).await;
@@ -281,7 +282,7 @@ async fn a_restart_on_a_full_disk_reads_on_and_takes_wal_once_there_is_space() {
     let (at, wal) = b.take();
     pusher.wal(at, wal).await;
     ps.until("it is not taken in", |s| s.lag_bytes > Some(0) && s.stopped.is_some()).await;
-    assert_eq!(ps.status().await.last_record_lsn, good);
+    assert_eq!(ps.status().await.last_record_lsn, Some(good));
     disk.limit(None);
     pusher.until_durable(b.position()).await;
     eventually("ready again", || async { (ps.get("/readyz").await.0 == 200).then_some(()) }).await;
@@ -310,7 +311,8 @@ async fn a_timeline_that_cannot_be_read_at_the_start_is_opened_later() {
     );
     assert_eq!(ps.attach().await, 409, "it is here");
     disk.no_faults();
-    ps.until("it is open", |s| s.state != PageserverTimelineState::Stopped && s.disk_consistent_lsn == good).await;
+    ps.until("it is open", |s| s.state != PageserverTimelineState::Stopped && s.disk_consistent_lsn == Some(good))
+        .await;
     let (mut pusher, _) = sk.push_after(first.choice_seq).await;
     assert_eq!(pusher.start, good);
     b.noop(1000);
@@ -348,7 +350,7 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
     assert!(
         status.state != PageserverTimelineState::Stopped && status.stopped.is_some_and(|why| why.contains("injected"))
     );
-    assert_eq!(status.last_record_lsn, good);
+    assert_eq!(status.last_record_lsn, Some(good));
     let (code, body) = ps.get("/readyz?verbose").await;
     assert!(code == 503 && String::from_utf8_lossy(&body).contains("waits for storage"), "{code} {body:?}");
     // Whoever dials meanwhile is told the same, at once or at the record: as far as memory has what is asked.
@@ -361,7 +363,7 @@ async fn a_read_that_fails_while_wal_is_taken_in_is_tried_again_without_a_restar
         Err(refused) => refused.server_error().cloned(),
     };
     assert_eq!(error.expect("told why").code, sqlstate::IO_ERROR);
-    assert_eq!(ps.status().await.last_record_lsn, good);
+    assert_eq!(ps.status().await.last_record_lsn, Some(good));
     disk.no_faults();
     choice = next;
     let mut pusher = eventually("a stream begins", || async {
@@ -403,7 +405,7 @@ async fn a_full_disk_shows_and_heals_while_the_stream_lives() {
     })
     .await;
     assert!(String::from_utf8_lossy(&body).contains("space"), "{code} {body:?}");
-    assert!(f.ps.status().await.disk_consistent_lsn < b.position());
+    assert!(f.ps.status().await.disk_consistent_lsn < Some(b.position()));
     disk.limit(None);
     pusher.until_durable(b.position()).await;
     eventually("ready again", || async { (f.ps.get("/readyz").await.0 == 200).then_some(()) }).await;

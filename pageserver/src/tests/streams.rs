@@ -29,9 +29,9 @@ async fn wal_goes_in_feedback_comes_out_and_all_windows_show_the_same() {
     pusher.until_durable(end).await;
 
     let status = f.ps.status().await;
-    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (end, end));
-    assert_eq!((status.source_commit_lsn, status.lag_bytes, status.stopped.clone()), (end, Some(0), None));
-    assert_eq!(status.remote_consistent_lsn, end);
+    assert_eq!((status.last_record_lsn, status.disk_consistent_lsn), (Some(end), Some(end)));
+    assert_eq!((status.source_commit_lsn, status.lag_bytes, status.stopped.clone()), (Some(end), Some(0), None));
+    assert_eq!(status.remote_consistent_lsn, Some(end));
 
     // The same choice on the broker, over HTTP and by SHOW.
     let shown = status.choice.expect("a choice");
@@ -95,7 +95,7 @@ async fn a_long_record_waits_for_memory_and_a_message_needs_none() {
         line.filter(|n| *n != "0").map(|_| ())
     })
     .await;
-    assert_eq!(f.ps.status().await.last_record_lsn, message_end, "the message passed, the record did not");
+    assert_eq!(f.ps.status().await.last_record_lsn, Some(message_end), "the message passed, the record did not");
     drop(taken);
     pusher.until_durable(b.position()).await;
     assert_eq!(memory.available_permits(), all, "given back");
@@ -189,7 +189,7 @@ async fn bad_input_ends_the_stream_with_its_code_and_leaves_nothing_behind() {
     pusher.wal(good_end, next.clone()).await;
     pusher.until_durable(b.position()).await;
     let status = f.ps.status().await;
-    assert_eq!((status.last_record_lsn, status.stopped), (b.position(), None), "only what is sound is there");
+    assert_eq!((status.last_record_lsn, status.stopped), (Some(b.position()), None), "only what is sound is there");
     f.ps.stop().await;
 }
 

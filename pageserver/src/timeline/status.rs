@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
-use proto::api::{ChoiceStatus, PageserverTimelineState, PageserverTimelineStatus, shown};
+use proto::api::{ChoiceStatus, PageserverTimelineState, PageserverTimelineStatus, SCHEMA};
 use proto::id::NodeId;
 
 use super::stream::millis;
@@ -35,22 +35,25 @@ impl Timeline {
             chosen_at: o.chosen_at,
             mode: o.choice.mode.as_str().to_owned(),
         });
+        // A timeline that cannot be opened stands nowhere.
+        let known = |lsn: Lsn| Lsn::from_wire(lsn.get());
         PageserverTimelineStatus {
+            schema: SCHEMA,
             tenant_id: self.ttid.tenant_id,
             timeline_id: self.ttid.timeline_id,
             pageserver_id: me,
-            start_lsn: shown(self.attach.as_ref().map(|a| a.start_lsn)),
-            last_record_lsn: position.last_record_lsn,
-            disk_consistent_lsn: position.disk_consistent_lsn,
-            remote_consistent_lsn: position.disk_consistent_lsn,
+            start_lsn: self.attach.as_ref().map(|a| a.start_lsn),
+            last_record_lsn: known(position.last_record_lsn),
+            disk_consistent_lsn: known(position.disk_consistent_lsn),
+            remote_consistent_lsn: known(position.disk_consistent_lsn),
             choice,
             state,
-            source_commit_lsn: shown(commit.max(self.stream.gauge.commit_lsn())),
+            source_commit_lsn: commit.max(self.stream.gauge.commit_lsn()),
             commit_age_ms: age.map(millis),
             lag_bytes,
             reasons,
             stopped: trouble.stopped.or(trouble.full),
-            readable_from: shown(self.readable_from().filter(|from| *from <= position.last_record_lsn)),
+            readable_from: self.readable_from().filter(|from| *from <= position.last_record_lsn),
             import: self.import.borrow().status(),
         }
     }

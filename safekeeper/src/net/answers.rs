@@ -198,11 +198,12 @@ fn segment_size_text(size: SegSize) -> String {
     if mib.is_multiple_of(1024) { format!("{}GB", mib / 1024) } else { format!("{mib}MB") }
 }
 
-/// The session's timeline as one JSON object, the one that HTTP gives: a proposer reads it before it asks for votes.
+/// The session's timeline as one JSON object: a proposer reads it before it asks for votes. What HTTP gives, in the
+/// schema before.
 fn timeline_json(ctx: &SafekeeperContext, startup: &StartupParams) -> Result<AnswerRows, SqlError> {
     let status = ctx.timeline_status(&timeline(ctx, startup)?);
-    let text = serde_json::to_string(&status).map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
-    Ok(AnswerRows::new("SHOW", &[("timeline", Text)], vec![vec![some(text)]]))
+    let status = status.to_schema_1().map_err(|e| SqlError::internal(format!("status as JSON: {e}")))?;
+    Ok(AnswerRows::new("SHOW", &[("timeline", Text)], vec![vec![some(status)]]))
 }
 
 /// Another member says where it stands: one row, what is said and remembered here, as JSON.
@@ -258,9 +259,9 @@ fn timelines(ctx: &SafekeeperContext) -> AnswerRows {
             some(format!("{:?}", s.source).to_lowercase()),
             some(s.term),
             some(s.last_log_term),
-            some(s.flush_lsn),
-            some(s.commit_lsn),
-            some(s.remote_consistent_lsn),
+            some(shown(s.flush_lsn)),
+            some(shown(s.commit_lsn)),
+            some(shown(s.remote_consistent_lsn)),
             some(s.streaming),
             some(s.wal_bytes),
             s.stopped,

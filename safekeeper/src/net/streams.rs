@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgformat::Lsn;
-use proto::api::{PushStatus, shown};
+use proto::api::PushStatus;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
 use proto::replication::StatusUpdate;
@@ -175,9 +175,9 @@ impl OutgoingStream {
         Some(PushStatus {
             pageserver_id: self.pageserver?,
             state: self.state().name().to_owned(),
-            sent_lsn: shown(self.sent()),
-            last_record_lsn: shown(self.received()),
-            disk_consistent_lsn: shown(self.disk_consistent()),
+            sent_lsn: self.sent(),
+            last_record_lsn: self.received(),
+            disk_consistent_lsn: self.disk_consistent(),
             token: u64::try_from(self.token()).unwrap_or(0),
         })
     }

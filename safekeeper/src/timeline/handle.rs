@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pgformat::Lsn;
 use proto::admission::{AdmissionAnswer, Statement};
-use proto::api::{SafekeeperTimelineStatus, shown};
+use proto::api::{SCHEMA, SafekeeperTimelineStatus};
 use proto::command::StartWalPush;
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
@@ -53,6 +53,7 @@ impl TimelineHandle {
         let stopped = self.stopped();
         let history = core.flush_lsn.map(|end| control.history.up_to(end).into()).unwrap_or_default();
         SafekeeperTimelineStatus {
+            schema: SCHEMA,
             tenant_id: self.shared.ttid.tenant_id,
             timeline_id: self.shared.ttid.timeline_id,
             safekeeper_id: self.shared.node_id,
@@ -66,13 +67,13 @@ impl TimelineHandle {
             pg_version_num: control.pg_version_num,
             system_id: control.system_id,
             wal_seg_size: control.seg_size,
-            timeline_start_lsn: shown(control.timeline_start_lsn),
-            local_start_lsn: shown(control.local_start_lsn),
-            flush_lsn: shown(core.flush_lsn),
-            commit_lsn: shown(core.commit_lsn),
-            last_record_start_lsn: shown(core.last_record_start),
-            peer_horizon_lsn: shown(core.peer_horizon_lsn),
-            remote_consistent_lsn: shown(None),
+            timeline_start_lsn: control.timeline_start_lsn,
+            local_start_lsn: control.local_start_lsn,
+            flush_lsn: core.flush_lsn,
+            commit_lsn: core.commit_lsn,
+            last_record_start_lsn: core.last_record_start,
+            peer_horizon_lsn: core.peer_horizon_lsn,
+            remote_consistent_lsn: None,
             wal_bytes: view.segments.bytes(),
             streaming: core.streaming,
             pushes: Vec::new(),

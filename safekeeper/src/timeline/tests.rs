@@ -133,7 +133,7 @@ impl Proposer {
         let start = state.timeline_start_lsn.expect("a start");
         all.truncate(usize::try_from(at.bytes_since(start)).expect("small"));
         let prev = handle.status().last_record_start_lsn;
-        let wal = WalBuilder::new(stream_config(&state).expect("known"), at, Lsn::from_wire(prev.get()));
+        let wal = WalBuilder::new(stream_config(&state).expect("known"), at, prev);
         Proposer { sender, receiver, term, wal, all, sent: at }
     }
 
@@ -231,7 +231,7 @@ async fn wal_is_written_acknowledged_committed_read_and_there_after_a_restart() 
     let end = p.write(&handle, 100_000).await;
     assert_eq!(read_to(&mut late, end).await, p.all[expected.len() - prehistory(&state()).len()..]);
     let status = handle.status();
-    assert_eq!((status.flush_lsn, status.commit_lsn, status.term), (end, end, Term(1)));
+    assert_eq!((status.flush_lsn, status.commit_lsn, status.term), (Some(end), Some(end), Term(1)));
     assert!(status.streaming && status.stopped.is_none() && status.wal_bytes >= 4 << 20);
     timelines.shutdown().await;
     assert!(handle.connect_proposer(&push(ProtoVersion::V3, Some(PrimaryEpoch(1)))).is_err());
@@ -240,7 +240,7 @@ async fn wal_is_written_acknowledged_committed_read_and_there_after_a_restart() 
     let timelines = open(&disk.after_power_loss(&mut fastrand::Rng::with_seed(3)), config());
     let handle = timelines.get(state().ttid).expect("loaded");
     let again = handle.status();
-    assert_eq!((again.flush_lsn, again.commit_lsn, again.term), (end, end, Term(1)));
+    assert_eq!((again.flush_lsn, again.commit_lsn, again.term), (Some(end), Some(end), Term(1)));
     assert_eq!(again.last_record_start_lsn, status.last_record_start_lsn);
     let mut p = Proposer::elect(&handle, 2, p.all).await;
     let end = p.write(&handle, 500_000).await;
@@ -392,9 +392,9 @@ async fn a_failed_fdatasync_stops_the_timeline_until_everything_was_written_anew
     until(&handle, "healed", |now| now.stopped.is_none()).await;
     // It was opened anew: what was written is there, was written again and synced, and may be reported.
     let reported = handle.status().flush_lsn;
-    assert_eq!(reported, end);
+    assert_eq!(reported, Some(end));
     let lost_power = open(&disk.after_power_loss(&mut fastrand::Rng::with_seed(1)), config());
-    assert_eq!(lost_power.get(state().ttid).expect("loaded").status().flush_lsn, end);
+    assert_eq!(lost_power.get(state().ttid).expect("loaded").status().flush_lsn, Some(end));
     let mut p = Proposer::elect(&handle, 2, p.all).await;
     let end = p.write(&handle, 300_000).await;
     let mut reader = handle.wal_reader(ReadMode::Committed, state().timeline_start_lsn.expect("a start")).expect("one");
@@ -664,7 +664,7 @@ async fn a_walproposer_timeline_begins_with_its_first_election_only_when_allowed
     drop((sender, receiver));
     timelines.shutdown().await;
     let again = open(&disk.after_kill(), config());
-    assert_eq!(again.get(state().ttid).expect("loaded").status().flush_lsn, end);
+    assert_eq!(again.get(state().ttid).expect("loaded").status().flush_lsn, Some(end));
 }
 
 /// The real disk, and PostgreSQL's own tool as the judge of the files.
@@ -692,7 +692,7 @@ async fn pg_waldump_reads_the_segment_files() {
     let Some(waldump) = pg_waldump() else {
         panic!("pg_waldump is not installed: run make setup");
     };
-    let last = handle.status().last_record_start_lsn;
+    let last = handle.status().last_record_start_lsn.expect("records");
     let out = std::process::Command::new(waldump)
         .args([
             "-p",
@@ -711,7 +711,7 @@ async fn pg_waldump_reads_the_segment_files() {
     assert!(text.lines().next_back().is_some_and(|l| l.contains(&shown)), "the last record is at {last}, end {end}");
     // Opened again from the real disk.
     let again = Timelines::open(disk, settings).expect("opened");
-    assert_eq!(again.get(state.ttid).expect("loaded").status().flush_lsn, end);
+    assert_eq!(again.get(state.ttid).expect("loaded").status().flush_lsn, Some(end));
 }
 
 fn pg_waldump() -> Option<PathBuf> {

@@ -167,7 +167,7 @@ async fn wal_survives_a_restart_and_readers_are_told() {
     };
     assert_eq!(error.code, sqlstate::ADMIN_SHUTDOWN, "{error}");
     let now = node.status(ttid(1)).await;
-    assert_eq!((now.flush_lsn, now.commit_lsn, now.term.0, now.last_log_term.0), (end, end, 3, 3));
+    assert_eq!((now.flush_lsn, now.commit_lsn, now.term.0, now.last_log_term.0), (Some(end), Some(end), 3, 3));
     let connection = node.dial(ttid(1), "reader").await;
     let (mut reader, _writer) =
         connection.copy_both(&format!("START_REPLICATION {}", log.start)).await.expect("a stream");

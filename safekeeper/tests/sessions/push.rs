@@ -131,7 +131,7 @@ async fn from_choice_to_revocation() {
     let pushes = f.node.status(ttid(1)).await.pushes;
     assert_eq!(pushes.len(), 1);
     let shown = (pushes[0].pageserver_id, pushes[0].state.as_str(), pushes[0].last_record_lsn, pushes[0].token);
-    assert_eq!(shown, (PAGESERVER, "streaming", one, token));
+    assert_eq!(shown, (PAGESERVER, "streaming", Some(one), token));
     let mut psql = f.node.dial_with(vec![], "psql").await;
     assert_eq!(psql.simple_query("SHOW CHOICES").await.expect("rows")[0].rows.len(), 1);
     let (_, choices) = f.node.get("/v1/choices").await;

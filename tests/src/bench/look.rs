@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::Lsn;
-use proto::api::{AttachRequest, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
+use proto::api::{AttachRequest, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus, shown};
 use walfabric::fabric::{Fabric, NodeEntry};
 use walfabric::http::Http;
 
@@ -73,7 +73,7 @@ impl Look {
         let id = self.safekeepers.first().context("no safekeepers")?.id;
         let known = self.safekeeper(id).await?;
         let attach = AttachRequest {
-            start_lsn: known.timeline_start_lsn,
+            start_lsn: known.timeline_start_lsn.context("a timeline without a start")?,
             pg_version_num: known.pg_version_num,
             system_id: known.system_id,
             wal_seg_size: known.wal_seg_size,
@@ -94,7 +94,7 @@ impl Look {
         let path = format!("{}/flush", self.timeline);
         let status: PageserverTimelineStatus =
             self.http.post_for(&self.pageserver.http, &path, Vec::new(), "application/json").await?;
-        Ok(status.disk_consistent_lsn)
+        Ok(shown(status.disk_consistent_lsn))
     }
 
     /// Waits until every safekeeper holds the committed WAL below `end`.
@@ -105,7 +105,7 @@ impl Look {
         for node in &self.safekeepers {
             poll("a safekeeper catching up", patience, async || {
                 let status = self.safekeeper(node.id).await.ok()?;
-                (status.commit_lsn >= end && status.flush_lsn >= end).then_some(())
+                (status.commit_lsn >= Some(end) && status.flush_lsn >= Some(end)).then_some(())
             })
             .await?;
         }

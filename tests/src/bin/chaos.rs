@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use proto::api::SafekeeperTimelineStatus;
+use proto::api::{SafekeeperTimelineStatus, shown};
 use tests::fabric::TestFabric;
 use walfabric::ddl::Ddl;
 use walfabric::fabric::Fabric;
@@ -160,7 +160,7 @@ async fn planted_faults_are_noticed(fabric: &TestFabric, described: &Fabric, ack
     let timeline = format!("/v1/tenant/{}/timeline/{}", described.tenant_id, described.timeline_id);
     let http = Http::new(Duration::from_secs(5))?;
     let status: SafekeeperTimelineStatus = http.get(&node.http, &timeline).await?;
-    let (start, seg) = (status.timeline_start_lsn, status.wal_seg_size);
+    let (start, seg) = (shown(status.timeline_start_lsn), status.wal_seg_size);
     let tli = status.pg_history.last().context("no tli")?.tli;
     let wal = node.data_dir.join(described.tenant_id.to_string()).join(described.timeline_id.to_string());
     let path = wal.join(seg.file_name(tli, start.segment_no(seg)));

@@ -97,7 +97,7 @@ impl Scene<'_> {
         });
         let choice = choice.await?;
         let chosen_after = killed.elapsed();
-        self.wait("the new stream", async || Ok(Some(self.pageserver().await?).filter(|p| p.last_record_lsn >= lsn)))
+        self.wait("the new stream", async || Ok(Some(self.pageserver().await?).filter(|p| p.last_record_lsn >= Some(lsn))))
             .await?;
         let caught_up_after = killed.elapsed();
         self.ledger.wait_progress(50, PATIENCE).await?;
@@ -120,7 +120,7 @@ impl Scene<'_> {
         let http = Http::new(Duration::from_secs(2))?;
         let path = self.timeline_path();
         self.wait("catching up", async || {
-            Ok(Some(http.get::<SafekeeperTimelineStatus>(&node.http, &path).await?).filter(|s| s.flush_lsn >= target))
+            Ok(Some(http.get::<SafekeeperTimelineStatus>(&node.http, &path).await?).filter(|s| s.flush_lsn >= Some(target)))
         })
         .await?;
         self.story.line(&format!("{name} has caught up beyond {target}"));

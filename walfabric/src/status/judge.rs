@@ -82,10 +82,10 @@ fn pageserver(p: &PageserverRow, reasons: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use proto::Lsn;
-    use proto::api::{PageserverTimelineState, ShimSafekeeperStatus};
+    use proto::api::PageserverTimelineState;
     use proto::id::{TenantId, Term, TimelineId};
 
-    use super::super::report::ShimRow;
+    use super::super::report::{SeenSafekeeperRow, ShimRow};
     use super::*;
 
     fn sound() -> TimelineStatus {
@@ -105,7 +105,7 @@ mod tests {
             problem: None,
             damaged: None,
         };
-        let seen = |id| ShimSafekeeperStatus {
+        let seen = |id| SeenSafekeeperRow {
             id: NodeId(id),
             address: format!("127.0.0.1:{id}"),
             state: "active".to_owned(),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proto::Lsn;
 use proto::api::{
-    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus,
+    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus, shown,
 };
 use proto::id::{NodeId, TenantId, Term, TimelineId};
 use serde::Serialize;
@@ -130,19 +130,38 @@ pub struct ShimRow {
     /// Why commits are not protected.
     pub reasons: Vec<String>,
     /// The safekeepers as it sees them.
-    pub safekeepers: Vec<ShimSafekeeperStatus>,
+    pub safekeepers: Vec<SeenSafekeeperRow>,
+}
+
+/// A safekeeper as the shim sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct SeenSafekeeperRow {
+    /// Its number, 0 until it greeted.
+    pub id: NodeId,
+    /// The address that is dialled.
+    pub address: String,
+    /// What the shim does with it.
+    pub state: String,
+    /// Acknowledged.
+    pub flush_lsn: Lsn,
+    /// Why no WAL flows to it, while none does and a reason is known.
+    pub problem: Option<String>,
+}
+
+fn seen_row(s: &ShimSafekeeperStatus) -> SeenSafekeeperRow {
+    let (address, state, problem) = (s.address.clone(), s.state.clone(), s.problem.clone());
+    SeenSafekeeperRow { id: s.id, address, state, flush_lsn: shown(s.flush_lsn), problem }
 }
 
 pub(super) fn safekeeper_row(id: NodeId, alive: bool, held: Option<&SafekeeperTimelineStatus>) -> SafekeeperRow {
-    let zero = Lsn::new(0);
     SafekeeperRow {
         id,
         alive,
         term: held.map_or(Term::ZERO, |s| s.term),
         last_log_term: held.map_or(Term::ZERO, |s| s.last_log_term),
-        flush_lsn: held.map_or(zero, |s| s.flush_lsn),
-        commit_lsn: held.map_or(zero, |s| s.commit_lsn),
-        remote_consistent_lsn: held.map_or(zero, |s| s.remote_consistent_lsn),
+        flush_lsn: shown(held.and_then(|s| s.flush_lsn)),
+        commit_lsn: shown(held.and_then(|s| s.commit_lsn)),
+        remote_consistent_lsn: shown(held.and_then(|s| s.remote_consistent_lsn)),
         wal_bytes: held.map_or(0, |s| s.wal_bytes),
         holds: held.is_some(),
         streaming: held.is_some_and(|s| s.streaming),
@@ -164,10 +183,10 @@ pub(super) fn pageserver_row(held: &PageserverTimelineStatus, commit: Option<Lsn
         reason: choice.map(|c| c.reason.clone()),
         choice_seq: choice.map_or(0, |c| c.choice_seq),
         chosen_at: choice.map(|c| c.chosen_at.clone()),
-        last_record_lsn: held.last_record_lsn,
-        disk_consistent_lsn: held.disk_consistent_lsn,
-        remote_consistent_lsn: held.remote_consistent_lsn,
-        lag_bytes: commit.map(|commit| commit.bytes_since(held.last_record_lsn)).or(held.lag_bytes),
+        last_record_lsn: shown(held.last_record_lsn),
+        disk_consistent_lsn: shown(held.disk_consistent_lsn),
+        remote_consistent_lsn: shown(held.remote_consistent_lsn),
+        lag_bytes: commit.map(|commit| commit.bytes_since(shown(held.last_record_lsn))).or(held.lag_bytes),
         commit_age_ms: held.commit_age_ms,
         holds: true,
         state: held.state,
@@ -181,10 +200,10 @@ pub(super) fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
             alive: true,
             state: s.state.clone(),
             term: s.term,
-            reported_lsn: s.reported_lsn,
+            reported_lsn: shown(s.reported_lsn),
             protected: s.protected,
             reasons: s.reasons.clone(),
-            safekeepers: s.safekeepers.clone(),
+            safekeepers: s.safekeepers.iter().map(seen_row).collect(),
         },
         None => ShimRow {
             alive: false,

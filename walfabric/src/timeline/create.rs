@@ -213,7 +213,7 @@ async fn existing_start(
         all
     };
     let held = all.iter().find(|s| s.tenant_id == args.ttid.tenant_id && s.timeline_id == args.ttid.timeline_id);
-    Ok(held.map(|s| s.timeline_start_lsn))
+    Ok(held.and_then(|s| s.timeline_start_lsn))
 }
 
 fn request(

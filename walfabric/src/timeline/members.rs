@@ -42,7 +42,7 @@ pub(super) async fn create_on_members(
         let there = http.get::<SafekeeperTimelineStatus>(&node.http, &timeline_path(ttid)).await;
         if let Ok(there) = there {
             let equal = there.system_id == request.system_id
-                && there.timeline_start_lsn == request.start_lsn
+                && there.timeline_start_lsn == Some(request.start_lsn)
                 && there.wal_seg_size == request.wal_seg_size
                 && there.mconf.nodes() == request.mconf.nodes();
             ensure!(equal, "safekeeper {} holds timeline {} with other parameters", node.id, ttid);

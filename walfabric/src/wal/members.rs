@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libpq::{ClientConnection, ConnectOptions};
 use pgformat::wal::StreamConfig;
 use pgformat::{Lsn, PgMajor};
-use proto::api::SafekeeperTimelineStatus;
+use proto::api::{SafekeeperTimelineStatus, shown};
 use proto::id::{TenantTimelineId, Term};
 
 /// How long a member may take to answer.
@@ -23,7 +23,7 @@ pub(super) struct MemberAccount {
 impl MemberAccount {
     /// Where its log ends, as elections compare it.
     fn log_end(&self) -> (Term, Lsn) {
-        (self.status.last_log_term, self.status.flush_lsn)
+        (self.status.last_log_term, shown(self.status.flush_lsn))
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) enum EndOfWal {
 /// Where the WAL ends, from what members say. A member that may have forgotten what it promised does not count. While a
 /// proposer streams, that is what is committed, as it tells the members within its heartbeat.
 pub(super) fn end_of(members: &[MemberAccount]) -> EndOfWal {
-    let commit = members.iter().map(|m| m.status.commit_lsn).max().unwrap_or(Lsn::new(0));
+    let commit = shown(members.iter().filter_map(|m| m.status.commit_lsn).max());
     let Some(newest) = members.iter().max_by_key(|m| m.status.mconf.generation) else {
         return EndOfWal::Unknown(commit);
     };
@@ -126,11 +126,11 @@ pub(super) fn end_of(members: &[MemberAccount]) -> EndOfWal {
 /// election would choose (with its present term). `None`: it does not have it.
 pub(super) fn way_to(member: &MemberAccount, upto: Lsn, end: EndOfWal) -> Option<Option<Term>> {
     let s = &member.status;
-    if s.commit_lsn >= upto {
+    if s.commit_lsn >= Some(upto) {
         return Some(None);
     }
     match end {
-        EndOfWal::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= upto => Some(Some(s.term)),
+        EndOfWal::Elected { term, .. } if s.last_log_term == term && s.flush_lsn >= Some(upto) => Some(Some(s.term)),
         _ => None,
     }
 }

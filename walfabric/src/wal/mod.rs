@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use broker::Broker;
 use libpq::ClientConnection;
 use pgformat::{Lsn, Tli};
+use proto::api::shown;
 use proto::id::{TenantId, TenantTimelineId, TimelineId};
 use tokio::time::{Instant, sleep};
 
@@ -117,7 +118,7 @@ pub async fn copy(source: &WalSource, first: &str, dir: &Path) -> Result<Vec<(St
     }
     loop {
         // A segment has the name of the tli at its end, and only the last one ends elsewhere.
-        let ends = members.iter().map(|m| m.status.flush_lsn).max().unwrap_or(Lsn::new(0));
+        let ends = shown(members.iter().filter_map(|m| m.status.flush_lsn).max());
         let last = Lsn::new(seg.start_of(segno + 1).min(ends).get().saturating_sub(1));
         let name = seg.file_name(cfg.tli_at(last).unwrap_or(Tli(1)), segno);
         let outcome = get(source, &name, &dir.join(&name)).await?;

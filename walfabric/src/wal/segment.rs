@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use pgformat::Lsn;
 use pgformat::wal::StreamConfig;
 use pgformat::wal::page::{LONG_HEADER_LEN, PageHeader};
+use proto::api::shown;
 use proto::id::{TenantTimelineId, Term};
 
 use super::check::{Checker, first_start};
@@ -62,7 +63,7 @@ impl Wanted<'_> {
     }
 
     fn reaches_back(&self, member: &MemberAccount) -> bool {
-        member.status.local_start_lsn.segment_start(self.cfg.seg_size) <= self.start
+        shown(member.status.local_start_lsn).segment_start(self.cfg.seg_size) <= self.start
     }
 
     async fn take_from(&self, member: &MemberAccount, term: Option<Term>, members: &[&MemberAccount]) -> Result<()> {
@@ -90,7 +91,7 @@ impl Wanted<'_> {
         checker.finish().context("its WAL is damaged")?;
         let checked_from = checker.checked_from().unwrap_or(self.upto);
         if checked_from > start {
-            let begins = member.status.local_start_lsn;
+            let begins = shown(member.status.local_start_lsn);
             ensure!(
                 checked_from <= begins,
                 "its WAL is damaged: no record starts before {checked_from}, not at {begins}"
@@ -110,7 +111,7 @@ impl Wanted<'_> {
     /// A record's start from which all of the segment can be decoded; `None` when the segment's own start is before the
     /// first one that the member has.
     async fn record_before(&self, member: &MemberAccount, term: Option<Term>) -> Result<Option<Lsn>> {
-        let (seg, begins) = (self.cfg.seg_size, member.status.local_start_lsn);
+        let (seg, begins) = (self.cfg.seg_size, shown(member.status.local_start_lsn));
         let mut at = self.start;
         while at > begins {
             let rem_len = self.first_page(member, at, term).await?.rem_len;

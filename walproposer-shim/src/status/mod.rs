@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use node::Aged;
 use pgformat::Lsn;
-use proto::api::{Readiness, ShimStatus, shown};
+use proto::api::{Readiness, SCHEMA, ShimStatus};
 use proto::broker::records::{PrimaryRecord, SCHEMA};
 use proto::id::{NodeId, Term};
 use tokio::sync::Notify;
@@ -157,15 +157,16 @@ impl StatusBoard {
         let state = self.snapshot();
         let reasons = state.reasons();
         ShimStatus {
+            schema: SCHEMA,
             tenant_id: config.ttid.tenant_id,
             timeline_id: config.ttid.timeline_id,
             state: state.phase.name().to_owned(),
             term: state.term,
-            elected_at_lsn: shown(state.elected_at),
-            commit_lsn: shown(state.commit),
-            received_lsn: shown(state.received),
-            reported_lsn: shown(state.reported),
-            reported_apply_lsn: shown(state.reported_apply),
+            elected_at_lsn: state.elected_at,
+            commit_lsn: state.commit,
+            received_lsn: state.received,
+            reported_lsn: state.reported,
+            reported_apply_lsn: state.reported_apply,
             protected: reasons.is_empty(),
             reasons,
             warnings: state.warnings(config),

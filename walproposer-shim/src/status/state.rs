@@ -83,7 +83,7 @@ impl ShimState {
             id: NodeId(0),
             address: safekeeper::shown(address),
             state: "offline".to_owned(),
-            flush_lsn: shown(None),
+            flush_lsn: None,
             problem: None,
         };
         ShimState {
@@ -160,7 +160,7 @@ impl ShimState {
             }
             row.id = peer.node.unwrap_or(row.id);
             row.problem = problem.filter(|_| !peer.streaming).map(str::to_owned);
-            row.flush_lsn = shown(peer.flush_lsn).max(row.flush_lsn);
+            row.flush_lsn = peer.flush_lsn.max(row.flush_lsn);
         }
         self.waiting_since = self.waiting_since.or(Some(now)).filter(|_| waits && stream.is_some());
         changed
@@ -187,7 +187,7 @@ impl ShimState {
     fn stalled(&self, waits: Duration) -> String {
         let position = |lsn: Option<Lsn>| shown(lsn).to_string();
         let members: Vec<String> =
-            self.peers.iter().map(|p| format!("{} {} {}", p.address, p.state, p.flush_lsn)).collect();
+            self.peers.iter().map(|p| format!("{} {} {}", p.address, p.state, position(p.flush_lsn))).collect();
         format!(
             "commits wait: WAL up to {} came from PostgreSQL, the quorum has stood at {} for {} s (flushed: {})",
             position(self.received),

@@ -42,7 +42,7 @@ async fn commits_wait_for_the_quorum_and_the_primary_shows_a_sane_row() {
     until("every safekeeper has it", PATIENCE, async || {
         let mut have = 0;
         for safekeeper in &fabric.safekeepers {
-            have += usize::from(safekeeper.status().await?.flush_lsn >= end);
+            have += usize::from(safekeeper.status().await?.flush_lsn >= Some(end));
         }
         (have == 3).then_some(())
     })
@@ -118,8 +118,10 @@ async fn a_laggard_behind_the_ring_is_fed_from_a_donor() {
     let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
     let broker = fabric.broker.clone();
     fabric.safekeepers[2].start(&broker).await;
-    until("it caught up", PATIENCE, async || (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(()))
-        .await;
+    until("it caught up", PATIENCE, async || {
+        (fabric.safekeepers[2].status().await?.flush_lsn >= Some(end)).then_some(())
+    })
+    .await;
     let (_, metrics) = shim.text("/metrics").await;
     let fetched = metrics.lines().find_map(|l| l.strip_prefix("walfabric_shim_donor_bytes_total "));
     assert!(fetched.expect("counted").parse::<u64>().expect("a number") > 4 << 20, "{metrics}");
@@ -135,7 +137,7 @@ async fn a_laggard_behind_the_ring_is_fed_from_a_donor() {
     shim.streams().await;
     fabric.safekeepers[2].start(&broker).await;
     until("it caught up again", PATIENCE, async || {
-        (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(())
+        (fabric.safekeepers[2].status().await?.flush_lsn >= Some(end)).then_some(())
     })
     .await;
     shim.stop().await;
@@ -155,8 +157,10 @@ async fn a_damaged_donor_is_named_and_the_next_one_feeds_the_laggard() {
     let (file, at) = flip(&fabric.safekeepers[0], from.add(1 << 20));
     let broker = fabric.broker.clone();
     fabric.safekeepers[2].start(&broker).await;
-    until("it caught up", PATIENCE, async || (fabric.safekeepers[2].status().await?.flush_lsn >= end).then_some(()))
-        .await;
+    until("it caught up", PATIENCE, async || {
+        (fabric.safekeepers[2].status().await?.flush_lsn >= Some(end)).then_some(())
+    })
+    .await;
     let donor = fabric.safekeepers[0].pg.to_string();
     until("the shim names the donor", PATIENCE, async || {
         let warnings = shim.status().await?.warnings;
@@ -189,7 +193,7 @@ async fn a_damaged_safekeeper_is_no_proof_against_the_primary() {
     let end: Lsn = value(&client, "SELECT pg_current_wal_flush_lsn()").await.parse().expect("a position");
     until("all know that it is committed", PATIENCE, async || {
         for safekeeper in &fabric.safekeepers {
-            safekeeper.status().await.filter(|s| s.commit_lsn >= end)?;
+            safekeeper.status().await.filter(|s| s.commit_lsn >= Some(end))?;
         }
         Some(())
     })

@@ -21,7 +21,7 @@ async fn end_of_wal(fabric: &Fabric) -> Lsn {
 /// Waits until the shim has received more than `more` bytes behind `from`.
 async fn received(shim: &Shim, from: Lsn, more: u64) -> Lsn {
     until("WAL arriving at the shim", LONG, async || {
-        let at = shim.status().await?.received_lsn;
+        let at = shim.status().await?.received_lsn?;
         (at > from.add(more)).then_some(at)
     })
     .await
@@ -51,8 +51,11 @@ async fn a_record_longer_than_the_ring_passes_with_safekeepers_restarting_in_the
         safekeeper.stop().await;
     }
     let status = shim.status().await.expect("a status");
-    assert!(status.received_lsn < start.add(RECORD_MIB << 20), "the record was over before the safekeepers stopped");
-    assert!(status.commit_lsn <= start, "the record is not whole, so nothing of it is committed");
+    assert!(
+        status.received_lsn < Some(start.add(RECORD_MIB << 20)),
+        "the record was over before the safekeepers stopped"
+    );
+    assert!(status.commit_lsn <= Some(start), "the record is not whole, so nothing of it is committed");
     for safekeeper in &mut fabric.safekeepers[..2] {
         safekeeper.start(&broker).await;
     }
@@ -72,7 +75,7 @@ async fn a_record_longer_than_the_ring_passes_with_safekeepers_restarting_in_the
     until("every safekeeper has it", LONG, async || {
         let mut have = 0;
         for safekeeper in &fabric.safekeepers {
-            have += usize::from(safekeeper.status().await?.flush_lsn >= end);
+            have += usize::from(safekeeper.status().await?.flush_lsn >= Some(end));
         }
         (have == 3).then_some(())
     })
@@ -101,7 +104,10 @@ async fn without_a_second_connection_a_quorum_is_fed_by_a_new_session() {
         safekeeper.stop().await;
     }
     let status = shim.status().await.expect("a status");
-    assert!(status.received_lsn < start.add(RECORD_MIB << 20), "the record was over before the safekeepers stopped");
+    assert!(
+        status.received_lsn < Some(start.add(RECORD_MIB << 20)),
+        "the record was over before the safekeepers stopped"
+    );
     for safekeeper in &mut fabric.safekeepers[..2] {
         safekeeper.start(&broker).await;
     }

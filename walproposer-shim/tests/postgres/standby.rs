@@ -39,7 +39,7 @@ async fn says(safekeeper: &Safekeeper, xmin: u64) -> (CopyReader, CopyWriter) {
     };
     let connection = ClientConnection::dial(&options).await.expect("a session");
     let status = safekeeper.status().await.expect("a status");
-    let command = format!("START_REPLICATION PHYSICAL {}", status.commit_lsn);
+    let command = format!("START_REPLICATION PHYSICAL {}", status.commit_lsn.expect("it has one"));
     let (reader, mut writer) = connection.copy_both(&command).await.expect("a stream");
     writer.queue(&ReceiverMessage::HotStandby { ts: 1, xmin, catalog_xmin: 0 }.encode(), Bytes::new());
     writer.flush().await.expect("sent");

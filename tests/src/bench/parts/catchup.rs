@@ -90,7 +90,7 @@ async fn push(run: &mut Run, primary: &Primary, round: usize) -> Result<Block> {
     tokio::time::timeout(CATCH_UP_MAX, proposer.push(&primary.wal)).await.context("the catch-up hangs")??;
     let elapsed = window.close();
     let peak = rss_peak_mib(pid);
-    let flushed = keeper.status(ttid).await?.flush_lsn;
+    let flushed = keeper.status(ttid).await?.flush_lsn.context("nothing is flushed")?;
     ensure!(flushed == primary.end(), "flush_lsn {flushed}, the last record ends at {}", primary.end());
     let mib = primary.wal.len() as f64 / MIB;
     run.raw(json!({"what": "safekeeper", "round": round, "bytes": primary.wal.len(), "seconds": elapsed.seconds,

@@ -54,7 +54,7 @@ async fn bulk(run: &mut Run, rounds: usize) -> Result<()> {
         tokio::time::timeout(BLOCK_MAX, proposer.push(&records.bytes)).await.context("the push hangs")??;
         let elapsed = window.close();
         let peak = rss_peak_mib(keeper.pid());
-        let flushed = keeper.status(ttid(1)).await?.flush_lsn;
+        let flushed = keeper.status(ttid(1)).await?.flush_lsn.context("nothing is flushed")?;
         ensure!(flushed == records.end(), "flush_lsn {flushed}, the last record ends at {}", records.end());
         run.raw(json!({"what": "100-byte records", "round": round, "bytes": records.bytes.len(),
             "records": records.count(), "seconds": elapsed.seconds, "cpu_seconds": elapsed.cpu_seconds,

@@ -179,7 +179,7 @@ impl Place {
         let path = format!("/v1/tenant/{}/timeline/{}", self.timeline.tenant_id, self.timeline.timeline_id);
         wait::until("the pageserver has it", Duration::from_secs(60), async || {
             let status: PageserverTimelineStatus = http.get(&self.http, &path).await.ok()?;
-            (status.last_record_lsn >= since).then_some(())
+            (status.last_record_lsn >= Some(since)).then_some(())
         })
         .await;
         let rel = RelFileLocator { spc: PG_DEFAULT, db, rel };

@@ -141,7 +141,7 @@ async fn restore(fabric: &TestFabric, look: &Look, victim: u64) -> Result<Crowd>
 async fn calm(fabric: &TestFabric, look: &Look) -> Result<Crowd> {
     let pids: Vec<u32> = fabric.read()?.pids().into_iter().map(|(_, pid)| pid).collect();
     let window = Window::open(&pids);
-    let mut first: Option<(Lsn, Instant)> = None;
+    let mut first: Option<(Option<Lsn>, Instant)> = None;
     poll("commits and a push that keeps up", PATIENCE, async || {
         let (shim, applied) = (look.shim().await.ok()?, look.pageserver().await.ok()?);
         let (began, since) = *first.get_or_insert_with(|| (shim.commit_lsn, Instant::now()));

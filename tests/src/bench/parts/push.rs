@@ -158,10 +158,10 @@ impl Subject {
         let (_, reached) = poll("the push", PATIENCE, async || {
             let looked = Instant::now();
             let now = self.look.pageserver().await.ok()?;
-            if now.last_record_lsn <= start {
+            if now.last_record_lsn <= Some(start) {
                 began = looked;
             }
-            (now.last_record_lsn >= self.end).then_some(())
+            (now.last_record_lsn >= Some(self.end)).then_some(())
         })
         .await?;
         let flushed = self.look.flush().await?;

@@ -13,6 +13,7 @@ mod record;
 use bytes::{Buf, Bytes};
 use pgformat::Lsn;
 use pgformat::wal::{WalDecoder, WalError};
+use proto::api::shown;
 use proto::id::Term;
 
 use crate::attach::survey::Survey;
@@ -110,11 +111,11 @@ async fn last_record_of(config: &ShimConfig, survey: &Survey, chosen: Chosen) ->
     };
     let account = safekeeper::account(config, address).await;
     let status = account.map_err(|e| StopCause::Retry(format!("the donor does not answer: {e}")))?.status;
-    if status.flush_lsn != chosen.end {
-        let (flush, end) = (status.flush_lsn, chosen.end);
+    if status.flush_lsn != Some(chosen.end) {
+        let (flush, end) = (shown(status.flush_lsn), chosen.end);
         return Err(StopCause::Retry(format!("the donor's log ended at {end} when it voted and ends at {flush} now")));
     }
-    Ok(Some(status.last_record_start_lsn).filter(|l| *l != Lsn::new(0)))
+    Ok(status.last_record_start_lsn)
 }
 
 /// Compares `[from, to)`; with `term` the donor serves what is not committed too.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use libpq::NetError;
-use pgformat::Lsn;
-use proto::api::TimelineSource;
+use proto::api::{TimelineSource, shown};
 use proto::consensus::{LogPosition, MemberConf, TermHistory};
 use proto::id::{NodeId, Term};
 use proto::pg::sqlstate;
@@ -101,17 +100,17 @@ pub(crate) fn judge(
         return Err(StopCause::Retry(not_enough(config, answers, Some(&mconf))));
     };
     let (b, h) = (&best.status, &holder.status);
-    let whole = h.local_start_lsn <= h.timeline_start_lsn;
+    let (begin, whole) = (shown(h.timeline_start_lsn), h.local_start_lsn <= h.timeline_start_lsn);
     let log = LogView {
         system_id: b.system_id,
         version_num: b.pg_version_num,
         seg_size: b.wal_seg_size,
         pg_history: b.pg_history.clone(),
-        start: b.timeline_start_lsn,
-        commit: h.commit_lsn,
-        end: b.flush_lsn.max(h.commit_lsn),
-        last_record_start: Some(b.last_record_start_lsn).filter(|l| *l != Lsn::new(0)),
-        oldest: if whole { h.timeline_start_lsn.segment_start(h.wal_seg_size) } else { h.local_start_lsn },
+        start: shown(b.timeline_start_lsn),
+        commit: shown(h.commit_lsn),
+        end: shown(b.flush_lsn.max(h.commit_lsn)),
+        last_record_start: b.last_record_start_lsn,
+        oldest: if whole { begin.segment_start(h.wal_seg_size) } else { shown(h.local_start_lsn) },
     };
     // One that claims an absurd term is not believed: the core closes its session.
     let lowest = accounts().map(|(_, a)| a.greeting.term).min().unwrap_or(Term::ZERO);
@@ -123,7 +122,7 @@ pub(crate) fn judge(
 fn position(a: &Account) -> LogPosition {
     // A history that breaks its own rules counts as none; the core refuses it when it votes.
     let history = TermHistory::new(a.status.term_history.clone()).unwrap_or_else(|_| TermHistory::empty());
-    LogPosition::of(&history, Some(a.status.flush_lsn))
+    LogPosition::of(&history, a.status.flush_lsn)
 }
 
 /// Answers that name this shim as the wrong one.
@@ -182,7 +181,7 @@ fn check_members(config: &ShimConfig, answers: &Answers, mconf: &MemberConf) -> 
 fn check_agreement(answers: &Answers) -> Result<(), AttachRefusal> {
     let mut accounts = answers.iter().flatten();
     let Some(first) = accounts.next() else { return Ok(()) };
-    let fixed = |a: &Account| (a.status.system_id, a.status.wal_seg_size, a.status.timeline_start_lsn);
+    let fixed = |a: &Account| (a.status.system_id, a.status.wal_seg_size, shown(a.status.timeline_start_lsn));
     match accounts.find(|a| fixed(a) != fixed(first)) {
         Some(other) => Err(AttachRefusal::Corrupt(format!(
             "safekeeper {} has (system, segment size, start) {:?}, safekeeper {} has {:?}",

@@ -1,6 +1,6 @@
 //! Judging rounds of answers, without a network.
 
-use pgformat::{SegSize, Tli};
+use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{PgHistoryEntry, SafekeeperTimelineStatus};
 use proto::consensus::{AcceptorGreeting, Member, TermLsn};
 use proto::id::{Generation, PrimaryEpoch, SystemId};
@@ -20,6 +20,7 @@ fn account(node: u64, history: &[(u64, u64)], flush: u64, commit: u64) -> Accoun
     let term = term_history.last().map_or(Term::ZERO, |e| e.term);
     let ttid = config(&[]).ttid;
     let status = SafekeeperTimelineStatus {
+        schema: proto::api::SCHEMA,
         tenant_id: ttid.tenant_id,
         timeline_id: ttid.timeline_id,
         safekeeper_id: NodeId(node),
@@ -33,13 +34,13 @@ fn account(node: u64, history: &[(u64, u64)], flush: u64, commit: u64) -> Accoun
         pg_version_num: 150_000,
         system_id: SystemId(7),
         wal_seg_size: SegSize::DEFAULT,
-        timeline_start_lsn: Lsn::new(100),
-        local_start_lsn: Lsn::new(100),
-        flush_lsn: Lsn::new(flush),
-        commit_lsn: Lsn::new(commit),
-        last_record_start_lsn: Lsn::new(flush - 8),
-        peer_horizon_lsn: Lsn::new(100),
-        remote_consistent_lsn: Lsn::new(0),
+        timeline_start_lsn: Some(Lsn::new(100)),
+        local_start_lsn: Some(Lsn::new(100)),
+        flush_lsn: Some(Lsn::new(flush)),
+        commit_lsn: Some(Lsn::new(commit)),
+        last_record_start_lsn: Some(Lsn::new(flush - 8)),
+        peer_horizon_lsn: Some(Lsn::new(100)),
+        remote_consistent_lsn: None,
         wal_bytes: 0,
         streaming: false,
         pushes: Vec::new(),
@@ -114,7 +115,7 @@ fn a_stale_epoch_and_a_foreign_source_are_refused() {
 #[test]
 fn members_that_disagree_on_what_never_changes_are_corruption() {
     let mut other = account(2, &[(0, 100)], 200, 100);
-    other.status.timeline_start_lsn = Lsn::new(108);
+    other.status.timeline_start_lsn = Some(Lsn::new(108));
     let answers = vec![Ok(account(1, &[(0, 100)], 200, 100)), Ok(other), away()];
     assert_eq!(judge(&three(), &answers, |_| true).expect_err("corrupt").exit_code(), Some(5));
 }
