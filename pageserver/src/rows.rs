@@ -126,7 +126,7 @@ fn choice_row(s: &PageserverTimelineStatus) -> Option<Vec<Option<String>>> {
         some(s.timeline_id),
         some(s.pageserver_id),
         some(c.safekeeper_id),
-        some(&c.mode),
+        some(c.mode),
         some(&c.reason),
         some(c.choice_seq),
         some(&c.chosen_at),

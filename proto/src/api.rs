@@ -1,9 +1,7 @@
 //! JSON bodies of the HTTP interfaces: one definition for server and client.
 //!
-//! LSNs are `X/X` text. One that is unknown is null since [`SCHEMA`] 2, and was `0/0` before; a reader takes both, and a
-//! missing field, for unknown.
-
-use std::fmt;
+//! LSNs are `X/X` text. One that is unknown is null since [`SCHEMA`] 2, and was `0/0` before; a reader takes both, and
+//! a missing field, for unknown.
 
 use pgformat::{Lsn, SegSize, Tli};
 use serde::{Deserialize, Serialize};
@@ -12,11 +10,13 @@ use crate::consensus::{MemberConf, TermLsn};
 use crate::id::{Incarnation, NodeId, PrimaryEpoch, SystemId, TenantId, Term, TimelineId};
 
 mod position;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use position::{SCHEMA, shown};
-use position::{first_schema, known};
+use position::{first_schema, known, zero_unknown};
+pub use state::{ChoiceMode, ImportStage, PageserverTimelineState, PeerState, ShimPhase, StreamState};
 
 /// Who feeds a timeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -141,13 +141,27 @@ pub struct SafekeeperTimelineStatus {
     pub starts: u64,
 }
 
+impl SafekeeperTimelineStatus {
+    /// It in schema 1. `SHOW TIMELINE` says it so: a shim of an earlier version reads that before it connects, cannot
+    /// read null, and must go on when the safekeepers are upgraded before it.
+    ///
+    /// # Errors
+    /// None that is known: the value has no map with keys other than text.
+    pub fn to_schema_1(&self) -> serde_json::Result<serde_json::Value> {
+        let mut status = serde_json::to_value(SafekeeperTimelineStatus { schema: 1, ..self.clone() })?;
+        zero_unknown(&mut status);
+        status["pushes"].as_array_mut().into_iter().flatten().for_each(zero_unknown);
+        Ok(status)
+    }
+}
+
 /// One outgoing push stream of a safekeeper.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PushStatus {
     /// Node id of the pageserver that receives.
     pub pageserver_id: NodeId,
-    /// connecting, streaming, backoff.
-    pub state: String,
+    /// What it does now.
+    pub state: StreamState,
     /// Sent up to here.
     #[serde(default, deserialize_with = "known")]
     pub sent_lsn: Option<Lsn>,
@@ -236,21 +250,6 @@ pub struct RecordPlace {
     pub end_lsn: Lsn,
 }
 
-/// What an import does. A reader takes a word that it does not know for [`ImportStage::Unknown`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportStage {
-    /// Pages come over the connection to the cluster.
-    Copying,
-    /// Pages are copied; WAL up to the backup's end is ingested.
-    Replaying,
-    /// Pages can be read.
-    Done,
-    /// A word of a newer program.
-    #[serde(other)]
-    Unknown,
-}
-
 /// How far an import is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImportStatus {
@@ -272,49 +271,6 @@ pub struct ImportStatus {
     pub attempts: u32,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-}
-
-/// What a pageserver does about a timeline. A reader takes a word that it does not know for
-/// [`PageserverTimelineState::Unknown`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PageserverTimelineState {
-    /// No safekeeper is chosen.
-    Idle,
-    /// A safekeeper is chosen; its stream has not begun.
-    WaitingForDial,
-    /// The chosen safekeeper pushes WAL.
-    Pushed,
-    /// WAL is pulled from the chosen safekeeper.
-    Pulling,
-    /// Pages are being copied; no WAL is wanted yet.
-    Importing,
-    /// Nothing is taken in before a restart.
-    Stopped,
-    /// Nobody said, or a word of a newer program.
-    #[serde(other)]
-    Unknown,
-}
-
-impl PageserverTimelineState {
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            PageserverTimelineState::Idle => "idle",
-            PageserverTimelineState::WaitingForDial => "waiting_for_dial",
-            PageserverTimelineState::Pushed => "pushed",
-            PageserverTimelineState::Pulling => "pulling",
-            PageserverTimelineState::Importing => "importing",
-            PageserverTimelineState::Stopped => "stopped",
-            PageserverTimelineState::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for PageserverTimelineState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// `GET /v1/tenant/T/timeline/L` on a pageserver (and elements of `GET /v1/tenant/timeline`).
@@ -443,8 +399,8 @@ pub struct ChoiceStatus {
     pub choice_seq: u64,
     /// When it was chosen, as RFC 3339 has it.
     pub chosen_at: String,
-    /// push or pull.
-    pub mode: String,
+    /// Which side dials.
+    pub mode: ChoiceMode,
 }
 
 /// `GET /v1/status` on the shim.
@@ -457,8 +413,8 @@ pub struct ShimStatus {
     pub tenant_id: TenantId,
     /// Timeline that is written.
     pub timeline_id: TimelineId,
-    /// detached, validating, campaign, elected, streaming, refused.
-    pub state: String,
+    /// What it does now.
+    pub state: ShimPhase,
     /// Term won last; 0 = none.
     pub term: Term,
     /// End of log chosen by the last election.
@@ -494,8 +450,8 @@ pub struct ShimSafekeeperStatus {
     pub id: NodeId,
     /// Address that the shim dials, `host:port`.
     pub address: String,
-    /// offline, connecting, handshake, voting, elected, active.
-    pub state: String,
+    /// How far the session with it is.
+    pub state: PeerState,
     /// Up to here it has acknowledged WAL as durable.
     #[serde(default, deserialize_with = "known")]
     pub flush_lsn: Option<Lsn>,

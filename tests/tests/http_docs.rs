@@ -13,8 +13,8 @@ const SERVERS: [(&str, &str); 3] =
 /// Folders whose types several servers send.
 const SHARED: [&str; 2] = ["proto/src", "libs"];
 
-/// Bodies that every server of the repository knows: each one must be in a document.
-const BODIES: &str = "proto/src/api.rs";
+/// Bodies and words that every server of the repository knows: each one must be in a document.
+const BODIES: [&str; 2] = ["proto/src/api.rs", "proto/src/api/state.rs"];
 
 /// Methods, as axum's functions and OpenAPI's keys call them.
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
@@ -152,7 +152,16 @@ fn enums(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         }
         found.insert(name.to_owned(), words);
     }
+    found.extend(text.split("\nwords! {\n").skip(1).filter_map(spelt_words));
     found
+}
+
+/// The name and the words of an enum that spells each one: `Name { Variant = "word", }`.
+fn spelt_words(text: &str) -> Option<(String, BTreeSet<String>)> {
+    let lines = || text.lines().take_while(|l| *l != "}").map(str::trim);
+    let name = lines().find_map(|l| l.strip_suffix(" {"))?;
+    let words = lines().filter_map(|l| l.strip_suffix("\",")?.split_once(" = \"")).map(|(_, word)| word.to_owned());
+    Some((name.to_owned(), words.collect()))
 }
 
 /// A variant's name as serde writes it.
@@ -243,8 +252,9 @@ fn schemas_have_the_fields_of_their_structs() {
         assert_eq!(other_words(&document, &words), Vec::<String>::new(), "{name}");
         shown.extend(document["components"]["schemas"].as_object().expect("schemas").keys().cloned());
     }
-    let text = product(&root().join(BODIES));
-    let bodies: BTreeSet<_> = structs(&text).into_keys().chain(enums(&text).into_keys()).collect();
+    let texts = BODIES.map(|file| product(&root().join(file)));
+    let names = texts.iter().flat_map(|text| structs(text).into_keys().chain(enums(text).into_keys()));
+    let bodies: BTreeSet<_> = names.collect();
     let hidden: Vec<_> = bodies.iter().filter(|name| !shown.contains(*name)).collect();
     assert!(bodies.len() > 20 && hidden.is_empty(), "in no document: {hidden:?}");
 }
@@ -339,4 +349,6 @@ fn planted_differences_are_found() {
     for list in [serde_json::json!([]), serde_json::json!(["in_time", "unknown"])] {
         assert_eq!(other_words(&words(list), &enums(text)), ["E: other words"]);
     }
+    let spelt = "\nwords! {\n    /// Docs.\n    E {\n        /// One.\n        InTime = \"in_time\",\n    }\n}\n";
+    assert_eq!(enums(spelt), enums(text));
 }

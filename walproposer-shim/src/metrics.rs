@@ -6,8 +6,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use proto::api::{PeerState, ShimPhase};
 
-use crate::status::{ShimPhase, ShimState};
+use crate::status::ShimState;
 
 /// Counters and the registry that shows them.
 pub(crate) struct ShimMetrics {
@@ -106,7 +107,7 @@ impl ShimMetrics {
         let uncommitted = state.received.zip(state.commit).map_or(0, |(r, c)| r.bytes_since(c));
         g.uncommitted_bytes.set(number(uncommitted));
         g.ring_bytes.set(number(state.ring_bytes as u64));
-        let active = state.peers.iter().filter(|p| p.state == "active").count();
+        let active = state.peers.iter().filter(|p| p.state == PeerState::Active).count();
         g.safekeepers_active.set(number(active as u64));
         g.donors_doubted.set(number(state.donors.doubted() as u64));
         g.broker_connected.set(i64::from(broker_connected));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
-use proto::api::{ChoiceStatus, PageserverTimelineState, PageserverTimelineStatus, SCHEMA};
+use proto::api::{ChoiceMode, ChoiceStatus, PageserverTimelineState, PageserverTimelineStatus, SCHEMA};
 use proto::id::NodeId;
 
 use super::stream::millis;
@@ -33,7 +33,10 @@ impl Timeline {
             reason: o.choice.reason.as_str().to_owned(),
             choice_seq: o.choice.seq,
             chosen_at: o.chosen_at,
-            mode: o.choice.mode.as_str().to_owned(),
+            mode: match o.choice.mode {
+                Mode::Push => ChoiceMode::Push,
+                Mode::Pull => ChoiceMode::Pull,
+            },
         });
         // A timeline that cannot be opened stands nowhere.
         let known = |lsn: Lsn| Lsn::from_wire(lsn.get());

@@ -6,20 +6,27 @@ use super::*;
 /// state through JSON.
 #[test]
 fn states_are_words_and_an_unknown_one_is_read() {
-    use PageserverTimelineState::{Idle, Importing, Pulling, Pushed, Stopped, Unknown, WaitingForDial};
-    for state in [Idle, WaitingForDial, Pushed, Pulling, Importing, Stopped, Unknown] {
-        let json = serde_json::to_string(&state).expect("JSON");
-        assert_eq!(json, format!("\"{state}\""));
-        assert_eq!(serde_json::from_str::<PageserverTimelineState>(&json).expect("its own word"), state);
+    fn check<S: serde::de::DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
+        all: &[S],
+        words: &[&str],
+        unknown: &S,
+    ) {
+        let written: Vec<_> = all.iter().map(|state| serde_json::to_value(state).expect("JSON")).collect();
+        assert_eq!(written, words);
+        let read = |word: &str| serde_json::from_value::<S>(word.into()).expect("a word");
+        assert!(words.iter().zip(all).all(|(word, state)| read(word) == *state), "{all:?}");
+        assert_eq!([&read("hibernating"), &read("unknown")], [unknown; 2]);
+        assert_eq!(serde_json::to_value(unknown).expect("JSON"), "unknown");
     }
-    let newer: PageserverTimelineState = serde_json::from_str("\"hibernating\"").expect("a word");
-    assert_eq!(newer, Unknown);
-    let stages = [(ImportStage::Copying, "copying"), (ImportStage::Replaying, "replaying")];
-    for (stage, word) in stages.into_iter().chain([(ImportStage::Done, "done")]) {
-        assert_eq!(serde_json::to_value(stage).expect("JSON"), word);
-        assert_eq!(serde_json::from_value::<ImportStage>(word.into()).expect("its own word"), stage);
-    }
-    assert_eq!(serde_json::from_str::<ImportStage>("\"checking\"").expect("a word"), ImportStage::Unknown);
+    let of_pageservers = ["idle", "waiting_for_dial", "pushed", "pulling", "importing", "stopped"];
+    check(PageserverTimelineState::ALL, &of_pageservers, &PageserverTimelineState::Unknown);
+    check(ImportStage::ALL, &["copying", "replaying", "done"], &ImportStage::Unknown);
+    check(StreamState::ALL, &["connecting", "streaming", "backoff", "stale"], &StreamState::Unknown);
+    let of_shims = ["detached", "validating", "campaign", "elected", "streaming", "refused", "no_quorum"];
+    check(ShimPhase::ALL, &of_shims, &ShimPhase::Unknown);
+    check(ChoiceMode::ALL, &["push", "pull"], &ChoiceMode::Unknown);
+    check(PeerState::ALL, &["offline", "handshake", "active"], &PeerState::Unknown);
+    assert_eq!(ShimPhase::NoQuorum.to_string(), "no_quorum");
 }
 
 /// Goal: a position is unknown in every form in which a server may say so, and a known one is what it is. Method:

@@ -311,7 +311,7 @@ fn choices(ctx: &SafekeeperContext) -> AnswerRows {
             some(c.choice_seq),
             some(c.chosen_at),
             some(c.token),
-            c.state.map(str::to_owned),
+            c.state.map(|state| state.to_string()),
         ]
     };
     AnswerRows::new("SHOW", &columns, ctx.pushes.rows(&ctx.streams).into_iter().map(row).collect())
@@ -340,7 +340,7 @@ fn lag(ctx: &SafekeeperContext) -> AnswerRows {
             some(s.ttid.timeline_id),
             some(&s.peer),
             some(s.kind.name()),
-            some(s.state().name()),
+            some(s.state()),
             some(shown(commit)),
             some(shown(s.sent())),
             some(shown(s.received())),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use libpq::{Auth, CopyReader, CopyWriter, ServerConnection};
 use node::SessionPlace;
+use proto::api::StreamState;
 use proto::command::{Command, StartReplication, StartWalPush};
 use proto::id::TenantTimelineId;
 use proto::pg::{SqlError, StartupParams, sqlstate};
@@ -17,7 +18,7 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::receive::{self, IDLE_MAX, ProposerEnded};
 use super::send::{self, Outlet, SendEnd};
-use super::streams::{OutgoingStream, StreamKind, StreamState};
+use super::streams::{OutgoingStream, StreamKind};
 use super::{answers, identity};
 use crate::context::SafekeeperContext;
 use crate::metrics::Code;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgformat::Lsn;
-use proto::api::PushStatus;
+use proto::api::{PushStatus, StreamState};
 use proto::feedback::PageserverFeedback;
 use proto::id::{NodeId, TenantTimelineId};
 use proto::replication::StatusUpdate;
@@ -32,35 +32,6 @@ impl StreamKind {
             StreamKind::Reader => "reader",
             StreamKind::Recovery => "recovery",
             StreamKind::Push => "push",
-        }
-    }
-}
-
-/// What a stream does now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum StreamState {
-    /// Dialling, or waiting for the first frame.
-    Connecting = 0,
-    /// WAL flows, or waits for more.
-    Streaming = 1,
-    /// Waiting for the next attempt.
-    Backoff = 2,
-    /// Refused as stale: waiting for the key to change.
-    Stale = 3,
-}
-
-impl StreamState {
-    const ALL: [StreamState; 4] =
-        [StreamState::Connecting, StreamState::Streaming, StreamState::Backoff, StreamState::Stale];
-
-    /// Word for status pages.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            StreamState::Connecting => "connecting",
-            StreamState::Streaming => "streaming",
-            StreamState::Backoff => "backoff",
-            StreamState::Stale => "stale",
         }
     }
 }
@@ -113,7 +84,7 @@ impl OutgoingStream {
 
     pub(crate) fn state(&self) -> StreamState {
         let now = self.state.load(Relaxed);
-        StreamState::ALL.into_iter().find(|s| *s as u8 == now).unwrap_or(StreamState::Connecting)
+        StreamState::ALL.iter().copied().find(|s| *s as u8 == now).unwrap_or(StreamState::Connecting)
     }
 
     /// Whether WAL flows.
@@ -174,7 +145,7 @@ impl OutgoingStream {
         }
         Some(PushStatus {
             pageserver_id: self.pageserver?,
-            state: self.state().name().to_owned(),
+            state: self.state(),
             sent_lsn: self.sent(),
             last_record_lsn: self.received(),
             disk_consistent_lsn: self.disk_consistent(),

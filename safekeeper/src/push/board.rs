@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::api::StreamState;
 use proto::id::{NodeId, TenantId, TimelineId};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -27,8 +28,8 @@ pub(crate) struct ChoiceRow {
     pub(crate) choice_seq: u64,
     pub(crate) chosen_at: String,
     pub(crate) token: i64,
-    /// connecting, streaming, backoff, stale; `None` while no pusher runs.
-    pub(crate) state: Option<&'static str>,
+    /// What its stream does; `None` while no pusher runs.
+    pub(crate) state: Option<StreamState>,
 }
 
 /// What others may know about the pushes: the choices, and a bound on handshakes per pageserver.
@@ -54,7 +55,7 @@ impl PushBoard {
                 mode: "push",
                 choice_seq: c.record.choice_seq,
                 token: c.token,
-                state: streams.iter().find(of_choice).map(|s| s.state().name()),
+                state: streams.iter().find(of_choice).map(|s| s.state()),
                 reason: c.record.reason,
                 chosen_at: c.record.chosen_at,
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libpq::{CopyEvent, CopyReader, CopyWriter, NetError};
 use node::RepeatLog;
-use proto::api::shown;
+use proto::api::{StreamState, shown};
 use proto::id::TenantTimelineId;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use super::desired::PushChoice;
 use super::dial::{self, DialError};
 use crate::context::SafekeeperContext;
 use crate::net::send::{self, Outlet, SendEnd};
-use crate::net::streams::{OutgoingStream, StreamKind, StreamState};
+use crate::net::streams::{OutgoingStream, StreamKind};
 use crate::timeline::{ReadMode, TimelineHandle};
 
 /// After a stale refusal the key normally changes; this is for a pageserver that refused before it knew its own put.

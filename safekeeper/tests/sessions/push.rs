@@ -8,6 +8,7 @@ use bytes::Bytes;
 use libpq::{Auth, CopyEvent, CopyReader, CopyWriter, ServerConnection};
 use node::server::StartError;
 use pgformat::Lsn;
+use proto::api::StreamState;
 use proto::broker::records::{ChoiceRecord, NodeRecord, PageserverTimelineRecord, SCHEMA, SafekeeperTimelineRecord};
 use proto::command::{Command, StartPush};
 use proto::feedback::PageserverFeedback;
@@ -195,7 +196,7 @@ async fn stale_choices_and_an_absent_broker() {
     connection.send_error(&stale).await.expect("sent");
     drop(connection);
     until("it waits", async || {
-        f.node.status(ttid(1)).await.pushes.first().is_some_and(|p| p.state == "stale").then_some(())
+        f.node.status(ttid(1)).await.pushes.first().is_some_and(|p| p.state == StreamState::Stale).then_some(())
     })
     .await;
     let quiet = tokio::time::timeout(Duration::from_millis(500), f.pageserver.accept()).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::Lsn;
-use proto::api::{ChoiceStatus, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
+use proto::api::{ChoiceMode, ChoiceStatus, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimStatus};
 
 use super::story::Story;
 use crate::ddl::Ddl;
@@ -73,8 +73,9 @@ impl Scene<'_> {
 
     pub(super) async fn show_choice(&self) -> Result<()> {
         self.story.chapter("who feeds the pageserver, and why");
-        let choice =
-            self.wait("a push stream", async || Ok(Some(self.choice().await?).filter(|c| c.mode == "push"))).await?;
+        let choice = self
+            .wait("a push stream", async || Ok(Some(self.choice().await?).filter(|c| c.mode == ChoiceMode::Push)))
+            .await?;
         self.story.line(&Self::describe(&choice));
         let status = crate::status::collect(
             &crate::status::NodeSource::Dir(self.dir.root().to_path_buf()),
@@ -97,8 +98,10 @@ impl Scene<'_> {
         });
         let choice = choice.await?;
         let chosen_after = killed.elapsed();
-        self.wait("the new stream", async || Ok(Some(self.pageserver().await?).filter(|p| p.last_record_lsn >= Some(lsn))))
-            .await?;
+        self.wait("the new stream", async || {
+            Ok(Some(self.pageserver().await?).filter(|p| p.last_record_lsn >= Some(lsn)))
+        })
+        .await?;
         let caught_up_after = killed.elapsed();
         self.ledger.wait_progress(50, PATIENCE).await?;
         self.story.line(&Self::describe(&choice));
@@ -120,7 +123,8 @@ impl Scene<'_> {
         let http = Http::new(Duration::from_secs(2))?;
         let path = self.timeline_path();
         self.wait("catching up", async || {
-            Ok(Some(http.get::<SafekeeperTimelineStatus>(&node.http, &path).await?).filter(|s| s.flush_lsn >= Some(target)))
+            Ok(Some(http.get::<SafekeeperTimelineStatus>(&node.http, &path).await?)
+                .filter(|s| s.flush_lsn >= Some(target)))
         })
         .await?;
         self.story.line(&format!("{name} has caught up beyond {target}"));

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use proto::Lsn;
 use proto::api::{
-    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus, shown,
+    PageserverTimelineState, PageserverTimelineStatus, SafekeeperTimelineStatus, ShimSafekeeperStatus, ShimStatus,
+    shown,
 };
 use proto::id::{NodeId, TenantId, Term, TimelineId};
 use serde::Serialize;
@@ -142,14 +143,14 @@ pub struct SeenSafekeeperRow {
     pub address: String,
     /// What the shim does with it.
     pub state: String,
-    /// Acknowledged.
+    /// Up to here it has acknowledged WAL as durable.
     pub flush_lsn: Lsn,
     /// Why no WAL flows to it, while none does and a reason is known.
     pub problem: Option<String>,
 }
 
 fn seen_row(s: &ShimSafekeeperStatus) -> SeenSafekeeperRow {
-    let (address, state, problem) = (s.address.clone(), s.state.clone(), s.problem.clone());
+    let (address, state, problem) = (s.address.clone(), s.state.to_string(), s.problem.clone());
     SeenSafekeeperRow { id: s.id, address, state, flush_lsn: shown(s.flush_lsn), problem }
 }
 
@@ -198,7 +199,7 @@ pub(super) fn shim_row(status: Option<&ShimStatus>) -> ShimRow {
     match status {
         Some(s) => ShimRow {
             alive: true,
-            state: s.state.clone(),
+            state: s.state.to_string(),
             term: s.term,
             reported_lsn: shown(s.reported_lsn),
             protected: s.protected,

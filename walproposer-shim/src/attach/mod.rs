@@ -10,6 +10,7 @@ pub(crate) mod survey;
 
 use std::sync::Arc;
 
+use proto::api::ShimPhase;
 use proto::id::Term;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::context::ShimContext;
 use crate::dial::upstream::{SlotState, Upstream};
 use crate::session::{self, AttachedPrimary};
-use crate::status::ShimPhase;
 use crate::stop::StopCause;
 use patience::Patience;
 

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::api::ShimPhase;
 use proto::consensus::{AcceptorMessage, AppendRequest, LogPosition, ProtoVersion};
 use proto::id::Term;
 use tokio::sync::mpsc;
@@ -29,7 +30,6 @@ use crate::config::ApplySource;
 use crate::context::ShimContext;
 use crate::core::{Input, PeerId, Proposer, ProposerConfig};
 use crate::dial::upstream::{PrimaryIdentity, Upstream};
-use crate::status::ShimPhase;
 use crate::stop::StopCause;
 
 /// The end of a session waits so long at most for safekeepers to hear of the commit position.

@@ -5,7 +5,6 @@
 
 pub(crate) mod donors;
 mod memory;
-mod phase;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use node::Aged;
 use pgformat::Lsn;
-use proto::api::{Readiness, SCHEMA, ShimStatus};
+use proto::api::{self, Readiness, ShimPhase, ShimStatus};
 use proto::broker::records::{PrimaryRecord, SCHEMA};
 use proto::id::{NodeId, Term};
 use tokio::sync::Notify;
@@ -26,7 +25,6 @@ use crate::core::{PeerId, PeerStatus};
 use crate::dial::upstream::PrimaryIdentity;
 use donors::Donors;
 
-pub(crate) use phase::ShimPhase;
 pub(crate) use state::{ShimState, StreamPositions};
 pub(crate) use verdict::{CHECK_PERIOD, GuardVerdict};
 
@@ -157,10 +155,10 @@ impl StatusBoard {
         let state = self.snapshot();
         let reasons = state.reasons();
         ShimStatus {
-            schema: SCHEMA,
+            schema: api::SCHEMA,
             tenant_id: config.ttid.tenant_id,
             timeline_id: config.ttid.timeline_id,
-            state: state.phase.name().to_owned(),
+            state: state.phase,
             term: state.term,
             elected_at_lsn: state.elected_at,
             commit_lsn: state.commit,

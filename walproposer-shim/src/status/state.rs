@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use node::Aged;
 use pgformat::Lsn;
-use proto::api::{ShimSafekeeperStatus, shown};
+use proto::api::{PeerState, ShimPhase, ShimSafekeeperStatus, shown};
 use proto::id::{NodeId, Term};
 
 use super::donors::Donors;
 use super::memory::AcknowledgedWal;
-use super::phase::ShimPhase;
 use super::verdict::{GuardVerdict, VERDICT_AGE_MAX};
 use crate::config::ShimConfig;
 use crate::core::PeerStatus;
@@ -82,7 +81,7 @@ impl ShimState {
         let row = |address| ShimSafekeeperStatus {
             id: NodeId(0),
             address: safekeeper::shown(address),
-            state: "offline".to_owned(),
+            state: PeerState::Offline,
             flush_lsn: None,
             problem: None,
         };
@@ -142,13 +141,11 @@ impl ShimState {
         for (row, (peer, problem)) in self.peers.iter_mut().zip(peers) {
             waits |= peer.streaming && peer.flush_lsn > committed;
             let word = match (peer.connected, peer.streaming, problem) {
-                (_, true, _) => "active",
-                (true, false, _) => "handshake",
-                (false, ..) => "offline",
+                (_, true, _) => PeerState::Active,
+                (true, false, _) => PeerState::Handshake,
+                (false, ..) => PeerState::Offline,
             };
-            if row.state != word {
-                word.clone_into(&mut row.state);
-            }
+            row.state = word;
             if let (Some(node), Some(flush)) = (peer.node, peer.flush_lsn) {
                 // What it has acknowledged in this session, in our term; not while it is away, when that is old news.
                 if peer.streaming {
@@ -173,7 +170,7 @@ impl ShimState {
         self.waiting_since = None;
         (self.reported, self.reported_apply) = (None, None);
         for row in &mut self.peers {
-            "offline".clone_into(&mut row.state);
+            row.state = PeerState::Offline;
         }
     }
 
@@ -202,7 +199,7 @@ impl ShimState {
             Some(problem) => format!("{}: {problem}", p.address),
             None => format!("{}: {}", p.address, p.state),
         };
-        let away: Vec<String> = self.peers.iter().filter(|p| p.state != "active").map(row).collect();
+        let away: Vec<String> = self.peers.iter().filter(|p| p.state != PeerState::Active).map(row).collect();
         let silent = if away.is_empty() { "they do not answer".to_owned() } else { away.join("; ") };
         format!("no quorum of safekeepers follows, commits wait ({silent})")
     }
@@ -226,7 +223,7 @@ impl ShimState {
             out.push(self.no_quorum());
         } else if self.phase != ShimPhase::Streaming {
             let why = self.last_stop.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
-            out.push(format!("not streaming, the shim is {}{why}", self.phase.name()));
+            out.push(format!("not streaming, the shim is {}{why}", self.phase));
         }
         let streams = matches!(self.phase, ShimPhase::Streaming | ShimPhase::NoQuorum);
         if streams && self.seen.elapsed() > SEEN_AGE_MAX {

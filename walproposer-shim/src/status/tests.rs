@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use node::Aged;
 use pgformat::Tli;
+use proto::api::ShimPhase;
 use proto::id::SystemId;
 
 use super::*;
@@ -20,12 +21,12 @@ fn protected_needs_a_stream_and_a_clean_verdict() {
     let at = Some(Lsn::new(9));
     shared.progress(at, false, stream(10, at), std::iter::empty());
     let status = shared.status(&config);
-    assert!(!status.protected && status.state == "no_quorum", "WAL flows, and nobody acknowledges it");
+    assert!(!status.protected && status.state == ShimPhase::NoQuorum, "WAL flows, and nobody acknowledges it");
     assert!(status.reasons[0].contains("no quorum"), "{:?}", status.reasons);
     shared.progress(at, true, stream(10, at), std::iter::empty());
     let status = shared.status(&config);
     assert!(status.protected && status.reasons.is_empty());
-    assert_eq!((status.state.as_str(), status.reported_lsn), ("streaming", Some(Lsn::new(9))));
+    assert_eq!((status.state, status.reported_lsn), (ShimPhase::Streaming, Some(Lsn::new(9))));
     shared.session_over();
     let status = shared.status(&config);
     assert_eq!((status.reported_lsn, status.commit_lsn), (None, Some(Lsn::new(9))));

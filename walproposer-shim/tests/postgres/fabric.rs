@@ -9,7 +9,8 @@ use libpq::{ClientConnection, ConnectOptions};
 use node::settings::from_flags;
 use pgformat::{Lsn, SegSize, Tli};
 use proto::api::{
-    CreateTimelineRequest, PgHistoryEntry, Readiness, SafekeeperTimelineStatus, ShimStatus, TimelineSource,
+    CreateTimelineRequest, PeerState, PgHistoryEntry, Readiness, SafekeeperTimelineStatus, ShimPhase, ShimStatus,
+    TimelineSource,
 };
 use proto::broker::keys::DEFAULT_PREFIX;
 use proto::broker::records::PrimaryRecord;
@@ -187,8 +188,8 @@ impl Shim {
     pub(crate) async fn streams(&self) {
         until("streaming", Duration::from_secs(20), async || {
             let status = self.status().await?;
-            let all = status.safekeepers.iter().filter(|s| s.state == "active").count() >= 2;
-            (status.state == "streaming" && all).then_some(())
+            let all = status.safekeepers.iter().filter(|s| s.state == PeerState::Active).count() >= 2;
+            (status.state == ShimPhase::Streaming && all).then_some(())
         })
         .await;
     }
