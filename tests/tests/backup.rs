@@ -7,8 +7,10 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Bounded as _, PATIENCE};
+use rustix::process::{Pid, Signal, kill_process};
 use tests::fabric::TestFabric;
-use tests::process::Postgres;
+use tests::process::{Postgres, Process};
+use tests::wait;
 use tokio_postgres::Client;
 use walfabric::fabric::Fabric;
 use walfabric::sql;
@@ -25,10 +27,15 @@ fn public_dir(fabric: &TestFabric) -> Result<(tempfile::TempDir, PathBuf)> {
 
 /// `walfabric backup`, as PostgreSQL's user.
 fn backup(binary: &Path, fabric: &Fabric, to: &Path, options: &[&str]) -> Result<Output> {
+    backup_command(binary, fabric, to, options)?.output_within(PATIENCE)
+}
+
+fn backup_command(binary: &Path, fabric: &Fabric, to: &Path, options: &[&str]) -> Result<Command> {
     let mut command: Command = harness::as_postgres(binary)?;
     command.args(["backup", "--pageserver", &fabric.pageservers[0].http, "--tenant", &fabric.tenant_id.to_string()]);
     command.args(["--timeline", &fabric.timeline_id.to_string(), "--to"]).arg(to).args(options);
-    command.current_dir("/").output_within(PATIENCE)
+    command.current_dir("/");
+    Ok(command)
 }
 
 /// A cluster of a backup, on a port of its own, which lets the test in.
@@ -185,6 +192,14 @@ async fn what_is_refused_leaves_nothing() -> Result<()> {
     fs::remove_file(to.join("mine"))?;
     refused(&other, &[], 1, "WF001")?;
     ensure!(to.exists(), "an empty directory that was there stays");
+    // Interrupted while it waits for an LSN that does not come.
+    fs::remove_dir(&to)?;
+    let command = backup_command(&binary, &described, &to, &["--at", "FF/FFFFFFFF"])?;
+    let mut waiting = Process::spawn(command, &dir.path().join("log"))?;
+    wait::until("the directory", PATIENCE, async || to.exists().then_some(())).await;
+    waiting.signal(Signal::INT);
+    assert_eq!(waiting.wait("an interrupted backup", PATIENCE), Some(1));
+    ensure!(!to.exists(), "an interrupted backup leaves nothing");
     let made = backup(&binary, &described, &to, &[])?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     Ok(())
@@ -216,6 +231,15 @@ async fn one_look_at_a_past_moment() -> Result<()> {
     let now = fabric.run(&[&["psql", "--scratch", &place, "--at", &after, "--"][..], &count].concat())?;
     ensure!(now.status.code() == Some(1), "psql's own exit code: {}", now.status);
     ensure!(String::from_utf8_lossy(&now.stderr).contains("does not exist"), "{now:?}");
+    // Without a moment it is all that is committed, also when the pageserver is behind.
+    let frozen = fabric.read()?.pageservers[0].pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let frozen = frozen.context("a pageserver")?;
+    kill_process(frozen, Signal::STOP)?;
+    client.batch_execute("CREATE TABLE late AS SELECT generate_series(1, 77) AS a").await?;
+    kill_process(frozen, Signal::CONT)?;
+    let late = ["-Atc", "SELECT count(*) FROM late"];
+    let seen = fabric.ok(&[&["psql", "--scratch", &place, "--"][..], &late].concat())?;
+    assert_eq!(seen.trim(), "77");
     let dump = fabric.ok(&["dump", "--scratch", &place, "--at", &lsn, "--", "--table", "t"])?;
     ensure!(dump.contains("CREATE TABLE public.t") && dump.contains("1234"), "{dump}");
     ensure!(fs::read_dir(scratch.path())?.count() == 0, "nothing stays");

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use node::exit;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::backup;
 use crate::backup::command::BackupSource;
@@ -69,39 +71,73 @@ impl LookOptions {
         );
         let bin_dir = postgres::find_bin_dir(self.pg_bin.as_deref().or(self.source.bin_dir()?.as_deref()))?;
         let scratch = Scratch::make(self.scratch.as_deref())?;
-        let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let looked = async {
-            let made = backup::run(&self.source.request(scratch.data_dir()).await?).await?;
+        let mut signals = Signals::listen()?;
+        let prepared = CancellationToken::new();
+        let made = async {
+            let made = backup::run(&self.source.request(scratch.data_dir()).await?, &prepared).await?;
             eprintln!("walfabric: everything up to {}, {} MiB copied", made.lsn, made.bytes >> 20);
-            let mut server = scratch.start(&bin_dir, &self.username).await?;
-            let looked = self.program(&bin_dir, program, &scratch, &mut interrupt).await;
-            server.stop().await?;
-            looked
+            scratch.start(&bin_dir, &self.username).await
         };
-        tokio::select! {
-            looked = looked => looked,
-            _ = stop.recv() => bail!("stopped; the copy is removed"),
-        }
+        tokio::pin!(made);
+        let mut server = tokio::select! {
+            server = &mut made => server?,
+            () = signals.any() => {
+                // The writer of the copy ends before the copy is removed.
+                prepared.cancel();
+                drop(made.await);
+                bail!("stopped; the copy is removed");
+            }
+        };
+        let looked = tokio::select! {
+            looked = self.program(&bin_dir, program, &scratch) => looked,
+            () = signals.end() => Err(anyhow::anyhow!("stopped; the copy is removed")),
+        };
+        server.stop().await?;
+        looked
     }
 
-    /// While psql runs, an interrupt from the terminal is for psql, which ends a query by it.
-    async fn program(
-        &self,
-        bin_dir: &Path,
-        program: &str,
-        scratch: &Scratch,
-        interrupt: &mut tokio::signal::unix::Signal,
-    ) -> Result<u8> {
+    async fn program(&self, bin_dir: &Path, program: &str, scratch: &Scratch) -> Result<u8> {
         let mut command = Command::new(bin_dir.join(program));
         command.env("PGHOST", &scratch.root).env("PGPORT", PORT.to_string()).kill_on_drop(true);
         command.env("PGUSER", &self.username).env("PGDATABASE", &self.dbname).args(&self.words);
         let mut child = command.spawn().with_context(|| format!("cannot run {program} of {}", bin_dir.display()))?;
-        loop {
-            tokio::select! {
-                ended = child.wait() => return Ok(code(ended?)),
-                _ = interrupt.recv() => {}
-            }
+        Ok(code(child.wait().await?))
+    }
+}
+
+/// Signals that end the look.
+struct Signals {
+    interrupt: Signal,
+    /// SIGTERM, SIGHUP (the terminal is gone), SIGQUIT.
+    ends: [Signal; 3],
+}
+
+impl Signals {
+    /// From here on none of them ends the process by itself.
+    fn listen() -> Result<Signals> {
+        let ends = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let [terminate, hangup, quit] = ends.map(signal);
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, ends: [terminate?, hangup?, quit?] })
+    }
+
+    /// Any of them.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            () = Signals::first(&mut self.ends) => {}
+        }
+    }
+
+    /// While psql runs, an interrupt from the terminal is for psql, which ends a query by it.
+    async fn end(&mut self) {
+        Signals::first(&mut self.ends).await;
+    }
+
+    async fn first([a, b, c]: &mut [Signal; 3]) {
+        tokio::select! {
+            _ = a.recv() => {}
+            _ = b.recv() => {}
+            _ = c.recv() => {}
         }
     }
 }
@@ -188,7 +224,7 @@ impl ScratchServer {
     /// At once: nobody needs what is in it.
     async fn stop(&mut self) -> Result<()> {
         if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process(pid, Signal::QUIT);
+            let _ = kill_process(pid, rustix::process::Signal::QUIT);
         }
         match tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
             Ok(ended) => drop(ended?),

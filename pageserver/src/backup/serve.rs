@@ -35,11 +35,11 @@ pub(crate) fn setting(name: &str, pageserver: &Pageserver, ttid: TenantTimelineI
 async fn resolve(
     pageserver: &Pageserver,
     ttid: TenantTimelineId,
-    startup: &StartupParams,
+    target: BackupTarget,
 ) -> Result<(PageReader, Lsn, Vec<(Tli, Lsn)>), SqlError> {
     let timeline = pageserver.timeline(ttid).ok_or_else(|| SqlError::timeline_not_found(ttid))?;
     let reader = PageReader::of(&timeline)?;
-    let lsn = BackupTarget::of(startup)?.resolve(&timeline, &reader, pageserver.config.lsn_wait).await?;
+    let lsn = target.resolve(&timeline, &reader, pageserver.config.lsn_wait).await?;
     let known = timeline.attach.as_ref().map_or(&[][..], |a| &a.pg_history);
     Ok((reader, lsn, known.iter().map(|e| (e.tli, e.start_lsn)).collect()))
 }
@@ -55,7 +55,12 @@ pub(crate) async fn identify(
 ) -> Result<ServerConnection, NetError> {
     let startup = connection.startup().clone();
     let found = async {
-        let (reader, lsn, known) = resolve(pageserver, ttid, &startup).await?;
+        // Where the log ends is said without waiting, as a server says it.
+        let target = match BackupTarget::of(&startup)? {
+            BackupTarget::Latest => BackupTarget::Here,
+            target => target,
+        };
+        let (reader, lsn, known) = resolve(pageserver, ttid, target).await?;
         find(&reader, lsn, BackupForm::Recover, &known).await
     };
     match found.await {
@@ -142,7 +147,7 @@ async fn prepare(
         return Err(SqlError::unsupported("this pageserver does not give backups that recover through WAL yet")
             .with_hint("walfabric backup makes a cluster that starts at the LSN itself."));
     }
-    let (reader, lsn, known) = resolve(pageserver, ttid, startup).await?;
+    let (reader, lsn, known) = resolve(pageserver, ttid, BackupTarget::of(startup)?).await?;
     let point = find(&reader, lsn, request.form, &known).await?;
     let versions = reader.versions();
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -20,8 +20,6 @@ const LSN_OPTION: &str = "walfabric.lsn";
 const TIME_OPTION: &str = "walfabric.time";
 const XID_OPTION: &str = "walfabric.xid";
 const INCLUSIVE_OPTION: &str = "walfabric.inclusive";
-/// What had ended so long ago is known to the quorum, and the pageserver has heard of it.
-const SETTLED_US: i64 = 5_000_000;
 const POLL: Duration = Duration::from_millis(100);
 /// From 1970 to 2000, where PostgreSQL begins to count.
 const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
@@ -30,6 +28,8 @@ const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BackupTarget {
     /// At the last record that is here.
+    Here,
+    /// At the last record of all that is committed when the client asks.
     Latest,
     /// At the last record that ends at or below this LSN.
     Lsn(Lsn),
@@ -87,12 +87,46 @@ impl BackupTarget {
         limit: Duration,
     ) -> Result<Lsn, SqlError> {
         let point = match self {
-            BackupTarget::Latest => ReadPoint::latest(),
+            BackupTarget::Here => ReadPoint::latest(),
+            BackupTarget::Latest => {
+                Waiting::begin(timeline, limit).until_all_is_here("the latest state").await?;
+                ReadPoint::latest()
+            }
             BackupTarget::Lsn(lsn) => ReadPoint::exactly(lsn),
             BackupTarget::Time(time, inclusive) => return at_time(timeline, reader, (time, inclusive), limit).await,
-            BackupTarget::Xid(xid, inclusive) => return at_xid(reader, xid, inclusive).await,
+            BackupTarget::Xid(xid, inclusive) => return at_xid(timeline, reader, (xid, inclusive), limit).await,
         };
         reader.resolve(point, limit).await.map_err(|e| e.to_sql())
+    }
+}
+
+/// Somebody asks, and waits for what had been committed by then.
+struct Waiting<'a> {
+    timeline: &'a Timeline,
+    asked: Instant,
+    limit: Duration,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(timeline: &'a Timeline, limit: Duration) -> Waiting<'a> {
+        Waiting { timeline, asked: Instant::now(), limit }
+    }
+
+    /// Waits until everything is here that was committed when it began. `what` cannot be told before.
+    async fn until_all_is_here(&self, what: &str) -> Result<(), SqlError> {
+        while !self.timeline.has_all_since(self.asked) {
+            if self.asked.elapsed() >= self.limit {
+                let behind = match self.timeline.lag() {
+                    None => "how far the log goes is not known here".to_owned(),
+                    Some(bytes) => format!("the pageserver is {bytes} bytes behind the log"),
+                };
+                let problem = format!("{what} is not here after {} s: {behind}", self.limit.as_secs());
+                return Err(SqlError::new(sqlstate::LSN_NOT_REACHED, problem)
+                    .with_hint("walfabric status says why; an LSN that is here can be read all the same."));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 }
 
@@ -126,54 +160,54 @@ async fn at_time(
     (time, inclusive): (i64, bool),
     limit: Duration,
 ) -> Result<Lsn, SqlError> {
-    let (range, first) = window(reader).await?;
     let is_later = move |t: i64| if inclusive { t > time } else { t >= time };
     let now = pg_now();
-    if is_later(now) && time > now {
+    if time > now {
         let problem = format!("the time {} lies in the future: it is {}", shown(time), shown(now));
         return Err(SqlError::new(sqlstate::LSN_NOT_REACHED, problem));
+    }
+    let waiting = Waiting::begin(timeline, limit);
+    let wanted = move |e: &XactEntry| is_end(e) && is_later(e.time);
+    let (mut range, mut first) = window(reader).await?;
+    let mut stop = reader.first_end(range, wanted).await.map_err(|e| e.to_sql())?;
+    if stop.is_none() {
+        // It had ended by then, or is still under way.
+        waiting.until_all_is_here(&format!("what had committed by {}", shown(time))).await?;
+        (range, first) = window(reader).await?;
+        stop = reader.first_end(range, wanted).await.map_err(|e| e.to_sql())?;
     }
     let Some(first) = first else {
         let problem = format!("no transaction has ended since {}, so no time can be told from another", range.0);
         return Err(SqlError::new(sqlstate::LSN_TOO_OLD, problem).with_hint(reader.readable().to_string()));
     };
     if is_later(first.time) {
-        let problem = format!("the time {} lies before what is kept", shown(time));
-        let hint = format!("The first transaction that is known ended at {} ({}).", shown(first.time), first.end);
-        return Err(SqlError::new(sqlstate::LSN_TOO_OLD, problem).with_hint(hint));
+        let problem = format!(
+            "the time {} lies before what is kept: the first transaction that is known ended at {} ({})",
+            shown(time),
+            shown(first.time),
+            first.end
+        );
+        return Err(SqlError::new(sqlstate::LSN_TOO_OLD, problem));
     }
-    let deadline = Instant::now() + limit;
-    let mut from = range.0;
-    loop {
-        // In this order: what it is not behind of is in the range.
-        let lag = timeline.lag();
-        let to = reader.readable().to;
-        let stop = reader.first_end((from, to), move |e| is_end(e) && is_later(e.time)).await;
-        if let Some(stop) = stop.map_err(|e| e.to_sql())? {
-            return Ok(stop.start);
-        }
-        let is_old = pg_now().saturating_sub(time) >= SETTLED_US;
-        if lag == Some(0) && is_old {
-            return Ok(to);
-        }
-        if Instant::now() >= deadline {
-            let behind = lag.map_or_else(|| "an unknown length".to_owned(), |bytes| format!("{bytes} bytes"));
-            let problem = format!(
-                "nothing that ended after {} is here yet, and the pageserver is {behind} behind the log",
-                shown(time)
-            );
-            return Err(SqlError::new(sqlstate::LSN_NOT_REACHED, problem).with_hint("Try again when it has caught up."));
-        }
-        from = to;
-        tokio::time::sleep(POLL).await;
-    }
+    Ok(stop.map_or(range.1, |stop| stop.start))
 }
 
 /// Where a transaction committed.
-async fn at_xid(reader: &PageReader, xid: u32, inclusive: bool) -> Result<Lsn, SqlError> {
-    let (range, _) = window(reader).await?;
-    let is_of = move |e: &XactEntry| e.xid == xid || e.subxids.contains(&xid);
-    let ended = reader.first_end(range, move |e| is_end(e) && is_of(e)).await.map_err(|e| e.to_sql())?;
+async fn at_xid(
+    timeline: &Timeline,
+    reader: &PageReader,
+    (xid, inclusive): (u32, bool),
+    limit: Duration,
+) -> Result<Lsn, SqlError> {
+    let waiting = Waiting::begin(timeline, limit);
+    let wanted = move |e: &XactEntry| is_end(e) && (e.xid == xid || e.subxids.contains(&xid));
+    let (mut range, _) = window(reader).await?;
+    let mut ended = reader.first_end(range, wanted).await.map_err(|e| e.to_sql())?;
+    if ended.is_none() {
+        waiting.until_all_is_here(&format!("the end of transaction {xid}")).await?;
+        (range, _) = window(reader).await?;
+        ended = reader.first_end(range, wanted).await.map_err(|e| e.to_sql())?;
+    }
     let refused = |problem: String| {
         Err(SqlError::new(sqlstate::UNDEFINED_OBJECT, problem).with_hint(reader.readable().to_string()))
     };

@@ -54,8 +54,8 @@ async fn every_other_request_gets_a_clear_error() {
     let push = command(NodeId(1), 1, "00");
     let version = push.replace("proto_version '1'", "proto_version '9'");
     let cases = [
-        (options(), "BASE_BACKUP", sqlstate::SYNTAX_ERROR),
-        (options(), "IDENTIFY_SYSTEM", sqlstate::FEATURE_NOT_SUPPORTED),
+        (options(), "BASE_BACKUP", sqlstate::FEATURE_NOT_SUPPORTED),
+        (options(), "IDENTIFY_SYSTEM", sqlstate::CANNOT_CONNECT_NOW),
         (options(), "START_REPLICATION PHYSICAL 0/0", sqlstate::FEATURE_NOT_SUPPORTED),
         (options(), "START_WAL_PUSH (proto_version '3')", sqlstate::FEATURE_NOT_SUPPORTED),
         (options(), "SHOW nonsense", sqlstate::UNDEFINED_OBJECT),

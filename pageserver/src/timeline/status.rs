@@ -10,6 +10,9 @@ use super::stream::millis;
 use super::{Timeline, Trouble};
 use crate::choose::{Choice, Mode};
 
+/// A commit that was acknowledged is told to the safekeeper that feeds a pageserver, and by it, within this time.
+const COMMIT_TRAVELS: Duration = Duration::from_millis(500);
+
 impl Timeline {
     /// Everything about it, for HTTP and SHOW.
     pub(crate) fn status(&self, me: NodeId) -> PageserverTimelineStatus {
@@ -71,6 +74,15 @@ impl Timeline {
     /// Bytes behind the commit position; none when that is unknown.
     pub(crate) fn lag(&self) -> Option<u64> {
         self.lag_and_commit(Instant::now()).0
+    }
+
+    /// Whether all is here that was committed when somebody asked: a stream runs, and what it has told since then, or
+    /// anybody else, lies not above what was ingested.
+    pub(crate) fn has_all_since(&self, asked: Instant) -> bool {
+        let now = Instant::now();
+        let Some((commit, age)) = self.follow().commit(now) else { return false };
+        let is_new = now.saturating_duration_since(asked) >= COMMIT_TRAVELS + age;
+        is_new && self.stream.running().is_some() && self.position().last_record_lsn >= commit
     }
 
     /// Why it does not follow the quorum, each to be read behind "timeline X"; empty: it does.

@@ -105,7 +105,7 @@ impl BackupOptions {
             ..self.source.request(self.to).await?
         };
         let started = std::time::Instant::now();
-        let made = super::run(&request).await?;
+        let made = super::run(&request, &node::shutdown_on_signals()?).await?;
         let seconds = started.elapsed().as_secs_f64().max(1e-3);
         let mib = made.bytes as f64 / f64::from(1 << 20);
         println!("{}: everything up to {}, on tli {}", request.to.display(), made.lsn, made.tli);
@@ -113,7 +113,11 @@ impl BackupOptions {
         for space in &made.tablespaces {
             println!("tablespace in {}", space.display());
         }
-        println!("pg_hba.conf lets only local users in. Start it: pg_ctl -D {} start", request.to.display());
+        let to = request.to.display();
+        if rustix::process::geteuid().is_root() {
+            println!("it belongs to root, as whom PostgreSQL does not run: give it to the user who runs it, chown -R");
+        }
+        println!("pg_hba.conf lets only local users in. Start it: pg_ctl -D {to} -l {to}.log start");
         Ok(exit::OK)
     }
 }

@@ -25,7 +25,7 @@ pub struct NewDirectory {
     /// Where entries go now.
     at: PathBuf,
     /// The entry that is being written; none while it is a directory.
-    open: Option<File>,
+    open: Option<(File, PathBuf)>,
     /// The control file, kept until everything else is on disk.
     control: Option<Vec<u8>>,
     is_control: bool,
@@ -73,7 +73,9 @@ impl NewDirectory {
             DirectoryEvent::Content(bytes) => {
                 self.bytes += bytes.len() as u64;
                 match (&mut self.open, &mut self.control) {
-                    (Some(file), _) => file.write_all(&bytes).context("a file of the backup cannot be written")?,
+                    (Some((file, path)), _) => {
+                        file.write_all(&bytes).with_context(|| format!("{} cannot be written", path.display()))?;
+                    }
                     (None, Some(control)) if self.is_control => control.extend_from_slice(&bytes),
                     _ => bail!("the backup has content outside of a file"),
                 }
@@ -122,7 +124,8 @@ impl NewDirectory {
                 Ok(())
             }
             EntryKind::File => {
-                self.open = Some(new_file(&path).with_context(failed)?);
+                let file = new_file(&path).with_context(failed)?;
+                self.open = Some((file, path));
                 Ok(())
             }
         }
@@ -132,7 +135,13 @@ impl NewDirectory {
     fn tablespace(&mut self, oid: u32, former: &str) -> Result<()> {
         let mapped = self.mapping.iter().find(|(from, _)| from == Path::new(former)).map(|(_, to)| to.clone());
         let path = match mapped {
-            Some(path) => std::path::absolute(path)?,
+            Some(path) => {
+                let path = std::path::absolute(path)?;
+                if path.starts_with(&self.root) {
+                    return Err(UsageError(format!("{} lies inside of the new directory", path.display())).into());
+                }
+                path
+            }
             None => {
                 let mut parent = self.root.clone().into_os_string();
                 parent.push("_tablespaces");

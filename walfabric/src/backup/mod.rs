@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use pgformat::{Lsn, Tli};
 use proto::id::TenantTimelineId;
+use tokio_util::sync::CancellationToken;
 
 use directory::NewDirectory;
 use receive::{BackupStream, DirectoryEvent};
@@ -29,6 +30,8 @@ use when::When;
 /// Events between the connection and the thread that writes: each of a megabyte at most.
 const QUEUE: usize = 8;
 
+const INTERRUPTED: &str = "interrupted; what was made is removed";
+
 /// What to copy, and whereto.
 #[derive(Clone, Debug)]
 pub struct BackupRequest {
@@ -36,7 +39,7 @@ pub struct BackupRequest {
     pub pageserver: String,
     /// The timeline whose cluster is copied.
     pub ttid: TenantTimelineId,
-    /// As of then. None: as of the last record that the pageserver has.
+    /// As of then. None: as of the last record that is committed when it begins.
     pub at: Option<When>,
     /// On the log's own tli, for whoever goes on with that log; else on a new one.
     pub same_tli: bool,
@@ -61,13 +64,14 @@ pub struct BackupMade {
     pub tablespaces: Vec<PathBuf>,
 }
 
-/// Makes the directory. On an error everything that was made is removed.
+/// Makes the directory. On an error, or when it is `interrupted`, everything that was made is removed.
 ///
 /// # Errors
 /// When the directory is not empty, the pageserver refuses or breaks off, or the disk is full.
-pub async fn run(request: &BackupRequest) -> Result<BackupMade> {
+pub async fn run(request: &BackupRequest, interrupted: &CancellationToken) -> Result<BackupMade> {
     let mut directory = NewDirectory::make(&request.to, &request.tablespaces)?;
-    let mut stream = BackupStream::begin(request).await?;
+    let begun = interrupted.run_until_cancelled(BackupStream::begin(request)).await;
+    let mut stream = begun.context(INTERRUPTED)??;
     let (lsn, tli) = (stream.lsn, stream.tli);
     let (events, mut queue) = tokio::sync::mpsc::channel::<DirectoryEvent>(QUEUE);
     let writer = tokio::task::spawn_blocking(move || {
@@ -76,11 +80,11 @@ pub async fn run(request: &BackupRequest) -> Result<BackupMade> {
         }
         Ok::<_, anyhow::Error>(directory)
     });
-    let received = stream.copy(&events).await;
+    let received = interrupted.run_until_cancelled(stream.copy(&events)).await;
     drop(events);
     // The writer's error is the cause when it is the one that gave up.
     let directory = writer.await.context("the writing thread ended")??;
-    let end = received?;
+    let end = received.context(INTERRUPTED)??;
     let (bytes, tablespaces) = tokio::task::spawn_blocking(move || directory.finish()).await.context("the end")??;
     Ok(BackupMade { lsn, end, tli, bytes, tablespaces })
 }

@@ -1,5 +1,7 @@
 //! The stream of a backup: BASE_BACKUP on the pageserver's libpq port, as a series of entries.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use libpq::{ClientConnection, ConnectOptions, QueryEvent, QueryResult};
@@ -10,6 +12,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::BackupRequest;
 use super::when::When;
+use crate::usage::UsageError;
 
 /// What the stream tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,8 +54,14 @@ impl BackupStream {
         let boot = if request.same_tli { "continue" } else { "fork" };
         connection.start_query(&format!("BASE_BACKUP (LABEL 'walfabric backup', BOOT '{boot}')")).await?;
         let (lsn, tli) = position(&result(&mut connection).await?)?;
-        // Tablespaces; each is named again where its archive begins.
-        result(&mut connection).await?;
+        let listed = result(&mut connection).await?;
+        let former: Vec<&str> = listed.rows.iter().filter_map(|row| row.get(1)?.as_deref()).collect();
+        for (from, _) in &request.tablespaces {
+            if !former.iter().any(|path| Path::new(path) == from) {
+                let problem = format!("no tablespace lies in {}; there are: {}", from.display(), former.join(", "));
+                return Err(UsageError(problem).into());
+            }
+        }
         Ok(BackupStream { connection, lsn, tli })
     }
 

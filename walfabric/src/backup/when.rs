@@ -30,7 +30,9 @@ impl When {
     /// # Errors
     /// With the forms that there are.
     pub fn parse(text: &str, now: &ZonedDateTime) -> Result<When, String> {
-        let text = text.trim();
+        // As PostgreSQL's log and its SELECT now() have it in this zone.
+        let zulu = text.trim().strip_suffix(" UTC").or(text.trim().strip_suffix(" GMT")).map(|t| format!("{t}Z"));
+        let text = zulu.as_deref().unwrap_or(text.trim());
         if let Some(xid) = text.strip_prefix("xid:") {
             return xid.parse().map(When::Xid).map_err(|e| format!("{xid:?} is no transaction: {e}"));
         }
@@ -40,7 +42,7 @@ impl When {
         if let Ok(time) = text.parse() {
             return Ok(When::Time(time));
         }
-        let forms = "an LSN (0/16B3748), a time (2026-11-29T10:15:00Z; 2026-11-29 10:15:00 in the local zone; \
+        let forms = "an LSN (0/16B3748), a time (2026-11-29 10:15:00+02; without a zone it is the local one; \
                      '10 minutes ago') or a transaction (xid:734)";
         if let Ok(time) = text.parse::<DateTime>() {
             let local = time.to_zoned_datetime(now.time_zone().clone()).map_err(|e| e.to_string())?;
@@ -79,6 +81,7 @@ mod tests {
             ("2026-11-29T10:15:00Z", time("2026-11-29T10:15:00Z")),
             ("2026-11-29 10:15:00+01", time("2026-11-29T09:15:00Z")),
             ("2026-11-29 10:15:00.5", time("2026-11-29T08:15:00.5Z")),
+            ("2026-11-29 10:15:00.5 UTC", time("2026-11-29T10:15:00.5Z")),
             ("2026-11-28", time("2026-11-27T22:00:00Z")),
             ("10 minutes ago", time("2026-11-29T09:50:00Z")),
             (" 1 day 2 hours ago", time("2026-11-28T08:00:00Z")),

@@ -83,6 +83,9 @@ pub async fn find_server(address: &str) -> Result<PageserverPorts> {
             UsageError(format!("{address} is a PostgreSQL ({}); {ADVICE}", error.message)).into()
         }
         _ if e.is::<UsageError>() => e,
+        _ if matches!(e.downcast_ref(), Some(NetError::Io { .. } | NetError::Timeout { .. })) => {
+            e.context(format!("no pageserver answers at {address}"))
+        }
         _ => e.context(format!("{address} is no pageserver, neither over HTTP ({http_error:#}) nor by libpq")),
     })
 }
