@@ -78,36 +78,14 @@ fn tlis_at(state: &ClusterState, known: &[(Tli, Lsn)], switches: &[(Tli, Lsn, Tl
 
 #[cfg(test)]
 mod tests {
-    use pgformat::checkpoint::CheckPoint;
-    use pgformat::control::{ControlFile, DbState};
-    use pgformat::effect::Parameters;
-    use pgformat::{PgMajor, SegSize};
+    use pgformat::PgMajor;
 
     use super::*;
+    use crate::cluster::testing::control_file;
 
     fn state(tli: u32) -> ClusterState {
-        let version = PgMajor::ALL[1];
-        let copy = CheckPoint { tli: Tli(tli), ..CheckPoint::parse(&[0; 88], version) };
-        let file = ControlFile {
-            version,
-            system_id: 7,
-            state: DbState::Production,
-            time: 0,
-            checkpoint: Lsn::new(8),
-            checkpoint_copy: copy,
-            unlogged_lsn: Lsn::new(1000),
-            min_recovery_point: Lsn::new(0),
-            min_recovery_point_tli: Tli(0),
-            backup_start: Lsn::new(0),
-            backup_end: Lsn::new(0),
-            backup_end_required: false,
-            parameters: Parameters::default(),
-            seg_size: SegSize::DEFAULT,
-            float8_by_val: true,
-            data_checksum_version: 0,
-            char_signed: true,
-            mock_nonce: [0; 32],
-        };
+        let mut file = control_file(PgMajor::ALL[1], Lsn::new(8));
+        file.checkpoint_copy.tli = Tli(tli);
         ClusterState::of_file(file, false)
     }
 
